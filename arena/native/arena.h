@@ -1,0 +1,715 @@
+/* arena.h: the contract of the native core.
+ *
+ * Layout of the shared memory, and every function Python may call. The part between the two cffi
+ * markers is read by build.py as it stands; it holds plain C declarations and integer constants only.
+ *
+ * Rules that hold everywhere below
+ * - Functions return a psa_status (0 = PSA_OK) unless said otherwise; results go through out-pointers.
+ * - No allocation, no globals that change after start, no callbacks, no unbounded loop.
+ * - 128- and 256-bit integers are little-endian arrays of uint64_t limbs; i128 is two's complement.
+ * - Whatever is read from shared memory may be torn or hostile until the stamp check passed: offsets and
+ *   counts are checked against the capacities in psa_arena before use, and every division is total.
+ * - A psa_arena is private memory of the calling process; readers may share one between threads.
+ */
+#ifndef PSA_ARENA_H
+#define PSA_ARENA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* cffi: begin */
+
+/* ---- status codes; arena/native/__init__.py maps each to one exception -------------------------- */
+
+#define PSA_OK 0
+/* arguments and layout */
+#define PSA_BAD_ARGUMENT 1
+#define PSA_LAYOUT_MISMATCH 2
+/* reading */
+#define PSA_UNKNOWN_POOL 10       /* key not in the index, or its slot never committed */
+#define PSA_POOL_REMOVED 11       /* the slot now belongs to nobody or to a later pool */
+#define PSA_POOL_STALE 12         /* pool state may be wrong (or is still syncing) */
+#define PSA_SNAPSHOT_TOO_OLD 13   /* both versions are newer than the pinned commit */
+#define PSA_CONTENDED 14          /* retry budget spent: a read raced with the writer every time */
+#define PSA_BUFFER_TOO_SMALL 15   /* caller's array is too small; the needed count was stored */
+#define PSA_TIMED_OUT 16          /* psa_wait_commit: no commit within the timeout */
+/* capacity: all mean ArenaFull, the detail tells which table */
+#define PSA_FULL_POOLS 20
+#define PSA_FULL_TICKS 21
+#define PSA_FULL_TOKENS 22
+#define PSA_FULL_SHM 23           /* the file system behind the segment has no pages left */
+/* feed */
+#define PSA_DESERIALIZATION 30
+#define PSA_INVALID_MESSAGE 31
+#define PSA_EVENTS_FULL 32        /* the caller's event array is full; hand over the ready part, call again */
+#define PSA_BLOCK_TOO_LARGE 33    /* one open block alone fills the event array */
+#define PSA_UNSUPPORTED_GENERATION 34 /* exex g01..g04 or a stream that is none of the known families */
+/* one event cannot be applied (seed's table) */
+#define PSA_POOL_NOT_FOUND 40
+#define PSA_INVALID_EVENT_DATA 41
+#define PSA_ARITHMETIC_OVERFLOW 42
+#define PSA_UNSUPPORTED_PROTOCOL 43
+#define PSA_UNSUPPORTED_EVENT_TYPE 44
+#define PSA_REORG_TOO_DEEP 45     /* a reverted block is not in the undo ring and its effect is unknown */
+#define PSA_REORG_MISMATCH 46     /* a reverted block's payload names a pool its undo records do not */
+/* quotes: what the contract would revert, or what cannot be answered from the arena */
+#define PSA_AMOUNT_OUT_OF_RANGE 50
+#define PSA_PRICE_LIMIT 51        /* limit not between the present price and the end of the range */
+#define PSA_INSUFFICIENT_LIQUIDITY 52
+#define PSA_NOT_INITIALIZED 53    /* price 0, or a V2 pool without reserves */
+#define PSA_HOOKED_POOL 54        /* hooks can alter the swap */
+#define PSA_DYNAMIC_FEE 55        /* stored LP fee may be out of date; pass it or allow it */
+#define PSA_FEE_TOO_HIGH 56       /* V4 exact output at a total fee of 100 % */
+#define PSA_SWAP_REVERTS 57       /* any other revert of the contract: overflow of an intermediate */
+#define PSA_TICK_DATA 58          /* ticks contradict liquidity: never in a committed live pool */
+
+/* ---- enumerations -------------------------------------------------------------------------------- */
+
+/* protocols; wire values of g10..g15, the only numbering used inside */
+#define PSA_UNISWAP_V2 0
+#define PSA_UNISWAP_V3 1
+#define PSA_UNISWAP_V4 2
+#define PSA_EKUBO 3
+#define PSA_CURVE_STABLE 4
+#define PSA_CURVE_TWOCRYPTO 5
+#define PSA_CURVE_TRICRYPTO 6
+#define PSA_BALANCER_V2_WEIGHTED 7
+#define PSA_FLUID 8
+#define PSA_PROTOCOL_UNKNOWN 255  /* seed: a protocol string outside the three */
+
+/* pool status, in the version line */
+#define PSA_STATUS_ABSENT 0
+#define PSA_STATUS_SYNCING 1
+#define PSA_STATUS_LIVE 2
+#define PSA_STATUS_STALE 3
+#define PSA_STATUS_REMOVED 4
+
+/* why a pool is stale, bits in psa_line.unsure */
+#define PSA_UNSURE_PRICE 1        /* price, tick, liquidity or reserves; an epilogue settles it */
+#define PSA_UNSURE_TICKS 2        /* tick list; only a new scrape settles it */
+#define PSA_UNSURE_ALL 4          /* events were lost; only a new scrape settles it */
+
+/* static flags */
+#define PSA_POOL_HOOKED 1         /* V4 hooks with a swap permission */
+#define PSA_POOL_DYNAMIC_FEE 2    /* V4 fee field is 0x800000 */
+
+/* arena state word in the control segment */
+#define PSA_STATE_CREATING 0
+#define PSA_STATE_READY 1
+#define PSA_STATE_CLOSED 2
+
+/* writer phase in the control segment */
+#define PSA_PHASE_STARTING 0
+#define PSA_PHASE_CONNECTING 1
+#define PSA_PHASE_BUFFERING 2
+#define PSA_PHASE_SCRAPING 3
+#define PSA_PHASE_REPLAYING 4
+#define PSA_PHASE_LIVE 5
+#define PSA_PHASE_GAP 6           /* events were lost; reason says which blocks */
+#define PSA_PHASE_STOPPED 7
+
+/* event kinds */
+#define PSA_EVENT_NONE 0
+#define PSA_EVENT_BEGIN_BLOCK 1
+#define PSA_EVENT_END_BLOCK 2
+#define PSA_EVENT_REORG_START 3
+#define PSA_EVENT_REORG_COMPLETE 4
+#define PSA_EVENT_RESYNC_POOL 5   /* g04..g09: pool named in slot0_resync_required */
+#define PSA_EVENT_IGNORED 6       /* Ping, Pong, UpdateWhitelist; never leaves psa_feed_decode */
+#define PSA_EVENT_V2_SYNC 16      /* words 0..1, 4..5: absolute reserves */
+#define PSA_EVENT_V2_DELTA 17     /* words 0..3, 4..7: i256 amount0, amount1; sign by update_type */
+#define PSA_EVENT_CL_SWAP 18      /* V3, V4: words 0..3 sqrt price, amount = liquidity, tick */
+#define PSA_EVENT_CL_LIQUIDITY 19 /* V3, V4: tick_lower, tick_upper, amount = i128 delta as sent */
+#define PSA_EVENT_SLOT0_FINAL 20  /* epilogue, or g07..g11 Slot0Override: as CL_SWAP, absolute */
+#define PSA_EVENT_V2_FINAL 21     /* epilogue: as V2_SYNC */
+#define PSA_EVENT_UNSUPPORTED 22  /* decoded strictly, not kept: other protocol or unknown seed string */
+#define PSA_EVENT_INVALID 23      /* seed: a required option is missing; counted, never applied */
+
+/* event update_type, wire values */
+#define PSA_UPDATE_SWAP 0
+#define PSA_UPDATE_MINT 1
+#define PSA_UPDATE_BURN 2
+#define PSA_UPDATE_OTHER 255      /* seed: an event_type string outside the known ones */
+
+/* event flags */
+#define PSA_EVENT_IS_REVERT 1
+#define PSA_EVENT_IN_BLOCK 2      /* between BeginBlock and EndBlock (epilogues are not) */
+#define PSA_EVENT_V4_MODIFY 4     /* seed: event_type was ModifyLiquidity (signed), not Mint or Burn */
+#define PSA_EVENT_HAS_BASE_FEE 8  /* BeginBlock carried base_fee_per_gas */
+#define PSA_EVENT_OPAQUE 16       /* not all of the message is in the record: body in source bytes */
+#define PSA_EVENT_LATE_BODY 32    /* epilogue form of an unsupported update */
+
+/* seed v0 options present, bits in psa_event.present */
+#define PSA_HAS_POOL_ID 1
+#define PSA_HAS_SQRT_PRICE 2
+#define PSA_HAS_TICK 4
+#define PSA_HAS_LIQUIDITY 8
+#define PSA_HAS_TICK_LOWER 16
+#define PSA_HAS_TICK_UPPER 32
+#define PSA_HAS_LIQUIDITY_DELTA 64
+
+/* feed dialects */
+#define PSA_DIALECT_UNKNOWN 0     /* found at the first BeginBlock */
+#define PSA_DIALECT_SEED_TAGGED 1
+#define PSA_DIALECT_SEED_INDEXED 2
+#define PSA_DIALECT_EXEX 3        /* family C, g05..g15 */
+
+/* feed connection state (WIRE section 9) */
+#define PSA_FEED_START 0
+#define PSA_FEED_IDLE 1
+#define PSA_FEED_IN_BLOCK 2
+#define PSA_FEED_SKIP 3
+#define PSA_FEED_DEAD 4
+
+/* counters in the data header; [APPLIED + protocol * 8 + kind - PSA_EVENT_V2_SYNC] for the three
+ * protocols, [FAULTS + status - PSA_POOL_NOT_FOUND], [UNSUPPORTED + protocol] */
+#define PSA_COUNTER_BLOCKS 0
+#define PSA_COUNTER_BLOCKS_REVERTED 1
+#define PSA_COUNTER_COMMITS 2
+#define PSA_COUNTER_EVENTS_APPLIED 3
+#define PSA_COUNTER_EVENTS_SKIPPED 4     /* at or before the pool's own position */
+#define PSA_COUNTER_EVENTS_UNSUPPORTED 5
+#define PSA_COUNTER_REORGS 6
+#define PSA_COUNTER_EPILOGUES 7
+#define PSA_COUNTER_POOLS_STALE 8        /* times a pool went stale */
+#define PSA_COUNTER_FRAMES 9             /* written by the feed thread, as the next three */
+#define PSA_COUNTER_BYTES 10
+#define PSA_COUNTER_CONNECTIONS 11
+#define PSA_COUNTER_GAPS 12
+#define PSA_COUNTER_APPLIED 16
+#define PSA_COUNTER_FAULTS 48
+#define PSA_COUNTER_UNSUPPORTED 64       /* + protocol, 15 = unknown string */
+
+/* ---- one decoded message: 192 bytes, layouts/events.py ------------------------------------------- */
+
+typedef struct {
+    uint64_t block_number;   /* REORG_COMPLETE, epilogues: final_tip_block */
+    uint64_t stream_seq;     /* 0 in seed dialects */
+    uint64_t tx_index;       /* g07..g11 Slot0Override: 2^64-1 */
+    uint64_t log_index;
+    uint64_t timestamp;      /* seconds; exex only */
+    uint8_t kind;            /* PSA_EVENT_* */
+    uint8_t protocol;        /* PSA_UNISWAP_V2 ... */
+    uint8_t update_type;     /* PSA_UPDATE_* */
+    uint8_t flags;           /* PSA_EVENT_IS_REVERT ... */
+    uint8_t present;         /* PSA_HAS_*; seed only. REORG_START: bits 0..3 = first/last of old, new */
+    uint8_t key_nbytes;      /* 20 or 32 */
+    uint8_t variant;         /* exex: wire index of the update or epilogue variant */
+    uint8_t reserved;
+    uint8_t key[32];         /* pool address (left aligned, zero padded) or pool id */
+    int32_t tick;
+    int32_t tick_lower;
+    int32_t tick_upper;
+    uint8_t address[20];     /* seed: pool_address as sent (V4: the PoolManager) */
+    uint64_t words[8];       /* by kind; BEGIN: [0] base fee; END: [0] num_updates;
+                                REORG_START: old first,last,count, new first,last,count;
+                                REORG_COMPLETE: [0] pools in slot0_resync_required;
+                                seed: [0..3] sqrt price, [4..5] amount0, [6..7] amount1;
+                                UNSUPPORTED / OPAQUE: [0] offset and [1] length of the payload in the
+                                bytes given to psa_feed_decode */
+    uint64_t amount[2];      /* u128 liquidity or i128 liquidity delta */
+} psa_event;
+
+/* ---- version line: 128 bytes, two a pool ---------------------------------------------------------- */
+
+typedef struct {
+    uint64_t stamp;          /* commit that wrote this line; 0 = never written */
+    uint32_t sqrt_price_hi;  /* V3/V4: bits 128..159 of sqrt_price_x96 */
+    int32_t tick;
+    uint64_t a[2];           /* V2: reserve0; V3/V4: bits 0..127 of sqrt_price_x96 */
+    uint64_t b[2];           /* V2: reserve1; V3/V4: active liquidity */
+    uint32_t slab;           /* tick slab, in 64-byte units from the heap start; 0 = none */
+    uint32_t tick_count;
+    uint32_t current_index;  /* number of ticks <= tick */
+    uint32_t fee_status;     /* bits 0..23 fee in pips (V4: stored LP fee), 24..31 status */
+    uint64_t block_number;   /* position of the last applied event; 0 = none since base_block */
+    uint32_t tx_index;
+    uint32_t log_index;
+    uint64_t base_block;     /* the block its scraped values belong to; events at or below are skipped */
+    uint32_t protocol_fee;   /* V4: 24 bits as stored, low 12 zero for one */
+    uint8_t slab_class;
+    uint8_t unsure;          /* PSA_UNSURE_* */
+    uint16_t reserved0;
+    uint64_t fee_block;      /* V4: block at which protocol_fee and LP fee were read */
+    uint32_t generation;     /* must equal the static row's and the handle's */
+    uint32_t reserved1;
+    uint64_t reserved2[2];
+} psa_line;
+
+typedef struct {
+    psa_line lines[2];
+} psa_slot;
+
+/* ---- static row: 128 bytes, written before the pool's first commit, then immutable ---------------- */
+
+typedef struct {
+    uint8_t key[32];
+    uint8_t factory[20];     /* V4: PoolManager */
+    uint8_t hooks[20];
+    uint32_t token0;         /* token table index */
+    uint32_t token1;
+    uint32_t fee_pips;       /* static fee; V4 dynamic: 0x800000 */
+    int32_t tick_spacing;
+    uint32_t generation;     /* counts uses of this slot, from 1 */
+    uint8_t protocol;
+    uint8_t key_nbytes;
+    uint8_t flags;           /* PSA_POOL_* */
+    uint8_t reserved0;
+    uint64_t reserved1[4];
+} psa_static;
+
+typedef struct {
+    uint8_t address[20];
+    uint8_t decimals;
+    uint8_t symbol_nbytes;
+    uint8_t flags;           /* bit 0: decimals known */
+    uint8_t reserved;
+    char symbol[32];         /* UTF-8, zero padded */
+    uint64_t reserved1;
+} psa_token;
+
+/* tick slab header; arrays follow, each 64-byte aligned: tick i32[cap], net i128[cap], gross u128[cap] */
+typedef struct {
+    uint32_t slab_class;
+    uint32_t owner;          /* slot + 1, for debugging */
+    uint32_t next_free;      /* writer only; offset in 64-byte units */
+    uint32_t reserved0;
+    uint64_t reserved1[6];
+} psa_slab;
+
+/* ---- commit record: 128 bytes, two in the data header, double-stamped like a pool ----------------- */
+
+typedef struct {
+    uint64_t stamp;
+    uint64_t block_number;   /* head block; 0 = none yet */
+    uint8_t block_hash[32];  /* zero = unknown */
+    uint64_t timestamp;
+    uint64_t base_fee;       /* wei; 0 = unknown */
+    uint64_t stream_seq;     /* feed position */
+    uint64_t undo_top;       /* undo entry of the head block; 0 = none */
+    uint64_t undo_entry_head;
+    uint64_t undo_record_head;
+    uint32_t event_count;    /* events applied by this commit */
+    uint32_t flags;
+    uint64_t reserved[3];
+} psa_commit_record;
+
+/* ---- undo ring -------------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t seq;            /* from 1; entry lives at seq % capacity */
+    uint64_t block_number;
+    uint64_t prev;           /* seq of the block below; 0 = none */
+    uint64_t first_record;
+    uint64_t record_count;
+    uint64_t timestamp;
+    uint64_t base_fee;
+    uint64_t reserved;
+} psa_undo_entry;
+
+#define PSA_UNDO_LINE 1
+#define PSA_UNDO_TICK 2
+
+typedef struct {
+    uint64_t entry_seq;
+    uint32_t slot;
+    uint32_t kind;
+    uint32_t generation;
+    int32_t tick;
+    uint64_t reserved;
+    uint64_t image[16];      /* LINE: the psa_line; TICK: gross[2], net[2] before (both 0: absent) */
+} psa_undo_record;
+
+/* ---- data header: 4096 bytes ------------------------------------------------------------------------ */
+
+#define PSA_COUNTERS 192
+
+typedef struct {
+    uint64_t magic;
+    uint32_t layout_version; /* major << 16 | minor */
+    uint32_t byte_order;     /* 0x01020304 */
+    uint8_t layout_digest[32];
+    uint64_t generation;
+    uint64_t nbytes;
+    /* 64 */
+    uint32_t max_pools;
+    uint32_t max_tokens;
+    uint32_t bucket_count;   /* power of two */
+    uint32_t undo_entry_count;
+    uint64_t undo_record_count;
+    uint64_t heap_nbytes;
+    uint64_t statics_offset;
+    uint64_t slots_offset;
+    uint64_t tokens_offset;
+    uint64_t buckets_offset;
+    /* 128 */
+    uint64_t undo_entries_offset;
+    uint64_t undo_records_offset;
+    uint64_t heap_offset;
+    uint64_t reserved0[5];
+    /* 192 */
+    uint64_t committed;      /* alone in its cache line; its low word is the futex */
+    uint64_t reserved1[7];
+    /* 256 */
+    uint32_t slots_used;
+    uint32_t tokens_used;
+    uint64_t topology;       /* grows with each pool added or removed */
+    uint64_t heap_top;       /* bytes handed out so far; slabs below it have valid headers */
+    uint64_t heap_reserved;  /* bytes with pages behind them */
+    uint64_t undo_entry_reserved;  /* highest entry / record number ever begun: what a dead */
+    uint64_t undo_record_reserved; /* writer may have overwritten */
+    uint32_t superseded;     /* 1: a newer generation exists, data here stands still */
+    uint32_t reserved2;
+    uint64_t pool_count;
+    /* 320 */
+    uint64_t reserved3[8];
+    /* 384 */
+    psa_commit_record commits[2];
+    /* 640 */
+    uint64_t counters[PSA_COUNTERS]; /* layouts/header.py names them */
+    /* 2176 */
+    uint64_t reserved4[240];
+} psa_header;
+
+/* ---- control segment: 4096 bytes ---------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t stamp;          /* number of the phase change; 0 = never written */
+    uint32_t phase;          /* PSA_PHASE_* */
+    uint32_t reserved0;
+    uint64_t since_ns;       /* CLOCK_MONOTONIC */
+    uint64_t gap_first;      /* missing blocks, 0 = none or unknown */
+    uint64_t gap_last;
+    char reason[216];        /* UTF-8, zero padded */
+} psa_phase;
+
+typedef struct {
+    uint64_t magic;
+    uint32_t layout_version;
+    uint32_t byte_order;
+    uint8_t layout_digest[32];
+    uint32_t state;          /* PSA_STATE_*; stored last, with release */
+    uint32_t reserved0;
+    uint64_t generation;
+    /* 64 */
+    uint64_t data_nbytes;
+    uint64_t created_unix_ns;
+    uint64_t chain_id;       /* 0 = unknown */
+    uint64_t reserved1[5];
+    /* 128 */
+    uint32_t writer_pid;
+    uint32_t reserved2;
+    uint64_t writer_start_time; /* field 22 of /proc/PID/stat */
+    uint8_t boot_id[16];
+    char writer_version[32];
+    /* 192 */
+    uint64_t heartbeat_ns;   /* CLOCK_MONOTONIC */
+    uint64_t heartbeat_count;
+    uint64_t reserved3[6];
+    /* 256 */
+    uint64_t phase_committed; /* number of the current phase record; phases[n & 1] */
+    uint64_t reserved4[7];
+    /* 320 */
+    psa_phase phases[2];
+    /* 832 */
+    uint64_t reserved5[408];
+} psa_control;
+
+/* ---- private handles ------------------------------------------------------------------------------------ */
+
+typedef struct {
+    uint8_t *base;
+    uint64_t nbytes;
+    psa_header *header;
+    psa_static *statics;
+    psa_slot *slots;
+    psa_token *tokens;
+    uint32_t *buckets;
+    psa_undo_entry *undo_entries;
+    psa_undo_record *undo_records;
+    uint8_t *heap;
+    uint64_t heap_nbytes;
+    uint64_t undo_record_count;
+    uint32_t max_pools;
+    uint32_t max_tokens;
+    uint32_t bucket_mask;
+    uint32_t undo_entry_count;
+} psa_arena;
+
+typedef struct {
+    uint32_t max_pools;
+    uint32_t max_tokens;
+    uint32_t undo_entry_count;
+    uint32_t reserved;
+    uint64_t undo_record_count;
+    uint64_t heap_nbytes;
+} psa_capacities;
+
+#define PSA_SLAB_CLASSES 40
+#define PSA_FAULTS 64
+
+/* one event that could not be applied, for the writer's log */
+typedef struct {
+    uint32_t status;
+    uint32_t slot;           /* 2^32-1: none */
+    uint64_t block_number;
+    uint64_t tx_index;
+    uint64_t log_index;
+    uint8_t key[32];
+    uint8_t kind;
+    uint8_t protocol;
+    uint8_t made_stale;
+    uint8_t reserved[5];
+} psa_fault;
+
+typedef struct {
+    psa_arena arena;
+    int32_t fd;              /* of the data segment, to reserve heap pages; -1: all reserved */
+    uint32_t in_reorg;       /* inside ReorgStart..ReorgComplete: commits are held */
+    uint64_t next_commit;    /* T: the commit being built */
+    uint64_t *touched;       /* (max_pools,) undo entry of the last before-image of each slot */
+    uint32_t *dirty;         /* (max_pools,) slots written in the open commit */
+    uint32_t dirty_count;
+    uint32_t free_slots;     /* reserved for slot reuse */
+    uint32_t slab_free[PSA_SLAB_CLASSES];
+    psa_commit_record record; /* the record the open commit will publish */
+    uint64_t last_commit_ns;
+    uint64_t open_entry;     /* undo entry of the block being applied; 0 = none */
+    uint64_t highest_base_block;
+    uint64_t reverted_top;   /* undo top before the running series of reverts */
+    uint64_t reverted_high;  /* highest block number of that series */
+    uint32_t revert_block_open;
+    uint32_t revert_known;   /* the reverted block now open was in the undo ring */
+    uint64_t revert_entry;
+    uint32_t fault_count;    /* entries of faults in use; further ones only count */
+    uint32_t stale_count;    /* pools that went stale since the caller last cleared it */
+    psa_fault faults[PSA_FAULTS];
+} psa_writer;
+
+/* the feed's connection state: decoder and block state machine */
+typedef struct {
+    uint32_t dialect;        /* found or pinned */
+    uint32_t pinned;         /* 1: dialect came from the caller */
+    uint32_t state;          /* PSA_FEED_* */
+    uint32_t reorg_open;
+    uint32_t reorg_seen;     /* a ReorgComplete has been seen on this connection */
+    uint32_t has_seq;
+    uint64_t last_seq;
+    uint64_t open_block;
+    uint32_t open_is_revert;
+    uint32_t open_count;     /* records of the open block, BeginBlock included, at the end of the array */
+    uint64_t frames;         /* frames seen, also ignored ones */
+    uint64_t bytes;
+    uint64_t frames_dropped; /* before the first BeginBlock and while skipping */
+    /* the last fault */
+    uint32_t fault_code;     /* PSA_FAULT_* */
+    uint32_t resync;         /* data may have been lost: gap or resync needed */
+    uint64_t fault_frame;    /* 0-based index of the frame on this connection */
+    uint64_t fault_block;    /* block dropped by the fault; 2^64-1 = none */
+    uint64_t fault_found;
+    uint64_t fault_expected;
+    uint32_t fault_is_revert; /* is_revert of the block dropped */
+    uint32_t reserved;
+    char fault_text[96];     /* zero-terminated */
+} psa_feed;
+
+/* ---- versions.c: arena, commits, reading -------------------------------------------------------------- */
+
+/* Bytes a data segment of these capacities needs; 0 when one is out of range. */
+uint64_t psa_arena_nbytes(const psa_capacities *capacities);
+
+/* Write the header of a new data segment over zeroed memory. */
+int psa_arena_format(uint8_t *base, uint64_t nbytes, const psa_capacities *capacities,
+                     uint64_t generation, const uint8_t *digest);
+
+/* Check a mapped segment's header and fill `arena`. PSA_LAYOUT_MISMATCH when anything is off. */
+int psa_arena_open(psa_arena *arena, uint8_t *base, uint64_t nbytes);
+
+/* Begin writing: drop lines newer than the last commit, rebuild the free lists. `touched` and `dirty`
+ * are the caller's arrays of max_pools items and must outlive the writer. */
+int psa_writer_open(psa_writer *writer, uint8_t *base, uint64_t nbytes, int32_t fd,
+                    uint64_t *touched, uint32_t *dirty);
+
+/* Publish the open commit: one release store of committed, then wake waiting readers. */
+int psa_commit(psa_writer *writer);
+
+/* Drop everything since the last commit. */
+int psa_abort(psa_writer *writer);
+
+/* Copy the newest commit record; also says which commit a snapshot is pinned to (record.stamp). */
+int psa_pin(const psa_arena *arena, psa_commit_record *record);
+
+/* Sleep until committed differs from `seen` or timeout. Does not spin. */
+int psa_wait_commit(const psa_arena *arena, uint64_t seen, uint64_t timeout_ns, uint64_t *committed);
+
+/* Copy one pool's line as of `commit` (0: the newest). `generation` 0: any. */
+int psa_pool_read(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
+                  psa_line *line);
+
+/* Copy one pool's line and its ticks. On PSA_BUFFER_TOO_SMALL line->tick_count is what is needed. */
+int psa_pool_read_ticks(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
+                        psa_line *line, int32_t *ticks, uint64_t *net, uint64_t *gross,
+                        uint32_t capacity);
+
+/* Copy many pools' lines as of `commit`. On failure `failed` is the index of the pool. A slot of
+ * 2^32-1 gives a zeroed line. Lines of pools without a version at `commit` have status ABSENT. */
+int psa_snapshot(const psa_arena *arena, const uint32_t *slots, uint32_t count, uint64_t commit,
+                 psa_line *lines, uint32_t *failed);
+
+/* psa_snapshot, and the ticks of all those pools one after another; starts[i] is the first of pool i,
+ * starts[count] the total. On PSA_BUFFER_TOO_SMALL starts[count] is what is needed. */
+int psa_snapshot_ticks(const psa_arena *arena, const uint32_t *slots, uint32_t count,
+                       uint64_t commit, psa_line *lines, uint64_t *starts, int32_t *ticks,
+                       uint64_t *net, uint64_t *gross, uint64_t capacity, uint32_t *failed);
+
+/* ---- index.c ----------------------------------------------------------------------------------------------- */
+
+/* Slot of a key, PSA_UNKNOWN_POOL when absent. Keys are 32 bytes, addresses zero padded. */
+int psa_find(const psa_arena *arena, const uint8_t *key, uint32_t *slot);
+
+/* Slots of many keys, 32 bytes each; 2^32-1 where unknown. Returns the number found. */
+uint32_t psa_find_many(const psa_arena *arena, const uint8_t *keys, uint32_t count, uint32_t *slots);
+
+/* ---- apply.c, ticks.c, undo.c: the writer ---------------------------------------------------------------------- */
+
+/* Add a token, or find it by address. */
+int psa_token_add(psa_writer *writer, const psa_token *token, uint32_t *index);
+
+/* Give a pool a slot and enter it in the index. It is invisible until its first install commits.
+ * An existing key returns its slot. Reserved and generation fields of `row` are filled in. */
+int psa_pool_add(psa_writer *writer, const psa_static *row, uint32_t *slot);
+
+/* Replace a pool's whole state in the open commit. Reads of `line`: price/reserves, tick, liquidity,
+ * fee, status, unsure, base_block, protocol_fee, fee_block. Ticks ascending, all (count,) or
+ * (count, 2). PSA_INVALID_EVENT_DATA when they contradict the line (DESIGN 8). */
+int psa_pool_install(psa_writer *writer, uint32_t slot, const psa_line *line, const int32_t *ticks,
+                     const uint64_t *gross, const uint64_t *net, uint32_t count);
+
+/* Change the status of one pool, or of all pools that have status `from`, in the open commit. */
+int psa_pool_set_status(psa_writer *writer, uint32_t slot, uint32_t status, uint32_t unsure);
+int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t unsure);
+
+/* Apply complete units (blocks, reorg marks, epilogues) as psa_feed_decode hands them over. Commits at
+ * block ends when min_commit_ns passed since the last commit (0: every block), and at ReorgComplete,
+ * never inside a reorg envelope; the caller ends a batch with psa_commit if writer->dirty_count or the
+ * head moved. Events that cannot be applied are counted and listed in writer->faults.
+ * `only_slot` (2^32-1: all) restricts to one pool and leaves head, undo ring and commits alone. */
+int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint64_t min_commit_ns,
+              uint32_t only_slot);
+
+/* Forget all undo entries: after a gap no block below can be undone. */
+int psa_undo_clear(psa_writer *writer);
+
+/* ---- decode.c, encode.c: the feed --------------------------------------------------------------------------------- */
+
+/* Begin a connection; dialect 0 finds the family at the first BeginBlock. */
+void psa_feed_open(psa_feed *feed, uint32_t dialect);
+
+/* Decode frames from `bytes`. `events[0 .. feed->open_count)` must hold the open block's records from
+ * the last call. Returns PSA_OK when the bytes are used up to the last whole frame, PSA_EVENTS_FULL,
+ * PSA_INVALID_MESSAGE (one fault; connection stays usable: call again with the rest), or
+ * PSA_DESERIALIZATION / PSA_UNSUPPORTED_GENERATION (connection is dead). In every case *consumed bytes
+ * are done with, events[0 .. *ready) are complete units in arrival order, and the next
+ * feed->open_count records belong to the open block: move them to the front before the next call. */
+int psa_feed_decode(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, psa_event *events,
+                    uint32_t capacity, uint64_t *consumed, uint32_t *ready);
+
+/* The connection ended: counts the open block as dropped. PSA_OK between blocks, else
+ * PSA_INVALID_MESSAGE with the fault filled in. */
+int psa_feed_close(psa_feed *feed, uint64_t pending_nbytes);
+
+/* Write events as frames (length prefix included). Dialect EXEX writes g15. `source` holds the bytes
+ * OPAQUE records point into (may be null when there are none). On PSA_BUFFER_TOO_SMALL *nbytes is what
+ * is needed. PSA_INVALID_EVENT_DATA names, in *failed, a record the dialect cannot carry. */
+int psa_encode(const psa_event *events, uint64_t count, uint32_t dialect, const uint8_t *source,
+               uint64_t source_nbytes, uint8_t *out, uint64_t capacity, uint64_t *nbytes,
+               uint64_t *failed);
+
+/* ---- swap.c: quotes ------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    uint64_t amount_in[4];
+    uint64_t amount_out[4];
+    uint64_t sqrt_price_x96_after[4]; /* V2: 0 */
+    uint64_t liquidity_after[2];
+    int32_t tick_after;
+    uint32_t ticks_crossed;
+    uint32_t is_complete;    /* 0: the price limit or the end of liquidity stopped it */
+    uint32_t status;         /* in batches: the status of this quote */
+    uint64_t commit;         /* commit the answer belongs to */
+    uint64_t block_number;   /* of the pool's last applied event, or its base block */
+} psa_quote_result;
+
+#define PSA_EXACT_OUT 1       /* amount is the output */
+#define PSA_ALLOW_STALE 2     /* answer from a pool that is not live */
+#define PSA_ALLOW_DYNAMIC 4   /* use the stored LP fee of a dynamic-fee pool */
+#define PSA_FEE_GIVEN 8       /* use `lp_fee` instead of the stored one (V4 dynamic) */
+#define PSA_ZERO_FOR_ONE 16
+
+/* Quote on the shared versions, as of `commit` (0: newest). `amount` and `limit` are 32-byte
+ * little-endian; limit null = none. Validated by the stamp; after three failures on a copy in
+ * `scratch`-free mode PSA_CONTENDED is returned and the caller copies the pool first. */
+int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
+              const uint8_t *amount, const uint8_t *limit, uint32_t flags, uint32_t lp_fee,
+              psa_quote_result *result);
+
+/* Many amounts on one pool (slots null) or item by item. amounts: (count, 4) u64 words. Each result has
+ * its own status; the function returns PSA_OK unless arguments are wrong. item_flags may be null. */
+int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_t *generations,
+                    uint64_t commit, const uint64_t *amounts, const uint32_t *item_flags,
+                    uint32_t flags, uint32_t count, psa_quote_result *results);
+
+/* A pool outside shared memory: the line and flat tick arrays of a snapshot copy. */
+typedef struct {
+    psa_line line;
+    const psa_static *row;
+    const int32_t *ticks;
+    const uint64_t *net;     /* (count, 2) */
+    uint64_t reserved;
+} psa_pool_copy;
+
+int psa_quote_copy(const psa_pool_copy *pool, const uint8_t *amount, const uint8_t *limit,
+                   uint32_t flags, uint32_t lp_fee, psa_quote_result *result);
+
+/* Depth ladder: one rung per step boundary, cumulative amounts from the start price. */
+typedef struct {
+    uint64_t amount_in[4];   /* cumulative, fee included, to reach this boundary */
+    uint64_t amount_out[4];
+    uint64_t sqrt_price_x96[4];
+    uint64_t liquidity[2];   /* beyond the boundary */
+    int32_t tick;            /* slot0 tick at the boundary */
+    uint32_t ticks_crossed;
+    uint64_t reserved[2];
+} psa_rung;
+
+/* Walk the whole pool in one direction. On PSA_BUFFER_TOO_SMALL *count is a lower bound of what is
+ * needed. rungs[0] is the start. */
+int psa_ladder_build(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee, psa_rung *rungs,
+                     uint32_t capacity, uint32_t *count);
+
+/* Answer `amounts` on a ladder built from the same pool, flags and fee. */
+int psa_ladder_quote(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee,
+                     const psa_rung *rungs, uint32_t rung_count, const uint64_t *amounts,
+                     uint32_t count, psa_quote_result *results);
+
+/* cffi: end */
+
+_Static_assert(sizeof(psa_event) == 192, "psa_event");
+_Static_assert(sizeof(psa_line) == 128, "psa_line");
+_Static_assert(sizeof(psa_slot) == 256, "psa_slot");
+_Static_assert(sizeof(psa_static) == 128, "psa_static");
+_Static_assert(sizeof(psa_token) == 64, "psa_token");
+_Static_assert(sizeof(psa_slab) == 64, "psa_slab");
+_Static_assert(sizeof(psa_commit_record) == 128, "psa_commit_record");
+_Static_assert(sizeof(psa_undo_entry) == 64, "psa_undo_entry");
+_Static_assert(sizeof(psa_undo_record) == 160, "psa_undo_record");
+_Static_assert(sizeof(psa_header) == 4096, "psa_header");
+_Static_assert(offsetof(psa_header, committed) == 192, "committed");
+_Static_assert(offsetof(psa_header, commits) == 384, "commits");
+_Static_assert(offsetof(psa_header, counters) == 640, "counters");
+_Static_assert(sizeof(psa_phase) == 256, "psa_phase");
+_Static_assert(sizeof(psa_control) == 4096, "psa_control");
+_Static_assert(offsetof(psa_control, writer_pid) == 128, "writer_pid");
+_Static_assert(offsetof(psa_control, phases) == 320, "phases");
+
+#endif

@@ -1,0 +1,33 @@
+"""Builds arena._core from the C sources beside this file (cffi API mode).
+
+The declarations cffi parses are cut from arena.h between its two markers, so they are written once.
+"""
+
+import os
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).resolve().parent
+SOURCES = sorted(path.name for path in HERE.glob("*.c") if path.name != "_core.c")
+
+
+def declarations() -> str:
+    text = (HERE / "arena.h").read_text(encoding="utf-8")
+    begin, end = "/* cffi: begin */", "/* cffi: end */"
+    return text[text.index(begin) + len(begin) : text.index(end)]
+
+
+ffibuilder = FFI()
+ffibuilder.cdef(declarations())
+ffibuilder.set_source(
+    "arena.native._core",
+    '#include "arena.h"',
+    sources=[os.path.relpath(HERE / name, HERE.parent.parent) for name in SOURCES],
+    include_dirs=[os.path.relpath(HERE, HERE.parent.parent)],
+    depends=[os.path.relpath(path, HERE.parent.parent) for path in sorted(HERE.glob("*.h"))],
+    extra_compile_args=["-std=gnu11", "-O3", "-fno-strict-aliasing", "-Wall", "-Wextra"]
+    + os.environ.get("PSA_CFLAGS", "").split(),
+    extra_link_args=os.environ.get("PSA_LDFLAGS", "").split(),
+    py_limited_api=True,
+)

@@ -1,0 +1,57 @@
+"""Wide integers as little-endian 64-bit limbs, to and from Python int."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+UINT64_MASK = (1 << 64) - 1
+U8 = np.dtype("<u8")
+
+
+def to_limbs(value: int, count: int) -> tuple[int, ...]:
+    """`count` little-endian limbs of a signed or unsigned value (two's complement).
+
+    OverflowError when the value fits neither as unsigned nor as signed of that width.
+    """
+    bits = 64 * count
+    if not -(1 << (bits - 1)) <= value < (1 << bits):
+        raise OverflowError(f"{value} does not fit {bits} bits")
+    return tuple((value >> (64 * index)) & UINT64_MASK for index in range(count))
+
+
+def from_limbs(limbs: Sequence[int] | npt.NDArray[np.uint64]) -> int:
+    """Unsigned value of little-endian limbs."""
+    value = 0
+    for index, limb in enumerate(limbs):
+        value |= int(limb) << (64 * index)
+    return value
+
+
+def from_limbs_signed(limbs: Sequence[int] | npt.NDArray[np.uint64]) -> int:
+    """Two's complement value of little-endian limbs."""
+    value = from_limbs(limbs)
+    bits = 64 * len(limbs)
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def limbs_array(values: Sequence[int], count: int) -> npt.NDArray[np.uint64]:
+    """(len(values), count) array of limbs; the same range rule as to_limbs."""
+    nbytes = 8 * count
+    mask = (1 << (64 * count)) - 1
+    for value in values:
+        if not -(1 << (64 * count - 1)) <= value <= mask:
+            raise OverflowError(f"{value} does not fit {64 * count} bits")
+    data = b"".join((value & mask).to_bytes(nbytes, "little") for value in values)
+    return np.frombuffer(bytearray(data), dtype=U8).reshape(len(values), count)
+
+
+def ints_from_limbs(array: npt.NDArray[np.uint64], *, signed: bool = False) -> list[int]:
+    """Python ints of an (n, count) array of limbs."""
+    count = array.shape[1]
+    data = np.ascontiguousarray(array).tobytes()
+    size = 8 * count
+    return [
+        int.from_bytes(data[start : start + size], "little", signed=signed)
+        for start in range(0, len(data), size)
+    ]
