@@ -213,7 +213,7 @@ typedef struct {
 /* ---- version line: 128 bytes, two a pool ---------------------------------------------------------- */
 
 typedef struct {
-    uint64_t stamp;          /* commit that wrote this line; 0 = never written */
+    uint64_t stamp;          /* commit that wrote this line; 0 = never written, 2^64-1 = dropped */
     uint32_t sqrt_price_hi;  /* V3/V4: bits 128..159 of sqrt_price_x96 */
     int32_t tick;
     uint64_t a[2];           /* V2: reserve0; V3/V4: bits 0..127 of sqrt_price_x96 */
@@ -225,7 +225,7 @@ typedef struct {
     uint64_t block_number;   /* position of the last applied event; 0 = none since base_block */
     uint32_t tx_index;
     uint32_t log_index;
-    uint64_t base_block;     /* the block its scraped values belong to; events at or below are skipped */
+    uint64_t base_block;     /* events at or below this block are skipped */
     uint32_t protocol_fee;   /* V4: 24 bits as stored, low 12 zero for one */
     uint8_t slab_class;
     uint8_t unsure;          /* PSA_UNSURE_* */
@@ -233,7 +233,10 @@ typedef struct {
     uint64_t fee_block;      /* V4: block at which protocol_fee and LP fee were read */
     uint32_t generation;     /* must equal the static row's and the handle's */
     uint32_t reserved1;
-    uint64_t reserved2[2];
+    uint64_t scrape_block;   /* the block its scraped values belong to: the undo ring says nothing of
+                                this pool at or below it; differs from base_block only while blocks
+                                below it are being reverted */
+    uint64_t reserved2;
 } psa_line;
 
 typedef struct {
@@ -470,7 +473,7 @@ typedef struct {
     uint64_t *touched;       /* (max_pools,) undo entry of the last before-image of each slot */
     uint32_t *dirty;         /* (max_pools,) slots written in the open commit */
     uint32_t dirty_count;
-    uint32_t free_slots;     /* reserved for slot reuse */
+    uint32_t pending;        /* the open commit changes something readers can see */
     uint32_t slab_free[PSA_SLAB_CLASSES];
     psa_commit_record record; /* the record the open commit will publish */
     uint64_t last_commit_ns;
@@ -478,8 +481,9 @@ typedef struct {
     uint64_t highest_base_block;
     uint64_t reverted_top;   /* undo top before the running series of reverts */
     uint64_t reverted_high;  /* highest block number of that series */
-    uint32_t revert_block_open;
-    uint32_t revert_known;   /* the reverted block now open was in the undo ring */
+    uint32_t in_revert;      /* inside a reverted block */
+    uint32_t revert_known;   /* it was in the undo ring and is undone */
+    uint64_t revert_block;
     uint64_t revert_entry;
     uint32_t fault_count;    /* entries of faults in use; further ones only count */
     uint32_t stale_count;    /* pools that went stale since the caller last cleared it */
@@ -530,10 +534,11 @@ int psa_arena_open(psa_arena *arena, uint8_t *base, uint64_t nbytes);
 int psa_writer_open(psa_writer *writer, uint8_t *base, uint64_t nbytes, int32_t fd,
                     uint64_t *touched, uint32_t *dirty);
 
-/* Publish the open commit: one release store of committed, then wake waiting readers. */
+/* Publish the open commit: one release store of committed, then wake waiting readers. Does nothing
+ * when nothing changed, and inside a reorg envelope. */
 int psa_commit(psa_writer *writer);
 
-/* Drop everything since the last commit. */
+/* Drop everything since the last commit, an open reorg envelope included. */
 int psa_abort(psa_writer *writer);
 
 /* Copy the newest commit record; also says which commit a snapshot is pinned to (record.stamp). */
@@ -591,8 +596,7 @@ int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t 
 
 /* Apply complete units (blocks, reorg marks, epilogues) as psa_feed_decode hands them over. Commits at
  * block ends when min_commit_ns passed since the last commit (0: every block), and at ReorgComplete,
- * never inside a reorg envelope; the caller ends a batch with psa_commit if writer->dirty_count or the
- * head moved. Events that cannot be applied are counted and listed in writer->faults.
+ * never inside a reorg envelope; the caller ends a batch with psa_commit. Events that cannot be applied are counted and listed in writer->faults.
  * `only_slot` (2^32-1: all) restricts to one pool and leaves head, undo ring and commits alone. */
 int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint64_t min_commit_ns,
               uint32_t only_slot);
