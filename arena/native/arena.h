@@ -649,21 +649,35 @@ typedef struct {
 #define PSA_ALLOW_DYNAMIC 4   /* use the stored LP fee of a dynamic-fee pool */
 #define PSA_FEE_GIVEN 8       /* use `lp_fee` instead of the stored one (V4 dynamic) */
 #define PSA_ZERO_FOR_ONE 16
+#define PSA_ONE_POOL 32       /* psa_quote_batch: every amount is asked of slots[0] */
+
+/* TickMath: the price of a tick, 4 limbs. PSA_BAD_ARGUMENT outside [-887272, 887272]. */
+int psa_sqrt_price_at_tick(int32_t tick, uint64_t *sqrt_price_x96);
+
+/* TickMath: the greatest tick whose price is at most this one, 4 limbs. PSA_BAD_ARGUMENT outside
+ * [4295128739, 1461446703485210103287273052203988822378723970342). */
+int psa_tick_at_sqrt_price(const uint64_t *sqrt_price_x96, int32_t *tick);
 
 /* Quote on the shared versions, as of `commit` (0: newest). `amount` and `limit` are 32-byte
- * little-endian; limit null = none. Validated by the stamp; after three failures on a copy in
- * `scratch`-free mode PSA_CONTENDED is returned and the caller copies the pool first. */
+ * little-endian; limit null = none (V2 takes none: PSA_BAD_ARGUMENT). Every answer, refusals included,
+ * is validated by the stamp after the last use of shared memory. When the writer overtakes it the quote
+ * is repeated on the new newest version, three times in all, then PSA_CONTENDED: the caller copies the
+ * pool with psa_pool_read_ticks and asks psa_quote_copy. With a pinned commit it is
+ * PSA_SNAPSHOT_TOO_OLD at once. On failure the result is zero but for status, commit and block. */
 int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
               const uint8_t *amount, const uint8_t *limit, uint32_t flags, uint32_t lp_fee,
               psa_quote_result *result);
 
-/* Many amounts on one pool (slots null) or item by item. amounts: (count, 4) u64 words. Each result has
- * its own status; the function returns PSA_OK unless arguments are wrong. item_flags may be null. */
+/* Many quotes, item i on slots[i] with generations[i], or all on the first with PSA_ONE_POOL in `flags`.
+ * amounts: (count, 4) u64 words. item_flags, where not null, are added to `flags`; generations null =
+ * any. No price limits, no PSA_FEE_GIVEN. Each result has its own status and commit; the function
+ * returns PSA_OK unless arguments are wrong. With commit 0 items may belong to different commits. */
 int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_t *generations,
                     uint64_t commit, const uint64_t *amounts, const uint32_t *item_flags,
                     uint32_t flags, uint32_t count, psa_quote_result *results);
 
-/* A pool outside shared memory: the line and flat tick arrays of a snapshot copy. */
+/* A pool outside shared memory: the line, static row and flat tick arrays of a snapshot copy. The
+ * arrays hold line.tick_count items; line.slab is not looked at. */
 typedef struct {
     psa_line line;
     const psa_static *row;
@@ -672,6 +686,7 @@ typedef struct {
     uint64_t reserved;
 } psa_pool_copy;
 
+/* psa_quote on such a copy: the same core, the same answers. */
 int psa_quote_copy(const psa_pool_copy *pool, const uint8_t *amount, const uint8_t *limit,
                    uint32_t flags, uint32_t lp_fee, psa_quote_result *result);
 
@@ -686,12 +701,15 @@ typedef struct {
     uint64_t reserved[2];
 } psa_rung;
 
-/* Walk the whole pool in one direction. On PSA_BUFFER_TOO_SMALL *count is a lower bound of what is
- * needed. rungs[0] is the start. */
+/* Walk the whole pool in one direction to the end of the price range. rungs[0] is the start; *count is
+ * how many there are, also on PSA_BUFFER_TOO_SMALL (nothing but a larger array is needed then). Words
+ * without liquidity share a rung; there are at most line.tick_count + 7000 of them. A V2 pool has one
+ * rung, and its ladder computes each answer. Of `flags` PSA_EXACT_OUT changes nothing. */
 int psa_ladder_build(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee, psa_rung *rungs,
                      uint32_t capacity, uint32_t *count);
 
-/* Answer `amounts` on a ladder built from the same pool, flags and fee. */
+/* Answer `amounts` ((count, 4) u64 words) on a ladder built from the same pool, direction and fee, each
+ * with a binary search and a partial step; what psa_quote_copy answers without a limit, bit for bit. */
 int psa_ladder_quote(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee,
                      const psa_rung *rungs, uint32_t rung_count, const uint64_t *amounts,
                      uint32_t count, psa_quote_result *results);
