@@ -308,14 +308,16 @@ class Piece:
     """Bytes to serve at once, and the block a follower is at afterwards.
 
     `settled` is False inside a reorg sent without an envelope, where the state is that of no tip.
-    `block_hash` names the canonical block at `number` when settled.
+    `block_hash` names the canonical block at `number` when settled. `new` are the new blocks that
+    came with `reorg`.
     """
 
     data: bytes
     number: int
     block_hash: str
     settled: bool
-    reorg: Reorg | None
+    reorg: Reorg | None = None
+    new: tuple[Block, ...] = ()
 
 
 ReorgForm = Literal["envelope", "bare"]
@@ -346,7 +348,7 @@ def pieces(
         at += 1
         if isinstance(step, Block):
             if step.number >= first and (last is None or step.number <= last):
-                out.append(Piece(encoder.block(step), step.number, step.hash, True, None))
+                out.append(Piece(encoder.block(step), step.number, step.hash, True))
             continue
         if step.orphaned[0].number < first:
             raise ValueError(f"block {first} lies inside a reorg")
@@ -377,13 +379,13 @@ def _reorg_pieces(
     if form == "envelope":
         assert isinstance(encoder, Exex)
         data = encoder.reorg(step.orphaned, new, chain.state_at(tip_hash), order)
-        return [Piece(data, tip_number, tip_hash, True, step)]
+        return [Piece(data, tip_number, tip_hash, True, step, tuple(new))]
     data_of = encoder.bare_reorg(step.orphaned, new, order)
     numbers = [step.ancestor_number] * len(step.orphaned) + [block.number for block in new]
     hashes = [step.ancestor_hash] * len(step.orphaned) + [block.hash for block in new]
     last = len(data_of) - 1
     return [
-        Piece(data, number, block_hash, index == last, step)
+        Piece(data, number, block_hash, index == last, step, tuple(new))
         for index, (data, number, block_hash) in enumerate(
             zip(data_of, numbers, hashes, strict=True)
         )
