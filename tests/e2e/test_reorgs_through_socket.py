@@ -202,31 +202,30 @@ def test_reorg_below_the_scrape_block_of_some_pools(
     """Some pools are read at blocks that a later reorg removes, so they cannot be undone to a
     block before their own first one. The states file then offers them at the new tip."""
     chain = load("reorg")
-    scraped_at = _scraped_before_any_reorg(chain)
-    served = Served(pieces(chain, Exex(), form=form))
+    served = Served(pieces(chain, Exex(), form=form, first=60))
     states = tmp_path / "states.jsonl"
-    orphaned_tip = served.index(number=66)
-    assert served.pieces[orphaned_tip + 1].reorg is not None
-    assert served.pieces[orphaned_tip + 1].reorg.ancestor_number == 61
-    above = list(scraped_at)[::2]
-    for index, key in enumerate(above):
-        number = 66 - index % 5
-        piece = served.pieces[served.index(number=number)]
-        scraped_at[key] = piece.block_hash
+    old_tip = served.index(number=66)
+    reorg = served.pieces[old_tip + 1].reorg
+    assert reorg is not None
+    assert (reorg.ancestor_number, len(reorg.orphaned)) == (61, 5)
+    scraped_at = {}
+    for index, key in enumerate(_scraped_before_any_reorg(chain)):
+        number = 60 + index % 7
+        scraped_at[key] = served.pieces[served.index(number=number)].block_hash
     with (
         FeedServer(tmp_path / "feed.sock", served.stream, tmp_path / "stream.bin") as server,
         _writer(tmp_path, arena_name, server, "exex"),
         ReaderProcess(tmp_path, arena_name) as reader,
     ):
         server.await_clients(1)
-        sent = served.send(server, orphaned_tip + 1)
+        sent = served.send(server, old_tip + 1)
         write_state_file(states, chain, scraped_at)
         reader.wait_live()
         reader.expect(66, _states(chain, scraped_at, sent[-1].block_hash))
-        settled = served.index(number=66, first_from=orphaned_tip + 1)
+        settled = served.index(number=66, first_from=old_tip + 1)
         tip = served.pieces[settled]
         write_state_file(states, chain, dict.fromkeys(scraped_at, tip.block_hash))
-        served.send(server, settled - orphaned_tip)
+        served.send(server, settled - old_tip)
         reader.expect(66, _states(chain, scraped_at, tip.block_hash), settle=True)
         for _ in range(40):
             (piece,) = served.send(server)

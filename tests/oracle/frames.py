@@ -334,6 +334,7 @@ def pieces(
 ) -> list[Piece]:
     """What a follower of `chain` receives, in order, from block `first` to `last` (inclusive).
 
+    ValueError if a reorg reaches below `first`, unless all of it lies below: those are left out.
     A reorg is one piece as an envelope, one piece a block when bare. Every second `evm_revert` is
     sent as a pure revert; the others bring the branch's first new block along, where the following
     step is one.
@@ -349,6 +350,8 @@ def pieces(
         if isinstance(step, Block):
             if step.number >= first and (last is None or step.number <= last):
                 out.append(Piece(encoder.block(step), step.number, step.hash, True))
+            continue
+        if step.orphaned[-1].number < first:
             continue
         if step.orphaned[0].number < first:
             raise ValueError(f"block {first} lies inside a reorg")

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 READER = Path(__file__).resolve().parent.parent / "e2e" / "reader_process.py"
 SHM = Path("/dev/shm")
-SECONDS = 60.0
+SECONDS = 30.0
 """Deadline of one step; reaching it fails the test with the writer's log."""
 
 
