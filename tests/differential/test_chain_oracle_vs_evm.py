@@ -8,23 +8,20 @@ import json
 from pathlib import Path
 
 import pytest
-from oracle.chain_oracle import ChainOracle, V2State, from_record, plain, plain_record
+from oracle.chain_oracle import ChainOracle, from_record, plain, plain_record
 from oracle.evm_data import CHAINS, Chain, Reorg, load, records, write_state_file
 
 
 def _differences(oracle: ChainOracle, chain: Chain, block_hash: str) -> dict[str, object]:
-    found = {}
+    found: dict[str, object] = {}
     for key, state in chain.state_at(block_hash).items():
         expected = plain_record(state)
         # A pool without an event yet is absent from the oracle and all zero in the chain.
-        shown = plain(oracle.pools[key]) if key in oracle.pools else plain(from_record_zero(state))
+        nothing = type(from_record(state))()
+        shown = plain(oracle.pools.get(key, nothing))
         if shown != expected:
             found[key] = (shown, expected)
     return found
-
-
-def from_record_zero(state: dict[str, object]) -> object:
-    return type(from_record(state))()
 
 
 @pytest.mark.parametrize("name", CHAINS)
@@ -114,7 +111,7 @@ def test_decoys_are_left_out() -> None:
 
 def test_state_file_lines_carry_the_pool_at_its_block(tmp_path: Path) -> None:
     chain = load("v4_chain")
-    block = next(step for step in chain.steps if step.hash and chain.has_state(step.hash))
+    block = next(block for block in chain.blocks.values() if chain.has_state(block.hash))
     keys = chain.initialised_at(block.hash)
     path = tmp_path / "states.jsonl"
     write_state_file(path, chain, dict.fromkeys(keys, block.hash))

@@ -53,8 +53,7 @@ class Story:
 
 def _story(name: str, dialect: str, scraped_at: dict[str, str]) -> Story:
     chain = load(name)
-    form = "envelope" if dialect == EXEX else "bare"
-    served = pieces(chain, _encoder(dialect), form=form)
+    served = pieces(chain, _encoder(dialect), form="envelope" if dialect == EXEX else "bare")
     return Story(chain, dialect, scraped_at, served)
 
 

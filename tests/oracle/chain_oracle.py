@@ -13,7 +13,7 @@ UINT112_MAX = 2**112 - 1
 UINT128_MAX = 2**128 - 1
 
 
-class OutOfRange(Exception):
+class OutOfRangeError(Exception):
     """Applying the event would leave the range of the field."""
 
 
@@ -105,7 +105,7 @@ class ChainOracle:
                 _apply_v2_delta(pool, event)
             elif event.kind == "Sync":
                 pool.reserve0, pool.reserve1 = event.args["reserve0"], event.args["reserve1"]
-        except OutOfRange:
+        except OutOfRangeError:
             self.failed.add(event.pool)
 
 
@@ -123,7 +123,7 @@ def v2_delta(event: Event) -> tuple[int, int]:
 
 def _checked(value: int, most: int) -> int:
     if not 0 <= value <= most:
-        raise OutOfRange(value)
+        raise OutOfRangeError(value)
     return value
 
 

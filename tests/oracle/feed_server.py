@@ -16,6 +16,7 @@ The answer is {"ok", "accepted", "clients", "sent", "error"}: clients accepted s
 now, and bytes of this command that reached every client connected. `FeedServer` drives it.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -60,10 +61,8 @@ class _Server:
             self._unlink()
 
     def _unlink(self) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
-        except FileNotFoundError:
-            pass
 
     def accept_all(self) -> None:
         while self.listener is not None:

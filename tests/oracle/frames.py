@@ -49,7 +49,7 @@ class Exex:
     """Frames of the exex dialect, with one running stream_seq.
 
     `v2_deltas` sends signed V2Swap and V2Liquidity, also in reverted blocks, instead of one V2Sync
-    for each Sync log. `base_fee` stands in every BeginBlock. `tracked` limits the pools whose events
+    for each Sync log. `base_fee` stands in every BeginBlock. Only events of the `tracked` pools
     are sent; None sends all.
     """
 

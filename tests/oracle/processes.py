@@ -34,7 +34,14 @@ class WriterProcess:
     """
 
     def __init__(
-        self, folder: Path, *, name: str, socket: Path, states: Path, dialect: str, more: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        *,
+        name: str,
+        socket: Path,
+        states: Path,
+        dialect: str,
+        more: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.log = folder / "writer.log"
@@ -124,7 +131,12 @@ class ReaderProcess:
         assert result["ok"], result
 
     def expect(
-        self, block_number: int, states: dict[str, Any], *, settle: bool = False, seconds: float = SECONDS
+        self,
+        block_number: int,
+        states: dict[str, Any],
+        *,
+        settle: bool = False,
+        seconds: float = SECONDS,
     ) -> None:
         """Check that every pool of `states`, and the block number, is exactly this.
 
