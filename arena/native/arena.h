@@ -161,6 +161,20 @@
 #define PSA_FEED_SKIP 3
 #define PSA_FEED_DEAD 4
 
+/* feed faults */
+#define PSA_FAULT_NONE 0
+#define PSA_FAULT_FRAME_LENGTH 1  /* length 0 or above the cap; found = the length */
+#define PSA_FAULT_MALFORMED 2     /* a payload no strict reader accepts */
+#define PSA_FAULT_GENERATION 3    /* exex g01..g04 */
+#define PSA_FAULT_OUTSIDE_BLOCK 4 /* PoolUpdate or EndBlock without a block; found = its number */
+#define PSA_FAULT_OTHER_BLOCK 5   /* PoolUpdate or EndBlock numbered unlike the open block */
+#define PSA_FAULT_REVERT_FLAG 6   /* PoolUpdate's is_revert unlike the open block's */
+#define PSA_FAULT_COUNT 7         /* EndBlock's num_updates; expected = updates received */
+#define PSA_FAULT_NESTED 8        /* BeginBlock or a reorg message inside an open block */
+#define PSA_FAULT_OUTSIDE_REORG 9 /* epilogue or ReorgComplete known to be outside a reorg; applied */
+#define PSA_FAULT_SEQUENCE 10     /* stream_seq is not the previous one plus 1 */
+#define PSA_FAULT_CONNECTION 11   /* psa_feed_close: the stream ended */
+
 /* counters in the data header; [APPLIED + protocol * 8 + kind - PSA_EVENT_V2_SYNC] for the three
  * protocols, [FAULTS + status - PSA_POOL_NOT_FOUND], [UNSUPPORTED + protocol] */
 #define PSA_COUNTER_BLOCKS 0
@@ -205,9 +219,10 @@ typedef struct {
                                 REORG_START: old first,last,count, new first,last,count;
                                 REORG_COMPLETE: [0] pools in slot0_resync_required;
                                 seed: [0..3] sqrt price, [4..5] amount0, [6..7] amount1;
-                                UNSUPPORTED / OPAQUE: [0] offset and [1] length of the payload in the
-                                bytes given to psa_feed_decode */
-    uint64_t amount[2];      /* u128 liquidity or i128 liquidity delta */
+                                UNSUPPORTED, INVALID: [0] offset and [1] length of the payload in the
+                                bytes given to the psa_feed_decode call that read it. A seed record
+                                that is OPAQUE but keeps its kind has them in stream_seq, timestamp */
+    uint64_t amount[2];      /* u128 liquidity or i128 liquidity delta; seed V2: either, by present */
 } psa_event;
 
 /* ---- version line: 128 bytes, two a pool ---------------------------------------------------------- */
@@ -507,9 +522,9 @@ typedef struct {
     uint64_t frames_dropped; /* before the first BeginBlock and while skipping */
     /* the last fault */
     uint32_t fault_code;     /* PSA_FAULT_* */
-    uint32_t resync;         /* data may have been lost: gap or resync needed */
+    uint32_t resync;         /* by this fault data may have been lost: gap or resync needed */
     uint64_t fault_frame;    /* 0-based index of the frame on this connection */
-    uint64_t fault_block;    /* block dropped by the fault; 2^64-1 = none */
+    uint64_t fault_block;    /* block lost by the fault (open, or of a stray PoolUpdate); 2^64-1 = none */
     uint64_t fault_found;
     uint64_t fault_expected;
     uint32_t fault_is_revert; /* is_revert of the block dropped */
@@ -611,20 +626,25 @@ void psa_feed_open(psa_feed *feed, uint32_t dialect);
 
 /* Decode frames from `bytes`. `events[0 .. feed->open_count)` must hold the open block's records from
  * the last call. Returns PSA_OK when the bytes are used up to the last whole frame, PSA_EVENTS_FULL,
- * PSA_INVALID_MESSAGE (one fault; connection stays usable: call again with the rest), or
- * PSA_DESERIALIZATION / PSA_UNSUPPORTED_GENERATION (connection is dead). In every case *consumed bytes
- * are done with, events[0 .. *ready) are complete units in arrival order, and the next
- * feed->open_count records belong to the open block: move them to the front before the next call. */
+ * PSA_BLOCK_TOO_LARGE (nothing is ready and the array is full: call again with the same records in a
+ * larger array), PSA_INVALID_MESSAGE (one fault; the frame is consumed and has had its effect; the
+ * connection stays usable: call again with the rest), or PSA_DESERIALIZATION /
+ * PSA_UNSUPPORTED_GENERATION (connection is dead; every later call repeats the fault). In every case
+ * *consumed bytes are done with, events[0 .. *ready) are complete units in arrival order, and the next
+ * feed->open_count records belong to the open block: move them to the front before the next call.
+ * A length prefix is checked as soon as its four bytes are there. */
 int psa_feed_decode(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, psa_event *events,
                     uint32_t capacity, uint64_t *consumed, uint32_t *ready);
 
-/* The connection ended: counts the open block as dropped. PSA_OK between blocks, else
- * PSA_INVALID_MESSAGE with the fault filled in. */
+/* The connection ended with `pending_nbytes` unconsumed: drops the open block and fills in the fault.
+ * PSA_OK between blocks and outside a reorg, else PSA_INVALID_MESSAGE. The feed is dead afterwards. */
 int psa_feed_close(psa_feed *feed, uint64_t pending_nbytes);
 
-/* Write events as frames (length prefix included). Dialect EXEX writes g15. `source` holds the bytes
- * OPAQUE records point into (may be null when there are none). On PSA_BUFFER_TOO_SMALL *nbytes is what
- * is needed. PSA_INVALID_EVENT_DATA names, in *failed, a record the dialect cannot carry. */
+/* Write events as frames (length prefix included). Dialect EXEX writes g15; records only older
+ * generations can send keep their form (BeginBlock without base fee, Slot0Override by its variant,
+ * V2_DELTA: variant 0 V2Swap, 1 V2Liquidity), which every family C reader takes. `source` holds the
+ * bytes OPAQUE records point into (may be null when there are none). On PSA_BUFFER_TOO_SMALL *nbytes
+ * is what is needed. PSA_INVALID_EVENT_DATA names, in *failed, a record the dialect cannot carry. */
 int psa_encode(const psa_event *events, uint64_t count, uint32_t dialect, const uint8_t *source,
                uint64_t source_nbytes, uint8_t *out, uint64_t capacity, uint64_t *nbytes,
                uint64_t *failed);
