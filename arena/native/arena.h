@@ -582,6 +582,20 @@ int psa_snapshot_ticks(const psa_arena *arena, const uint32_t *slots, uint32_t c
                        uint64_t commit, psa_line *lines, uint64_t *starts, int32_t *ticks,
                        uint64_t *net, uint64_t *gross, uint64_t capacity, uint32_t *failed);
 
+/* ---- control.c: words and phase records of the control segment ----------------------------------------- */
+
+void psa_store_release_u32(uint32_t *word, uint32_t value);
+void psa_store_release_u64(uint64_t *word, uint64_t value);
+uint32_t psa_load_acquire_u32(const uint32_t *word);
+uint64_t psa_load_acquire_u64(const uint64_t *word);
+
+/* Make `phase` the current phase record; its stamp is filled in. One caller at a time. */
+void psa_phase_write(psa_control *control, const psa_phase *phase);
+
+/* Copy the current phase record; all zero when there is none yet. PSA_CONTENDED when every try raced
+ * with a change. */
+int psa_phase_read(const psa_control *control, psa_phase *phase);
+
 /* ---- index.c ----------------------------------------------------------------------------------------------- */
 
 /* Slot of a key, PSA_UNKNOWN_POOL when absent. Keys are 32 bytes, addresses zero padded. */
