@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,6 @@ except ImportError as error:  # the reader package installs without them
     ) from error
 
 from arena.errors import ArenaError
-from arena.native import lib
 
 EXIT_UNEXPECTED = 1
 EXIT_REFUSED = 2
@@ -37,7 +36,7 @@ _SIZE = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
 _SHIFT = {"": 0, "k": 10, "m": 20, "g": 30}
 
 
-class Dialect(str, Enum):
+class Dialect(StrEnum):
     """Names of the wire families for --dialect."""
 
     auto = "auto"
@@ -46,15 +45,7 @@ class Dialect(str, Enum):
     seed_indexed = "seed-indexed"
 
 
-DIALECTS = {
-    Dialect.auto: lib.PSA_DIALECT_UNKNOWN,
-    Dialect.exex: lib.PSA_DIALECT_EXEX,
-    Dialect.seed_tagged: lib.PSA_DIALECT_SEED_TAGGED,
-    Dialect.seed_indexed: lib.PSA_DIALECT_SEED_INDEXED,
-}
-
-
-class LogLevel(str, Enum):
+class LogLevel(StrEnum):
     """Names for --log-level."""
 
     debug = "debug"
@@ -63,7 +54,7 @@ class LogLevel(str, Enum):
     error = "error"
 
 
-class PresetName(str, Enum):
+class PresetName(StrEnum):
     """Names for --preset."""
 
     cold_start = "cold_start"
@@ -88,7 +79,9 @@ def run_command(
     socket: Annotated[Path, typer.Option("--socket", help="Unix socket of the event stream")],
     states: Annotated[Path, typer.Option("--states", help="state file to start from; waited for")],
     dialect: Annotated[Dialect, typer.Option(help="wire family; auto finds it")] = Dialect.auto,
-    max_pools: Annotated[int, typer.Option(min=1, max=1 << 24, help="pools the arena can hold")] = 16384,
+    max_pools: Annotated[
+        int, typer.Option(min=1, max=1 << 24, help="pools the arena can hold")
+    ] = 16384,
     tick_bytes: Annotated[str, typer.Option(help="size of the tick heap, e.g. 64MiB")] = "64MiB",
     mode: Annotated[str, typer.Option(help="octal permissions of the segments")] = "0600",
     group: Annotated[str | None, typer.Option(help="group that owns the segments")] = None,
@@ -100,10 +93,14 @@ def run_command(
         int | None, typer.Option(min=1, help="events kept while starting; overrides the preset")
     ] = None,
     scrape_timeout: Annotated[
-        float, typer.Option(min=0.0, help="seconds to wait for the state file to exist and to be new enough")
+        float,
+        typer.Option(
+            min=0.0, help="seconds to wait for the state file to exist and to be new enough"
+        ),
     ] = 60.0,
     keep_segment: Annotated[
-        bool, typer.Option("--keep-segment", help="leave the segments behind at the end, marked closed")
+        bool,
+        typer.Option("--keep-segment", help="leave the segments behind at the end, marked closed"),
     ] = False,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
@@ -116,7 +113,7 @@ def run_command(
         settings = Settings(
             name=name,
             socket=socket,
-            dialect=DIALECTS[dialect],
+            dialect=dialect.value,
             max_pools=max_pools,
             tick_bytes=parse_size(tick_bytes),
             mode=parse_mode(mode),

@@ -9,13 +9,15 @@ block above S is applied to it, and no revert at or below S arrived after the sc
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
+from arena.writer.feed import EventBuffer, Records
+from arena.writer.processor import CATCH_UP_COMMIT_NS, Processor
+from arena.writer.scrapers import PoolScraper, ScrapedPool
 
 from arena.arena import PoolSpec
 from arena.errors import (
@@ -31,23 +33,20 @@ from arena.errors import (
     Scraper,
 )
 from arena.native import lib
-from arena.writer.feed import EventBuffer
-from arena.writer.processor import CATCH_UP_COMMIT_NS, Processor
-from arena.writer.scrapers import PoolScraper, ScrapedPool
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Records = npt.NDArray[np.void]
 
 # Pools handed to the feed thread at once, and their ticks: how long the socket waits for one piece.
 INSTALL_POOLS = 64
 INSTALL_TICKS = 8192
 SCRAPE_POLL_S = 0.1
 RESYNC_PAUSE_S = 1.0
+HISTORY_BLOCKS = 1024  # as many as the undo ring
+MAX_REVERT_TIMES = 4096
 RESCRAPE_FIRST_PAUSE_S = 0.2
 RESCRAPE_LONGEST_PAUSE_S = 60.0
-MAX_MARKS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,26 +155,26 @@ class Intake:
         buffer: EventBuffer,
         *,
         notify: Callable[[str], None],
+        history_blocks: int = HISTORY_BLOCKS,
     ):
         self.processor = processor
         self.arena = processor.arena
         self.buffer = buffer
         self.epoch = 0
         self.is_live = False
-        self.is_connected = False
         self.overflow: BufferOverflow | None = None
         self._notify = notify
-        self._marks: list[tuple[int, int]] = []
+        self._history_blocks = history_blocks
+        self._revert_times: deque[tuple[int, int]] = deque(maxlen=MAX_REVERT_TIMES)
         self._in_reorg = False
         self._announced = False
         self._gap_pending = False
-        self._dirty = False
+        self._installed = False
 
     # -- what the stream brings
 
     def connected(self) -> None:
-        """A connection is up: everything before its first whole block is lost."""
-        self.is_connected = True
+        """A connection is up; what came before its first whole block may be lost."""
         if self.is_live:
             self._gap_pending = True
         else:
@@ -183,73 +182,94 @@ class Intake:
             self.arena.set_phase("buffering")
 
     def disconnected(self, reason: str) -> None:
-        """The connection ended. Values stay exact at the head block; an open reorg is taken back."""
-        self.is_connected = False
-        self._publish()
+        """The connection ended. Values stay exact at the head; a reorg half received is taken back."""
+        self.arena.commit()
         self.arena.abort()
+        self._in_reorg = False
         if not self.is_live:
             self._begin_again()
         self.arena.set_phase("connecting", reason)
 
     def lost(self, reason: str, first: int = 0, last: int = 0) -> None:
-        """Events are gone: every live pool goes stale and a resync is due. 0 is an unknown block."""
-        self._publish()
+        """Events are gone: every live pool goes stale and a resync is due. Block 0 is unknown."""
+        self.arena.commit()
         self.arena.abort()
         self._gap_pending = False
         was_live, self.is_live = self.is_live, False
         if was_live:
             self.arena.counters[lib.PSA_COUNTER_GAPS] += 1
-            self.arena.set_status_all(
-                lib.PSA_STATUS_LIVE, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL
-            )
+            self.arena.set_status_all(lib.PSA_STATUS_LIVE, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
             self.arena.undo_clear()
             self.arena.commit()
-            log.warning("event=gap first=%d last=%d reason=%r", first, last, reason)
+        log.warning("event=gap first=%d last=%d reason=%r", first, last, reason)
         self.processor.forget_stale()
         self._begin_again()
         self.arena.set_phase("gap" if was_live else "buffering", reason, gap=(first, last))
 
-    def take(self, records: Records, *, more_pending: bool) -> None:
-        """Whole blocks, reorg marks and epilogues in arrival order; kept, and applied when live."""
-        if not len(records):
-            if not more_pending:
-                self._publish()
-            return
+    def take(self, records: Records) -> None:
+        """Whole blocks, reorg marks and epilogues in arrival order; kept, and applied when live.
+
+        `records` may be a view; what is needed longer is copied.
+        """
         if self._gap_pending:
-            first = _first_block(records)
-            if first is not None:
-                head = self.arena.head_block
-                gap = (head + 1, first - 1) if first > head + 1 else (0, 0)
-                self.lost(f"reconnected at block {first}, head block was {head}", *gap)
+            head, first = self.arena.head_block, int(records["block_number"][0])
+            missing = (head + 1, first - 1) if first > head + 1 else (0, 0)
+            self.lost(f"reconnected at block {first}, the head was {head}", *missing)
+        self._note_reverts(records)
         try:
-            self.buffer.extend(records)
+            gaps = self.buffer.append(records)
         except BufferOverflow as error:
-            self.overflow = error
             self.lost(str(error))
+            self.overflow = error
             self._notify("overflow")
             return
+        if gaps:
+            gap = gaps[-1]
+            if gap.first <= gap.last:
+                self.lost(
+                    f"block {gap.found} came after block {gap.expected - 1}", gap.first, gap.last
+                )
+            else:
+                self.lost(f"block {gap.found} came again without having been reverted")
+            self.take(records[_last_begin(records, gap.found) :])
+            return
         if self.is_live:
-            self.processor.apply(
-                records, min_commit_ns=CATCH_UP_COMMIT_NS if more_pending else 0
-            )
-            self._dirty = True
-            if not more_pending:
-                self._publish()
+            self.processor.apply(records, min_commit_ns=CATCH_UP_COMMIT_NS)
             if self.processor.has_stale:
                 self._notify("stale")
         elif not self._announced and self.buffer.first_block is not None:
             self._announced = True
             self._notify("first_block")
 
-    def _publish(self) -> None:
-        if self._dirty:
-            self.processor.flush()
-            self._dirty = False
+    def idle(self) -> None:
+        """No more bytes wait: publish what grouped commits left open."""
+        self.arena.commit()
+
+    def _note_reverts(self, records: Records) -> None:
+        """Keep when reverts came, and whether a reorg is half received."""
+        kinds = records["kind"]
+        marks = kinds[
+            (kinds == lib.PSA_EVENT_REORG_START) | (kinds == lib.PSA_EVENT_REORG_COMPLETE)
+        ]
+        if len(marks):
+            self._in_reorg = bool(marks[-1] == lib.PSA_EVENT_REORG_START)
+        reverts = records["flags"][kinds == lib.PSA_EVENT_BEGIN_BLOCK] & lib.PSA_EVENT_IS_REVERT
+        if reverts.any():
+            self._revert_times.append((time.time_ns(), self.buffer.mark()))
 
     def _begin_again(self) -> None:
         self.epoch += 1
         self._announced = False
+        self._in_reorg = False
         self.buffer.clear()
+        self.buffer.keep_blocks = None
+        if self._installed:
+            # What the last attempt installed is not replayed: nobody may take it for current.
+            self.arena.set_status_all(
+                lib.PSA_STATUS_SYNCING, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL
+            )
+            self.arena.commit()
+            self._installed = False
         self._notify("broken")
 
     # -- what the coordinator asks for, between two blocks
@@ -269,13 +289,16 @@ class Intake:
         return self.buffer.mark()
 
     def mark_at(self, epoch: int, realtime_ns: int) -> int:
-        """The newest mark that is certainly older than `realtime_ns`. StreamBroken."""
+        """A mark that every revert that arrived at or after `realtime_ns` lies after. StreamBroken."""
         self._check(epoch)
-        return self.buffer.mark_at(realtime_ns)
+        times = self._revert_times
+        if len(times) == MAX_REVERT_TIMES and realtime_ns <= times[0][0]:
+            return 0
+        return next((mark for came, mark in times if came >= realtime_ns), self.buffer.mark())
 
     def progress(self) -> tuple[int, int | None]:
         """Events kept and the newest kept block."""
-        return self.buffer.event_count, self.buffer.head_block
+        return self.buffer.event_count, self.buffer.tip
 
     def install(self, epoch: int, candidates: Sequence[Candidate]) -> dict[bytes, ArenaError]:
         """Give pools their slots and values, status syncing, in one commit; the failures by key."""
@@ -302,18 +325,16 @@ class Intake:
         verdict = self._judge(candidates)
         if not verdict.is_clear:
             return verdict
-        first = self.buffer.first_block
-        assert first is not None
+        records = self.buffer.records()
         self.arena.undo_clear()
-        self.arena.set_head(max(0, first - 1))
+        self.arena.set_head(max(0, int(records["block_number"][0]) - 1))
         self.processor.forget_stale()
-        for records in self.buffer.records_after(0):
-            self.processor.apply(records, min_commit_ns=CATCH_UP_COMMIT_NS)
-        self.processor.flush()
+        self.processor.apply(records, min_commit_ns=CATCH_UP_COMMIT_NS)
         self.arena.set_status_all(lib.PSA_STATUS_SYNCING, lib.PSA_STATUS_LIVE)
         self.arena.commit()
-        self.buffer.keep_history()
+        self.buffer.keep_blocks = self._history_blocks
         self.is_live = True
+        self._installed = False
         self.arena.set_phase("live")
         if self.processor.has_stale:
             self._notify("stale")
@@ -332,20 +353,23 @@ class Intake:
             return Verdict(again=(key,))
         if not verdict.is_clear:
             return verdict
-        self._publish()
+        self.arena.commit()
         slot = self.arena.add_pool(candidate.pool.spec)
         try:
             self.arena.install(slot, values, status=lib.PSA_STATUS_SYNCING)
-            for records in self.buffer.records_after(values.block_number):
-                if self.processor.replay(records, slot):
-                    self.arena.abort()
-                    return Verdict(again=(key,))
+            if self.processor.replay(self.buffer.records(after=values.block_number), slot):
+                self.arena.abort()
+                return Verdict(again=(key,))
             self.arena.set_status(slot, lib.PSA_STATUS_LIVE)
         except ArenaError:
             self.arena.abort()
             raise
         self.arena.commit()
         return verdict
+
+    def is_stale(self, key: bytes) -> bool:
+        """Whether the pool still needs to be scraped; an absolute value may have settled it."""
+        return self.arena.find(key) in set(self.arena.stale_slots().tolist())
 
     def stale_specs(self) -> list[PoolSpec]:
         """The pools to scrape again, one by one."""
@@ -364,7 +388,7 @@ class Intake:
 
     def _judge(self, candidates: Sequence[Candidate]) -> Verdict:
         lowest = {
-            mark: self.buffer.lowest_revert_since(mark)
+            mark: self.buffer.reverts_since(mark)
             for mark in {candidate.mark for candidate in candidates}
         }
         again = []
@@ -372,10 +396,10 @@ class Intake:
             reverted = lowest[candidate.mark]
             if reverted is not None and reverted <= candidate.block_number:
                 again.append(candidate.pool.spec.key)
-        head = self.buffer.head_block
+        head = self.buffer.last_block
         needed = max((candidate.block_number for candidate in candidates), default=0)
         reached = head is not None and head >= needed
-        return Verdict(tuple(again), None if reached else needed, self.buffer.in_reorg)
+        return Verdict(tuple(again), None if reached else needed, self._in_reorg)
 
 
 class FeedThreadCall(Protocol):
@@ -453,7 +477,9 @@ class Coordinator:
             except StreamBroken as error:
                 log.warning("event=resync_interrupted reason=%r", str(error))
             except (Scraper, CoverageError, ArenaRegistry, BufferOverflow) as error:
-                log.error("event=resync_failed error=%s reason=%r", type(error).__name__, str(error))
+                log.error(
+                    "event=resync_failed error=%s reason=%r", type(error).__name__, str(error)
+                )
                 reason = f"{type(error).__name__}: {error}"
                 if isinstance(error, BufferOverflow):
                     await self._call(self.intake.drop_buffer)
@@ -480,17 +506,23 @@ class Coordinator:
             await self._wait_moved(pause)
 
     async def rescrape(self, key: bytes) -> bool:
-        """Read one stale pool again and exchange its values; whether that worked. NotLive, StreamBroken."""
+        """Read one stale pool again and exchange its values; whether it is live. NotLive, StreamBroken."""
         if not self.is_live:
             raise NotLive(f"pool 0x{key.hex()} can only be read again while the arena is live")
+        if not await self._call(lambda: self.intake.is_stale(key)):
+            return True
         epoch, _first = await self._call(self.intake.joining_block)
         candidates, _ = await self._read([key], epoch)
         for candidate in candidates:
             while True:
-                verdict = await self._call(lambda chosen=candidate: self.intake.replace(epoch, chosen))
+                verdict = await self._call(
+                    lambda chosen=candidate: self.intake.replace(epoch, chosen)
+                )
                 if verdict.is_clear:
                     log.info(
-                        "event=pool_live_again pool=0x%s block=%d", key.hex(), candidate.block_number
+                        "event=pool_live_again pool=0x%s block=%d",
+                        key.hex(),
+                        candidate.block_number,
                     )
                     return True
                 if verdict.again:
@@ -543,7 +575,9 @@ class Coordinator:
             self.metrics.pools_done,
             self.metrics.pools_invalid,
             int(self.metrics.duration_s * 1000),
-            " ".join(f"{name}_ms={int(took * 1000)}" for name, took in self.metrics.phase_s.items()),
+            " ".join(
+                f"{name}_ms={int(took * 1000)}" for name, took in self.metrics.phase_s.items()
+            ),
         )
         return self.metrics
 
@@ -595,7 +629,9 @@ class Coordinator:
                 self._refuse_coverage(behind, first, len(late))
             self._report(
                 behind.pool.spec.key,
-                CoverageError(f"waiting for values of block {first - 1}, {behind.block_number} found"),
+                CoverageError(
+                    f"waiting for values of block {first - 1}, {behind.block_number} found"
+                ),
             )
             keys = {candidate.pool.spec.key for candidate in late}
             wanted = [spec for spec in wanted if spec.key in keys]
@@ -747,10 +783,11 @@ def _pieces(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
     return pieces
 
 
-def _first_block(records: Records) -> int | None:
-    """Number of the first block in `records` that is not a revert."""
-    begins = records[
+def _last_begin(records: Records, number: int) -> int:
+    """Index of the last BeginBlock of block `number` that is not a revert."""
+    found = np.flatnonzero(
         (records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK)
         & (records["flags"] & lib.PSA_EVENT_IS_REVERT == 0)
-    ]
-    return int(begins["block_number"][0]) if len(begins) else None
+        & (records["block_number"] == number)
+    )
+    return int(found[-1])

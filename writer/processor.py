@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+from arena.layouts.header import COUNTER_APPLIED, COUNTER_NAMES, COUNTER_UNSUPPORTED
+from arena.writer.feed import Records
 
 from arena.arena import Fault, WriterArena
-from arena.layouts.header import COUNTER_APPLIED, COUNTER_NAMES, COUNTER_UNSUPPORTED
 from arena.native import lib
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,6 @@ MAX_REMEMBERED_FAULTS = 10_000
 CATCH_UP_COMMIT_NS = 1_000_000
 
 Counters = npt.NDArray[np.uint64]
-Records = npt.NDArray[np.void]  # layouts.events.EVENT
 
 
 def named_counters(counters: Counters) -> dict[str, int]:
@@ -48,7 +48,7 @@ class FaultLog:
         self._seen: dict[tuple[bytes, str], tuple[float, int]] = {}
 
     def write(self, fault: Fault) -> None:
-        name = fault.exception.__name__
+        name = fault.error.__name__
         key = (fault.key, name)
         now = self._clock()
         last, held_back = self._seen.get(key, (None, 0))
@@ -89,20 +89,18 @@ class Processor:
     def __init__(self, arena: WriterArena):
         self.arena = arena
         self._fault_log = FaultLog()
-        self._stale_count = self._seen_stale_count = int(arena.counters[lib.PSA_COUNTER_POOLS_STALE])
+        self._stale_count = self._seen_stale_count = int(
+            arena.counters[lib.PSA_COUNTER_POOLS_STALE]
+        )
 
     def apply(self, records: Records, *, min_commit_ns: int = 0) -> None:
-        """Apply `records`, whole blocks in arrival order, and publish them.
+        """Apply `records`, complete units in arrival order, and publish them block by block.
 
         min_commit_ns 0 commits every block; otherwise blocks are grouped into commits at least that
-        far apart, and what is left open at the end is published by flush.
+        far apart, and what is left open at the end waits for the next commit of the arena.
         """
         self.arena.apply(records, min_commit_ns=min_commit_ns)
         self._account()
-
-    def flush(self) -> None:
-        """Publish what grouped commits left open."""
-        self.arena.commit()
 
     def replay(self, records: Records, slot: int) -> bool:
         """Apply kept `records` to one pool in the open commit; head and undo ring stay as they are.

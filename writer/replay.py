@@ -49,7 +49,8 @@ def read_recording(path: str | os.PathLike[str]) -> Recording:
     size = os.stat(path).st_size
     if size > MAX_RECORDING_NBYTES:
         raise Deserialization(
-            f"{os.fspath(path)} has {size} bytes, a recording at most {MAX_RECORDING_NBYTES}", size=size
+            f"{os.fspath(path)} has {size} bytes, a recording at most {MAX_RECORDING_NBYTES}",
+            size=size,
         )
     return check_recording(Path(path).read_bytes(), os.fspath(path))
 
@@ -66,7 +67,11 @@ def check_recording(data: bytes, name: str = "recording") -> Recording:
     while offset < len(data):
         length = int.from_bytes(data[offset : offset + _LENGTH_NBYTES], "little")
         end = offset + _LENGTH_NBYTES + length
-        if offset + _LENGTH_NBYTES > len(data) or not 1 <= length <= MAX_FRAME_NBYTES or end > len(data):
+        if (
+            offset + _LENGTH_NBYTES > len(data)
+            or not 1 <= length <= MAX_FRAME_NBYTES
+            or end > len(data)
+        ):
             raise Deserialization(
                 f"{name}: frame {frame} at byte {offset} has length {length}, "
                 f"{len(data) - offset} bytes remain; the file is no recording or was cut",
@@ -91,7 +96,11 @@ def check_recording(data: bytes, name: str = "recording") -> Recording:
                 ended, last = True, events[index].block_number
                 first = first if blocks else last
                 blocks += 1
-            elif kind in (lib.PSA_EVENT_REORG_COMPLETE, lib.PSA_EVENT_SLOT0_FINAL, lib.PSA_EVENT_V2_FINAL):
+            elif kind in (
+                lib.PSA_EVENT_REORG_COMPLETE,
+                lib.PSA_EVENT_SLOT0_FINAL,
+                lib.PSA_EVENT_V2_FINAL,
+            ):
                 # What closes a reorg belongs to the block before it, not to the wait for the next.
                 if cuts and ready[0] == 1 and feed.open_count == 0:
                     cuts[-1] = end
@@ -99,7 +108,9 @@ def check_recording(data: bytes, name: str = "recording") -> Recording:
             cuts.append(end)
         offset, frame = end, frame + 1
     if not blocks:
-        raise Deserialization(f"{name} holds no complete block in {frame} frames", frame=frame, offset=0)
+        raise Deserialization(
+            f"{name} holds no complete block in {frame} frames", frame=frame, offset=0
+        )
     if cuts[-1] != len(data):
         cuts.append(len(data))
     return Recording(data, tuple(cuts), blocks, frame, first, last)

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from arena.arena import PoolSpec, PoolValues, TokenSpec
-from arena.errors import PoolInvalid, StateFileError
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.checks import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4, check_pool
+
+from arena.arena import PoolSpec, PoolValues, TokenSpec
+from arena.errors import PoolInvalid, StateFileError
 
 MAX_LINE_NBYTES = 64 << 20  # one pool with 300,000 ticks is about 25 MB
 MAX_SYMBOL_NBYTES = 32  # token table, layouts
@@ -235,7 +236,8 @@ class _Line:
     def header(self, record: dict[str, Any]) -> int:
         if "head_block" not in record:
             self.refuse(
-                "neither `pool` nor `head_block`", "a line is a pool or the header with `head_block`"
+                "neither `pool` nor `head_block`",
+                "a line is a pool or the header with `head_block`",
             )
         return self._integer(record, "head_block", 0, (1 << 64) - 1)
 
@@ -320,7 +322,9 @@ class _Line:
     def _as_hex(self, value: Any, name: str, sizes: tuple[int, ...]) -> bytes:
         wanted = " or ".join(str(size) for size in sizes)
         if not isinstance(value, str):
-            self.refuse(f"{name} is a JSON {type(value).__name__}", f"write {wanted} bytes as 0x hex")
+            self.refuse(
+                f"{name} is a JSON {type(value).__name__}", f"write {wanted} bytes as 0x hex"
+            )
         digits = value[2:] if value[:2] in ("0x", "0X") else value
         if len(digits) not in [2 * size for size in sizes] or not _is_hex(digits):
             self.refuse(f"{name} is {value[:100]!r}", f"write {wanted} bytes as 0x hex")
