@@ -6,6 +6,7 @@ pool must equal what contract storage held there.
 
 import hashlib
 import json
+import time
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,7 @@ def test_readers_never_see_a_state_that_no_tip_had(tmp_path: Path, arena_name: s
             reader.tell(do="watch", keys=list(scraped_at), last=tips[-1], seconds=60)
         while served.next < len(served.pieces):
             served.send(server)
+            time.sleep(0.004)  # leaves the readers time to see many of the states
         for reader in (one, two):
             answer = reader.answer()
             assert answer["ok"], answer
