@@ -228,7 +228,7 @@ typedef struct {
 /* ---- version line: 128 bytes, two a pool ---------------------------------------------------------- */
 
 typedef struct {
-    uint64_t stamp;          /* commit that wrote this line; 0 = never written */
+    uint64_t stamp;          /* commit that wrote this line; 0 = never written, 2^64-1 = dropped */
     uint32_t sqrt_price_hi;  /* V3/V4: bits 128..159 of sqrt_price_x96 */
     int32_t tick;
     uint64_t a[2];           /* V2: reserve0; V3/V4: bits 0..127 of sqrt_price_x96 */
@@ -240,7 +240,7 @@ typedef struct {
     uint64_t block_number;   /* position of the last applied event; 0 = none since base_block */
     uint32_t tx_index;
     uint32_t log_index;
-    uint64_t base_block;     /* the block its scraped values belong to; events at or below are skipped */
+    uint64_t base_block;     /* events at or below this block are skipped */
     uint32_t protocol_fee;   /* V4: 24 bits as stored, low 12 zero for one */
     uint8_t slab_class;
     uint8_t unsure;          /* PSA_UNSURE_* */
@@ -248,7 +248,10 @@ typedef struct {
     uint64_t fee_block;      /* V4: block at which protocol_fee and LP fee were read */
     uint32_t generation;     /* must equal the static row's and the handle's */
     uint32_t reserved1;
-    uint64_t reserved2[2];
+    uint64_t scrape_block;   /* the block its scraped values belong to: the undo ring says nothing of
+                                this pool at or below it; differs from base_block only while blocks
+                                below it are being reverted */
+    uint64_t reserved2;
 } psa_line;
 
 typedef struct {
@@ -330,9 +333,14 @@ typedef struct {
     uint32_t slot;
     uint32_t kind;
     uint32_t generation;
-    int32_t tick;
-    uint64_t reserved;
-    uint64_t image[16];      /* LINE: the psa_line; TICK: gross[2], net[2] before (both 0: absent) */
+    int32_t tick;            /* LINE: the pool's tick before; TICK: which tick */
+    uint32_t sqrt_price_hi;  /* LINE: before, as the next five */
+    uint32_t tx_index;
+    uint32_t log_index;
+    uint32_t reserved0;
+    uint64_t block_number;
+    uint64_t before[4];      /* LINE: a[2], b[2]; TICK: gross[2], net[2] (all 0: the tick was absent) */
+    uint64_t reserved1;
 } psa_undo_record;
 
 /* ---- data header: 4096 bytes ------------------------------------------------------------------------ */
@@ -485,7 +493,7 @@ typedef struct {
     uint64_t *touched;       /* (max_pools,) undo entry of the last before-image of each slot */
     uint32_t *dirty;         /* (max_pools,) slots written in the open commit */
     uint32_t dirty_count;
-    uint32_t free_slots;     /* reserved for slot reuse */
+    uint32_t pending;        /* the open commit changes something readers can see */
     uint32_t slab_free[PSA_SLAB_CLASSES];
     psa_commit_record record; /* the record the open commit will publish */
     uint64_t last_commit_ns;
@@ -493,8 +501,9 @@ typedef struct {
     uint64_t highest_base_block;
     uint64_t reverted_top;   /* undo top before the running series of reverts */
     uint64_t reverted_high;  /* highest block number of that series */
-    uint32_t revert_block_open;
-    uint32_t revert_known;   /* the reverted block now open was in the undo ring */
+    uint32_t in_revert;      /* inside a reverted block */
+    uint32_t revert_known;   /* it was in the undo ring and is undone */
+    uint64_t revert_block;
     uint64_t revert_entry;
     uint32_t fault_count;    /* entries of faults in use; further ones only count */
     uint32_t stale_count;    /* pools that went stale since the caller last cleared it */
@@ -545,10 +554,11 @@ int psa_arena_open(psa_arena *arena, uint8_t *base, uint64_t nbytes);
 int psa_writer_open(psa_writer *writer, uint8_t *base, uint64_t nbytes, int32_t fd,
                     uint64_t *touched, uint32_t *dirty);
 
-/* Publish the open commit: one release store of committed, then wake waiting readers. */
+/* Publish the open commit: one release store of committed, then wake waiting readers. Does nothing
+ * when nothing changed, and inside a reorg envelope. */
 int psa_commit(psa_writer *writer);
 
-/* Drop everything since the last commit. */
+/* Drop everything since the last commit, an open reorg envelope included. */
 int psa_abort(psa_writer *writer);
 
 /* Copy the newest commit record; also says which commit a snapshot is pinned to (record.stamp). */
@@ -576,6 +586,20 @@ int psa_snapshot(const psa_arena *arena, const uint32_t *slots, uint32_t count, 
 int psa_snapshot_ticks(const psa_arena *arena, const uint32_t *slots, uint32_t count,
                        uint64_t commit, psa_line *lines, uint64_t *starts, int32_t *ticks,
                        uint64_t *net, uint64_t *gross, uint64_t capacity, uint32_t *failed);
+
+/* ---- control.c: words and phase records of the control segment ----------------------------------------- */
+
+void psa_store_release_u32(uint32_t *word, uint32_t value);
+void psa_store_release_u64(uint64_t *word, uint64_t value);
+uint32_t psa_load_acquire_u32(const uint32_t *word);
+uint64_t psa_load_acquire_u64(const uint64_t *word);
+
+/* Make `phase` the current phase record; its stamp is filled in. One caller at a time. */
+void psa_phase_write(psa_control *control, const psa_phase *phase);
+
+/* Copy the current phase record; all zero when there is none yet. PSA_CONTENDED when every try raced
+ * with a change. */
+int psa_phase_read(const psa_control *control, psa_phase *phase);
 
 /* ---- index.c ----------------------------------------------------------------------------------------------- */
 
@@ -606,8 +630,7 @@ int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t 
 
 /* Apply complete units (blocks, reorg marks, epilogues) as psa_feed_decode hands them over. Commits at
  * block ends when min_commit_ns passed since the last commit (0: every block), and at ReorgComplete,
- * never inside a reorg envelope; the caller ends a batch with psa_commit if writer->dirty_count or the
- * head moved. Events that cannot be applied are counted and listed in writer->faults.
+ * never inside a reorg envelope; the caller ends a batch with psa_commit. Events that cannot be applied are counted and listed in writer->faults.
  * `only_slot` (2^32-1: all) restricts to one pool and leaves head, undo ring and commits alone. */
 int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint64_t min_commit_ns,
               uint32_t only_slot);
@@ -665,21 +688,35 @@ typedef struct {
 #define PSA_ALLOW_DYNAMIC 4   /* use the stored LP fee of a dynamic-fee pool */
 #define PSA_FEE_GIVEN 8       /* use `lp_fee` instead of the stored one (V4 dynamic) */
 #define PSA_ZERO_FOR_ONE 16
+#define PSA_ONE_POOL 32       /* psa_quote_batch: every amount is asked of slots[0] */
+
+/* TickMath: the price of a tick, 4 limbs. PSA_BAD_ARGUMENT outside [-887272, 887272]. */
+int psa_sqrt_price_at_tick(int32_t tick, uint64_t *sqrt_price_x96);
+
+/* TickMath: the greatest tick whose price is at most this one, 4 limbs. PSA_BAD_ARGUMENT outside
+ * [4295128739, 1461446703485210103287273052203988822378723970342). */
+int psa_tick_at_sqrt_price(const uint64_t *sqrt_price_x96, int32_t *tick);
 
 /* Quote on the shared versions, as of `commit` (0: newest). `amount` and `limit` are 32-byte
- * little-endian; limit null = none. Validated by the stamp; after three failures on a copy in
- * `scratch`-free mode PSA_CONTENDED is returned and the caller copies the pool first. */
+ * little-endian; limit null = none (V2 takes none: PSA_BAD_ARGUMENT). Every answer, refusals included,
+ * is validated by the stamp after the last use of shared memory. When the writer overtakes it the quote
+ * is repeated on the new newest version, three times in all, then PSA_CONTENDED: the caller copies the
+ * pool with psa_pool_read_ticks and asks psa_quote_copy. With a pinned commit it is
+ * PSA_SNAPSHOT_TOO_OLD at once. On failure the result is zero but for status, commit and block. */
 int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
               const uint8_t *amount, const uint8_t *limit, uint32_t flags, uint32_t lp_fee,
               psa_quote_result *result);
 
-/* Many amounts on one pool (slots null) or item by item. amounts: (count, 4) u64 words. Each result has
- * its own status; the function returns PSA_OK unless arguments are wrong. item_flags may be null. */
+/* Many quotes, item i on slots[i] with generations[i], or all on the first with PSA_ONE_POOL in `flags`.
+ * amounts: (count, 4) u64 words. item_flags, where not null, are added to `flags`; generations null =
+ * any. No price limits, no PSA_FEE_GIVEN. Each result has its own status and commit; the function
+ * returns PSA_OK unless arguments are wrong. With commit 0 items may belong to different commits. */
 int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_t *generations,
                     uint64_t commit, const uint64_t *amounts, const uint32_t *item_flags,
                     uint32_t flags, uint32_t count, psa_quote_result *results);
 
-/* A pool outside shared memory: the line and flat tick arrays of a snapshot copy. */
+/* A pool outside shared memory: the line, static row and flat tick arrays of a snapshot copy. The
+ * arrays hold line.tick_count items; line.slab is not looked at. */
 typedef struct {
     psa_line line;
     const psa_static *row;
@@ -688,6 +725,7 @@ typedef struct {
     uint64_t reserved;
 } psa_pool_copy;
 
+/* psa_quote on such a copy: the same core, the same answers. */
 int psa_quote_copy(const psa_pool_copy *pool, const uint8_t *amount, const uint8_t *limit,
                    uint32_t flags, uint32_t lp_fee, psa_quote_result *result);
 
@@ -702,12 +740,15 @@ typedef struct {
     uint64_t reserved[2];
 } psa_rung;
 
-/* Walk the whole pool in one direction. On PSA_BUFFER_TOO_SMALL *count is a lower bound of what is
- * needed. rungs[0] is the start. */
+/* Walk the whole pool in one direction to the end of the price range. rungs[0] is the start; *count is
+ * how many there are, also on PSA_BUFFER_TOO_SMALL (nothing but a larger array is needed then). Words
+ * without liquidity share a rung; there are at most line.tick_count + 7000 of them. A V2 pool has one
+ * rung, and its ladder computes each answer. Of `flags` PSA_EXACT_OUT changes nothing. */
 int psa_ladder_build(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee, psa_rung *rungs,
                      uint32_t capacity, uint32_t *count);
 
-/* Answer `amounts` on a ladder built from the same pool, flags and fee. */
+/* Answer `amounts` ((count, 4) u64 words) on a ladder built from the same pool, direction and fee, each
+ * with a binary search and a partial step; what psa_quote_copy answers without a limit, bit for bit. */
 int psa_ladder_quote(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee,
                      const psa_rung *rungs, uint32_t rung_count, const uint64_t *amounts,
                      uint32_t count, psa_quote_result *results);
@@ -722,7 +763,7 @@ _Static_assert(sizeof(psa_token) == 64, "psa_token");
 _Static_assert(sizeof(psa_slab) == 64, "psa_slab");
 _Static_assert(sizeof(psa_commit_record) == 128, "psa_commit_record");
 _Static_assert(sizeof(psa_undo_entry) == 64, "psa_undo_entry");
-_Static_assert(sizeof(psa_undo_record) == 160, "psa_undo_record");
+_Static_assert(sizeof(psa_undo_record) == 88, "psa_undo_record");
 _Static_assert(sizeof(psa_header) == 4096, "psa_header");
 _Static_assert(offsetof(psa_header, committed) == 192, "committed");
 _Static_assert(offsetof(psa_header, commits) == 384, "commits");

@@ -1,0 +1,929 @@
+"""The arena behind a name: what its writer does with it, and how a reader maps it.
+
+The control segment /NAME holds identity, generation, liveness and the writer lock, and outlives data
+segments. The data segment /NAME.GENERATION holds the pools. A new generation is built whole before the
+control segment names it; the old one is then marked superseded and unlinked.
+"""
+
+import importlib.metadata
+import os
+import struct
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from arena import errors
+from arena.errors import (
+    ArenaClosed,
+    ArenaError,
+    ArenaFull,
+    ArenaMissing,
+    ArenaNotReady,
+    InvalidEventData,
+    LayoutMismatch,
+)
+from arena.layouts import header as layout
+from arena.layouts import slots
+from arena.layouts.events import EVENT
+from arena.native import EXCEPTIONS, ffi, lib, raise_status
+from arena.segment import ControlSegment, Segment, data_name, segment_name, unlink
+
+_CLAIM_TRIES = 64
+_REASON_NBYTES = 216
+_SYMBOL_NBYTES = 32
+_PAGE = 4096
+
+_FULL = {
+    lib.PSA_FULL_POOLS: ("pools", "--max-pools"),
+    lib.PSA_FULL_TICKS: ("tick heap", "--tick-bytes"),
+    lib.PSA_FULL_TOKENS: ("tokens", "--max-tokens"),
+    lib.PSA_FULL_SHM: ("pages of /dev/shm", "the size of /dev/shm"),
+}
+
+
+# The control segment, seen by both sides
+
+
+def control_pointer(control: ControlSegment) -> Any:
+    """psa_control over the mapping; keeps it alive."""
+    return ffi.from_buffer("psa_control *", control.map)
+
+
+def check_control(control: Any, name: str) -> None:
+    """Refuse a control segment of another layout. ArenaNotReady while it has no content yet."""
+    if lib.psa_load_acquire_u64(ffi.addressof(control, "magic")) == 0:
+        raise ArenaNotReady(f"{name} is still being created", name=name)
+    _check_identity(control, name, layout.CONTROL_MAGIC)
+
+
+def _check_identity(struct_pointer: Any, name: str, magic: int) -> None:
+    found = bytes(ffi.buffer(struct_pointer.layout_digest))
+    version = struct_pointer.layout_version
+    if struct_pointer.magic != magic:
+        raise LayoutMismatch(
+            f"{name} is not a segment of this program: magic {struct_pointer.magic:#x}, "
+            f"expected {magic:#x}; choose another name",
+            name=name,
+            found=struct_pointer.magic,
+            expected=magic,
+            is_arena=False,
+        )
+    if (
+        version != layout.LAYOUT_VERSION
+        or struct_pointer.byte_order != layout.BYTE_ORDER
+        or found != layout.LAYOUT_DIGEST
+    ):
+        raise LayoutMismatch(
+            f"{name} has layout {version >> 16}.{version & 0xFFFF} digest {found.hex()}, this build "
+            f"has {layout.LAYOUT_VERSION >> 16}.{layout.LAYOUT_VERSION & 0xFFFF} digest "
+            f"{layout.LAYOUT_DIGEST.hex()}; run writer and readers of one version",
+            name=name,
+            found=found,
+            expected=layout.LAYOUT_DIGEST,
+            found_version=version,
+            expected_version=layout.LAYOUT_VERSION,
+            is_arena=True,
+        )
+
+
+def control_state(control: Any) -> int:
+    """PSA_STATE_*."""
+    return int(lib.psa_load_acquire_u32(ffi.addressof(control, "state")))
+
+
+def control_generation(control: Any) -> int:
+    """Number of the current data segment; 0 = none yet."""
+    return int(lib.psa_load_acquire_u64(ffi.addressof(control, "generation")))
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What the writer is doing, since when (CLOCK_MONOTONIC ns), why, and which blocks are missing."""
+
+    name: str
+    reason: str
+    since_ns: int
+    gap: tuple[int, int]
+
+
+def read_phase(control: Any) -> Phase:
+    """The current phase. SnapshotContended when it changed during every try."""
+    record = ffi.new("psa_phase *")
+    status = lib.psa_phase_read(control, record)
+    if status:
+        raise_status(status, "the phase changed during every try to read it")
+    number = record.phase
+    names = layout.PHASE_NAMES
+    return Phase(
+        name=names[number] if number < len(names) else f"phase {number}",
+        reason=ffi.string(record.reason, _REASON_NBYTES).decode("utf-8", "replace"),
+        since_ns=record.since_ns,
+        gap=(record.gap_first, record.gap_last),
+    )
+
+
+def process_start_time(pid: int) -> int:
+    """Clock ticks since boot at which a process started; 0 when there is no such process.
+
+    Source: field 22 of /proc/PID/stat; field 2 may hold spaces and parentheses.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return 0
+    return int(text[text.rindex(b")") + 2 :].split()[19])
+
+
+def _boot_id() -> bytes:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return uuid.UUID(file.read().strip()).bytes
+    except (OSError, ValueError):
+        return bytes(16)
+
+
+def _cut_utf8(text: str, nbytes: int) -> bytes:
+    """At most `nbytes` of UTF-8, cut between characters."""
+    return text.encode("utf-8", "replace")[:nbytes].decode("utf-8", "ignore").encode()
+
+
+# The data segment, read side
+
+
+class MappedArena:
+    """One generation, mapped read-only.
+
+    `pointer` is a psa_arena; whoever keeps it must keep this object too. The mapping goes when nobody
+    refers to this object or to an array from `array` any more.
+    """
+
+    def __init__(self, segment: Segment, generation: int) -> None:
+        self.segment = segment
+        self.generation = generation
+        self.base = ffi.from_buffer("uint8_t *", segment.map)
+        self.pointer = ffi.new("psa_arena *")
+        if segment.nbytes < layout.HEADER_NBYTES:
+            raise LayoutMismatch(
+                f"{segment.name} has {segment.nbytes} bytes, a data segment has at least "
+                f"{layout.HEADER_NBYTES}",
+                name=segment.name,
+            )
+        head = ffi.cast("psa_header *", self.base)
+        _check_identity(head, segment.name, layout.DATA_MAGIC)
+        if lib.psa_arena_open(self.pointer, self.base, segment.nbytes):
+            raise LayoutMismatch(
+                f"{segment.name}: capacities and offsets in the header do not fit {segment.nbytes} bytes",
+                name=segment.name,
+            )
+        self.header = self.pointer.header
+        if self.header.generation != generation:
+            raise LayoutMismatch(
+                f"{segment.name} says generation {self.header.generation}, expected {generation}",
+                name=segment.name,
+            )
+        # One word each, read without leaving Python; released by close.
+        self.superseded = self._word("superseded", "I")
+        self.topology = self._word("topology", "Q")
+        self.committed = self._word("committed", "Q")
+
+    @classmethod
+    def open(cls, name: str, control: Any) -> Self:
+        """Map the generation the control segment names now."""
+        for _ in range(_CLAIM_TRIES):
+            generation = control_generation(control)
+            if generation == 0:
+                raise ArenaNotReady(f"{name} has no data yet: its writer is starting", name=name)
+            try:
+                return cls(Segment.attach(data_name(name, generation)), generation)
+            except ArenaMissing:
+                if control_generation(control) == generation:
+                    raise
+        raise ArenaNotReady(f"{name} is being re-created over and over", name=name)
+
+    def _word(self, field: str, code: str) -> memoryview:
+        fields = layout.HEADER.fields
+        assert fields is not None
+        offset = fields[field][1]
+        size = 4 if code == "I" else 8
+        return memoryview(self.segment.map)[offset : offset + size].cast(code)
+
+    def array(self, offset: int, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+        """(count,) read-only view of shared memory; it changes under the reader's eyes."""
+        return np.frombuffer(self.segment.map, dtype=dtype, count=count, offset=offset)
+
+    def close(self) -> None:
+        """Release the word views, so that their use raises ValueError; the rest goes by itself."""
+        self.superseded.release()
+        self.topology.release()
+        self.committed.release()
+
+
+# The writing side
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpec:
+    """A token: 20-byte address (zero = native coin), decimals (None = unknown), symbol.
+
+    A symbol longer than 32 bytes of UTF-8 is cut between two characters.
+    """
+
+    address: bytes
+    decimals: int | None
+    symbol: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """What never changes about a pool.
+
+    `key` is the 20-byte address (V2, V3) or the 32-byte pool id (V4); `protocol` one of
+    layouts.slots.UNISWAP_*; `fee_pips` 1e-6, for V4 as in the pool key (0x800000 = dynamic);
+    `factory` is the PoolManager for V4.
+    """
+
+    key: bytes
+    protocol: int
+    token0: TokenSpec
+    token1: TokenSpec
+    fee_pips: int
+    tick_spacing: int = 0
+    factory: bytes = bytes(20)
+    hooks: bytes = bytes(20)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolValues:
+    """A pool's whole state at the end of `block_number`.
+
+    `ticks` are (tick, liquidity_gross, liquidity_net), ascending. For V4 the stored fee is `lp_fee`, and
+    `fee_block` is the block at which lp_fee and protocol_fee (24 bits as stored) were read.
+    """
+
+    block_number: int
+    fee_pips: int
+    reserve0: int = 0
+    reserve1: int = 0
+    sqrt_price_x96: int = 0
+    tick: int = 0
+    liquidity: int = 0
+    ticks: tuple[tuple[int, int, int], ...] = ()
+    protocol_fee: int = 0
+    lp_fee: int = 0
+    fee_block: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One event that could not be applied; `slot` is None when its pool is not in the arena."""
+
+    status: int
+    error: type[Exception]
+    slot: int | None
+    key: bytes
+    block_number: int
+    tx_index: int
+    log_index: int
+    kind: int
+    protocol: int
+    made_stale: bool
+
+
+def _pad_key(key: bytes) -> bytes:
+    if len(key) not in (20, 32):
+        raise ValueError(f"a pool key has 20 or 32 bytes, not {len(key)}")
+    return key.ljust(32, b"\0")
+
+
+def _limit(value: int, bits: int, field: str, *, signed: bool = False) -> int:
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    if not low <= value <= high:
+        raise InvalidEventData(
+            f"{field} {value} does not fit {'int' if signed else 'uint'}{bits}",
+            field=field,
+            value=value,
+        )
+    return value
+
+
+class WriterArena:
+    """The arena as its one writer holds it: both segments, the writer lock, and the open commit.
+
+    Only one thread may change pools and commit; heartbeat and set_phase may come from another. Use after
+    close raises ArenaClosed.
+    """
+
+    def __init__(self, name: str, control: ControlSegment, segment: Segment) -> None:
+        self.name = name
+        self._control = control
+        self._segment = segment
+        self._shared = control_pointer(control)
+        self._base = ffi.from_buffer("uint8_t *", segment.map, require_writable=True)
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._open = True
+        head = ffi.cast("psa_header *", self._base)
+        self._touched = ffi.new("uint64_t[]", head.max_pools)
+        self._dirty = ffi.new("uint32_t[]", head.max_pools)
+        self._writer = ffi.new("psa_writer *")
+        status = lib.psa_writer_open(
+            self._writer, self._base, segment.nbytes, segment.fd, self._touched, self._dirty
+        )
+        if status:
+            raise_status(status, f"{segment.name} cannot be written: its header contradicts itself")
+        self._arena = ffi.addressof(self._writer, "arena")
+        self._header = self._arena.header
+        self._specs: dict[int, PoolSpec] = {}
+        self._line = ffi.new("psa_line *")
+        self._slot = ffi.new("uint32_t *")
+
+    # Life
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        *,
+        max_pools: int = 16384,
+        max_tokens: int | None = None,
+        tick_bytes: int = 64 << 20,
+        undo_blocks: int = 1024,
+        undo_records: int = 65536,
+        mode: int = 0o600,
+        group: str | int | None = None,
+        chain_id: int = 0,
+    ) -> Self:
+        """Build a new generation and make it the current one.
+
+        `max_tokens` is twice `max_pools` unless given. ArenaBusy while another writer lives, ArenaFull
+        when shared memory has no room for the fixed tables, LayoutMismatch when the name belongs to
+        another program. An arena of another layout whose writer is gone is replaced.
+        """
+        name = segment_name(name)
+        heap_nbytes = -(-tick_bytes // _PAGE) * _PAGE
+        capacities = ffi.new("psa_capacities *")
+        try:
+            capacities.max_pools = max_pools
+            capacities.max_tokens = 2 * max_pools if max_tokens is None else max_tokens
+            capacities.undo_entry_count = undo_blocks
+            capacities.undo_record_count = undo_records
+            capacities.heap_nbytes = heap_nbytes
+        except OverflowError as error:
+            raise ValueError(f"a capacity of {name} is out of range: {error}") from error
+        nbytes = int(lib.psa_arena_nbytes(capacities))
+        if nbytes == 0:
+            raise ValueError(
+                f"a capacity of {name} is out of range: max_pools {max_pools}, max_tokens "
+                f"{capacities.max_tokens}, tick_bytes {tick_bytes}, undo_blocks {undo_blocks}, "
+                f"undo_records {undo_records}"
+            )
+        control = _claim(name, mode, group)
+        shared = control_pointer(control)
+        previous = control_generation(shared)
+        segment: Segment | None = None
+        try:
+            if control_state(shared) != layout.STATE_READY:
+                lib.psa_store_release_u32(ffi.addressof(shared, "state"), layout.STATE_CREATING)
+            control.set_access(mode, group)
+            generation = previous + 1
+            segment = Segment.create(
+                data_name(name, generation),
+                nbytes,
+                reserve_bytes=nbytes - heap_nbytes,
+                mode=mode,
+                group=group,
+            )
+            base = ffi.from_buffer("uint8_t *", segment.map, require_writable=True)
+            status = lib.psa_arena_format(
+                base, nbytes, capacities, generation, layout.LAYOUT_DIGEST
+            )
+            if status:
+                raise_status(status, f"{segment.name} cannot be formatted")
+            writer = cls(name, control, segment)
+            shared.data_nbytes = nbytes
+            shared.created_unix_ns = time.time_ns()
+            shared.chain_id = chain_id
+            writer._take_office()
+            lib.psa_store_release_u64(ffi.addressof(shared, "generation"), generation)
+            lib.psa_store_release_u32(ffi.addressof(shared, "state"), layout.STATE_READY)
+            _supersede(name, previous)
+        except BaseException:
+            if segment is not None:
+                segment.close()
+                unlink(segment.name)
+            if previous == 0:
+                unlink(name)
+            control.unlock()
+            control.close()
+            raise
+        return writer
+
+    @classmethod
+    def take_over(cls, name: str) -> Self:
+        """Continue on the segment a dead or closed writer left, at its last commit.
+
+        ArenaMissing, ArenaPermission, ArenaBusy, LayoutMismatch; ArenaNotReady when its creation was
+        never finished.
+        """
+        name = segment_name(name)
+        control = ControlSegment.attach_writable(name, layout.CONTROL_NBYTES)
+        try:
+            control.lock()
+            if not control.is_linked():
+                raise ArenaMissing(f"{name} was unlinked just now", name=name)
+            shared = control_pointer(control)
+            check_control(shared, name)
+            generation = control_generation(shared)
+            if control_state(shared) == layout.STATE_CREATING or generation == 0:
+                raise ArenaNotReady(
+                    f"the creation of {name} was never finished; create it anew", name=name
+                )
+            segment = Segment.attach(data_name(name, generation), writable=True)
+            MappedArena(segment, generation).close()  # checks the header
+            writer = cls(name, control, segment)
+            writer._take_office()
+            lib.psa_store_release_u32(ffi.addressof(shared, "state"), layout.STATE_READY)
+        except BaseException:
+            control.unlock()
+            control.close()
+            raise
+        return writer
+
+    def _take_office(self) -> None:
+        shared = self._shared
+        pid = os.getpid()
+        shared.writer_pid = pid
+        shared.writer_start_time = process_start_time(pid)
+        ffi.memmove(shared.boot_id, _boot_id(), 16)
+        try:
+            version = importlib.metadata.version("pool-state-arena")
+        except importlib.metadata.PackageNotFoundError:
+            version = "unknown"
+        ffi.memmove(shared.writer_version, version.encode()[:31].ljust(32, b"\0"), 32)
+        self.heartbeat()
+        self.set_phase("starting")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close(unlink=False)
+
+    def close(self, *, unlink: bool) -> None:
+        """Stop writing: state closed, phase stopped, lock given back. Committed pools stay readable.
+
+        With `unlink` the names go too; readers that are attached keep their frozen mapping. Changes
+        since the last commit are dropped. A second close does nothing; in a forked child close only
+        lets go.
+        """
+        if not self._open:
+            return
+        if os.getpid() == self._pid:
+            lib.psa_abort(self._writer)
+            self.set_phase("stopped")
+            lib.psa_store_release_u32(ffi.addressof(self._shared, "state"), layout.STATE_CLOSED)
+            if unlink:
+                _unlink_both(self._segment.name, self.name)
+                # Readers then look for a successor under the name.
+                lib.psa_store_release_u32(ffi.addressof(self._header, "superseded"), 1)
+            self._control.unlock()
+        with self._lock:
+            self._open = False
+            del self._shared, self._writer, self._arena, self._header, self._base
+        self._segment.close()
+        self._control.close()
+
+    def _live(self) -> Any:
+        if not self._open:
+            raise ArenaClosed(f"the writer of {self.name} is closed", name=self.name)
+        return self._writer
+
+    def _check(self, status: int, what: str, **fields: Any) -> None:
+        if status == 0:
+            return
+        if status in _FULL:
+            table, remedy = _FULL[status]
+            head = self._header
+            raise ArenaFull(
+                f"{what}: {self.name} has no room left in {table} "
+                f"({head.slots_used} of {head.max_pools} pools, {head.tokens_used} of "
+                f"{head.max_tokens} tokens, {head.heap_top} of {head.heap_nbytes} tick bytes, "
+                f"{head.heap_reserved} of them with pages); raise {remedy}",
+                name=self.name,
+                table=table,
+                **fields,
+            )
+        raise_status(status, f"{what}: {lib_name(status)}", **fields)
+
+    # Pools
+
+    def add_pool(self, spec: PoolSpec) -> int:
+        """Slot of a pool, new or known. A new one is invisible until its first install is committed.
+
+        ValueError for a key of a wrong length; ArenaFull when pools or tokens are at capacity.
+        """
+        writer = self._live()
+        row = ffi.new("psa_static *")
+        ffi.memmove(row.key, _pad_key(spec.key), 32)
+        ffi.memmove(row.factory, _address(spec.factory, "factory"), 20)
+        ffi.memmove(row.hooks, _address(spec.hooks, "hooks"), 20)
+        row.key_nbytes = len(spec.key)
+        row.protocol = spec.protocol
+        row.fee_pips = spec.fee_pips
+        row.tick_spacing = spec.tick_spacing
+        if spec.protocol == slots.UNISWAP_V4:
+            if int.from_bytes(spec.hooks, "big") & slots.HOOKS_SWAP_BITS:
+                row.flags |= slots.POOL_HOOKED
+            if spec.fee_pips == slots.DYNAMIC_FEE_PIPS:
+                row.flags |= slots.POOL_DYNAMIC_FEE
+        row.token0 = self._add_token(spec.token0)
+        row.token1 = self._add_token(spec.token1)
+        self._check(
+            lib.psa_pool_add(writer, row, self._slot), f"pool {spec.key.hex()}", key=spec.key
+        )
+        return int(self._slot[0])
+
+    def _add_token(self, spec: TokenSpec) -> int:
+        token = ffi.new("psa_token *")
+        ffi.memmove(token.address, _address(spec.address, "token"), 20)
+        if spec.decimals is not None:
+            token.decimals = spec.decimals
+            token.flags = slots.TOKEN_DECIMALS_KNOWN
+        symbol = _cut_utf8(spec.symbol, _SYMBOL_NBYTES)
+        token.symbol_nbytes = len(symbol)
+        ffi.memmove(token.symbol, symbol, len(symbol))
+        self._check(
+            lib.psa_token_add(self._writer, token, self._slot),
+            f"token {spec.address.hex()}",
+            address=spec.address,
+        )
+        return int(self._slot[0])
+
+    def find(self, key: bytes) -> int | None:
+        """Slot of a key of 20 or 32 bytes; None when it has none."""
+        self._live()
+        found = lib.psa_find(self._arena, _pad_key(key), self._slot) == 0
+        return int(self._slot[0]) if found else None
+
+    def spec(self, slot: int) -> PoolSpec:
+        """What add_pool was given, as the segment holds it. IndexError for a slot never used."""
+        self._live()
+        found = self._specs.get(slot)
+        if found is None:
+            found = self._specs[slot] = read_spec(self._arena, slot)
+        return found
+
+    def install(
+        self, slot: int, values: PoolValues, status: int = slots.STATUS_SYNCING, *, unsure: int = 0
+    ) -> None:
+        """Replace a pool's whole state in the open commit.
+
+        InvalidEventData when the values contradict each other or do not fit; ArenaFull when the tick
+        heap is at capacity. The pool is unchanged then.
+        """
+        writer = self._live()
+        spec = self.spec(slot)
+        line = self._line
+        ffi.memmove(line, bytes(128), 128)
+        fee = values.fee_pips
+        if spec.protocol == slots.UNISWAP_V2:
+            _limit(values.reserve0, 112, "reserve0")
+            _limit(values.reserve1, 112, "reserve1")
+            low, liquidity = values.reserve0, values.reserve1
+        else:
+            _limit(values.sqrt_price_x96, 160, "sqrt_price_x96")
+            line.sqrt_price_hi = values.sqrt_price_x96 >> 128
+            low = values.sqrt_price_x96 & ((1 << 128) - 1)
+            liquidity = _limit(values.liquidity, 128, "liquidity")
+            line.tick = _limit(values.tick, 24, "tick", signed=True)
+        if spec.protocol == slots.UNISWAP_V4:
+            fee = values.lp_fee
+            line.protocol_fee = _limit(values.protocol_fee, 24, "protocol_fee")
+            line.fee_block = values.fee_block
+        ffi.memmove(line.a, low.to_bytes(16, "little"), 16)
+        ffi.memmove(line.b, liquidity.to_bytes(16, "little"), 16)
+        line.fee_status = _limit(fee, 24, "fee") | status << 24
+        line.unsure = unsure
+        line.base_block = _limit(values.block_number, 64, "block_number")
+        for tick, gross, net in values.ticks:
+            _limit(tick, 24, "tick", signed=True)
+            _limit(gross, 128, "liquidity_gross")
+            _limit(net, 128, "liquidity_net", signed=True)
+        count = len(values.ticks)
+        ticks = struct.pack(f"<{count}i", *(tick for tick, _, _ in values.ticks))
+        gross_bytes = b"".join([gross.to_bytes(16, "little") for _, gross, _ in values.ticks])
+        net_bytes = b"".join([net.to_bytes(16, "little", signed=True) for *_, net in values.ticks])
+        found = lib.psa_pool_install(
+            writer,
+            slot,
+            line,
+            ffi.from_buffer("int32_t *", ticks),
+            ffi.from_buffer("uint64_t *", gross_bytes),
+            ffi.from_buffer("uint64_t *", net_bytes),
+            count,
+        )
+        self._check(found, f"state of pool {spec.key.hex()}", key=spec.key, slot=slot)
+
+    def set_status(self, slot: int, status: int, unsure: int = 0) -> None:
+        """Change one pool's status in the open commit."""
+        found = lib.psa_pool_set_status(self._live(), slot, status, unsure)
+        self._check(found, f"status {status} of slot {slot}", slot=slot)
+
+    def set_status_all(self, from_status: int, to_status: int, unsure: int = 0) -> None:
+        """Change the status of all pools that have status `from_status`, in the open commit."""
+        found = lib.psa_set_status_all(self._live(), from_status, to_status, unsure)
+        self._check(found, f"status {from_status} to {to_status}")
+
+    def stale_slots(self) -> npt.NDArray[np.uint32]:
+        """(n,) slots whose committed status is STALE, ascending."""
+        self._live()
+        status = self._statuses()
+        return np.flatnonzero(status == slots.STATUS_STALE).astype(np.uint32)
+
+    def _statuses(self) -> npt.NDArray[np.uint8]:
+        """(slots_used,) committed status of each slot."""
+        used = self._header.slots_used
+        commit = self._header.committed
+        lines = np.zeros(used, slots.LINE)
+        if used and commit:
+            numbers = np.arange(used, dtype=np.uint32)
+            failed = ffi.new("uint32_t *")
+            status = lib.psa_snapshot(
+                self._arena,
+                ffi.from_buffer("uint32_t *", numbers),
+                used,
+                commit,
+                ffi.from_buffer("psa_line *", lines),
+                failed,
+            )
+            self._check(status, f"slot {failed[0]}", slot=failed[0])
+        return lines["status"].copy()
+
+    # Blocks
+
+    def apply(
+        self,
+        records: npt.NDArray[np.void],
+        *,
+        min_commit_ns: int = 0,
+        only_slot: int | None = None,
+    ) -> None:
+        """Apply complete units of event records (dtype layouts.events.EVENT) in arrival order.
+
+        Commits at block ends when `min_commit_ns` passed since the last commit (0: each block).
+        `only_slot` restricts to one pool and leaves head, undo ring and commits alone. Events that
+        cannot be applied are counted and listed by take_faults.
+        """
+        writer = self._live()
+        if records.dtype != EVENT:
+            raise TypeError(f"records have dtype {records.dtype}, not layouts.events.EVENT")
+        if len(records) == 0:
+            return
+        status = lib.psa_apply(
+            writer,
+            ffi.from_buffer("psa_event *", records),
+            len(records),
+            min_commit_ns,
+            slots.NO_SLOT if only_slot is None else only_slot,
+        )
+        self._check(status, f"{len(records)} event records")
+
+    def commit(self) -> None:
+        """Publish the open commit and wake waiting readers; nothing when it is empty."""
+        self._check(lib.psa_commit(self._live()), "commit")
+
+    def abort(self) -> None:
+        """Drop everything since the last commit."""
+        self._check(lib.psa_abort(self._live()), "abort")
+
+    def undo_clear(self) -> None:
+        """Forget all undo entries: after a gap no block below can be undone."""
+        self._check(lib.psa_undo_clear(self._live()), "undo ring")
+
+    def set_head(
+        self,
+        block_number: int,
+        *,
+        block_hash: bytes = bytes(32),
+        timestamp: int = 0,
+        base_fee: int = 0,
+        stream_seq: int = 0,
+    ) -> None:
+        """Set the head the open commit will publish."""
+        writer = self._live()
+        record = writer.record
+        record.block_number = block_number
+        if len(block_hash) != 32:
+            raise ValueError(f"a block hash has 32 bytes, not {len(block_hash)}")
+        ffi.memmove(record.block_hash, block_hash, 32)
+        record.timestamp = timestamp
+        record.base_fee = base_fee
+        record.stream_seq = stream_seq
+        writer.pending = 1
+
+    def take_faults(self) -> tuple[list[Fault], int]:
+        """Faults since the last call, and how many more there were than the list holds."""
+        writer = self._live()
+        listed = min(writer.fault_count, lib.PSA_FAULTS)
+        found = []
+        for index in range(listed):
+            fault = writer.faults[index]
+            found.append(
+                Fault(
+                    status=fault.status,
+                    error=EXCEPTIONS.get(fault.status, ArenaError),
+                    slot=None if fault.slot == slots.NO_SLOT else fault.slot,
+                    key=bytes(ffi.buffer(fault.key)),
+                    block_number=fault.block_number,
+                    tx_index=fault.tx_index,
+                    log_index=fault.log_index,
+                    kind=fault.kind,
+                    protocol=fault.protocol,
+                    made_stale=bool(fault.made_stale),
+                )
+            )
+        dropped = writer.fault_count - listed
+        writer.fault_count = 0
+        return found, dropped
+
+    @property
+    def head_block(self) -> int:
+        """Head of the last commit; 0 = none yet."""
+        self._live()
+        record = ffi.new("psa_commit_record *")
+        self._check(lib.psa_pin(self._arena, record), "commit record")
+        return int(record.block_number)
+
+    @property
+    def committed(self) -> int:
+        """Number of the last commit; 0 = none yet."""
+        self._live()
+        return int(self._header.committed)
+
+    @property
+    def generation(self) -> int:
+        """Number of the data segment, from 1."""
+        self._live()
+        return int(self._header.generation)
+
+    @property
+    def chain_id(self) -> int:
+        """Chain the pools belong to; 0 = unknown."""
+        self._live()
+        return int(self._shared.chain_id)
+
+    @property
+    def slot_count(self) -> int:
+        """Slots given out so far; slots are 0 .. slot_count - 1."""
+        self._live()
+        return int(self._header.slots_used)
+
+    @property
+    def native(self) -> Any:
+        """The psa_writer; it dies with close."""
+        return self._live()
+
+    @property
+    def counters(self) -> npt.NDArray[np.uint64]:
+        """(192,) writable view of the counters, indices as layouts.header.COUNTER_NAMES."""
+        self._live()
+        fields = layout.HEADER.fields
+        assert fields is not None
+        offset = fields["counters"][1]
+        return np.frombuffer(self._segment.map, "<u8", layout.COUNTERS, offset)
+
+    # Liveness
+
+    def heartbeat(self) -> None:
+        """Tell readers that this writer is alive and not hung."""
+        with self._lock:
+            self._live()
+            shared = self._shared
+            shared.heartbeat_count += 1
+            now = time.monotonic_ns()
+            lib.psa_store_release_u64(ffi.addressof(shared, "heartbeat_ns"), now)
+
+    def set_phase(self, phase: str | int, reason: str = "", gap: tuple[int, int] = (0, 0)) -> None:
+        """Tell readers what the writer is doing. `reason` is cut at 216 bytes; ValueError for no phase."""
+        number = layout.PHASE_NUMBERS.get(phase) if isinstance(phase, str) else phase
+        if number is None or not 0 <= number < len(layout.PHASE_NAMES):
+            raise ValueError(f"{phase!r} is no phase; phases are {', '.join(layout.PHASE_NAMES)}")
+        record = ffi.new("psa_phase *")
+        record.phase = number
+        record.since_ns = time.monotonic_ns()
+        record.gap_first, record.gap_last = gap
+        text = _cut_utf8(reason, _REASON_NBYTES)
+        ffi.memmove(record.reason, text, len(text))
+        with self._lock:
+            self._live()
+            lib.psa_phase_write(self._shared, record)
+
+
+def _address(value: bytes, field: str) -> bytes:
+    if len(value) != 20:
+        raise ValueError(f"{field} address has 20 bytes, not {len(value)}")
+    return value
+
+
+def lib_name(status: int) -> str:
+    """Words for a status code: the first line of its exception's docstring."""
+    cls = EXCEPTIONS.get(status)
+    return f"status {status}" if cls is None else (cls.__doc__ or cls.__name__).split("\n")[0]
+
+
+def read_token(arena: Any, index: int) -> TokenSpec:
+    """Row of the token table."""
+    token = arena.tokens[index]
+    known = token.flags & slots.TOKEN_DECIMALS_KNOWN
+    symbol = bytes(ffi.buffer(token.symbol))[: token.symbol_nbytes]
+    return TokenSpec(
+        address=bytes(ffi.buffer(token.address)),
+        decimals=token.decimals if known else None,
+        symbol=symbol.decode("utf-8", "replace"),
+    )
+
+
+def read_spec(arena: Any, slot: int) -> PoolSpec:
+    """Static row of a slot, tokens resolved. IndexError for a slot never used."""
+    if not 0 <= slot < arena.header.slots_used:
+        raise IndexError(f"slot {slot} is not in use; {arena.header.slots_used} are")
+    row = arena.statics[slot]
+    if max(row.token0, row.token1) >= arena.max_tokens:
+        raise errors.LayoutMismatch(f"slot {slot} names tokens {row.token0} and {row.token1}")
+    return PoolSpec(
+        key=bytes(ffi.buffer(row.key))[: row.key_nbytes],
+        protocol=row.protocol,
+        token0=read_token(arena, row.token0),
+        token1=read_token(arena, row.token1),
+        fee_pips=row.fee_pips,
+        tick_spacing=row.tick_spacing,
+        factory=bytes(ffi.buffer(row.factory)),
+        hooks=bytes(ffi.buffer(row.hooks)),
+    )
+
+
+def _unlink_both(data: str, control: str) -> None:
+    unlink(data)
+    unlink(control)
+
+
+def _claim(name: str, mode: int, group: str | int | None) -> ControlSegment:
+    """The locked control segment of a name in this build's layout, created or replaced as needed."""
+    for _ in range(_CLAIM_TRIES):
+        try:
+            control = ControlSegment.attach_writable(name, layout.CONTROL_NBYTES)
+        except ArenaMissing:
+            try:
+                control = ControlSegment.create(name, layout.CONTROL_NBYTES, mode=mode, group=group)
+            except FileExistsError:
+                continue
+        try:
+            control.lock()
+            if control.is_linked():
+                shared = control_pointer(control)
+                if shared.magic == 0:
+                    shared.layout_version = layout.LAYOUT_VERSION
+                    shared.byte_order = layout.BYTE_ORDER
+                    ffi.memmove(shared.layout_digest, layout.LAYOUT_DIGEST, 32)
+                    magic = ffi.addressof(shared, "magic")
+                    lib.psa_store_release_u64(magic, layout.CONTROL_MAGIC)
+                try:
+                    _check_identity(shared, name, layout.CONTROL_MAGIC)
+                except LayoutMismatch as error:
+                    if not error.is_arena:
+                        raise
+                    # The first 64 bytes mean the same in every layout.
+                    lib.psa_store_release_u32(ffi.addressof(shared, "state"), layout.STATE_CLOSED)
+                    _unlink_both(data_name(name, shared.generation), name)
+                else:
+                    return control
+        except BaseException:
+            control.unlock()
+            control.close()
+            raise
+        control.unlock()
+        control.close()
+    raise ArenaNotReady(f"{name} is being created and unlinked over and over", name=name)
+
+
+def _supersede(name: str, generation: int) -> None:
+    """Mark an old generation's data as standing still, and unlink it."""
+    if generation == 0:
+        return
+    old = data_name(name, generation)
+    try:
+        segment = Segment.attach(old, writable=True)
+    except (ArenaMissing, ArenaNotReady):
+        return
+    if segment.nbytes >= layout.HEADER_NBYTES:
+        head = ffi.from_buffer("psa_header *", segment.map)
+        lib.psa_store_release_u32(ffi.addressof(head, "superseded"), 1)
+        del head
+    segment.close()
+    unlink(old)

@@ -1,0 +1,621 @@
+/* apply.c: events into pool state. Every check comes before the first write of its event. */
+#include "index.h"
+#include "ticks.h"
+#include "writer.h"
+
+#include <string.h>
+
+#define LOOKAHEAD 16
+#define PREFETCH_TICKS 64
+
+static const psa_u128 UINT112_MAX = ((psa_u128)1 << 112) - 1;
+static const psa_u128 INT128_MAX = ((psa_u128)1 << 127) - 1;
+
+/* TickMath: sqrt(1.0001^-887272) and sqrt(1.0001^887272) as Q64.96 (Uniswap v3-core, TickMath.sol). */
+static const uint64_t MIN_SQRT_RATIO = UINT64_C(4295128739);
+static const uint32_t MAX_SQRT_HI = UINT32_C(0xfffd8963);
+static const uint64_t MAX_SQRT_MID = UINT64_C(0xefd1fc6a50648849);
+static const uint64_t MAX_SQRT_LO = UINT64_C(0x5d951d5263988d26);
+
+void psa_make_stale(psa_writer *writer, psa_edit *edit, uint32_t unsure) {
+    uint32_t status = psa_line_status(&edit->line);
+    edit->line.unsure |= (uint8_t)unsure;
+    if (status != PSA_STATUS_LIVE && status != PSA_STATUS_SYNCING) return;
+    psa_line_set_status(&edit->line, PSA_STATUS_STALE);
+    writer->stale_count++;
+    psa_count(writer, PSA_COUNTER_POOLS_STALE, 1);
+}
+
+static void fault(psa_writer *writer, const psa_event *event, uint32_t slot, int status, int stale) {
+    psa_count(writer, (uint32_t)(PSA_COUNTER_FAULTS + status - PSA_POOL_NOT_FOUND), 1);
+    if (writer->fault_count < PSA_FAULTS) {
+        psa_fault *entry = &writer->faults[writer->fault_count];
+        *entry = (psa_fault){
+            .status = (uint32_t)status,
+            .slot = slot,
+            .block_number = event->block_number,
+            .tx_index = event->tx_index,
+            .log_index = event->log_index,
+            .kind = event->kind,
+            .protocol = event->protocol,
+            .made_stale = (uint8_t)stale,
+        };
+        memcpy(entry->key, event->key, sizeof(entry->key));
+    }
+    writer->fault_count++;
+}
+
+/* ---- values ---- */
+
+static int words_to_i128(const uint64_t *words, psa_i128 *value) {
+    uint64_t sign = words[1] >> 63 ? UINT64_MAX : 0;
+    *value = (psa_i128)psa_get_u128(words);
+    return words[2] == sign && words[3] == sign;
+}
+
+/* Magnitude of a signed amount; PSA_ARITHMETIC_OVERFLOW for the one that has none. */
+static int magnitude_of(psa_i128 value, psa_u128 *magnitude) {
+    if ((psa_u128)value == (psa_u128)1 << 127) return PSA_ARITHMETIC_OVERFLOW;
+    *magnitude = value < 0 ? (psa_u128)-value : (psa_u128)value;
+    return PSA_OK;
+}
+
+/* The signed change an event means: Mint adds and Burn takes |value|, all else is signed as sent. */
+static int signed_change(const psa_event *event, psa_i128 value, psa_i128 *change) {
+    psa_u128 magnitude;
+    int status = magnitude_of(value, &magnitude);
+    if (status != PSA_OK) return status;
+    int by_type = event->protocol != PSA_UNISWAP_V4;
+    if (by_type && event->update_type == PSA_UPDATE_MINT) *change = (psa_i128)magnitude;
+    else if (by_type && event->update_type == PSA_UPDATE_BURN) *change = -(psa_i128)magnitude;
+    else *change = value;
+    return PSA_OK;
+}
+
+static int add_reserve(const uint64_t *reserve, psa_i128 change, psa_u128 *sum) {
+    psa_u128 before = psa_get_u128(reserve);
+    psa_u128 magnitude = change < 0 ? (psa_u128)-change : (psa_u128)change;
+    if (change < 0 ? magnitude > before : magnitude > UINT112_MAX - before)
+        return PSA_ARITHMETIC_OVERFLOW;
+    *sum = change < 0 ? before - magnitude : before + magnitude;
+    return PSA_OK;
+}
+
+static int slot0_valid(const psa_event *event) {
+    const uint64_t *price = event->words;
+    if (price[3] != 0 || price[2] >> 32) return 0;
+    uint32_t hi = (uint32_t)price[2];
+    if (hi == 0 && price[1] == 0 && price[0] < MIN_SQRT_RATIO) return 0;
+    if (hi > MAX_SQRT_HI) return 0;
+    if (hi == MAX_SQRT_HI && (price[1] > MAX_SQRT_MID ||
+                              (price[1] == MAX_SQRT_MID && price[0] >= MAX_SQRT_LO)))
+        return 0;
+    return event->tick >= PSA_MIN_TICK && event->tick <= PSA_MAX_TICK;
+}
+
+/* ---- effects: absolute state ---- */
+
+static int set_reserves(psa_line *line, const psa_event *event) {
+    const uint64_t *words = event->words;
+    if (words[2] | words[3] | words[6] | words[7]) return PSA_INVALID_EVENT_DATA;
+    if (words[1] >> 48 || words[5] >> 48) return PSA_ARITHMETIC_OVERFLOW;
+    memcpy(line->a, &words[0], sizeof(line->a));
+    memcpy(line->b, &words[4], sizeof(line->b));
+    return PSA_OK;
+}
+
+static int set_slot0(psa_writer *writer, psa_line *line, const psa_event *event) {
+    if (!slot0_valid(event)) return PSA_INVALID_EVENT_DATA;
+    memcpy(line->a, &event->words[0], sizeof(line->a));
+    line->sqrt_price_hi = (uint32_t)event->words[2];
+    memcpy(line->b, event->amount, sizeof(line->b));
+    if (event->tick != line->tick)
+        line->current_index = psa_ticks_index(&writer->arena, line, event->tick);
+    line->tick = event->tick;
+    return PSA_OK;
+}
+
+/* Price or reserves are known again; a pool stale for that reason alone is live again. */
+static void settle_price(psa_line *line) {
+    if (!(line->unsure & PSA_UNSURE_PRICE)) return;
+    line->unsure &= (uint8_t)~PSA_UNSURE_PRICE;
+    if (line->unsure == 0 && psa_line_status(line) == PSA_STATUS_STALE)
+        psa_line_set_status(line, PSA_STATUS_LIVE);
+}
+
+/* ---- effects: changes ---- */
+
+static int change_reserves(psa_line *line, const psa_event *event, int invert) {
+    psa_i128 amounts[2], changes[2];
+    psa_u128 sums[2];
+    if (!words_to_i128(&event->words[0], &amounts[0]) ||
+        !words_to_i128(&event->words[4], &amounts[1]))
+        return PSA_ARITHMETIC_OVERFLOW;
+    for (int i = 0; i < 2; i++) {
+        int status = signed_change(event, amounts[i], &changes[i]);
+        if (status != PSA_OK) return status;
+        status = add_reserve(i == 0 ? line->a : line->b, invert ? -changes[i] : changes[i], &sums[i]);
+        if (status != PSA_OK) return status;
+    }
+    psa_put_u128(line->a, sums[0]);
+    psa_put_u128(line->b, sums[1]);
+    return PSA_OK;
+}
+
+typedef struct {
+    psa_u128 gross;
+    psa_i128 net;
+    psa_u128 old_gross;
+    psa_i128 old_net;
+} tick_change;
+
+static int plan_tick(const psa_arena *arena, const psa_line *line, int32_t tick, psa_i128 change,
+                     psa_i128 net_change, tick_change *plan) {
+    uint32_t index;
+    plan->old_gross = 0;
+    plan->old_net = 0;
+    if (psa_ticks_find(arena, line, tick, &index))
+        psa_ticks_get(arena, line, index, &plan->old_gross, &plan->old_net);
+    psa_u128 magnitude = change < 0 ? (psa_u128)-change : (psa_u128)change;
+    if (change < 0 ? magnitude > plan->old_gross : magnitude > ~(psa_u128)0 - plan->old_gross)
+        return PSA_ARITHMETIC_OVERFLOW;
+    plan->gross = change < 0 ? plan->old_gross - magnitude : plan->old_gross + magnitude;
+    if (__builtin_add_overflow(plan->old_net, net_change, &plan->net)) return PSA_ARITHMETIC_OVERFLOW;
+    /* A tick nobody references has no net; anything else means an earlier change was missed. */
+    if (plan->gross == 0 && plan->net != 0) return PSA_ARITHMETIC_OVERFLOW;
+    return PSA_OK;
+}
+
+/* Add `change` to the range [lower, upper). With `price_known` 0 the active liquidity is left alone: an
+ * absolute value is still to come. */
+static int change_liquidity(psa_writer *writer, psa_edit *edit, const psa_event *event, int invert,
+                            int price_known) {
+    psa_arena *arena = &writer->arena;
+    psa_line *line = &edit->line;
+    int32_t lower = event->tick_lower, upper = event->tick_upper;
+    int32_t spacing = arena->statics[edit->slot].tick_spacing;
+    if (lower >= upper || lower < PSA_MIN_TICK || upper > PSA_MAX_TICK || spacing <= 0 ||
+        lower % spacing != 0 || upper % spacing != 0)
+        return PSA_INVALID_EVENT_DATA;
+    psa_i128 change;
+    int status = signed_change(event, (psa_i128)psa_get_u128(event->amount), &change);
+    if (status != PSA_OK) return status;
+    if (change == 0) return PSA_OK;
+    if (invert) change = -change;
+
+    tick_change plans[2];
+    status = plan_tick(arena, line, lower, change, change, &plans[0]);
+    if (status != PSA_OK) return status;
+    status = plan_tick(arena, line, upper, change, -change, &plans[1]);
+    if (status != PSA_OK) return status;
+    psa_u128 liquidity = psa_get_u128(line->b);
+    if (price_known && lower <= line->tick && line->tick < upper) {
+        psa_u128 magnitude = change < 0 ? (psa_u128)-change : (psa_u128)change;
+        if (change < 0 ? magnitude > liquidity : magnitude > ~(psa_u128)0 - liquidity)
+            return PSA_ARITHMETIC_OVERFLOW;
+        liquidity = change < 0 ? liquidity - magnitude : liquidity + magnitude;
+    }
+    status = psa_ticks_reserve(writer, edit, 2);
+    if (status != PSA_OK) return status;
+
+    uint32_t generation = line->generation;
+    psa_undo_note_tick(writer, edit->slot, generation, lower, plans[0].old_gross, plans[0].old_net);
+    psa_undo_note_tick(writer, edit->slot, generation, upper, plans[1].old_gross, plans[1].old_net);
+    psa_ticks_set(writer, edit, lower, plans[0].gross, plans[0].net);
+    psa_ticks_set(writer, edit, upper, plans[1].gross, plans[1].net);
+    psa_put_u128(line->b, liquidity);
+    return PSA_OK;
+}
+
+/* ---- one event ---- */
+
+static int protocol_fits(const psa_arena *arena, uint32_t slot, const psa_event *event) {
+    uint8_t protocol = arena->statics[slot].protocol;
+    switch (event->kind) {
+    case PSA_EVENT_V2_SYNC:
+    case PSA_EVENT_V2_DELTA:
+    case PSA_EVENT_V2_FINAL: return protocol == PSA_UNISWAP_V2;
+    case PSA_EVENT_CL_SWAP:
+    case PSA_EVENT_CL_LIQUIDITY:
+    case PSA_EVENT_SLOT0_FINAL:
+        return protocol == event->protocol &&
+               (protocol == PSA_UNISWAP_V3 || protocol == PSA_UNISWAP_V4);
+    default: return 1;
+    }
+}
+
+static int is_after(const psa_line *line, const psa_event *event) {
+    if (event->block_number <= line->base_block) return 0;
+    if (event->block_number != line->block_number) return event->block_number > line->block_number;
+    if (event->tx_index != line->tx_index) return event->tx_index > line->tx_index;
+    return event->log_index > line->log_index;
+}
+
+static int apply_forward(psa_writer *writer, psa_edit *edit, const psa_event *event) {
+    psa_line *line = &edit->line;
+    int price_known = !(line->unsure & (PSA_UNSURE_PRICE | PSA_UNSURE_ALL));
+    switch (event->kind) {
+    case PSA_EVENT_V2_SYNC: {
+        int status = set_reserves(line, event);
+        if (status == PSA_OK) settle_price(line);
+        return status;
+    }
+    case PSA_EVENT_V2_DELTA: return change_reserves(line, event, 0);
+    case PSA_EVENT_CL_SWAP: {
+        int status = set_slot0(writer, line, event);
+        if (status == PSA_OK) settle_price(line);
+        return status;
+    }
+    case PSA_EVENT_CL_LIQUIDITY: return change_liquidity(writer, edit, event, 0, price_known);
+    default: return PSA_INVALID_EVENT_DATA;
+    }
+}
+
+static void on_forward(psa_writer *writer, const psa_event *event, uint32_t slot) {
+    psa_edit edit;
+    if (event->tx_index > UINT32_MAX - 1 || event->log_index > UINT32_MAX - 1 ||
+        !protocol_fits(&writer->arena, slot, event)) {
+        psa_edit_begin(writer, slot, &edit);
+        psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
+        psa_edit_end(writer, &edit);
+        fault(writer, event, slot, PSA_INVALID_EVENT_DATA, 1);
+        return;
+    }
+    const psa_slot *shared = &writer->arena.slots[slot];
+    const psa_line *newest = &shared->lines[psa_newest_line(shared)];
+    uint32_t status = psa_line_status(newest);
+    if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) {
+        fault(writer, event, slot, PSA_POOL_NOT_FOUND, 0);
+        return;
+    }
+    if (!is_after(newest, event)) {
+        psa_count(writer, PSA_COUNTER_EVENTS_SKIPPED, 1);
+        return;
+    }
+    psa_edit_begin(writer, slot, &edit);
+    psa_undo_note_line(writer, &edit);
+    if (edit.line.scrape_block > edit.line.base_block) edit.line.scrape_block = edit.line.base_block;
+    int result = apply_forward(writer, &edit, event);
+    if (result == PSA_OK) {
+        edit.line.block_number = event->block_number;
+        edit.line.tx_index = (uint32_t)event->tx_index;
+        edit.line.log_index = (uint32_t)event->log_index;
+        writer->record.event_count++;
+        psa_count(writer, PSA_COUNTER_EVENTS_APPLIED, 1);
+        psa_count(writer,
+                  PSA_COUNTER_APPLIED + 8 * (uint32_t)writer->arena.statics[slot].protocol +
+                      event->kind - PSA_EVENT_V2_SYNC,
+                  1);
+    } else {
+        int was_sure = edit.line.unsure == 0;
+        psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
+        if (result < PSA_POOL_NOT_FOUND) result = PSA_ARITHMETIC_OVERFLOW; /* tick heap is full */
+        if (was_sure) fault(writer, event, slot, result, 1);
+    }
+    psa_edit_end(writer, &edit);
+}
+
+/* ---- a reverted event: cross-check, or inverse where the ring does not reach ---- */
+
+static void on_reverted(psa_writer *writer, const psa_event *event, uint32_t slot) {
+    psa_arena *arena = &writer->arena;
+    const psa_line *newest = &arena->slots[slot].lines[psa_newest_line(&arena->slots[slot])];
+    uint32_t status = psa_line_status(newest);
+    if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) return;
+    int in_ring = writer->revert_known && writer->revert_block > newest->scrape_block;
+    psa_edit edit;
+    if (in_ring) {
+        if (status != PSA_STATUS_LIVE || psa_undo_has_slot(writer, writer->revert_entry, slot)) return;
+        psa_edit_begin(writer, slot, &edit);
+        psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
+        psa_edit_end(writer, &edit);
+        fault(writer, event, slot, PSA_REORG_MISMATCH, 1);
+        return;
+    }
+    psa_edit_begin(writer, slot, &edit);
+    psa_line *line = &edit.line;
+    int result = PSA_OK;
+    int price_known = !(line->unsure & (PSA_UNSURE_PRICE | PSA_UNSURE_ALL));
+    switch (event->kind) {
+    case PSA_EVENT_CL_LIQUIDITY:
+        result = change_liquidity(writer, &edit, event, 1, price_known);
+        break;
+    case PSA_EVENT_V2_DELTA: result = change_reserves(line, event, 1); break;
+    case PSA_EVENT_CL_SWAP:
+    case PSA_EVENT_V2_SYNC: psa_make_stale(writer, &edit, PSA_UNSURE_PRICE); break;
+    default: result = PSA_REORG_TOO_DEEP;
+    }
+    if (line->block_number >= event->block_number) { /* the branch that replaces it starts here */
+        line->block_number = event->block_number - 1;
+        line->tx_index = UINT32_MAX;
+        line->log_index = UINT32_MAX;
+    }
+    if (result != PSA_OK) {
+        psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
+        fault(writer, event, slot, PSA_REORG_TOO_DEEP, 1);
+    }
+    psa_edit_end(writer, &edit);
+}
+
+/* ---- an epilogue: absolute and authoritative ---- */
+
+static void on_epilogue(psa_writer *writer, const psa_event *event, uint32_t slot) {
+    psa_edit edit;
+    psa_edit_begin(writer, slot, &edit);
+    psa_line before = edit.line;
+    int result = PSA_INVALID_EVENT_DATA;
+    if (protocol_fits(&writer->arena, slot, event))
+        result = event->kind == PSA_EVENT_V2_FINAL ? set_reserves(&edit.line, event)
+                                                   : set_slot0(writer, &edit.line, event);
+    psa_count(writer, PSA_COUNTER_EPILOGUES, 1);
+    if (result == PSA_OK) {
+        int differs = memcmp(before.a, edit.line.a, sizeof(before.a)) != 0 ||
+                      memcmp(before.b, edit.line.b, sizeof(before.b)) != 0 ||
+                      before.sqrt_price_hi != edit.line.sqrt_price_hi ||
+                      before.tick != edit.line.tick;
+        /* A pool scraped on the reverted branch is not in the ring: there a difference is expected. */
+        if (differs && psa_line_status(&before) == PSA_STATUS_LIVE &&
+            before.base_block == before.scrape_block)
+            fault(writer, event, slot, PSA_REORG_MISMATCH, 0);
+        settle_price(&edit.line);
+    } else {
+        psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
+        fault(writer, event, slot, result, 1);
+    }
+    psa_edit_end(writer, &edit);
+}
+
+/* ---- blocks ---- */
+
+static void on_begin(psa_writer *writer, const psa_event *event) {
+    if (event->flags & PSA_EVENT_IS_REVERT) {
+        psa_undo_revert(writer, event);
+        return;
+    }
+    writer->reverted_top = 0;
+    writer->reverted_high = 0;
+    writer->in_revert = 0;
+    writer->open_entry = 0;
+    if (event->block_number > writer->record.block_number) {
+        psa_undo_begin_block(writer, event);
+        writer->record.block_number = event->block_number;
+        writer->record.timestamp = event->timestamp;
+        writer->record.base_fee = event->words[0];
+        memset(writer->record.block_hash, 0, sizeof(writer->record.block_hash));
+    }
+    writer->pending = 1;
+}
+
+static void on_end(psa_writer *writer, const psa_event *event, uint64_t min_commit_ns) {
+    if (writer->in_revert) psa_count(writer, PSA_COUNTER_BLOCKS_REVERTED, 1);
+    else psa_count(writer, PSA_COUNTER_BLOCKS, 1);
+    psa_undo_end_block(writer);
+    writer->in_revert = 0;
+    writer->record.stream_seq = event->stream_seq;
+    writer->pending = 1;
+    psa_commit_due(writer, min_commit_ns);
+}
+
+static int is_pool_event(const psa_event *event) {
+    return event->kind >= PSA_EVENT_V2_SYNC && event->kind != PSA_EVENT_UNSUPPORTED;
+}
+
+static void on_pool_event(psa_writer *writer, const psa_event *event, uint32_t slot,
+                          uint32_t only_slot) {
+    if (only_slot != PSA_NO_SLOT) {
+        if (slot != only_slot || event->flags & PSA_EVENT_IS_REVERT) return;
+        if (event->kind == PSA_EVENT_SLOT0_FINAL || event->kind == PSA_EVENT_V2_FINAL) return;
+    }
+    if (slot == PSA_NO_SLOT) {
+        fault(writer, event, slot, PSA_POOL_NOT_FOUND, 0);
+        return;
+    }
+    if (event->kind == PSA_EVENT_SLOT0_FINAL || event->kind == PSA_EVENT_V2_FINAL)
+        on_epilogue(writer, event, slot);
+    else if (event->flags & PSA_EVENT_IS_REVERT) on_reverted(writer, event, slot);
+    else on_forward(writer, event, slot);
+}
+
+static void on_unsupported(psa_writer *writer, const psa_event *event) {
+    uint32_t protocol = event->protocol < 15 ? event->protocol : 15;
+    int status = event->protocol <= PSA_UNISWAP_V4 ? PSA_UNSUPPORTED_EVENT_TYPE
+                                                   : PSA_UNSUPPORTED_PROTOCOL;
+    psa_count(writer, PSA_COUNTER_EVENTS_UNSUPPORTED, 1);
+    psa_count(writer, PSA_COUNTER_UNSUPPORTED + protocol, 1);
+    psa_count(writer, (uint32_t)(PSA_COUNTER_FAULTS + status - PSA_POOL_NOT_FOUND), 1);
+}
+
+static void prefetch_slab(const psa_arena *arena, const psa_line *line) {
+    psa_tick_arrays arrays;
+    if (line->tick_count == 0 || !psa_line_ticks(arena, line, &arrays)) return;
+    uint32_t count = line->tick_count < PREFETCH_TICKS ? line->tick_count : PREFETCH_TICKS;
+    for (uint32_t i = 0; i < count; i += 16) __builtin_prefetch(&arrays.ticks[i], 1);
+    for (uint32_t i = 0; i < count; i += 4) {
+        __builtin_prefetch(&arrays.net[2 * (size_t)i], 1);
+        __builtin_prefetch(&arrays.gross[2 * (size_t)i], 1);
+    }
+}
+
+/* A swap looks at the ticks around the current one. A liquidity change copies the whole slab, most often
+ * into the one the older line gives back. */
+static void prefetch_ticks(const psa_arena *arena, const psa_event *event, uint32_t slot) {
+    const psa_slot *shared = &arena->slots[slot];
+    uint32_t newest = psa_newest_line(shared);
+    if (event->kind == PSA_EVENT_CL_LIQUIDITY) {
+        prefetch_slab(arena, &shared->lines[newest]);
+        prefetch_slab(arena, &shared->lines[1 - newest]);
+    } else if (event->kind == PSA_EVENT_CL_SWAP) {
+        const psa_line *line = &shared->lines[newest];
+        psa_tick_arrays arrays;
+        if (line->tick_count != 0 && psa_line_ticks(arena, line, &arrays))
+            __builtin_prefetch(&arrays.ticks[line->current_index]);
+    }
+}
+
+/* Slots of the next events, found together so that their cache misses overlap. */
+static void find_slots(const psa_arena *arena, const psa_event *events, uint64_t count,
+                       uint32_t *slots) {
+    for (uint64_t i = 0; i < count; i++)
+        if (is_pool_event(&events[i]))
+            __builtin_prefetch(&arena->buckets[psa_key_bucket(arena, events[i].key)]);
+    for (uint64_t i = 0; i < count; i++) {
+        slots[i] = PSA_NO_SLOT;
+        if (!is_pool_event(&events[i])) continue;
+        uint32_t entry = arena->buckets[psa_key_bucket(arena, events[i].key)];
+        if (entry != 0 && entry <= arena->max_pools) __builtin_prefetch(&arena->statics[entry - 1]);
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        if (!is_pool_event(&events[i])) continue;
+        if (psa_find(arena, events[i].key, &slots[i]) != PSA_OK) {
+            slots[i] = PSA_NO_SLOT;
+            continue;
+        }
+        const uint8_t *slot = (const uint8_t *)&arena->slots[slots[i]];
+        for (int line = 0; line < 4; line++) __builtin_prefetch(slot + 64 * line, 1);
+        __builtin_prefetch(&arena->statics[slots[i]].tick_spacing);
+    }
+    for (uint64_t i = 0; i < count; i++)
+        if (slots[i] != PSA_NO_SLOT) prefetch_ticks(arena, &events[i], slots[i]);
+}
+
+int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint64_t min_commit_ns,
+              uint32_t only_slot) {
+    uint32_t slots[LOOKAHEAD];
+    if (only_slot != PSA_NO_SLOT && only_slot >= writer->arena.header->slots_used)
+        return PSA_BAD_ARGUMENT;
+    for (uint64_t start = 0; start < count; start += LOOKAHEAD) {
+        uint64_t step = count - start < LOOKAHEAD ? count - start : LOOKAHEAD;
+        find_slots(&writer->arena, events + start, step, slots);
+        for (uint64_t i = 0; i < step; i++) {
+            const psa_event *event = &events[start + i];
+            if (is_pool_event(event)) {
+                on_pool_event(writer, event, slots[i], only_slot);
+                continue;
+            }
+            if (only_slot != PSA_NO_SLOT) continue;
+            switch (event->kind) {
+            case PSA_EVENT_BEGIN_BLOCK: on_begin(writer, event); break;
+            case PSA_EVENT_END_BLOCK: on_end(writer, event, min_commit_ns); break;
+            case PSA_EVENT_REORG_START:
+                writer->in_reorg = 1;
+                writer->reverted_top = 0;
+                writer->reverted_high = 0;
+                psa_count(writer, PSA_COUNTER_REORGS, 1);
+                break;
+            case PSA_EVENT_REORG_COMPLETE:
+                writer->in_reorg = 0;
+                writer->record.stream_seq = event->stream_seq;
+                writer->pending = 1;
+                psa_commit(writer);
+                break;
+            case PSA_EVENT_UNSUPPORTED: on_unsupported(writer, event); break;
+            default: break;
+            }
+        }
+    }
+    return PSA_OK;
+}
+
+/* ---- installing ---- */
+
+static int ticks_consistent(const psa_line *line, int32_t spacing, const int32_t *ticks,
+                            const uint64_t *gross, const uint64_t *net, uint32_t count) {
+    psa_i128 sum = 0, active = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        psa_u128 tick_gross = psa_get_u128(&gross[2 * (size_t)i]);
+        psa_i128 tick_net = (psa_i128)psa_get_u128(&net[2 * (size_t)i]);
+        if (ticks[i] < PSA_MIN_TICK || ticks[i] > PSA_MAX_TICK || ticks[i] % spacing != 0) return 0;
+        if (i > 0 && ticks[i] <= ticks[i - 1]) return 0;
+        if (tick_gross == 0) return 0;
+        if (__builtin_add_overflow(sum, tick_net, &sum)) return 0;
+        if (ticks[i] <= line->tick) active = sum;
+    }
+    return sum == 0 && active >= 0 && (psa_u128)active == psa_get_u128(line->b) &&
+           (psa_u128)active <= INT128_MAX;
+}
+
+int psa_pool_install(psa_writer *writer, uint32_t slot, const psa_line *values, const int32_t *ticks,
+                     const uint64_t *gross, const uint64_t *net, uint32_t count) {
+    psa_arena *arena = &writer->arena;
+    if (slot >= arena->header->slots_used) return PSA_BAD_ARGUMENT;
+    const psa_static *row = &arena->statics[slot];
+    uint32_t status = psa_line_status(values);
+    if (row->protocol == PSA_UNISWAP_V2) {
+        if (count != 0 || values->a[1] >> 48 || values->b[1] >> 48 || values->sqrt_price_hi != 0)
+            return PSA_INVALID_EVENT_DATA;
+    } else {
+        psa_event price = {.tick = values->tick};
+        memcpy(price.words, values->a, sizeof(values->a));
+        price.words[2] = values->sqrt_price_hi;
+        if (!slot0_valid(&price) || row->tick_spacing <= 0 ||
+            !ticks_consistent(values, row->tick_spacing, ticks, gross, net, count))
+            return PSA_INVALID_EVENT_DATA;
+    }
+    psa_edit edit;
+    psa_edit_begin(writer, slot, &edit);
+    psa_line *line = &edit.line;
+    uint32_t before = psa_line_status(line);
+    psa_line saved = *line;
+    line->tick = values->tick;
+    int result = psa_ticks_replace(writer, &edit, ticks, gross, net, count);
+    if (result != PSA_OK) {
+        *line = saved;
+        psa_edit_end(writer, &edit);
+        return result;
+    }
+    line->sqrt_price_hi = values->sqrt_price_hi;
+    memcpy(line->a, values->a, sizeof(line->a));
+    memcpy(line->b, values->b, sizeof(line->b));
+    line->fee_status = values->fee_status;
+    line->block_number = 0;
+    line->tx_index = 0;
+    line->log_index = 0;
+    line->base_block = values->base_block;
+    line->scrape_block = values->base_block;
+    line->protocol_fee = values->protocol_fee;
+    line->unsure = values->unsure;
+    line->fee_block = values->fee_block;
+    line->generation = row->generation;
+    psa_line_set_status(line, status);
+    if (line->base_block > writer->highest_base_block) writer->highest_base_block = line->base_block;
+    psa_edit_end(writer, &edit);
+    if (before == PSA_STATUS_ABSENT)
+        PSA_STORE(&arena->header->pool_count, arena->header->pool_count + 1);
+    return PSA_OK;
+}
+
+static void set_status(psa_writer *writer, uint32_t slot, uint32_t status, uint32_t unsure) {
+    psa_edit edit;
+    psa_edit_begin(writer, slot, &edit);
+    if (status == PSA_STATUS_STALE) psa_make_stale(writer, &edit, unsure);
+    else {
+        psa_line_set_status(&edit.line, status);
+        edit.line.unsure = (uint8_t)unsure;
+    }
+    psa_edit_end(writer, &edit);
+}
+
+int psa_pool_set_status(psa_writer *writer, uint32_t slot, uint32_t status, uint32_t unsure) {
+    if (slot >= writer->arena.header->slots_used || status > PSA_STATUS_REMOVED)
+        return PSA_BAD_ARGUMENT;
+    set_status(writer, slot, status, unsure);
+    return PSA_OK;
+}
+
+int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t unsure) {
+    psa_arena *arena = &writer->arena;
+    if (from > PSA_STATUS_REMOVED || to > PSA_STATUS_REMOVED) return PSA_BAD_ARGUMENT;
+    for (uint32_t slot = 0; slot < arena->header->slots_used; slot++) {
+        const psa_slot *shared = &arena->slots[slot];
+        const psa_line *newest = &shared->lines[psa_newest_line(shared)];
+        if (newest->stamp == 0 || psa_line_status(newest) != from) continue;
+        set_status(writer, slot, to, unsure);
+    }
+    return PSA_OK;
+}
+
+int psa_undo_clear(psa_writer *writer) {
+    writer->record.undo_top = 0;
+    writer->pending = 1;
+    return PSA_OK;
+}

@@ -1,0 +1,21 @@
+/* The hash both sides of the key index use. */
+#ifndef PSA_INDEX_H
+#define PSA_INDEX_H
+
+#include "arena.h"
+#include "atomics.h"
+
+#include <string.h>
+
+/* Keys are addresses and hashes; multiply-and-fold spreads vanity prefixes too. */
+static inline uint32_t psa_key_bucket(const psa_arena *arena, const uint8_t *key) {
+    uint64_t words[4];
+    memcpy(words, key, sizeof(words));
+    uint64_t hash = words[0] * UINT64_C(0x9e3779b97f4a7c15);
+    hash = (hash ^ (hash >> 29) ^ words[1]) * UINT64_C(0xbf58476d1ce4e5b9);
+    hash = (hash ^ (hash >> 32) ^ words[2]) * UINT64_C(0x94d049bb133111eb);
+    hash = (hash ^ (hash >> 29) ^ words[3]) * UINT64_C(0x9e3779b97f4a7c15);
+    return (uint32_t)(hash >> 32) & arena->bucket_mask;
+}
+
+#endif

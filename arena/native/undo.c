@@ -1,0 +1,213 @@
+/* undo.c: the ring of before-images that turns a reverted block back.
+ *
+ * One entry a block, linked to the entry of the block below, and one record for each line first touched
+ * and each tick changed by it. Numbers only grow; an entry or record is valid as long as fewer than a
+ * ring's length were begun after it, also by a writer that died (undo_*_reserved). The chain a
+ * commit sees starts at its record's undo_top.
+ *
+ * Before-images say nothing of a pool at or below its scrape_block: its values were read there, not
+ * built up. What a revert means for such a pool is decided in apply.c from the reverted payload.
+ */
+#include "writer.h"
+
+#include <string.h>
+
+#define NO_TX UINT32_MAX
+
+static psa_undo_entry *entry_at(const psa_writer *writer, uint64_t seq) {
+    return &writer->arena.undo_entries[seq % writer->arena.undo_entry_count];
+}
+
+static psa_undo_record *record_at(const psa_writer *writer, uint64_t number) {
+    return &writer->arena.undo_records[number % writer->arena.undo_record_count];
+}
+
+/* The entry, when neither it nor any of its records has been overwritten. */
+static const psa_undo_entry *valid_entry(const psa_writer *writer, uint64_t seq) {
+    const psa_header *header = writer->arena.header;
+    if (seq == 0 || seq + writer->arena.undo_entry_count <= header->undo_entry_reserved) return NULL;
+    const psa_undo_entry *entry = entry_at(writer, seq);
+    if (entry->seq != seq) return NULL;
+    if (entry->first_record + writer->arena.undo_record_count < header->undo_record_reserved)
+        return NULL;
+    return entry;
+}
+
+void psa_undo_begin_block(psa_writer *writer, const psa_event *event) {
+    psa_header *header = writer->arena.header;
+    uint64_t seq = ++writer->record.undo_entry_head;
+    if (seq > header->undo_entry_reserved) PSA_STORE_RELEASE(&header->undo_entry_reserved, seq);
+    psa_undo_entry *entry = entry_at(writer, seq);
+    *entry = (psa_undo_entry){
+        .seq = seq,
+        .block_number = event->block_number,
+        .prev = writer->record.undo_top,
+        .first_record = writer->record.undo_record_head,
+        .timestamp = event->timestamp,
+        .base_fee = event->words[0],
+    };
+    writer->open_entry = seq;
+}
+
+void psa_undo_end_block(psa_writer *writer) {
+    if (writer->open_entry == 0) return;
+    psa_undo_entry *entry = entry_at(writer, writer->open_entry);
+    entry->record_count = writer->record.undo_record_head - entry->first_record;
+    writer->record.undo_top = writer->open_entry;
+    writer->open_entry = 0;
+}
+
+static psa_undo_record *push(psa_writer *writer, uint32_t slot, uint32_t kind, uint32_t generation) {
+    psa_header *header = writer->arena.header;
+    uint64_t number = writer->record.undo_record_head++;
+    if (number + 1 > header->undo_record_reserved)
+        PSA_STORE_RELEASE(&header->undo_record_reserved, number + 1);
+    psa_undo_record *record = record_at(writer, number);
+    record->entry_seq = writer->open_entry;
+    record->slot = slot;
+    record->kind = kind;
+    record->generation = generation;
+    return record;
+}
+
+void psa_undo_note_line(psa_writer *writer, const psa_edit *edit) {
+    if (writer->open_entry == 0 || writer->touched[edit->slot] == writer->open_entry) return;
+    writer->touched[edit->slot] = writer->open_entry;
+    psa_undo_record *record = push(writer, edit->slot, PSA_UNDO_LINE, edit->line.generation);
+    record->tick = edit->line.tick;
+    record->sqrt_price_hi = edit->line.sqrt_price_hi;
+    record->tx_index = edit->line.tx_index;
+    record->log_index = edit->line.log_index;
+    record->block_number = edit->line.block_number;
+    memcpy(&record->before[0], edit->line.a, sizeof(edit->line.a));
+    memcpy(&record->before[2], edit->line.b, sizeof(edit->line.b));
+}
+
+void psa_undo_note_tick(psa_writer *writer, uint32_t slot, uint32_t generation, int32_t tick,
+                        psa_u128 gross, psa_i128 net) {
+    if (writer->open_entry == 0) return;
+    psa_undo_record *record = push(writer, slot, PSA_UNDO_TICK, generation);
+    record->tick = tick;
+    psa_put_u128(&record->before[0], gross);
+    psa_put_u128(&record->before[2], (psa_u128)net);
+}
+
+/* Turn one record back; `block` is its entry's block. */
+static void restore(psa_writer *writer, const psa_undo_record *record, uint64_t block) {
+    psa_edit edit;
+    psa_edit_begin(writer, record->slot, &edit);
+    psa_line *line = &edit.line;
+    if (line->generation == record->generation && block > line->scrape_block) {
+        if (record->kind == PSA_UNDO_TICK) {
+            if (psa_ticks_reserve(writer, &edit, 1) == PSA_OK)
+                psa_ticks_set(writer, &edit, record->tick, psa_get_u128(&record->before[0]),
+                              (psa_i128)psa_get_u128(&record->before[2]));
+            else
+                psa_make_stale(writer, &edit, PSA_UNSURE_TICKS);
+        } else {
+            line->sqrt_price_hi = record->sqrt_price_hi;
+            line->tick = record->tick;
+            memcpy(line->a, &record->before[0], sizeof(line->a));
+            memcpy(line->b, &record->before[2], sizeof(line->b));
+            line->block_number = record->block_number;
+            line->tx_index = record->tx_index;
+            line->log_index = record->log_index;
+            line->current_index = psa_ticks_index(&writer->arena, line, line->tick);
+        }
+    }
+    psa_edit_end(writer, &edit);
+}
+
+static void undo_entry(psa_writer *writer, const psa_undo_entry *entry) {
+    for (uint64_t i = entry->record_count; i > 0; i--) {
+        const psa_undo_record *record = record_at(writer, entry->first_record + i - 1);
+        if (record->entry_seq == entry->seq && record->slot < writer->arena.max_pools)
+            restore(writer, record, entry->block_number);
+    }
+}
+
+int psa_undo_has_slot(const psa_writer *writer, uint64_t seq, uint32_t slot) {
+    const psa_undo_entry *entry = valid_entry(writer, seq);
+    if (entry == NULL) return 1; /* nothing to compare with */
+    for (uint64_t i = 0; i < entry->record_count; i++)
+        if (record_at(writer, entry->first_record + i)->slot == slot) return 1;
+    return 0;
+}
+
+/* Blocks from `first` on count again for every pool, whatever it had seen of the old branch. */
+static void lower_floors(psa_writer *writer, uint64_t first, int all_undone, int has_epilogue) {
+    psa_arena *arena = &writer->arena;
+    if (all_undone && writer->highest_base_block < first) return;
+    for (uint32_t slot = 0; slot < arena->header->slots_used; slot++) {
+        const psa_line *newest = &arena->slots[slot].lines[psa_newest_line(&arena->slots[slot])];
+        uint32_t status = psa_line_status(newest);
+        if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) continue;
+        int scraped_above = newest->scrape_block >= first;
+        int missed = newest->block_number >= first; /* touched by a block that could not be undone */
+        if (!scraped_above && !missed && newest->base_block < first) continue;
+        psa_edit edit;
+        psa_edit_begin(writer, slot, &edit);
+        psa_line *line = &edit.line;
+        if (line->base_block >= first) line->base_block = first - 1;
+        if (missed) {
+            line->block_number = first - 1;
+            line->tx_index = NO_TX;
+            line->log_index = NO_TX;
+            psa_make_stale(writer, &edit, PSA_UNSURE_PRICE);
+        } else if (scraped_above && has_epilogue == 0 &&
+                   arena->statics[slot].protocol == PSA_UNISWAP_V2) {
+            psa_make_stale(writer, &edit, PSA_UNSURE_PRICE);
+        }
+        psa_edit_end(writer, &edit);
+    }
+    if (writer->highest_base_block >= first) writer->highest_base_block = first - 1;
+}
+
+/* Undo everything from the reverted block up. A series of reverts may come newest first (each undoes the
+ * top entry) or oldest first (the first one undoes them all, the others are known to be undone). */
+void psa_undo_revert(psa_writer *writer, const psa_event *event) {
+    uint64_t block = event->block_number;
+    psa_commit_record *head = &writer->record;
+    writer->in_revert = 1;
+    writer->revert_block = block;
+    writer->revert_known = 0;
+    writer->revert_entry = 0;
+    if (writer->reverted_top == 0 && writer->reverted_high == 0) {
+        writer->reverted_top = head->undo_top;
+        writer->reverted_high = head->block_number;
+    }
+    if (block <= head->block_number) {
+        const psa_undo_entry *entry;
+        uint64_t undone_from = head->block_number + 1;
+        while ((entry = valid_entry(writer, head->undo_top)) != NULL && entry->block_number >= block) {
+            undo_entry(writer, entry);
+            undone_from = entry->block_number;
+            if (entry->block_number == block) {
+                writer->revert_known = 1;
+                writer->revert_entry = entry->seq;
+            }
+            head->undo_top = entry->prev;
+        }
+        if (valid_entry(writer, head->undo_top) == NULL) head->undo_top = 0;
+        lower_floors(writer, block, undone_from <= block, event->stream_seq == 0 || writer->in_reorg);
+        entry = valid_entry(writer, head->undo_top);
+        head->block_number = block == 0 ? 0 : block - 1;
+        head->timestamp = entry != NULL ? entry->timestamp : 0;
+        head->base_fee = entry != NULL ? entry->base_fee : 0;
+        memset(head->block_hash, 0, sizeof(head->block_hash));
+        writer->pending = 1;
+        return;
+    }
+    /* Above the head: either undone with an older block of this series, or never applied. */
+    uint64_t seq = writer->reverted_top;
+    for (uint32_t hops = 0; hops < writer->arena.undo_entry_count; hops++) {
+        const psa_undo_entry *entry = valid_entry(writer, seq);
+        if (entry == NULL || entry->block_number < block) break;
+        if (entry->block_number == block) {
+            writer->revert_known = 1;
+            writer->revert_entry = entry->seq;
+            break;
+        }
+        seq = entry->prev;
+    }
+}

@@ -1,0 +1,477 @@
+/* versions.c: commits and the version protocol.
+ *
+ * Each pool has two version lines, each with the number of the commit that wrote it. `committed` = C is
+ * the last published commit; commit T = C + 1 is being built. The argument in full, with what would go
+ * wrong without each point, stands in docs/explanation/concurrency.md. The ordering points:
+ *
+ * W1  stamp := T (relaxed) when commit T first touches a line: the line that is not the newest committed.
+ * W2  release fence after W1, before any payload or slab store of T. A reader that sees one of those
+ *     stores therefore sees the new stamp at R3 and retries.
+ * W3  payload and slab stores, relaxed. The slab the line named before is handed out again only now.
+ * W4  committed := T, release: whoever sees T sees everything stored for T.
+ * R1  committed, acquire. Pairs with W4.
+ * R2  both stamps, acquire; the newest one <= C is picked; then payload and slab loads, relaxed.
+ * R3  acquire fence, then the stamp again, relaxed. Equal means nothing loaded since R2 belongs to a later
+ *     commit: had one load seen a later W3, the fence pair R3/W2 would show its W1 here.
+ * T1  take-over: lines stamped > committed are marked dropped before the first new commit, so a number
+ *     used by a dead writer can be used again.
+ *
+ * Nothing relies on x86 ordering; W2 and R3 are real barriers on ARM64.
+ */
+#include "versions.h"
+
+#include "ticks.h"
+#include "writer.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PSA_MAGIC UINT64_C(0x3130414e45524150) /* "PARENA01" */
+#define PSA_LAYOUT_VERSION UINT32_C(0x00010000)
+#define PSA_BYTE_ORDER UINT32_C(0x01020304)
+#define PSA_READ_TRIES 64
+
+#define PSA_LINE_WORDS (sizeof(psa_line) / sizeof(uint64_t))
+
+static uint64_t align_page(uint64_t value) { return (value + 4095) & ~UINT64_C(4095); }
+
+typedef struct {
+    uint64_t statics, slots, tokens, buckets, undo_entries, undo_records, heap, nbytes;
+    uint32_t bucket_count;
+} psa_offsets;
+
+static int compute_offsets(const psa_capacities *c, psa_offsets *o) {
+    if (c->max_pools == 0 || c->max_pools > (UINT32_C(1) << 28)) return 0;
+    if (c->max_tokens == 0 || c->max_tokens > (UINT32_C(1) << 28)) return 0;
+    if (c->undo_entry_count == 0 || c->undo_entry_count > (UINT32_C(1) << 24)) return 0;
+    if (c->undo_record_count == 0 || c->undo_record_count > (UINT64_C(1) << 32)) return 0;
+    if (c->heap_nbytes < 4096 || c->heap_nbytes > (UINT64_C(1) << 37)) return 0;
+    o->bucket_count = 16;
+    while (o->bucket_count < 2 * c->max_pools) o->bucket_count *= 2;
+    o->statics = sizeof(psa_header);
+    o->slots = align_page(o->statics + sizeof(psa_static) * (uint64_t)c->max_pools);
+    o->tokens = align_page(o->slots + sizeof(psa_slot) * (uint64_t)c->max_pools);
+    o->buckets = align_page(o->tokens + sizeof(psa_token) * (uint64_t)c->max_tokens);
+    o->undo_entries = align_page(o->buckets + sizeof(uint32_t) * (uint64_t)o->bucket_count);
+    o->undo_records =
+        align_page(o->undo_entries + sizeof(psa_undo_entry) * (uint64_t)c->undo_entry_count);
+    o->heap = align_page(o->undo_records + sizeof(psa_undo_record) * c->undo_record_count);
+    o->nbytes = align_page(o->heap + c->heap_nbytes);
+    return 1;
+}
+
+uint64_t psa_arena_nbytes(const psa_capacities *capacities) {
+    psa_offsets o;
+    return compute_offsets(capacities, &o) ? o.nbytes : 0;
+}
+
+int psa_arena_format(uint8_t *base, uint64_t nbytes, const psa_capacities *capacities,
+                     uint64_t generation, const uint8_t *digest) {
+    psa_offsets o;
+    if (!compute_offsets(capacities, &o) || nbytes < o.nbytes) return PSA_BAD_ARGUMENT;
+    psa_header *header = (psa_header *)(void *)base;
+    memset(header, 0, sizeof(*header));
+    header->layout_version = PSA_LAYOUT_VERSION;
+    header->byte_order = PSA_BYTE_ORDER;
+    memcpy(header->layout_digest, digest, sizeof(header->layout_digest));
+    header->generation = generation;
+    header->nbytes = o.nbytes;
+    header->max_pools = capacities->max_pools;
+    header->max_tokens = capacities->max_tokens;
+    header->bucket_count = o.bucket_count;
+    header->undo_entry_count = capacities->undo_entry_count;
+    header->undo_record_count = capacities->undo_record_count;
+    header->heap_nbytes = capacities->heap_nbytes;
+    header->statics_offset = o.statics;
+    header->slots_offset = o.slots;
+    header->tokens_offset = o.tokens;
+    header->buckets_offset = o.buckets;
+    header->undo_entries_offset = o.undo_entries;
+    header->undo_records_offset = o.undo_records;
+    header->heap_offset = o.heap;
+    header->heap_top = 64; /* offset 0 means "no slab" */
+    PSA_STORE_RELEASE(&header->magic, PSA_MAGIC);
+    return PSA_OK;
+}
+
+int psa_arena_open(psa_arena *arena, uint8_t *base, uint64_t nbytes) {
+    memset(arena, 0, sizeof(*arena));
+    if (nbytes < sizeof(psa_header)) return PSA_LAYOUT_MISMATCH;
+    psa_header *header = (psa_header *)(void *)base;
+    if (PSA_LOAD_ACQUIRE(&header->magic) != PSA_MAGIC ||
+        header->layout_version != PSA_LAYOUT_VERSION || header->byte_order != PSA_BYTE_ORDER)
+        return PSA_LAYOUT_MISMATCH;
+    psa_capacities capacities = {
+        .max_pools = header->max_pools,
+        .max_tokens = header->max_tokens,
+        .undo_entry_count = header->undo_entry_count,
+        .undo_record_count = header->undo_record_count,
+        .heap_nbytes = header->heap_nbytes,
+    };
+    psa_offsets o;
+    if (!compute_offsets(&capacities, &o) || o.nbytes > nbytes || header->nbytes != o.nbytes ||
+        header->bucket_count != o.bucket_count || header->statics_offset != o.statics ||
+        header->slots_offset != o.slots || header->tokens_offset != o.tokens ||
+        header->buckets_offset != o.buckets || header->undo_entries_offset != o.undo_entries ||
+        header->undo_records_offset != o.undo_records || header->heap_offset != o.heap)
+        return PSA_LAYOUT_MISMATCH;
+    arena->base = base;
+    arena->nbytes = o.nbytes;
+    arena->header = header;
+    arena->statics = (psa_static *)(void *)(base + o.statics);
+    arena->slots = (psa_slot *)(void *)(base + o.slots);
+    arena->tokens = (psa_token *)(void *)(base + o.tokens);
+    arena->buckets = (uint32_t *)(void *)(base + o.buckets);
+    arena->undo_entries = (psa_undo_entry *)(void *)(base + o.undo_entries);
+    arena->undo_records = (psa_undo_record *)(void *)(base + o.undo_records);
+    arena->heap = base + o.heap;
+    arena->heap_nbytes = capacities.heap_nbytes;
+    arena->undo_record_count = capacities.undo_record_count;
+    arena->max_pools = capacities.max_pools;
+    arena->max_tokens = capacities.max_tokens;
+    arena->bucket_mask = o.bucket_count - 1;
+    arena->undo_entry_count = capacities.undo_entry_count;
+    return PSA_OK;
+}
+
+/* ---- reading ---- */
+
+static inline void load_words(uint64_t *to, const void *from, size_t count) {
+    const uint64_t *words = (const uint64_t *)from;
+    for (size_t i = 0; i < count; i++) to[i] = PSA_LOAD(&words[i]);
+}
+
+static inline void store_words(void *to, const uint64_t *from, size_t count) {
+    uint64_t *words = (uint64_t *)to;
+    for (size_t i = 0; i < count; i++) PSA_STORE(&words[i], from[i]);
+}
+
+/* R2: the line to use as of `commit`, and its stamp; 2 when there is none. */
+static inline uint32_t pick_line(const psa_slot *slot, uint64_t commit, uint64_t *stamp) {
+    uint64_t first = PSA_LOAD_ACQUIRE(&slot->lines[0].stamp);
+    uint64_t second = PSA_LOAD_ACQUIRE(&slot->lines[1].stamp);
+    int first_fits = first <= commit && first != 0;
+    int second_fits = second <= commit && second != 0;
+    if (first_fits && (!second_fits || first > second)) {
+        *stamp = first;
+        return 0;
+    }
+    if (second_fits) {
+        *stamp = second;
+        return 1;
+    }
+    *stamp = first == 0 || second == 0 ? 0 : 1;
+    return 2;
+}
+
+int psa_line_begin(const psa_arena *arena, uint32_t slot, uint64_t commit, psa_line *line,
+                   uint32_t *which) {
+    if (slot >= arena->max_pools) return PSA_BAD_ARGUMENT;
+    if (commit == 0) commit = PSA_LOAD_ACQUIRE(&arena->header->committed); /* R1 */
+    uint64_t stamp;
+    uint32_t picked = pick_line(&arena->slots[slot], commit, &stamp);
+    if (picked == 2) return stamp == 0 ? PSA_UNKNOWN_POOL : PSA_SNAPSHOT_TOO_OLD;
+    load_words((uint64_t *)(void *)line, &arena->slots[slot].lines[picked], PSA_LINE_WORDS);
+    line->stamp = stamp;
+    *which = picked;
+    return PSA_OK;
+}
+
+static int check_generation(const psa_line *line, uint32_t generation) {
+    if (generation != 0 && line->generation != generation) return PSA_POOL_REMOVED;
+    return PSA_OK;
+}
+
+int psa_pool_read(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
+                  psa_line *line) {
+    for (int attempt = 0; attempt < PSA_READ_TRIES; attempt++) {
+        uint32_t which;
+        int status = psa_line_begin(arena, slot, commit, line, &which);
+        if (status == PSA_OK && psa_line_still(arena, slot, line, which))
+            return check_generation(line, generation);
+        if (status == PSA_BAD_ARGUMENT || status == PSA_UNKNOWN_POOL) return status;
+        if (commit != 0) return PSA_SNAPSHOT_TOO_OLD;
+    }
+    return PSA_CONTENDED;
+}
+
+static void load_ticks(const psa_tick_arrays *from, uint32_t count, int32_t *ticks, uint64_t *net,
+                       uint64_t *gross) {
+    for (uint32_t i = 0; i < count; i++) ticks[i] = PSA_LOAD(&from->ticks[i]);
+    load_words(net, from->net, 2 * (size_t)count);
+    load_words(gross, from->gross, 2 * (size_t)count);
+}
+
+/* One try at a line and its ticks. PSA_CONTENDED: a torn read, try again. */
+static int read_with_ticks(const psa_arena *arena, uint32_t slot, uint64_t commit, psa_line *line,
+                           int32_t *ticks, uint64_t *net, uint64_t *gross, uint64_t capacity) {
+    uint32_t which;
+    int status = psa_line_begin(arena, slot, commit, line, &which);
+    if (status != PSA_OK) return status;
+    psa_tick_arrays arrays;
+    int fits = psa_line_ticks(arena, line, &arrays);
+    int room = line->tick_count <= capacity;
+    if (fits && room && line->tick_count != 0)
+        load_ticks(&arrays, line->tick_count, ticks, net, gross);
+    if (!psa_line_still(arena, slot, line, which)) return PSA_CONTENDED;
+    if (!fits) return PSA_TICK_DATA;
+    return room ? PSA_OK : PSA_BUFFER_TOO_SMALL;
+}
+
+int psa_pool_read_ticks(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
+                        psa_line *line, int32_t *ticks, uint64_t *net, uint64_t *gross,
+                        uint32_t capacity) {
+    for (int attempt = 0; attempt < PSA_READ_TRIES; attempt++) {
+        int status = read_with_ticks(arena, slot, commit, line, ticks, net, gross, capacity);
+        if (status == PSA_OK) return check_generation(line, generation);
+        if (status != PSA_CONTENDED && status != PSA_SNAPSHOT_TOO_OLD) return status;
+        if (commit != 0) return PSA_SNAPSHOT_TOO_OLD;
+    }
+    return PSA_CONTENDED;
+}
+
+int psa_snapshot(const psa_arena *arena, const uint32_t *slots, uint32_t count, uint64_t commit,
+                 psa_line *lines, uint32_t *failed) {
+    if (commit == 0) return PSA_BAD_ARGUMENT;
+    for (uint32_t i = 0; i < count; i++) {
+        if (i + 8 < count && slots[i + 8] < arena->max_pools) {
+            const psa_slot *ahead = &arena->slots[slots[i + 8]];
+            __builtin_prefetch(&ahead->lines[0]);
+            __builtin_prefetch(&ahead->lines[1]);
+        }
+        if (slots[i] == PSA_NO_SLOT) {
+            memset(&lines[i], 0, sizeof(lines[i]));
+            continue;
+        }
+        uint32_t which;
+        int status = psa_line_begin(arena, slots[i], commit, &lines[i], &which);
+        if (status == PSA_OK && !psa_line_still(arena, slots[i], &lines[i], which))
+            status = PSA_SNAPSHOT_TOO_OLD;
+        if (status == PSA_UNKNOWN_POOL) {
+            memset(&lines[i], 0, sizeof(lines[i]));
+        } else if (status != PSA_OK) {
+            *failed = i;
+            return status;
+        }
+    }
+    return PSA_OK;
+}
+
+int psa_snapshot_ticks(const psa_arena *arena, const uint32_t *slots, uint32_t count,
+                       uint64_t commit, psa_line *lines, uint64_t *starts, int32_t *ticks,
+                       uint64_t *net, uint64_t *gross, uint64_t capacity, uint32_t *failed) {
+    if (commit == 0) return PSA_BAD_ARGUMENT;
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        starts[i] = total;
+        if (slots[i] == PSA_NO_SLOT) {
+            memset(&lines[i], 0, sizeof(lines[i]));
+            continue;
+        }
+        uint64_t room = total < capacity ? capacity - total : 0;
+        uint64_t at = total < capacity ? total : 0; /* with no room nothing is written there */
+        int status = read_with_ticks(arena, slots[i], commit, &lines[i], ticks + at, net + 2 * at,
+                                     gross + 2 * at, room);
+        if (status == PSA_UNKNOWN_POOL) {
+            memset(&lines[i], 0, sizeof(lines[i]));
+        } else if (status != PSA_OK && status != PSA_BUFFER_TOO_SMALL) {
+            *failed = i;
+            return status == PSA_CONTENDED ? PSA_SNAPSHOT_TOO_OLD : status;
+        }
+        total += lines[i].tick_count;
+    }
+    starts[count] = total;
+    return total > capacity ? PSA_BUFFER_TOO_SMALL : PSA_OK;
+}
+
+int psa_pin(const psa_arena *arena, psa_commit_record *record) {
+    const psa_header *header = arena->header;
+    for (int attempt = 0; attempt < PSA_READ_TRIES; attempt++) {
+        uint64_t commit = PSA_LOAD_ACQUIRE(&header->committed); /* R1 */
+        if (commit == 0) {
+            memset(record, 0, sizeof(*record));
+            return PSA_OK;
+        }
+        const psa_commit_record *source = &header->commits[commit & 1];
+        if (PSA_LOAD_ACQUIRE(&source->stamp) != commit) continue;
+        load_words((uint64_t *)(void *)record, source, sizeof(*record) / sizeof(uint64_t));
+        PSA_FENCE_ACQUIRE(); /* R3 */
+        if (PSA_LOAD(&source->stamp) == commit) {
+            record->stamp = commit;
+            return PSA_OK;
+        }
+    }
+    return PSA_CONTENDED;
+}
+
+static uint64_t monotonic_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+/* The futex word is the low half of committed (little-endian). It may be waited on through a read-only
+ * mapping, and it is not private: waiters are in other processes. A signal ends the wait early, so
+ * that the caller can look at it. */
+int psa_wait_commit(const psa_arena *arena, uint64_t seen, uint64_t timeout_ns, uint64_t *committed) {
+    const uint64_t *word = &arena->header->committed;
+    uint64_t now = monotonic_ns();
+    uint64_t deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
+    for (;;) {
+        *committed = PSA_LOAD_ACQUIRE(word);
+        if (*committed != seen) return PSA_OK;
+        now = monotonic_ns();
+        if (now >= deadline) return PSA_TIMED_OUT;
+        uint64_t left = deadline - now;
+        struct timespec timeout = {
+            .tv_sec = (time_t)(left / UINT64_C(1000000000)),
+            .tv_nsec = (long)(left % UINT64_C(1000000000)),
+        };
+        long result = syscall(SYS_futex, (const uint32_t *)(const void *)word, FUTEX_WAIT,
+                              (uint32_t)seen, &timeout, NULL, 0);
+        if (result == -1 && errno == EINTR) {
+            *committed = PSA_LOAD_ACQUIRE(word);
+            return *committed != seen ? PSA_OK : PSA_TIMED_OUT;
+        }
+    }
+}
+
+/* ---- writing ---- */
+
+uint32_t psa_newest_line(const psa_slot *slot) {
+    uint64_t first = slot->lines[0].stamp, second = slot->lines[1].stamp;
+    if (first == PSA_STAMP_DROPPED) return 1;
+    if (second == PSA_STAMP_DROPPED) return 0;
+    return first >= second ? 0 : 1;
+}
+
+void psa_edit_begin(psa_writer *writer, uint32_t slot, psa_edit *edit) {
+    psa_slot *target = &writer->arena.slots[slot];
+    uint64_t commit = writer->next_commit;
+    uint32_t newest = psa_newest_line(target);
+    edit->slot = slot;
+    writer->pending = 1;
+    if (target->lines[newest].stamp == commit) { /* touched before in this commit */
+        edit->which = newest;
+        edit->shared_slab = target->lines[1 - newest].stamp != PSA_STAMP_DROPPED
+                                ? target->lines[1 - newest].slab
+                                : 0;
+        memcpy(&edit->line, &target->lines[newest], sizeof(psa_line));
+        return;
+    }
+    uint32_t older = 1 - newest;
+    const psa_line *base = &target->lines[newest];
+    uint32_t retired = target->lines[older].slab;
+    PSA_STORE(&target->lines[older].stamp, commit); /* W1 */
+    PSA_FENCE_RELEASE();                            /* W2 */
+    edit->which = older;
+    edit->shared_slab = base->slab;
+    memcpy(&edit->line, base, sizeof(psa_line));
+    edit->line.stamp = commit;
+    if (retired != 0 && retired != base->slab) psa_slab_free(writer, retired);
+    writer->dirty[writer->dirty_count++] = slot;
+}
+
+void psa_edit_end(psa_writer *writer, psa_edit *edit) {
+    psa_line *target = &writer->arena.slots[edit->slot].lines[edit->which];
+    store_words((uint64_t *)(void *)target + 1, (const uint64_t *)(const void *)&edit->line + 1,
+                PSA_LINE_WORDS - 1); /* W3 */
+}
+
+int psa_commit(psa_writer *writer) {
+    if (!writer->pending || writer->in_reorg) return PSA_OK;
+    psa_header *header = writer->arena.header;
+    uint64_t commit = writer->next_commit;
+    psa_commit_record *record = &header->commits[commit & 1];
+    writer->record.stamp = commit;
+    PSA_STORE(&record->stamp, commit); /* W1 */
+    PSA_FENCE_RELEASE();               /* W2 */
+    store_words((uint64_t *)(void *)record + 1, (const uint64_t *)(const void *)&writer->record + 1,
+                sizeof(*record) / sizeof(uint64_t) - 1);
+    psa_count(writer, PSA_COUNTER_COMMITS, 1);
+    PSA_STORE_RELEASE(&header->committed, commit); /* W4 */
+    syscall(SYS_futex, (uint32_t *)(void *)&header->committed, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    writer->next_commit = commit + 1;
+    writer->record.event_count = 0;
+    writer->dirty_count = 0;
+    writer->pending = 0;
+    return PSA_OK;
+}
+
+int psa_commit_due(psa_writer *writer, uint64_t min_commit_ns) {
+    if (min_commit_ns == 0) return psa_commit(writer);
+    uint64_t now = monotonic_ns();
+    if (now - writer->last_commit_ns < min_commit_ns) return PSA_OK;
+    writer->last_commit_ns = now;
+    return psa_commit(writer);
+}
+
+/* Invalidate a line of an unpublished commit (T1). Its slab goes back unless the other line names it. */
+static void drop_line(psa_writer *writer, psa_slot *slot, uint32_t which, int recycle) {
+    psa_line *line = &slot->lines[which];
+    uint32_t slab = line->slab;
+    PSA_STORE(&line->stamp, PSA_STAMP_DROPPED);
+    PSA_FENCE_RELEASE();
+    PSA_STORE(&line->slab, 0);
+    if (recycle && slab != 0 && slab != slot->lines[1 - which].slab) psa_slab_free(writer, slab);
+}
+
+static void load_record(psa_writer *writer) {
+    psa_header *header = writer->arena.header;
+    memset(&writer->record, 0, sizeof(writer->record));
+    if (header->committed != 0)
+        memcpy(&writer->record, &header->commits[header->committed & 1], sizeof(writer->record));
+    writer->record.event_count = 0;
+    writer->next_commit = header->committed + 1;
+    writer->dirty_count = 0;
+    writer->pending = 0;
+    writer->in_reorg = 0;
+    writer->open_entry = 0;
+    writer->in_revert = 0;
+    writer->reverted_top = 0;
+    writer->reverted_high = 0;
+}
+
+int psa_abort(psa_writer *writer) {
+    psa_arena *arena = &writer->arena;
+    for (uint32_t i = 0; i < writer->dirty_count; i++) {
+        uint32_t slot = writer->dirty[i];
+        writer->touched[slot] = 0;
+        for (uint32_t which = 0; which < 2; which++)
+            if (arena->slots[slot].lines[which].stamp == writer->next_commit)
+                drop_line(writer, &arena->slots[slot], which, 1);
+    }
+    load_record(writer);
+    return PSA_OK;
+}
+
+int psa_writer_open(psa_writer *writer, uint8_t *base, uint64_t nbytes, int32_t fd,
+                    uint64_t *touched, uint32_t *dirty) {
+    memset(writer, 0, sizeof(*writer));
+    int status = psa_arena_open(&writer->arena, base, nbytes);
+    if (status != PSA_OK) return status;
+    psa_arena *arena = &writer->arena;
+    psa_header *header = arena->header;
+    if (header->slots_used > arena->max_pools || header->tokens_used > arena->max_tokens ||
+        header->heap_top > arena->heap_nbytes || header->heap_reserved > arena->heap_nbytes)
+        return PSA_LAYOUT_MISMATCH;
+    writer->fd = fd;
+    writer->touched = touched;
+    writer->dirty = dirty;
+    memset(touched, 0, sizeof(*touched) * (size_t)arena->max_pools);
+    load_record(writer);
+    for (uint32_t slot = 0; slot < header->slots_used; slot++) {
+        for (uint32_t which = 0; which < 2; which++) {
+            psa_line *line = &arena->slots[slot].lines[which];
+            if (line->stamp > header->committed) drop_line(writer, &arena->slots[slot], which, 0);
+            else if (line->scrape_block > writer->highest_base_block)
+                writer->highest_base_block = line->scrape_block;
+        }
+    }
+    return psa_slabs_rebuild(writer);
+}

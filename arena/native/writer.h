@@ -1,0 +1,78 @@
+/* What the writer's C files share with each other; nothing here is called from Python. */
+#ifndef PSA_WRITER_H
+#define PSA_WRITER_H
+
+#include "arena.h"
+#include "atomics.h"
+
+#define PSA_STAMP_DROPPED UINT64_MAX
+#define PSA_MIN_TICK (-887272)
+#define PSA_MAX_TICK 887272
+
+typedef unsigned __int128 psa_u128;
+typedef __int128 psa_i128;
+
+/* One pool's line being changed in the open commit: a private copy, stored back by psa_edit_end. */
+typedef struct {
+    psa_line line;
+    uint32_t slot;
+    uint32_t which;
+    uint32_t shared_slab; /* slab of the committed line: never written to; 0 = none */
+} psa_edit;
+
+uint32_t psa_newest_line(const psa_slot *slot);
+void psa_edit_begin(psa_writer *writer, uint32_t slot, psa_edit *edit);
+void psa_edit_end(psa_writer *writer, psa_edit *edit);
+int psa_commit_due(psa_writer *writer, uint64_t min_commit_ns);
+
+static inline void psa_count(psa_writer *writer, uint32_t counter, uint64_t by) {
+    uint64_t *word = &writer->arena.header->counters[counter];
+    PSA_STORE(word, *word + by);
+}
+
+static inline psa_u128 psa_get_u128(const uint64_t *limbs) {
+    return (psa_u128)limbs[1] << 64 | limbs[0];
+}
+
+static inline void psa_put_u128(uint64_t *limbs, psa_u128 value) {
+    limbs[0] = (uint64_t)value;
+    limbs[1] = (uint64_t)(value >> 64);
+}
+
+static inline uint32_t psa_line_status(const psa_line *line) { return line->fee_status >> 24; }
+
+static inline void psa_line_set_status(psa_line *line, uint32_t status) {
+    line->fee_status = (line->fee_status & UINT32_C(0xffffff)) | status << 24;
+}
+
+/* ticks.c */
+int psa_slabs_rebuild(psa_writer *writer);
+void psa_slab_free(psa_writer *writer, uint32_t slab);
+/* Make the pool's slab private to the open commit with room for `extra` more ticks. Fails before
+ * anything changed. */
+int psa_ticks_reserve(psa_writer *writer, psa_edit *edit, uint32_t extra);
+/* Find a tick: 1 when present; `index` is where it is or belongs. */
+int psa_ticks_find(const psa_arena *arena, const psa_line *line, int32_t tick, uint32_t *index);
+void psa_ticks_get(const psa_arena *arena, const psa_line *line, uint32_t index, psa_u128 *gross,
+                   psa_i128 *net);
+/* Set, insert or (gross 0) remove one tick; the slab must have been reserved. */
+void psa_ticks_set(psa_writer *writer, psa_edit *edit, int32_t tick, psa_u128 gross, psa_i128 net);
+/* Replace all ticks. The line's current_index is recomputed. */
+int psa_ticks_replace(psa_writer *writer, psa_edit *edit, const int32_t *ticks,
+                      const uint64_t *gross, const uint64_t *net, uint32_t count);
+/* Number of ticks <= tick; searches outwards from line->current_index. */
+uint32_t psa_ticks_index(const psa_arena *arena, const psa_line *line, int32_t tick);
+
+/* undo.c */
+void psa_undo_begin_block(psa_writer *writer, const psa_event *event);
+void psa_undo_end_block(psa_writer *writer);
+void psa_undo_note_line(psa_writer *writer, const psa_edit *edit);
+void psa_undo_note_tick(psa_writer *writer, uint32_t slot, uint32_t generation, int32_t tick,
+                        psa_u128 gross, psa_i128 net);
+void psa_undo_revert(psa_writer *writer, const psa_event *event);
+int psa_undo_has_slot(const psa_writer *writer, uint64_t seq, uint32_t slot);
+
+/* apply.c */
+void psa_make_stale(psa_writer *writer, psa_edit *edit, uint32_t unsure);
+
+#endif
