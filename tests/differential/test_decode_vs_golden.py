@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from arena.layouts.events import EVENT
-from arena.native import ffi, lib
 from oracle import wire_oracle as oracle
+
+from arena.native import ffi, lib
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "wire" / "golden"
 REFUSED = ("exex_g01", "exex_g02", "exex_g03", "exex_g04")
