@@ -333,9 +333,14 @@ typedef struct {
     uint32_t slot;
     uint32_t kind;
     uint32_t generation;
-    int32_t tick;
-    uint64_t reserved;
-    uint64_t image[16];      /* LINE: the psa_line; TICK: gross[2], net[2] before (both 0: absent) */
+    int32_t tick;            /* LINE: the pool's tick before; TICK: which tick */
+    uint32_t sqrt_price_hi;  /* LINE: before, as the next five */
+    uint32_t tx_index;
+    uint32_t log_index;
+    uint32_t reserved0;
+    uint64_t block_number;
+    uint64_t before[4];      /* LINE: a[2], b[2]; TICK: gross[2], net[2] (all 0: the tick was absent) */
+    uint64_t reserved1;
 } psa_undo_record;
 
 /* ---- data header: 4096 bytes ------------------------------------------------------------------------ */
@@ -758,7 +763,7 @@ _Static_assert(sizeof(psa_token) == 64, "psa_token");
 _Static_assert(sizeof(psa_slab) == 64, "psa_slab");
 _Static_assert(sizeof(psa_commit_record) == 128, "psa_commit_record");
 _Static_assert(sizeof(psa_undo_entry) == 64, "psa_undo_entry");
-_Static_assert(sizeof(psa_undo_record) == 160, "psa_undo_record");
+_Static_assert(sizeof(psa_undo_record) == 88, "psa_undo_record");
 _Static_assert(sizeof(psa_header) == 4096, "psa_header");
 _Static_assert(offsetof(psa_header, committed) == 192, "committed");
 _Static_assert(offsetof(psa_header, commits) == 384, "commits");

@@ -6,6 +6,7 @@ pool must equal what contract storage held there.
 
 import hashlib
 import json
+import time
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,12 @@ class Served:
         server.send(self.ends[self.next], self.ends[self.next + len(sent)])
         self.next += len(sent)
         return sent
+
+    def drip(self, server: FeedServer, *, piece_bytes: int, pause: float) -> None:
+        """Send the next piece in writes of that many bytes, that many seconds apart."""
+        start, end = self.ends[self.next], self.ends[self.next + 1]
+        server.drip(start, end, piece_bytes, pause=pause)
+        self.next += 1
 
     def index(self, *, number: int, first_from: int = 0) -> int:
         """Index of the first settled piece of that block number, from an index on."""
@@ -261,7 +268,9 @@ def test_readers_never_see_a_state_that_no_tip_had(tmp_path: Path, arena_name: s
         for reader in (one, two):
             reader.tell(do="watch", keys=list(scraped_at), last=tips[-1], seconds=60)
         while served.next < len(served.pieces):
-            served.send(server)
+            # Slowly, also inside envelopes, so that the readers would see what was published there.
+            served.drip(server, piece_bytes=300, pause=0.002)
+            time.sleep(0.002)
         for reader in (one, two):
             answer = reader.answer()
             assert answer["ok"], answer

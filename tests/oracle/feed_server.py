@@ -4,7 +4,8 @@ Run as a script: `feed_server.py SOCKET STREAM`. It listens at once and obeys li
 answered by one JSON line on stdout; it ends by itself, clients closed, when stdin closes:
 
     send FROM TO        bytes FROM..TO of the file STREAM to every client
-    drip FROM TO N      the same in pieces of N bytes, each a write of its own
+    drip FROM TO N PAUSE
+                        the same in pieces of N bytes, each a write of its own, PAUSE seconds apart
     hex DIGITS          those bytes
     await N SECONDS     wait until N clients have been accepted since the start
     drop                close every client
@@ -79,17 +80,19 @@ class _Server:
             client.close()
         self.clients.clear()
 
-    def send(self, data: bytes, piece: int | None = None) -> int:
+    def send(self, data: bytes, piece: int | None = None, pause: float = 0) -> int:
         """Bytes sent to every client; a client that fails is closed and forgotten."""
         self.accept_all()
         piece = piece or max(1, len(data))
-        for client in list(self.clients):
-            try:
-                for start in range(0, len(data), piece):
+        for start in range(0, len(data), piece):
+            if start and pause:
+                time.sleep(pause)
+            for client in list(self.clients):
+                try:
                     client.sendall(data[start : start + piece])
-            except OSError:
-                client.close()
-                self.clients.remove(client)
+                except OSError:
+                    client.close()
+                    self.clients.remove(client)
         return len(data)
 
     def wait_accepted(self, count: int, seconds: float) -> None:
@@ -112,7 +115,8 @@ class _Server:
             if verb == "send":
                 sent = self.send(self.stream[int(words[0]) : int(words[1])])
             elif verb == "drip":
-                sent = self.send(self.stream[int(words[0]) : int(words[1])], int(words[2]))
+                data = self.stream[int(words[0]) : int(words[1])]
+                sent = self.send(data, int(words[2]), float(words[3]))
             elif verb == "hex":
                 sent = self.send(bytes.fromhex(words[0]))
             elif verb == "await":
@@ -187,8 +191,8 @@ class FeedServer:
     def send(self, start: int, end: int) -> None:
         self.command(f"send {start} {end}")
 
-    def drip(self, start: int, end: int, piece: int) -> None:
-        self.command(f"drip {start} {end} {piece}")
+    def drip(self, start: int, end: int, piece: int, *, pause: float = 0) -> None:
+        self.command(f"drip {start} {end} {piece} {pause}")
 
     def send_bytes(self, data: bytes) -> None:
         """Bytes that are not part of the stream (garbage)."""

@@ -1,8 +1,9 @@
-"""Slow, obvious codec of the event stream, and the consumer's state machine. Imports nothing of ours.
+"""Slow, obvious codec of the event stream, and the consumer's state machine.
 
-A message is the JSON form of the golden streams: `{"type": ..., fields}`, integers as int, bytes as
-0x-hex. Each exex generation has its own full definition here, as its producer had; a family C payload
-is read by every one of them and must mean the same to all that accept it.
+Imports nothing of ours. A message is the JSON form of the golden streams: `{"type": ..., fields}`,
+integers as int, bytes as 0x-hex. Each exex generation has its own full definition here, as its
+producer had; a family C payload is read by every one of them and must mean the same to all that
+accept it.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ FRAME_CAP = 16 * 1024 * 1024
 GENERATIONS = tuple(range(5, 16))
 
 
-class Malformed(Exception):
+class MalformedError(Exception):
     """No strict reader accepts these bytes."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A generation this project does not read (g01..g04)."""
 
 
-# ---- primitives ------------------------------------------------------------------------------------
+# ---- primitives ----------------------------------------------------------------------------------
 
 
 class Source:
-    """Bytes with a position; reading past the end is Malformed."""
+    """Bytes with a position; reading past the end is MalformedError."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -37,13 +38,13 @@ class Source:
 
     def take(self, count: int) -> bytes:
         if count > len(self.data) - self.at:
-            raise Malformed(f"eof at {self.at} want {count}")
+            raise MalformedError(f"eof at {self.at} want {count}")
         self.at += count
         return self.data[self.at - count : self.at]
 
     def end(self) -> None:
         if self.at != len(self.data):
-            raise Malformed(f"trailing {len(self.data) - self.at}")
+            raise MalformedError(f"trailing {len(self.data) - self.at}")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def prefixed(nbytes: int, write: Callable[[Any], bytes], read: Callable[[bytes],
     def read_all(source: Source) -> Any:
         length = U64.read(source)
         if length != nbytes:
-            raise Malformed(f"length {length} want {nbytes}")
+            raise MalformedError(f"length {length} want {nbytes}")
         return read(source.take(nbytes))
 
     return Codec(lambda value: U64.write(nbytes) + write(value), read_all)
@@ -95,7 +96,7 @@ def raw(nbytes: int) -> Codec:
 def read_bool(source: Source) -> bool:
     value = U8.read(source)
     if value > 1:
-        raise Malformed(f"bool {value}")
+        raise MalformedError(f"bool {value}")
     return bool(value)
 
 
@@ -106,7 +107,7 @@ def option(inner: Codec) -> Codec:
     def read(source: Source) -> Any:
         tag = U8.read(source)
         if tag > 1:
-            raise Malformed(f"option tag {tag}")
+            raise MalformedError(f"option tag {tag}")
         return inner.read(source) if tag else None
 
     return Codec(lambda v: b"\0" if v is None else b"\1" + inner.write(v), read)
@@ -116,7 +117,7 @@ def vector(inner: Codec) -> Codec:
     def read(source: Source) -> list[Any]:
         count = U64.read(source)
         if count > len(source.data) - source.at:
-            raise Malformed("vec length")
+            raise MalformedError("vec length")
         return [inner.read(source) for _ in range(count)]
 
     return Codec(lambda v: U64.write(len(v)) + b"".join(inner.write(i) for i in v), read)
@@ -132,11 +133,11 @@ def array(inner: Codec, count: int) -> Codec:
 def read_text(source: Source) -> str:
     length = U64.read(source)
     if length > len(source.data) - source.at:
-        raise Malformed("string length")
+        raise MalformedError("string length")
     try:
         return source.take(length).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Malformed("utf8") from error
+        raise MalformedError("utf8") from error
 
 
 TEXT = Codec(lambda v: U64.write(len(v.encode())) + v.encode(), read_text)
@@ -155,7 +156,7 @@ def names(*variants: str) -> Codec:
     def read(source: Source) -> str:
         index = U32.read(source)
         if index >= len(variants):
-            raise Malformed(f"variant {index}")
+            raise MalformedError(f"variant {index}")
         return variants[index]
 
     return Codec(lambda v: U32.write(variants.index(v)), read)
@@ -172,14 +173,14 @@ def tagged(variants: dict[int, tuple[str, Codec]]) -> Codec:
     def read(source: Source) -> Message:
         index = U32.read(source)
         if index not in variants:
-            raise Malformed(f"variant {index}")
+            raise MalformedError(f"variant {index}")
         name, codec = variants[index]
         return {"type": name, **codec.read(source)}
 
     return Codec(write, read)
 
 
-# ---- exex g05..g15 ---------------------------------------------------------------------------------------
+# ---- exex g05..g15 -------------------------------------------------------------------------------
 
 POOL_ID = tagged({0: ("Address", struct(value=ADDRESS)), 1: ("PoolId", struct(value=raw(32)))})
 SLOT0 = {"sqrt_price_x96": U256, "liquidity": U128, "tick": I32}
@@ -189,17 +190,10 @@ RESERVES = {"reserve0": U128, "reserve1": U128}
 EKUBO_SLOT0 = {"sqrt_ratio": U256, "liquidity": U128, "tick": I32}
 COIN_SWAP = {"sold_id": U8, "tokens_sold": U128, "bought_id": U8, "tokens_bought": U128}
 CRYPTO_SWAP = {**COIN_SWAP, "packed_price_scale": U256, "d": U256}
-CURVE_FULL = {
-    name: U64
-    for name in (
-        "fee",
-        "offpeg_fee_multiplier",
-        "initial_a",
-        "future_a",
-        "initial_a_time",
-        "future_a_time",
-    )
-}
+CURVE_FULL = dict.fromkeys(
+    ("fee", "offpeg_fee_multiplier", "initial_a", "future_a", "initial_a_time", "future_a_time"),
+    U64,
+)
 RAMP = {"initial_a": U64, "future_a": U64, "initial_a_time": U64, "future_a_time": U64}
 RAMP_GAMMA = {
     "initial_a": U64,
@@ -210,9 +204,8 @@ RAMP_GAMMA = {
     "future_time": U64,
 }
 NEW_PARAMETERS = {"mid_fee": U64, "out_fee": U64, "fee_gamma": U128}
-FLUID = {
-    name: U128
-    for name in (
+FLUID = dict.fromkeys(
+    (
         "col_token0_real",
         "col_token1_real",
         "col_token0_imaginary",
@@ -223,8 +216,9 @@ FLUID = {
         "debt_token1_imaginary",
         "center_price",
         "fee",
-    )
-}
+    ),
+    U128,
+)
 TWO_STATE = {"balances": array(U128, 2), "price_scale": U256, "d": U256}
 TRI_STATE = {"balances": array(U128, 3), "packed_price_scale": U256, "d": U256}
 BALANCER_SWAP = {
@@ -380,7 +374,7 @@ def exex(generation: int) -> Codec:
 
 EXEX = {generation: exex(generation) for generation in GENERATIONS}
 
-# ---- seed -------------------------------------------------------------------------------------------------
+# ---- seed ----------------------------------------------------------------------------------------
 
 POOL_EVENT = struct(
     block_number=U64,
@@ -411,13 +405,13 @@ SEED_INDEXED = tagged({i: (name, codec) for i, (name, codec) in enumerate(SEED.i
 def read_seed_tagged(source: Source) -> Message:
     tag = TEXT.read(source)
     if tag not in SEED:
-        raise Malformed(f"tag {tag}")
+        raise MalformedError(f"tag {tag}")
     return {"type": tag, **SEED[tag].read(source)}
 
 
 SEED_TAGGED = Codec(lambda v: TEXT.write(v["type"]) + SEED[v["type"]].write(v), read_seed_tagged)
 
-# ---- whole payloads and streams ------------------------------------------------------------------------
+# ---- whole payloads and streams ------------------------------------------------------------------
 
 
 def plain(value: Any) -> Any:
@@ -460,14 +454,14 @@ def decode_exex(payload: bytes) -> Message:
     """A payload as the generations g05..g15 that accept it agree to read it."""
     if payload[:4] == b"\0\0\0\0":
         if len(payload) < 28:
-            raise Malformed("UpdateWhitelist shorter than 28 bytes")
+            raise MalformedError("UpdateWhitelist shorter than 28 bytes")
         return {"type": "UpdateWhitelist"}
     meanings: list[Message] = []
-    reason = Malformed("nobody accepts it")
+    reason = MalformedError("nobody accepts it")
     for codec in EXEX.values():
         try:
             message = read_whole(codec, payload)
-        except Malformed as error:
+        except MalformedError as error:
             reason = error
             continue
         event = message.get("event")
@@ -482,26 +476,26 @@ def decode_exex(payload: bytes) -> Message:
 
 
 def decode(payload: bytes, family: str) -> Message:
-    """Meaning of a payload in `seed_tagged`, `seed_indexed` or `exex`; Malformed otherwise."""
+    """Meaning of a payload in `seed_tagged`, `seed_indexed` or `exex`; MalformedError otherwise."""
     if family == "exex":
         return decode_exex(payload)
     return read_whole(codec_of(family), payload)
 
 
 def frames(stream: bytes) -> Iterator[bytes]:
-    """Whole payloads of a stream; Malformed at a length outside 1..cap, end when bytes run out."""
+    """Whole payloads until bytes run out; MalformedError at a length outside 1..cap."""
     at = 0
     while len(stream) - at >= 4:
         length = int.from_bytes(stream[at : at + 4], "little")
         if not 1 <= length <= FRAME_CAP:
-            raise Malformed(f"length {length}")
+            raise MalformedError(f"length {length}")
         if len(stream) - at - 4 < length:
             return
         yield stream[at + 4 : at + 4 + length]
         at += 4 + length
 
 
-# ---- finding the family -------------------------------------------------------------------------------------
+# ---- finding the family --------------------------------------------------------------------------
 
 G01_EVENT = struct(
     pool_id=POOL_ID,
@@ -527,11 +521,12 @@ G01 = tagged({1: ("PoolUpdate", struct(event=G01_EVENT))})
 def find_family(payload: bytes) -> str | None:
     """The family a frame before the first BeginBlock decides, or None.
 
-    A BeginBlock decides by its length and first bytes; so does a reorg message of exex, which also ends
-    the start. Refused for g01..g04; Malformed for bytes that begin no message of any family.
+    A BeginBlock decides by its length and first bytes; so does a reorg message of exex, which also
+    ends the start. RefusedError for g01..g04; MalformedError for bytes that begin no message of any
+    family.
     """
     if len(payload) < 4:
-        raise Malformed("too short")
+        raise MalformedError("too short")
     index = int.from_bytes(payload[:4], "little")
     length = len(payload)
     if length == 27 and payload[:18] == U64.write(10) + b"BeginBlock":
@@ -541,23 +536,23 @@ def find_family(payload: bytes) -> str | None:
     if length in (29, 37) and index == 1:
         return "exex"
     if (length, index) in ((21, 1), (29, 6)):
-        raise Refused
+        raise RefusedError
     try:
         read_whole(G01, payload)
-    except Malformed:
+    except MalformedError:
         pass
     else:
-        raise Refused
+        raise RefusedError
     if index > 10:
-        raise Malformed(f"index {index}")
+        raise MalformedError(f"index {index}")
     try:
         message = decode_exex(payload)
-    except Malformed:
+    except MalformedError:
         return None
     return "exex" if message["type"] in ("ReorgStart", "ReorgComplete") else None
 
 
-# ---- the consumer ---------------------------------------------------------------------------------------------
+# ---- the consumer --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -591,7 +586,7 @@ class Consumer:
                 self.frame(payload)
                 if self.dead:
                     return
-        except Malformed:
+        except MalformedError:
             self.die("Deserialization")
 
     def open_block(self) -> tuple[int, bool] | None:
@@ -619,10 +614,10 @@ class Consumer:
                 self.count += 1
                 return
             message = decode(payload, self.family)
-        except Refused:
+        except RefusedError:
             self.die("UnsupportedGeneration")
             return
-        except Malformed:
+        except MalformedError:
             self.die("Deserialization")
             return
         if message["type"] not in ("Ping", "Pong", "UpdateWhitelist"):
@@ -714,7 +709,7 @@ class Consumer:
         self.units.append(("reorg complete", [message]))
 
 
-# ---- records ---------------------------------------------------------------------------------------------------
+# ---- records -------------------------------------------------------------------------------------
 
 PROTOCOL_NUMBERS = {name: number for number, name in enumerate(protocols(10))}
 UPDATE_TYPES = {"Swap": 0, "Mint": 1, "Burn": 2}
@@ -733,7 +728,7 @@ IS_REVERT, IN_BLOCK, V4_MODIFY, HAS_BASE_FEE, OPAQUE, LATE_BODY = 1, 2, 4, 8, 16
 
 @dataclass
 class Expected:
-    """What a 192-byte record must hold. `payload_at` names the field of an opaque record's slice."""
+    """What a record must hold. `payload_at` names the field of an opaque record's slice."""
 
     fields: dict[str, Any]
     payload_at: str | None = None
@@ -898,7 +893,9 @@ def seed_update_record(message: Message) -> Expected:
     return Expected(fields)
 
 
-def records(unit: tuple[str, list[Message]], variant_of: Callable[[Message], int]) -> list[Expected]:
+def records(
+    unit: tuple[str, list[Message]], variant_of: Callable[[Message], int]
+) -> list[Expected]:
     """Records of one unit; `variant_of` gives the wire index of an exex update's variant."""
     found: list[Expected] = []
     begin: Message = {}
@@ -926,9 +923,7 @@ def records(unit: tuple[str, list[Message]], variant_of: Callable[[Message], int
             flags = IS_REVERT * begin["is_revert"]
             number = message["block_number"]
             found.append(
-                Expected(
-                    {**seq, "kind": 2, "block_number": number, "flags": flags, "words": words}
-                )
+                Expected({**seq, "kind": 2, "block_number": number, "flags": flags, "words": words})
             )
         elif name == "PoolUpdate" and "update" in message["event"]:
             found.append(
