@@ -22,7 +22,8 @@ try:
     from rich.table import Table
 except ImportError as error:  # the reader package installs without them
     raise SystemExit(
-        f"{error.name} is not installed; the command line needs: pip install 'pool-state-arena[writer]'"
+        f"{error.name} is not installed; the command line needs: "
+        "pip install 'pool-state-arena[writer]'"
     ) from error
 
 from arena.errors import ArenaError

@@ -1,9 +1,9 @@
 """A recorded event stream served again through a real Unix socket.
 
 A recording is the bytes of one connection, frames with their length prefixes, nothing else. It is
-checked whole before the first byte is served, and cut behind each EndBlock, so that it can be paced by
-blocks. All clients share one time line, as with a producer: one that connects later starts with the
-block served next.
+checked whole before the first byte is served, and cut behind each EndBlock, so that it can be paced
+by blocks. All clients share one time line, as with a producer: one that connects later starts with
+the block served next.
 """
 
 import asyncio
@@ -24,13 +24,19 @@ MAX_FRAME_NBYTES = 16 << 20  # WIRE 1
 MAX_RECORDING_NBYTES = 4 << 30
 MAX_BLOCK_EVENTS = 1 << 16
 _LENGTH_NBYTES = 4
+# What closes a reorg is served with the block before it, not after the wait for the next.
+_CLOSES_REORG = {
+    lib.PSA_EVENT_REORG_COMPLETE,
+    lib.PSA_EVENT_SLOT0_FINAL,
+    lib.PSA_EVENT_V2_FINAL,
+}
 _CHUNK_NBYTES = 1 << 18
 MAX_SOCKET_PATH_NBYTES = 107  # sockaddr_un.sun_path less its final zero
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A checked recording. `cuts` are the byte offsets behind each block, and the end; ascending."""
+    """A checked recording. `cuts` are the byte offsets behind each block; the last is the end."""
 
     data: bytes
     cuts: tuple[int, ...]
@@ -96,14 +102,8 @@ def check_recording(data: bytes, name: str = "recording") -> Recording:
                 ended, last = True, events[index].block_number
                 first = first if blocks else last
                 blocks += 1
-            elif kind in (
-                lib.PSA_EVENT_REORG_COMPLETE,
-                lib.PSA_EVENT_SLOT0_FINAL,
-                lib.PSA_EVENT_V2_FINAL,
-            ):
-                # What closes a reorg belongs to the block before it, not to the wait for the next.
-                if cuts and ready[0] == 1 and feed.open_count == 0:
-                    cuts[-1] = end
+            elif kind in _CLOSES_REORG and cuts:
+                cuts[-1] = end
         if ended:
             cuts.append(end)
         offset, frame = end, frame + 1
@@ -134,8 +134,9 @@ class ReplayServer:
     ) -> None:
         """Serve the recording once and return.
 
-        blocks_per_s None serves flat out. `linger_s` is how long connections stay open afterwards, from
-        the moment every client has got its last byte. Connection is raised when the path cannot be used.
+        blocks_per_s None serves flat out. `linger_s` is how long connections stay open afterwards,
+        from the moment every client has got its last byte. Connection is raised when the path
+        cannot be used.
         """
         listener = listen(self.path)
         try:
@@ -174,6 +175,11 @@ class ReplayServer:
             self._released = released
             self._moved.notify_all()
 
+    async def _next_target(self, served: int) -> int:
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._released > served or self._finished)
+            return self._released
+
     async def _sent(self, task: asyncio.Task[None]) -> None:
         async with self._moved:
             self._sending.discard(task)
@@ -191,9 +197,7 @@ class ReplayServer:
         log.info("event=client_connected from_byte=%d", offset)
         try:
             while True:
-                async with self._moved:
-                    await self._moved.wait_for(lambda: self._released > served or self._finished)
-                    target = self._released
+                target = await self._next_target(served)
                 end = cuts[target - 1] if target else 0
                 while offset < end:
                     chunk = self.recording.data[offset : min(end, offset + _CHUNK_NBYTES)]

@@ -1,7 +1,7 @@
-"""The process: a feed thread that owns socket and arena, and a main thread that waits for everything else.
+"""The process: a feed thread that owns socket and arena, and a main thread that does the waiting.
 
-Work for the feed thread goes through a queue and runs between two blocks. When the feed thread fails,
-the process ends with its reason; it never stays behind without it.
+Work for the feed thread goes through a queue and runs between two blocks. When the feed thread
+fails, the process ends with its reason; it never stays behind without it.
 """
 
 import asyncio
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from arena.writer.coordinator import PRESETS, Coordinator, Intake, Metrics, Preset
+from arena.writer.coordinator import PRESETS, Coordinator, Metrics, Preset
 from arena.writer.feed import EventBuffer, Feed
+from arena.writer.intake import Intake
 from arena.writer.processor import Processor
 from arena.writer.scrapers import PoolScraper
 
@@ -138,8 +139,8 @@ class Service:
         """Create the arena, start, stay live; return after SIGTERM or SIGINT.
 
         ArenaBusy and other refusals of creating the segment; what cold_start raises; whatever ended
-        the feed thread. The segment is unlinked unless `keep_segment`, in which case it stays, marked
-        as closed, with its last block.
+        the feed thread. The segment is unlinked unless `keep_segment`, in which case it stays,
+        marked as closed, with its last block.
         """
         settings = self.settings
         preset = PRESETS[settings.preset]
@@ -226,9 +227,10 @@ class Service:
         work = asyncio.ensure_future(_stay_live(coordinator))
         stopped = asyncio.ensure_future(stop.wait())
         try:
-            done, _ = await asyncio.wait({work, stopped, died}, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {work, stopped, died}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in (died, work):
-                if task in done:
+                if task.done():
                     task.result()
         finally:
             self._scraper.close()

@@ -1,60 +1,29 @@
 """What a scraped pool must satisfy before it may be installed (DESIGN 8), in exact integers."""
 
+from arena.layouts.slots import DYNAMIC_FEE_PIPS, UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.layouts.words import from_limbs
+
 from arena.arena import PoolSpec, PoolValues
 from arena.errors import PoolInvalid
+from arena.native import ffi, lib
 
 MIN_TICK = -887272
 MAX_TICK = 887272
-# Prices a V3 or V4 pool can have: the contracts' MIN_SQRT_RATIO inclusive to MAX_SQRT_RATIO exclusive.
+# A V3 or V4 pool's price lies in [MIN_SQRT_RATIO, MAX_SQRT_RATIO) of the contracts' TickMath.
 MIN_SQRT_PRICE_X96 = 4295128739
 MAX_SQRT_PRICE_X96 = 1461446703485210103287273052203988822378723970342
-DYNAMIC_FEE = 0x800000  # V4 LPFeeLibrary
 FEE_DENOMINATOR_PIPS = 1_000_000
 MAX_PROTOCOL_FEE_PIPS = 1000  # V4 ProtocolFeeLibrary, each direction
-# V3 factory: tickSpacing < 16384; V4 TickMath.MAX_TICK_SPACING: int16 maximum.
-MAX_TICK_SPACING = {1: 16383, 2: 32767}
-UNISWAP_V2, UNISWAP_V3, UNISWAP_V4 = 0, 1, 2
-
-# 2**128 / 1.0001**(2**i / 2) for bit i of |tick|, rounded as the contract's literals are (V3 core, TickMath).
-_TICK_FACTORS = (
-    0xFFFCB933BD6FAD37AA2D162D1A594001,
-    0xFFF97272373D413259A46990580E213A,
-    0xFFF2E50F5F656932EF12357CF3C7FDCC,
-    0xFFE5CACA7E10E4E61C3624EAA0941CD0,
-    0xFFCB9843D60F6159C9DB58835C926644,
-    0xFF973B41FA98C081472E6896DFB254C0,
-    0xFF2EA16466C96A3843EC78B326B52861,
-    0xFE5DEE046A99A2A811C461F1969C3053,
-    0xFCBE86C7900A88AEDCFFC83B479AA3A4,
-    0xF987A7253AC413176F2B074CF7815E54,
-    0xF3392B0822B70005940C7A398E4B70F3,
-    0xE7159475A2C29B7443B29C7FA6E889D9,
-    0xD097F3BDFD2022B8845AD8F792AA5825,
-    0xA9F746462D870FDF8A65DC1F90E061E5,
-    0x70D869A156D2A1B890BB3DF62BAF32F7,
-    0x31BE135F97D08FD981231505542FCFA6,
-    0x9AA508B5B7A84E1C677DE54F3E99BC9,
-    0x5D6AF8DEDB81196699C329225EE604,
-    0x2216E584F5FA1EA926041BEDFE98,
-    0x48A170391F7DC42444E8FA2,
-)
+# V3 factory: tickSpacing < 16384; V4 TickMath.MAX_TICK_SPACING: the greatest int16.
+MAX_TICK_SPACING = {UNISWAP_V3: 16383, UNISWAP_V4: 32767}
 
 
 def sqrt_price_at_tick(tick: int) -> int:
-    """Square root of 1.0001**tick as Q64.96, rounded up. ValueError outside [-887272, 887272].
-
-    Source: V3 core, TickMath.getSqrtRatioAtTick.
-    """
-    if not MIN_TICK <= tick <= MAX_TICK:
+    """Square root of 1.0001**tick as Q64.96, rounded up, for a tick in [MIN_TICK, MAX_TICK]."""
+    limbs = ffi.new("uint64_t[4]")
+    if lib.psa_sqrt_price_at_tick(tick, limbs):
         raise ValueError(f"tick {tick} is outside [{MIN_TICK}, {MAX_TICK}]")
-    ratio = 1 << 128
-    magnitude = abs(tick)
-    for bit, factor in enumerate(_TICK_FACTORS):
-        if magnitude >> bit & 1:
-            ratio = ratio * factor >> 128
-    if tick > 0:
-        ratio = ((1 << 256) - 1) // ratio
-    return -(-ratio >> 32)
+    return from_limbs(list(limbs))
 
 
 def check_pool(spec: PoolSpec, values: PoolValues) -> None:
@@ -62,8 +31,8 @@ def check_pool(spec: PoolSpec, values: PoolValues) -> None:
 
     Checked are key length, fee and spacing limits, and for V2 the range of the reserves;
     for V3 and V4 that the price is in range and agrees with the tick, that ticks are ascending,
-    in range and multiples of the spacing, gross > 0 and |net| <= gross, that the net liquidities sum to 0, and
-    that those at or below the current tick sum to the active liquidity.
+    in range and multiples of the spacing, gross > 0 and |net| <= gross, that the net liquidities
+    sum to 0, and that those at or below the current tick sum to the active liquidity.
     """
     expected_nbytes = 32 if spec.protocol == UNISWAP_V4 else 20
     if len(spec.key) != expected_nbytes:
@@ -93,7 +62,7 @@ def _check_v2(spec: PoolSpec, values: PoolValues) -> None:
 
 def _check_fees(spec: PoolSpec, values: PoolValues) -> None:
     highest = FEE_DENOMINATOR_PIPS - 1 if spec.protocol == UNISWAP_V3 else FEE_DENOMINATOR_PIPS
-    dynamic = spec.protocol == UNISWAP_V4 and spec.fee_pips == DYNAMIC_FEE
+    dynamic = spec.protocol == UNISWAP_V4 and spec.fee_pips == DYNAMIC_FEE_PIPS
     if not dynamic and not 0 <= spec.fee_pips <= highest:
         _refuse(spec, f"fee_pips {spec.fee_pips} is not in [0, {highest}]")
     if spec.protocol == UNISWAP_V4:
@@ -154,5 +123,6 @@ def _check_ticks(spec: PoolSpec, values: PoolValues) -> None:
     if active != values.liquidity:
         _refuse(
             spec,
-            f"ticks at or below tick {values.tick} sum to {active}, liquidity is {values.liquidity}",
+            f"net of ticks at or below {values.tick} sums to {active}, "
+            f"liquidity is {values.liquidity}",
         )

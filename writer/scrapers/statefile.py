@@ -1,8 +1,8 @@
 """Pool state from a JSON Lines file: for tests, demos, dumps and bootstrapping.
 
-The format is docs/reference/state-file.md. A line that is not valid JSON, lacks a field or has one of
-the wrong type refuses the whole file (StateFileError names path, line, finding and remedy); a pool whose
-numbers contradict each other is reported as PoolInvalid and left out.
+The format is docs/reference/state-file.md. A line that is not valid JSON, lacks a field or has one
+of the wrong type refuses the whole file (StateFileError names path, line, finding and remedy); a
+pool whose numbers contradict each other is reported as PoolInvalid and left out.
 """
 
 import json
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.writer.scrapers import Scrape, ScrapedPool
-from arena.writer.scrapers.checks import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4, check_pool
+from arena.writer.scrapers.checks import check_pool
 
 from arena.arena import PoolSpec, PoolValues, TokenSpec
 from arena.errors import PoolInvalid, StateFileError
@@ -63,7 +64,7 @@ class StateFile:
         self._closed = threading.Event()
 
     def get_current_block_number(self) -> int:
-        """The header's head_block, else the highest block of a pool. StateFileError when unreadable."""
+        """The header's head_block, else the highest block of a pool. StateFileError."""
         return self._load().head_block
 
     def list_pools(self) -> Sequence[PoolSpec]:
@@ -72,7 +73,7 @@ class StateFile:
         return sorted(content.specs.values(), key=lambda spec: spec.protocol != UNISWAP_V2)
 
     def read_pools(self, keys: Sequence[bytes]) -> Scrape:
-        """Values as the file has them now. A key the file no longer names is reported as invalid."""
+        """Values as the file has them now. A key it no longer names is reported as invalid."""
         content = self._load()
         found: list[ScrapedPool] = []
         invalid: list[PoolInvalid] = []
@@ -107,8 +108,8 @@ class StateFile:
                 raise StateFileError(f"reading of {self.path} was cancelled", path=str(self.path))
             if time.monotonic() >= deadline:
                 raise StateFileError(
-                    f"{self.path} does not exist after {self._wait_s:g} s; write the state file there or "
-                    "allow more time with --scrape-timeout",
+                    f"{self.path} does not exist after {self._wait_s:g} s; write the state file "
+                    "there, or allow more time with --scrape-timeout",
                     path=str(self.path),
                     line=None,
                 )
@@ -126,7 +127,8 @@ class StateFile:
                     signature = after
                 else:
                     raise StateFileError(
-                        f"{self.path} changes while it is read; write it under another name and rename it",
+                        f"{self.path} changes while it is read; write it under another name "
+                        "and rename it",
                         path=str(self.path),
                         line=None,
                     )
@@ -177,7 +179,7 @@ def read_state_file(path: str | os.PathLike[str]) -> StateFileContent:
         ) from error
     if not lines:
         raise StateFileError(
-            f"{os.fspath(path)} names no pool; write one JSON object with a `pool` key on each line",
+            f"{os.fspath(path)} names no pool; write one JSON object with a `pool` key a line",
             path=os.fspath(path),
             line=None,
         )
@@ -288,8 +290,8 @@ class _Line:
         status = record.get("status", "live")
         if status != "live":
             raise PoolInvalid(
-                f"pool 0x{spec.key.hex()} is not installed: {self.path}, line {self.number} says its "
-                f"status is {status!r}, not 'live'",
+                f"pool 0x{spec.key.hex()} is not installed: {self.path}, line {self.number} says "
+                f"its status is {status!r}, not 'live'",
                 key=spec.key,
                 found=status,
             )
