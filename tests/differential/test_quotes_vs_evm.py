@@ -1,8 +1,8 @@
 """Every recorded quote of the published contracts against the native quotes, bit for bit.
 
-The reference is the router library's answer for V2 and the pool's own swap for V3 and V4. Each quote
-is answered from the full state read from storage at the same block. Counts are asserted, so nothing
-is left out unseen.
+The reference is the router library's answer for V2 and the pool's own swap for V3 and V4. Each
+quote is answered from the full state read from storage at the same block. Counts are asserted, so
+nothing is left out unseen.
 """
 
 import gzip
