@@ -159,8 +159,8 @@ class Feed:
 
         False after `timeout` seconds (None: no limit) or when woken. The pause after k attempts is
         0.1 s * 2**(k - 1), at most 10 s, of which a random part between none and half is left out;
-        it holds across calls. Once a connection has delivered a complete unit the first attempt after
-        its loss is immediate.
+        it holds across calls. Once a connection has delivered a complete unit the first attempt
+        after its loss is immediate.
         """
         self._check_open()
         if self._socket is not None:
@@ -448,8 +448,8 @@ class EventBuffer:
 
     `capacity` limits the events held (BeginBlock and EndBlock are not events), `max_blocks` the
     blocks, which matters when they are empty. Without `keep_blocks` a block that does not fit
-    raises BufferOverflow and is not kept. With `keep_blocks` the buffer is a history of that many blocks:
-    the oldest go first, and a block that alone exceeds `capacity` empties it.
+    raises BufferOverflow and is not kept. With `keep_blocks` the buffer is a history of that many
+    blocks: the oldest go first, and a block that alone exceeds `capacity` empties it.
     """
 
     def __init__(

@@ -483,7 +483,7 @@ def decode(payload: bytes, family: str) -> Message:
 
 
 def frames(stream: bytes) -> Iterator[bytes]:
-    """Whole payloads of a stream, until bytes run out; MalformedError at a length outside 1..cap."""
+    """Whole payloads until bytes run out; MalformedError at a length outside 1..cap."""
     at = 0
     while len(stream) - at >= 4:
         length = int.from_bytes(stream[at : at + 4], "little")
