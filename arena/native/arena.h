@@ -655,7 +655,8 @@ void psa_feed_open(psa_feed *feed, uint32_t dialect);
 int psa_feed_decode(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, psa_event *events,
                     uint32_t capacity, uint64_t *consumed, uint32_t *ready);
 
-/* The connection ended with `pending_nbytes` unconsumed: drops the open block and fills in the fault.
+/* The connection ended with `pending_nbytes` unconsumed: drops the open block and fills in the fault,
+ * whose frame is the one cut off, or the last whole one.
  * PSA_OK between blocks and outside a reorg, else PSA_INVALID_MESSAGE. The feed is dead afterwards. */
 int psa_feed_close(psa_feed *feed, uint64_t pending_nbytes);
 

@@ -1088,6 +1088,7 @@ int psa_feed_close(psa_feed *feed, uint64_t pending_nbytes) {
           : pending_nbytes < WIRE_PREFIX     ? "end of stream inside a length prefix"
                                              : "end of stream inside a payload",
           pending_nbytes, 0);
+    if (pending_nbytes == 0 && feed->frames) feed->fault_frame = feed->frames - 1;
     feed->state = PSA_FEED_DEAD;
     feed->open_count = 0;
     return is_whole ? PSA_OK : PSA_INVALID_MESSAGE;
