@@ -1,7 +1,4 @@
-"""The state file parser: what it accepts, what it refuses and how it says so.
-
-Prices for ticks come from the recorded EVM chains (the contracts' own), not from the code under test.
-"""
+"""The state file parser: what it accepts, what it refuses and how it says so."""
 
 import json
 import threading
@@ -9,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from arena.errors import PoolInvalid, StateFileError
 from arena.writer.scrapers import statefile
 from arena.writer.scrapers.statefile import StateFile, read_state_file
+
+from arena.errors import PoolInvalid, StateFileError
 
 POOL = "0x" + "88" * 20
 POOL_ID = "0x" + "77" * 32
@@ -169,7 +166,7 @@ def test_a_malformed_line_refuses_the_file_with_place_and_finding(
 
 
 def test_the_same_pool_twice_is_refused_with_both_lines(file: Path) -> None:
-    with pytest.raises(StateFileError, match="line 3: pool 0x8888.* again, first on line 1"):
+    with pytest.raises(StateFileError, match=r"line 3: pool 0x8888.* again, first on line 1"):
         read_state_file(write(file, v3(), "", v3(block=101)))
 
 
@@ -256,8 +253,8 @@ def test_a_pool_that_contradicts_itself_is_left_out_and_reported(
         v2(reserve0=(1 << 112) - 1, reserve1=0),
         v2(fee_pips=999_999),
         v4(fee_pips=0x800000, lp_fee=1_000_000, protocol_fee=1000 << 12 | 1000),
-        # A swap that ended on tick 0 while the price fell left slot0 one tick lower; the liquidity of tick
-        # 0 is out of range then.
+        # A swap that ended on tick 0 while the price fell left slot0 one tick lower; the liquidity
+        # of tick 0 is out of range then.
         v3(tick=-1, ticks=[[-10, 900, 900], [0, 5, 5], [10, 905, -905]]),
         v3(tick=0, liquidity=905, ticks=[[-10, 900, 900], [0, 5, 5], [10, 905, -905]]),
         v3(liquidity=0, ticks=[]),
