@@ -5,12 +5,10 @@ segments. The data segment /NAME.GENERATION holds the pools. A new generation is
 control segment names it; the old one is then marked superseded and unlinked.
 """
 
-import importlib.metadata
 import os
 import struct
 import threading
 import time
-import uuid
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -143,7 +141,7 @@ def process_start_time(pid: int) -> int:
 def _boot_id() -> bytes:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return uuid.UUID(file.read().strip()).bytes
+            return bytes.fromhex(file.read().strip().replace("-", ""))
     except (OSError, ValueError):
         return bytes(16)
 
@@ -485,6 +483,8 @@ class WriterArena:
         shared.writer_pid = pid
         shared.writer_start_time = process_start_time(pid)
         ffi.memmove(shared.boot_id, _boot_id(), 16)
+        import importlib.metadata  # readers have no use for it
+
         try:
             version = importlib.metadata.version("pool-state-arena")
         except importlib.metadata.PackageNotFoundError:

@@ -137,19 +137,19 @@ def quote(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object, integers as strings")
     options = parser.parse_args(arguments)
     try:
-        with attach(options.name, timeout=options.timeout, require_writer=False) as arena:
-            with arena.snapshot() as view:
-                pool = view[options.pool]
-                ask = pool.quote_exact_out if options.exact_out else pool.quote_exact_in
-                found = ask(
-                    options.amount,
-                    zero_for_one=options.zero_for_one,
-                    sqrt_price_limit_x96=options.limit,
-                    allow_stale=options.allow_stale,
-                    allow_dynamic_fee=options.allow_dynamic_fee,
-                    lp_fee=options.lp_fee,
-                )
-                head = view.block_number
+        attached = attach(options.name, timeout=options.timeout, require_writer=False)
+        with attached as arena, arena.snapshot() as view:
+            pool = view[options.pool]
+            ask = pool.quote_exact_out if options.exact_out else pool.quote_exact_in
+            found = ask(
+                options.amount,
+                zero_for_one=options.zero_for_one,
+                sqrt_price_limit_x96=options.limit,
+                allow_stale=options.allow_stale,
+                allow_dynamic_fee=options.allow_dynamic_fee,
+                lp_fee=options.lp_fee,
+            )
+            head = view.block_number
             tokens = (pool.token0, pool.token1)
     except (ArenaError, ValueError, OSError) as error:
         _fail("arena-quote", error)

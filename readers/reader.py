@@ -4,7 +4,6 @@ An Arena maps the data segment read-only and follows when the writer re-creates 
 disturb the writer, and nothing waits for it except wait_block and its kin.
 """
 
-import asyncio
 import threading
 import time
 import weakref
@@ -518,6 +517,8 @@ class Arena:
 
     async def await_block(self, after: int, timeout: float | None = None) -> int | None:
         """wait_block for asyncio. Waits in a worker thread, a tenth of a second at a time."""
+        import asyncio  # costs as much as the rest of the package, and few readers use it
+
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = _WAIT_SLICE if deadline is None else deadline - time.monotonic()
