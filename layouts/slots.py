@@ -129,15 +129,20 @@ UNDO_ENTRY = record(
 
 # One before-image.
 UNDO_RECORD = record(
-    160,
+    88,
     [
         ("entry_seq", "<u8", 0),  # the undo entry it belongs to
         ("slot", "<u4", 8),  # slot index
         ("kind", "<u4", 12),  # PSA_UNDO_LINE or PSA_UNDO_TICK
         ("generation", "<u4", 16),  # of the slot when it was written
-        ("tick", "<i4", 20),  # TICK: which tick
-        ("reserved", "<u8", 24),  # zero
-        ("image", ("<u8", 16), 32),  # LINE: the line; TICK: gross[2], net[2] before (0, 0: absent)
+        ("tick", "<i4", 20),  # LINE: the pool's tick before; TICK: which tick
+        ("sqrt_price_hi", "<u4", 24),  # LINE: before the block, as the next four
+        ("tx_index", "<u4", 28),
+        ("log_index", "<u4", 32),
+        ("reserved0", "<u4", 36),  # zero
+        ("block_number", "<u8", 40),
+        ("before", ("<u8", 4), 48),  # LINE: a[2], b[2]; TICK: gross[2], net[2] (0: absent)
+        ("reserved1", "<u8", 80),  # zero
     ],
 )
 

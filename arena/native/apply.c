@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define LOOKAHEAD 16
+#define PREFETCH_TICKS 64
 
 static const psa_u128 UINT112_MAX = ((psa_u128)1 << 112) - 1;
 static const psa_u128 INT128_MAX = ((psa_u128)1 << 127) - 1;
@@ -424,27 +425,56 @@ static void on_unsupported(psa_writer *writer, const psa_event *event) {
     psa_count(writer, (uint32_t)(PSA_COUNTER_FAULTS + status - PSA_POOL_NOT_FOUND), 1);
 }
 
+static void prefetch_slab(const psa_arena *arena, const psa_line *line) {
+    psa_tick_arrays arrays;
+    if (line->tick_count == 0 || !psa_line_ticks(arena, line, &arrays)) return;
+    uint32_t count = line->tick_count < PREFETCH_TICKS ? line->tick_count : PREFETCH_TICKS;
+    for (uint32_t i = 0; i < count; i += 16) __builtin_prefetch(&arrays.ticks[i], 1);
+    for (uint32_t i = 0; i < count; i += 4) {
+        __builtin_prefetch(&arrays.net[2 * (size_t)i], 1);
+        __builtin_prefetch(&arrays.gross[2 * (size_t)i], 1);
+    }
+}
+
+/* A swap looks at the ticks around the current one. A liquidity change copies the whole slab, most often
+ * into the one the older line gives back. */
+static void prefetch_ticks(const psa_arena *arena, const psa_event *event, uint32_t slot) {
+    const psa_slot *shared = &arena->slots[slot];
+    uint32_t newest = psa_newest_line(shared);
+    if (event->kind == PSA_EVENT_CL_LIQUIDITY) {
+        prefetch_slab(arena, &shared->lines[newest]);
+        prefetch_slab(arena, &shared->lines[1 - newest]);
+    } else if (event->kind == PSA_EVENT_CL_SWAP) {
+        const psa_line *line = &shared->lines[newest];
+        psa_tick_arrays arrays;
+        if (line->tick_count != 0 && psa_line_ticks(arena, line, &arrays))
+            __builtin_prefetch(&arrays.ticks[line->current_index]);
+    }
+}
+
 /* Slots of the next events, found together so that their cache misses overlap. */
 static void find_slots(const psa_arena *arena, const psa_event *events, uint64_t count,
                        uint32_t *slots) {
-    for (uint64_t i = 0; i < count; i++)
-        if (is_pool_event(&events[i]))
-            __builtin_prefetch(&arena->buckets[psa_key_bucket(arena, events[i].key)]);
+    uint32_t buckets[LOOKAHEAD];
     for (uint64_t i = 0; i < count; i++) {
         slots[i] = PSA_NO_SLOT;
-        if (!is_pool_event(&events[i])) continue;
-        uint32_t entry = arena->buckets[psa_key_bucket(arena, events[i].key)];
-        if (entry != 0 && entry <= arena->max_pools) __builtin_prefetch(&arena->statics[entry - 1]);
+        buckets[i] = psa_key_bucket(arena, events[i].key);
+        __builtin_prefetch(&arena->buckets[buckets[i]]);
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        uint32_t entry = arena->buckets[buckets[i]];
+        if (entry == 0 || entry > arena->max_pools) continue;
+        const uint8_t *row = (const uint8_t *)&arena->statics[entry - 1];
+        const uint8_t *slot = (const uint8_t *)&arena->slots[entry - 1];
+        __builtin_prefetch(row);
+        __builtin_prefetch(row + 64);
+        for (int line = 0; line < 4; line++) __builtin_prefetch(slot + 64 * line, 1);
     }
     for (uint64_t i = 0; i < count; i++) {
         if (!is_pool_event(&events[i])) continue;
-        if (psa_find(arena, events[i].key, &slots[i]) != PSA_OK) {
+        if (psa_find_from(arena, events[i].key, buckets[i], &slots[i]) != PSA_OK)
             slots[i] = PSA_NO_SLOT;
-            continue;
-        }
-        const uint8_t *slot = (const uint8_t *)&arena->slots[slots[i]];
-        for (int line = 0; line < 4; line++) __builtin_prefetch(slot + 64 * line, 1);
-        __builtin_prefetch(&arena->statics[slots[i]].tick_spacing);
+        else prefetch_ticks(arena, &events[i], slots[i]);
     }
 }
 

@@ -161,6 +161,20 @@
 #define PSA_FEED_SKIP 3
 #define PSA_FEED_DEAD 4
 
+/* feed faults */
+#define PSA_FAULT_NONE 0
+#define PSA_FAULT_FRAME_LENGTH 1  /* length 0 or above the cap; found = the length */
+#define PSA_FAULT_MALFORMED 2     /* a payload no strict reader accepts */
+#define PSA_FAULT_GENERATION 3    /* exex g01..g04 */
+#define PSA_FAULT_OUTSIDE_BLOCK 4 /* PoolUpdate or EndBlock without a block; found = its number */
+#define PSA_FAULT_OTHER_BLOCK 5   /* PoolUpdate or EndBlock numbered unlike the open block */
+#define PSA_FAULT_REVERT_FLAG 6   /* PoolUpdate's is_revert unlike the open block's */
+#define PSA_FAULT_COUNT 7         /* EndBlock's num_updates; expected = updates received */
+#define PSA_FAULT_NESTED 8        /* BeginBlock or a reorg message inside an open block */
+#define PSA_FAULT_OUTSIDE_REORG 9 /* epilogue or ReorgComplete known to be outside a reorg; applied */
+#define PSA_FAULT_SEQUENCE 10     /* stream_seq is not the previous one plus 1 */
+#define PSA_FAULT_CONNECTION 11   /* psa_feed_close: the stream ended */
+
 /* counters in the data header; [APPLIED + protocol * 8 + kind - PSA_EVENT_V2_SYNC] for the three
  * protocols, [FAULTS + status - PSA_POOL_NOT_FOUND], [UNSUPPORTED + protocol] */
 #define PSA_COUNTER_BLOCKS 0
@@ -205,9 +219,10 @@ typedef struct {
                                 REORG_START: old first,last,count, new first,last,count;
                                 REORG_COMPLETE: [0] pools in slot0_resync_required;
                                 seed: [0..3] sqrt price, [4..5] amount0, [6..7] amount1;
-                                UNSUPPORTED / OPAQUE: [0] offset and [1] length of the payload in the
-                                bytes given to psa_feed_decode */
-    uint64_t amount[2];      /* u128 liquidity or i128 liquidity delta */
+                                UNSUPPORTED, INVALID: [0] offset and [1] length of the payload in the
+                                bytes given to the psa_feed_decode call that read it. A seed record
+                                that is OPAQUE but keeps its kind has them in stream_seq, timestamp */
+    uint64_t amount[2];      /* u128 liquidity or i128 liquidity delta; seed V2: either, by present */
 } psa_event;
 
 /* ---- version line: 128 bytes, two a pool ---------------------------------------------------------- */
@@ -318,9 +333,14 @@ typedef struct {
     uint32_t slot;
     uint32_t kind;
     uint32_t generation;
-    int32_t tick;
-    uint64_t reserved;
-    uint64_t image[16];      /* LINE: the psa_line; TICK: gross[2], net[2] before (both 0: absent) */
+    int32_t tick;            /* LINE: the pool's tick before; TICK: which tick */
+    uint32_t sqrt_price_hi;  /* LINE: before, as the next five */
+    uint32_t tx_index;
+    uint32_t log_index;
+    uint32_t reserved0;
+    uint64_t block_number;
+    uint64_t before[4];      /* LINE: a[2], b[2]; TICK: gross[2], net[2] (all 0: the tick was absent) */
+    uint64_t reserved1;
 } psa_undo_record;
 
 /* ---- data header: 4096 bytes ------------------------------------------------------------------------ */
@@ -507,9 +527,9 @@ typedef struct {
     uint64_t frames_dropped; /* before the first BeginBlock and while skipping */
     /* the last fault */
     uint32_t fault_code;     /* PSA_FAULT_* */
-    uint32_t resync;         /* data may have been lost: gap or resync needed */
+    uint32_t resync;         /* by this fault data may have been lost: gap or resync needed */
     uint64_t fault_frame;    /* 0-based index of the frame on this connection */
-    uint64_t fault_block;    /* block dropped by the fault; 2^64-1 = none */
+    uint64_t fault_block;    /* block lost by the fault (open, or of a stray PoolUpdate); 2^64-1 = none */
     uint64_t fault_found;
     uint64_t fault_expected;
     uint32_t fault_is_revert; /* is_revert of the block dropped */
@@ -625,20 +645,26 @@ void psa_feed_open(psa_feed *feed, uint32_t dialect);
 
 /* Decode frames from `bytes`. `events[0 .. feed->open_count)` must hold the open block's records from
  * the last call. Returns PSA_OK when the bytes are used up to the last whole frame, PSA_EVENTS_FULL,
- * PSA_INVALID_MESSAGE (one fault; connection stays usable: call again with the rest), or
- * PSA_DESERIALIZATION / PSA_UNSUPPORTED_GENERATION (connection is dead). In every case *consumed bytes
- * are done with, events[0 .. *ready) are complete units in arrival order, and the next
- * feed->open_count records belong to the open block: move them to the front before the next call. */
+ * PSA_BLOCK_TOO_LARGE (nothing is ready and the array is full: call again with the same records in a
+ * larger array), PSA_INVALID_MESSAGE (one fault; the frame is consumed and has had its effect; the
+ * connection stays usable: call again with the rest), or PSA_DESERIALIZATION /
+ * PSA_UNSUPPORTED_GENERATION (connection is dead; every later call repeats the fault). In every case
+ * *consumed bytes are done with, events[0 .. *ready) are complete units in arrival order, and the next
+ * feed->open_count records belong to the open block: move them to the front before the next call.
+ * A length prefix is checked as soon as its four bytes are there. */
 int psa_feed_decode(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, psa_event *events,
                     uint32_t capacity, uint64_t *consumed, uint32_t *ready);
 
-/* The connection ended: counts the open block as dropped. PSA_OK between blocks, else
- * PSA_INVALID_MESSAGE with the fault filled in. */
+/* The connection ended with `pending_nbytes` unconsumed: drops the open block and fills in the fault,
+ * whose frame is the one cut off, or the last whole one.
+ * PSA_OK between blocks and outside a reorg, else PSA_INVALID_MESSAGE. The feed is dead afterwards. */
 int psa_feed_close(psa_feed *feed, uint64_t pending_nbytes);
 
-/* Write events as frames (length prefix included). Dialect EXEX writes g15. `source` holds the bytes
- * OPAQUE records point into (may be null when there are none). On PSA_BUFFER_TOO_SMALL *nbytes is what
- * is needed. PSA_INVALID_EVENT_DATA names, in *failed, a record the dialect cannot carry. */
+/* Write events as frames (length prefix included). Dialect EXEX writes g15; records only older
+ * generations can send keep their form (BeginBlock without base fee, Slot0Override by its variant,
+ * V2_DELTA: variant 0 V2Swap, 1 V2Liquidity), which every family C reader takes. `source` holds the
+ * bytes OPAQUE records point into (may be null when there are none). On PSA_BUFFER_TOO_SMALL *nbytes
+ * is what is needed. PSA_INVALID_EVENT_DATA names, in *failed, a record the dialect cannot carry. */
 int psa_encode(const psa_event *events, uint64_t count, uint32_t dialect, const uint8_t *source,
                uint64_t source_nbytes, uint8_t *out, uint64_t capacity, uint64_t *nbytes,
                uint64_t *failed);
@@ -663,21 +689,35 @@ typedef struct {
 #define PSA_ALLOW_DYNAMIC 4   /* use the stored LP fee of a dynamic-fee pool */
 #define PSA_FEE_GIVEN 8       /* use `lp_fee` instead of the stored one (V4 dynamic) */
 #define PSA_ZERO_FOR_ONE 16
+#define PSA_ONE_POOL 32       /* psa_quote_batch: every amount is asked of slots[0] */
+
+/* TickMath: the price of a tick, 4 limbs. PSA_BAD_ARGUMENT outside [-887272, 887272]. */
+int psa_sqrt_price_at_tick(int32_t tick, uint64_t *sqrt_price_x96);
+
+/* TickMath: the greatest tick whose price is at most this one, 4 limbs. PSA_BAD_ARGUMENT outside
+ * [4295128739, 1461446703485210103287273052203988822378723970342). */
+int psa_tick_at_sqrt_price(const uint64_t *sqrt_price_x96, int32_t *tick);
 
 /* Quote on the shared versions, as of `commit` (0: newest). `amount` and `limit` are 32-byte
- * little-endian; limit null = none. Validated by the stamp; after three failures on a copy in
- * `scratch`-free mode PSA_CONTENDED is returned and the caller copies the pool first. */
+ * little-endian; limit null = none (V2 takes none: PSA_BAD_ARGUMENT). Every answer, refusals included,
+ * is validated by the stamp after the last use of shared memory. When the writer overtakes it the quote
+ * is repeated on the new newest version, three times in all, then PSA_CONTENDED: the caller copies the
+ * pool with psa_pool_read_ticks and asks psa_quote_copy. With a pinned commit it is
+ * PSA_SNAPSHOT_TOO_OLD at once. On failure the result is zero but for status, commit and block. */
 int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
               const uint8_t *amount, const uint8_t *limit, uint32_t flags, uint32_t lp_fee,
               psa_quote_result *result);
 
-/* Many amounts on one pool (slots null) or item by item. amounts: (count, 4) u64 words. Each result has
- * its own status; the function returns PSA_OK unless arguments are wrong. item_flags may be null. */
+/* Many quotes, item i on slots[i] with generations[i], or all on the first with PSA_ONE_POOL in `flags`.
+ * amounts: (count, 4) u64 words. item_flags, where not null, are added to `flags`; generations null =
+ * any. No price limits, no PSA_FEE_GIVEN. Each result has its own status and commit; the function
+ * returns PSA_OK unless arguments are wrong. With commit 0 items may belong to different commits. */
 int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_t *generations,
                     uint64_t commit, const uint64_t *amounts, const uint32_t *item_flags,
                     uint32_t flags, uint32_t count, psa_quote_result *results);
 
-/* A pool outside shared memory: the line and flat tick arrays of a snapshot copy. */
+/* A pool outside shared memory: the line, static row and flat tick arrays of a snapshot copy. The
+ * arrays hold line.tick_count items; line.slab is not looked at. */
 typedef struct {
     psa_line line;
     const psa_static *row;
@@ -686,6 +726,7 @@ typedef struct {
     uint64_t reserved;
 } psa_pool_copy;
 
+/* psa_quote on such a copy: the same core, the same answers. */
 int psa_quote_copy(const psa_pool_copy *pool, const uint8_t *amount, const uint8_t *limit,
                    uint32_t flags, uint32_t lp_fee, psa_quote_result *result);
 
@@ -700,12 +741,15 @@ typedef struct {
     uint64_t reserved[2];
 } psa_rung;
 
-/* Walk the whole pool in one direction. On PSA_BUFFER_TOO_SMALL *count is a lower bound of what is
- * needed. rungs[0] is the start. */
+/* Walk the whole pool in one direction to the end of the price range. rungs[0] is the start; *count is
+ * how many there are, also on PSA_BUFFER_TOO_SMALL (nothing but a larger array is needed then). Words
+ * without liquidity share a rung; there are at most line.tick_count + 7000 of them. A V2 pool has one
+ * rung, and its ladder computes each answer. Of `flags` PSA_EXACT_OUT changes nothing. */
 int psa_ladder_build(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee, psa_rung *rungs,
                      uint32_t capacity, uint32_t *count);
 
-/* Answer `amounts` on a ladder built from the same pool, flags and fee. */
+/* Answer `amounts` ((count, 4) u64 words) on a ladder built from the same pool, direction and fee, each
+ * with a binary search and a partial step; what psa_quote_copy answers without a limit, bit for bit. */
 int psa_ladder_quote(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee,
                      const psa_rung *rungs, uint32_t rung_count, const uint64_t *amounts,
                      uint32_t count, psa_quote_result *results);
@@ -733,7 +777,7 @@ _Static_assert(sizeof(psa_token) == 64, "psa_token");
 _Static_assert(sizeof(psa_slab) == 64, "psa_slab");
 _Static_assert(sizeof(psa_commit_record) == 128, "psa_commit_record");
 _Static_assert(sizeof(psa_undo_entry) == 64, "psa_undo_entry");
-_Static_assert(sizeof(psa_undo_record) == 160, "psa_undo_record");
+_Static_assert(sizeof(psa_undo_record) == 88, "psa_undo_record");
 _Static_assert(sizeof(psa_header) == 4096, "psa_header");
 _Static_assert(offsetof(psa_header, committed) == 192, "committed");
 _Static_assert(offsetof(psa_header, commits) == 384, "commits");

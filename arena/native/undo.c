@@ -74,7 +74,13 @@ void psa_undo_note_line(psa_writer *writer, const psa_edit *edit) {
     if (writer->open_entry == 0 || writer->touched[edit->slot] == writer->open_entry) return;
     writer->touched[edit->slot] = writer->open_entry;
     psa_undo_record *record = push(writer, edit->slot, PSA_UNDO_LINE, edit->line.generation);
-    memcpy(record->image, &edit->line, sizeof(record->image));
+    record->tick = edit->line.tick;
+    record->sqrt_price_hi = edit->line.sqrt_price_hi;
+    record->tx_index = edit->line.tx_index;
+    record->log_index = edit->line.log_index;
+    record->block_number = edit->line.block_number;
+    memcpy(&record->before[0], edit->line.a, sizeof(edit->line.a));
+    memcpy(&record->before[2], edit->line.b, sizeof(edit->line.b));
 }
 
 void psa_undo_note_tick(psa_writer *writer, uint32_t slot, uint32_t generation, int32_t tick,
@@ -82,8 +88,8 @@ void psa_undo_note_tick(psa_writer *writer, uint32_t slot, uint32_t generation, 
     if (writer->open_entry == 0) return;
     psa_undo_record *record = push(writer, slot, PSA_UNDO_TICK, generation);
     record->tick = tick;
-    psa_put_u128(&record->image[0], gross);
-    psa_put_u128(&record->image[2], (psa_u128)net);
+    psa_put_u128(&record->before[0], gross);
+    psa_put_u128(&record->before[2], (psa_u128)net);
 }
 
 /* Turn one record back; `block` is its entry's block. */
@@ -94,20 +100,18 @@ static void restore(psa_writer *writer, const psa_undo_record *record, uint64_t 
     if (line->generation == record->generation && block > line->scrape_block) {
         if (record->kind == PSA_UNDO_TICK) {
             if (psa_ticks_reserve(writer, &edit, 1) == PSA_OK)
-                psa_ticks_set(writer, &edit, record->tick, psa_get_u128(&record->image[0]),
-                              (psa_i128)psa_get_u128(&record->image[2]));
+                psa_ticks_set(writer, &edit, record->tick, psa_get_u128(&record->before[0]),
+                              (psa_i128)psa_get_u128(&record->before[2]));
             else
                 psa_make_stale(writer, &edit, PSA_UNSURE_TICKS);
         } else {
-            psa_line before;
-            memcpy(&before, record->image, sizeof(before));
-            line->sqrt_price_hi = before.sqrt_price_hi;
-            line->tick = before.tick;
-            memcpy(line->a, before.a, sizeof(line->a));
-            memcpy(line->b, before.b, sizeof(line->b));
-            line->block_number = before.block_number;
-            line->tx_index = before.tx_index;
-            line->log_index = before.log_index;
+            line->sqrt_price_hi = record->sqrt_price_hi;
+            line->tick = record->tick;
+            memcpy(line->a, &record->before[0], sizeof(line->a));
+            memcpy(line->b, &record->before[2], sizeof(line->b));
+            line->block_number = record->block_number;
+            line->tx_index = record->tx_index;
+            line->log_index = record->log_index;
             line->current_index = psa_ticks_index(&writer->arena, line, line->tick);
         }
     }

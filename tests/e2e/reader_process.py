@@ -1,0 +1,126 @@
+"""A reader as an outside program would be: attaches by name, looks, compares.
+
+Run as a script: `reader_process.py NAME SECONDS`. Obeys JSON lines on stdin, answers each with one
+on stdout, and ends when stdin closes:
+
+    {"do": "live", "seconds"}       wait until the arena's phase is live
+    {"do": "expect", "block", "set", "drop", "settle", "seconds"}
+                                    change what is expected of pools, then compare one view
+    {"do": "fees", "keys"}          lp_fee and protocol_fee of V4 pools
+    {"do": "watch", "keys", "last", "seconds"}
+                                    look as often as possible until a view is `last`; answers every
+                                    distinct [block, digest of the states] seen
+"""
+
+import hashlib
+import json
+import sys
+import time
+from typing import Any
+
+import arena
+
+
+def shown(state: Any) -> dict[str, Any]:
+    """The fields that are compared, as JSON has them."""
+    if state.protocol == "uniswap_v2":
+        return {"reserve0": int(state.reserve0), "reserve1": int(state.reserve1)}
+    return {
+        "sqrt_price_x96": int(state.sqrt_price_x96),
+        "tick": int(state.tick),
+        "liquidity": int(state.liquidity),
+        "ticks": [[int(tick), int(gross), int(net)] for tick, gross, net in state.ticks],
+    }
+
+
+def digest(states: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(states, sort_keys=True).encode()).hexdigest()
+
+
+class Reader:
+    def __init__(self, name: str, seconds: float) -> None:
+        self.pools = arena.attach(name, timeout=seconds)
+        self.expected: dict[str, Any] = {}
+
+    def obey(self, command: dict[str, Any]) -> dict[str, Any]:
+        result: dict[str, Any] = getattr(self, "do_" + command.pop("do"))(**command)
+        return result
+
+    def do_live(self, seconds: float) -> dict[str, Any]:
+        limit = time.monotonic() + seconds
+        while self.pools.phase != "live":
+            if time.monotonic() > limit:
+                return {"ok": False, "phase": self.pools.phase, "head": self.pools.head_block}
+            time.sleep(0.002)
+        return {"ok": True}
+
+    def look(self, keys: Any) -> tuple[int, dict[str, Any], list[str]]:
+        """(block number, states, keys that are not live) of one view."""
+        while True:
+            try:
+                with self.pools.snapshot() as view:
+                    states = {key: view[key].state() for key in keys}
+                    block_number = view.block_number
+            except arena.SnapshotTooOld:
+                continue
+            idle = [key for key, state in states.items() if state.status != "live"]
+            return int(block_number), {key: shown(s) for key, s in states.items()}, idle
+
+    def differences(self, block: int) -> dict[str, Any]:
+        number, found, idle = self.look(self.expected)
+        result: dict[str, Any] = {}
+        if number != block:
+            result["block_number"] = [number, block]
+        if idle:
+            result["not_live"] = idle
+        for key, expected in self.expected.items():
+            for name, value in expected.items():
+                if found[key][name] != value:
+                    result.setdefault(key, {})[name] = [found[key][name], value]
+        return result
+
+    def do_expect(
+        self, block: int, set: dict[str, Any], drop: list[str], settle: bool, seconds: float
+    ) -> dict[str, Any]:
+        self.expected.update(set)
+        for key in drop:
+            del self.expected[key]
+        limit = time.monotonic() + seconds
+        while not settle and (head := self.pools.head_block) < block:
+            if time.monotonic() > limit:
+                return {"ok": False, "head": head, "phase": self.pools.phase}
+            self.pools.wait_block(after=head, timeout=1.0)
+        while (found := self.differences(block)) and settle and time.monotonic() < limit:
+            self.pools.wait_block(after=max(block, self.pools.head_block), timeout=0.01)
+        return {"ok": not found, "phase": self.pools.phase, "found_and_expected": found}
+
+    def do_fees(self, keys: list[str]) -> dict[str, Any]:
+        with self.pools.snapshot() as view:
+            states = {key: view[key].state() for key in keys}
+        return {"fees": {k: [int(s.lp_fee), int(s.protocol_fee)] for k, s in states.items()}}
+
+    def do_watch(self, keys: list[str], last: list[Any], seconds: float) -> dict[str, Any]:
+        seen: dict[tuple[int, str], None] = {}
+        limit = time.monotonic() + seconds
+        views = 0
+        while time.monotonic() < limit:
+            number, states, idle = self.look(keys)
+            views += 1
+            if idle:
+                return {"ok": False, "not_live": idle, "block": number}
+            look = number, digest(states)
+            seen[look] = None
+            if look == tuple(last):
+                return {"ok": True, "views": views, "seen": list(seen)}
+        return {"ok": False, "views": views, "seen": list(seen)}
+
+
+def main() -> None:
+    reader = Reader(sys.argv[1], float(sys.argv[2]))
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(reader.obey(json.loads(line))) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""kill -9 of the writer at 500 random instants: readers keep the last block, the next writer goes on.
+
+Method: a process forks writers that take over the same segment and apply a repeating stream flat
+out; each is killed after a random short while. After every kill the whole arena must equal the state
+that the stream has at its head block. Another process takes snapshots all the time.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import arena
+from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
+
+sys.path.insert(0, str(Path(__file__).parent))
+import kill_roles as roles
+
+ROUNDS = 500
+
+
+def create(name: str) -> None:
+    token = [TokenSpec(address=bytes([n]) * 20, decimals=18, symbol=f"T{n}") for n in (1, 2)]
+    with WriterArena.create(name, max_pools=64, tick_bytes=1 << 24, undo_blocks=128) as owner:
+        for index in range(roles.POOLS):
+            is_v2 = index % 3 == 0
+            spec = PoolSpec(
+                key=roles.key(index),
+                protocol=index % 3,
+                token0=token[0],
+                token1=token[1],
+                fee_pips=3000,
+                tick_spacing=0 if is_v2 else roles.SPACING,
+                factory=bytes(20),
+                hooks=bytes(20),
+            )
+            start = roles.start_state()[index]
+            price = {} if is_v2 else {"sqrt_price_x96": start[0]}
+            reserves = {"reserve0": start[0], "reserve1": start[1]} if is_v2 else {}
+            values = PoolValues(block_number=roles.FIRST, fee_pips=3000, **price, **reserves)
+            owner.install(owner.add_pool(spec), values, status=2)
+        owner.set_head(roles.FIRST)
+        owner.commit()
+        owner.set_phase("live")
+        owner.close(unlink=False)
+
+
+def role(which: str, name: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", roles.__file__, which, name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def tell(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def test_500_killed_writers_leave_every_committed_block_intact(arena_name: str) -> None:
+    create(arena_name)
+    seed = int(os.environ.get("PSA_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    states = roles.expected()
+    inside = advanced = 0
+    with role("nursery", arena_name) as nursery, role("reader", arena_name) as reader:
+        try:
+            assert answer(nursery) == "ready"
+            assert answer(reader) == "ready"
+            with arena.attach(arena_name, timeout=10) as pools:
+                for _ in range(ROUNDS):
+                    before = pools.head_block
+                    tell(nursery)
+                    pid = int(answer(nursery))
+                    assert answer(nursery) == "writing"
+                    signal.sigtimedwait([], chance.uniform(0, 0.004))
+                    os.kill(pid, signal.SIGKILL)
+                    assert answer(nursery) == "dead"
+                    with pools.snapshot() as view:
+                        head = view.block_number
+                        found = [roles.shown(view[roles.key(n)].state()) for n in range(roles.POOLS)]
+                    position = (head - roles.FIRST - 1) % roles.LAP
+                    want = states[position] if head > roles.FIRST else roles.start_state()
+                    assert found == want, f"block {head}"
+                    assert head >= before
+                    advanced += head > before
+                    inside += bool(
+                        (pools.versions["lines"]["stamp"] > view.commit).any()
+                    )
+                assert not pools.writer_alive
+            tell(reader)
+            counts = json.loads(answer(reader))
+        finally:
+            nursery.kill()
+            reader.kill()
+    print(f"killed inside a block: {inside} of {ROUNDS}, head advanced in {advanced}; {counts}")
+    assert inside > ROUNDS // 4, "the kills did not hit writers at work"
+    assert advanced > ROUNDS // 4
+    assert counts["wrong"] == 0
+    assert counts["snapshots"] > ROUNDS
+    with WriterArena.take_over(arena_name) as owner:
+        owner.close(unlink=True)

@@ -1,0 +1,182 @@
+"""A writer and readers as processes of their own, for end-to-end tests.
+
+Imports nothing of the product: the writer is the installed `arena-writer` script, a reader is
+`tests/e2e/reader_process.py`; both are told what to do from here.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+READER = Path(__file__).resolve().parent.parent / "e2e" / "reader_process.py"
+SHM = Path("/dev/shm")
+SECONDS = 30.0
+"""Deadline of one step; reaching it fails the test with the writer's log."""
+
+
+def remove_segments(name: str) -> None:
+    """Unlink what an arena of that name left in /dev/shm."""
+    for entry in SHM.iterdir():
+        if entry.name == name or entry.name.startswith(name + "."):
+            entry.unlink(missing_ok=True)
+
+
+class WriterProcess:
+    """`arena-writer run`; a context manager that ends it with SIGTERM and wants exit code 0.
+
+    Everything it would keep in the user's directories goes below `folder`. Its shared memory is
+    removed at the end, whether or not the writer kept it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        socket: Path,
+        states: Path,
+        dialect: str,
+        more: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self.log = folder / "writer.log"
+        home = folder / "home"
+        home.mkdir(exist_ok=True)
+        kept = {variable: str(home) for variable in ("HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME")}
+        command = [str(Path(sys.executable).parent / "arena-writer"), "run"]
+        command += ["--name", name, "--socket", str(socket), "--states", str(states)]
+        command += ["--dialect", dialect, *more]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=os.environ | kept | {"XDG_DATA_HOME": str(home), "XDG_CONFIG_HOME": str(home)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def log_tail(self, characters: int = 4_000) -> str:
+        return self.log.read_text(errors="replace")[-characters:]
+
+    def stop(self) -> int:
+        """End it with SIGTERM and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            ended_before = self.process.poll()
+            code = self.stop()
+        finally:
+            remove_segments(self.name)
+        if value is not None:
+            value.add_note(f"writer's log ends:\n{self.log_tail()}")
+            return
+        assert ended_before is None, f"the writer ended with {ended_before}:\n{self.log_tail()}"
+        assert code == 0, f"exit code {code} after SIGTERM:\n{self.log_tail()}"
+
+
+class ReaderProcess:
+    """A separate process attached to the arena; it compares, this object says with what."""
+
+    def __init__(self, folder: Path, name: str, *, seconds: float = SECONDS) -> None:
+        self._known: dict[str, Any] = {}
+        self._process = subprocess.Popen(
+            [sys.executable, str(READER), name, str(seconds)],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def tell(self, **command: Any) -> None:
+        """Give a command without waiting for its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"the reader ended with {self._process.wait()}"
+        result: dict[str, Any] = json.loads(line)
+        return result
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        self.tell(**command)
+        return self.answer()
+
+    def wait_live(self, seconds: float = SECONDS) -> None:
+        result = self.ask(do="live", seconds=seconds)
+        assert result["ok"], result
+
+    def expect(
+        self,
+        block_number: int,
+        states: dict[str, Any],
+        *,
+        settle: bool = False,
+        seconds: float = SECONDS,
+    ) -> None:
+        """Check that every pool of `states`, and the block number, is exactly this.
+
+        Without `settle` the first view at or above `block_number` must be right; with it views are
+        taken until one is. AssertionError names each field that differs.
+        """
+        changed = {key: state for key, state in states.items() if self._known.get(key) != state}
+        gone = [key for key in self._known if key not in states]
+        self._known = {**self._known, **changed}
+        for key in gone:
+            del self._known[key]
+        result = self.ask(
+            do="expect", block=block_number, set=changed, drop=gone, settle=settle, seconds=seconds
+        )
+        assert result["ok"], f"at block {block_number}: {result}"
+
+    def fees(self, keys: list[str]) -> dict[str, tuple[int, int]]:
+        """(lp_fee, protocol_fee) of V4 pools."""
+        result = self.ask(do="fees", keys=keys)
+        return {key: (lp, protocol) for key, (lp, protocol) in result["fees"].items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            code = self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+        finally:
+            self._process.stdout.close()
+        if value is None:
+            assert code == 0, f"the reader ended with {code}"

@@ -1,0 +1,364 @@
+"""Applying, undoing, aborting and taking over, against a dictionary model that shares no code.
+
+Method: generated block sequences with reverts run through psa_apply on an ordinary buffer; after every
+commit each pool's line and ticks are compared with the model, which keeps whole copies per block.
+"""
+
+import copy
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arena.layouts.events import EVENT
+from arena.native import ffi, lib
+
+NO_SLOT = 2**32 - 1
+DIGEST = bytes(32)
+Q96 = 1 << 96
+SPACING = 10
+
+
+class Core:
+    """One arena in private memory with its writer."""
+
+    def __init__(self, *, undo_entries: int = 64, undo_records: int = 4096) -> None:
+        capacities = ffi.new("psa_capacities *")
+        capacities.max_pools = 64
+        capacities.max_tokens = 16
+        capacities.undo_entry_count = undo_entries
+        capacities.undo_record_count = undo_records
+        capacities.heap_nbytes = 1 << 20
+        self.nbytes = lib.psa_arena_nbytes(capacities)
+        self.memory = np.zeros(self.nbytes // 8 + 8, dtype="<u8")
+        start = -(self.memory.ctypes.data // 8) % 8
+        self.base = ffi.cast("uint8_t *", self.memory.ctypes.data + 8 * start)
+        assert lib.psa_arena_format(self.base, self.nbytes, capacities, 1, DIGEST) == lib.PSA_OK
+        self.touched = ffi.new("uint64_t[]", 64)
+        self.dirty = ffi.new("uint32_t[]", 64)
+        self.open()
+
+    def open(self) -> None:
+        self.writer = ffi.new("psa_writer *")
+        status = lib.psa_writer_open(
+            self.writer, self.base, self.nbytes, -1, self.touched, self.dirty
+        )
+        assert status == lib.PSA_OK
+        self.arena = ffi.addressof(self.writer.arena)
+
+    def add(self, key: bytes, protocol: int, *, block: int, price: int = Q96) -> int:
+        row = ffi.new("psa_static *")
+        ffi.memmove(row.key, key.ljust(32, b"\0"), 32)
+        row.protocol = protocol
+        row.key_nbytes = len(key)
+        row.tick_spacing = 0 if protocol == 0 else SPACING
+        slot = ffi.new("uint32_t *")
+        assert lib.psa_pool_add(self.writer, row, slot) == lib.PSA_OK
+        line = ffi.new("psa_line *")
+        line.fee_status = 3000 | lib.PSA_STATUS_LIVE << 24
+        line.base_block = block
+        if protocol == 0:
+            line.a[0] = line.b[0] = 10**12
+        else:
+            line.a = [price & (2**64 - 1), (price >> 64) & (2**64 - 1)]
+            line.sqrt_price_hi = price >> 128
+        status = lib.psa_pool_install(
+            self.writer, slot[0], line, ffi.NULL, ffi.NULL, ffi.NULL, 0
+        )
+        assert status == lib.PSA_OK
+        return int(slot[0])
+
+    def apply(self, events: np.ndarray, min_commit_ns: int = 0) -> None:
+        pointer = ffi.cast("psa_event *", events.ctypes.data)
+        status = lib.psa_apply(self.writer, pointer, len(events), min_commit_ns, NO_SLOT)
+        assert status == lib.PSA_OK
+
+    def pool(self, slot: int) -> dict[str, object]:
+        line = ffi.new("psa_line *")
+        ticks = ffi.new("int32_t[]", 4096)
+        net = ffi.new("uint64_t[]", 8192)
+        gross = ffi.new("uint64_t[]", 8192)
+        status = lib.psa_pool_read_ticks(self.arena, slot, 0, 0, line, ticks, net, gross, 4096)
+        assert status == lib.PSA_OK
+        rows = {}
+        for i in range(line.tick_count):
+            signed = net[2 * i] | net[2 * i + 1] << 64
+            signed -= (1 << 128) if signed >> 127 else 0
+            rows[ticks[i]] = (gross[2 * i] | gross[2 * i + 1] << 64, signed)
+        assert list(rows) == sorted(rows)
+        assert line.current_index == sum(tick <= line.tick for tick in rows)
+        return {
+            "a": line.a[0] | line.a[1] << 64 | line.sqrt_price_hi << 128,
+            "b": line.b[0] | line.b[1] << 64,
+            "tick": line.tick,
+            "ticks": rows,
+            "status": line.fee_status >> 24,
+        }
+
+
+@dataclass
+class Model:
+    pools: dict[bytes, dict[str, object]] = field(default_factory=dict)
+    before: dict[int, dict[bytes, dict[str, object]]] = field(default_factory=dict)
+    head: int = 0
+
+    def apply(self, block: int, updates: list[tuple]) -> None:
+        self.before[block] = copy.deepcopy(self.pools)
+        self.head = block
+        for update in updates:
+            key, kind = update[0], update[1]
+            pool = self.pools[key]
+            if kind == "sync":
+                pool["a"], pool["b"] = update[2], update[3]
+            elif kind == "swap":
+                pool["a"], pool["tick"], pool["b"] = update[2], update[3], update[4]
+            else:
+                lower, upper, delta = update[2:]
+                ticks = pool["ticks"]
+                for tick, sign in ((lower, 1), (upper, -1)):
+                    gross, net = ticks.get(tick, (0, 0))
+                    ticks[tick] = (gross + delta, net + sign * delta)
+                    if ticks[tick][0] == 0:
+                        del ticks[tick]
+                if lower <= pool["tick"] < upper:
+                    pool["b"] += delta
+
+    def revert(self, block: int) -> None:
+        self.pools = self.before.pop(block)
+        self.head = block - 1
+
+
+V2, V3, V4 = b"\x01" * 20, b"\x03" * 20, b"\x04" * 32
+PROTOCOL = {V2: 0, V3: 1, V4: 2}
+
+
+def frame(block: int, updates: list[tuple], *, revert: bool, seq: int) -> np.ndarray:
+    events = np.zeros(len(updates) + 2, dtype=EVENT)
+    events["block_number"] = block
+    events["stream_seq"] = seq
+    events["flags"] = lib.PSA_EVENT_IS_REVERT if revert else 0
+    events[0]["kind"] = lib.PSA_EVENT_BEGIN_BLOCK
+    events[-1]["kind"] = lib.PSA_EVENT_END_BLOCK
+    for i, update in enumerate(updates, start=1):
+        key, kind = update[0], update[1]
+        event = events[i]
+        event["key"] = np.frombuffer(key.ljust(32, b"\0"), dtype="u1")
+        event["key_nbytes"] = len(key)
+        event["protocol"] = PROTOCOL[key]
+        event["log_index"] = i
+        if kind == "sync":
+            event["kind"] = lib.PSA_EVENT_V2_SYNC
+            event["words"] = [update[2], 0, 0, 0, update[3], 0, 0, 0]
+        elif kind == "swap":
+            price = update[2]
+            event["kind"] = lib.PSA_EVENT_CL_SWAP
+            mask = 2**64 - 1
+            event["words"] = [price & mask, price >> 64 & mask, price >> 128, 0, 0, 0, 0, 0]
+            event["tick"] = update[3]
+            event["amount"] = [update[4], 0]
+        else:
+            delta = update[4] & (2**128 - 1)
+            event["kind"] = lib.PSA_EVENT_CL_LIQUIDITY
+            event["tick_lower"], event["tick_upper"] = update[2], update[3]
+            event["update_type"] = lib.PSA_UPDATE_MINT if update[4] > 0 else lib.PSA_UPDATE_BURN
+            event["amount"] = [delta & (2**64 - 1), delta >> 64]
+    return events
+
+
+def compare(core: Core, model: Model, slots: dict[bytes, int]) -> None:
+    for key, slot in slots.items():
+        found = core.pool(slot)
+        assert found.pop("status") == lib.PSA_STATUS_LIVE
+        assert found == model.pools[key]
+    assert core.writer.record.block_number == model.head
+
+
+def fresh(core: Core) -> tuple[Model, dict[bytes, int]]:
+    slots = {key: core.add(key, protocol, block=100) for key, protocol in PROTOCOL.items()}
+    core.writer.record.block_number = 100
+    assert lib.psa_commit(core.writer) == lib.PSA_OK
+    model = Model(head=100)
+    for key in slots:
+        start = {"a": 10**12, "b": 10**12, "tick": 0, "ticks": {}}
+        if key != V2:
+            start |= {"a": Q96, "b": 0}
+        model.pools[key] = start
+    return model, slots
+
+
+@st.composite
+def updates_of_block(draw: st.DrawFn, ranges: dict[bytes, list[tuple[int, int, int]]]) -> list:
+    updates: list[tuple] = []
+    for _ in range(draw(st.integers(0, 6))):
+        key = draw(st.sampled_from([V2, V3, V4]))
+        if key == V2:
+            amount = st.integers(0, 2**64 - 1)
+            updates.append((key, "sync", draw(amount), draw(amount)))
+            continue
+        kind = draw(st.sampled_from(["swap", "mint", "mint", "burn"]))
+        if kind == "swap":
+            tick = draw(st.integers(-300, 300))
+            liquidity = sum(d for low, up, d in ranges[key] if low <= tick < up)
+            updates.append((key, "swap", draw(st.integers(2**90, 2**100)), tick, liquidity))
+        elif kind == "mint":
+            lower = draw(st.integers(-30, 29)) * SPACING
+            upper = draw(st.integers(lower // SPACING + 1, 30)) * SPACING
+            delta = draw(st.integers(1, 2**62))
+            ranges[key].append((lower, upper, delta))
+            updates.append((key, "liquidity", lower, upper, delta))
+        elif ranges[key]:
+            index = draw(st.integers(0, len(ranges[key]) - 1))
+            lower, upper, delta = ranges[key][index]
+            part = draw(st.integers(1, delta))
+            ranges[key][index] = (lower, upper, delta - part)
+            if part == delta:
+                ranges[key].pop(index)
+            updates.append((key, "liquidity", lower, upper, -part))
+    return updates
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_blocks_and_reverts_equal_the_model(data: st.DataObject) -> None:
+    core = Core()
+    model, slots = fresh(core)
+    ranges: dict[bytes, list[tuple[int, int, int]]] = {V3: [], V4: []}
+    ranges_before: dict[int, dict] = {}
+    blocks: dict[int, list[tuple]] = {}
+    seq = 1
+    for _ in range(data.draw(st.integers(1, 12))):
+        depth = data.draw(st.sampled_from([0, 0, 0, 1, 2, 5]))
+        depth = min(depth, model.head - 100)
+        if depth:
+            reverted = list(range(model.head - depth + 1, model.head + 1))
+            oldest_first = data.draw(st.booleans())
+            for block in reverted if oldest_first else reversed(reverted):
+                core.apply(frame(block, blocks[block], revert=True, seq=seq))
+                seq += 1
+            for block in reversed(reverted):
+                model.revert(block)
+                ranges = ranges_before.pop(block)
+            compare(core, model, slots)
+            assert core.writer.fault_count == 0
+        block = model.head + 1
+        ranges_before[block] = copy.deepcopy(ranges)
+        blocks[block] = data.draw(updates_of_block(ranges))
+        core.apply(frame(block, blocks[block], revert=False, seq=seq))
+        seq += 1
+        model.apply(block, blocks[block])
+        action = data.draw(st.sampled_from(["", "", "abort", "reopen", "again"]))
+        if action == "abort":
+            garbage = data.draw(updates_of_block(copy.deepcopy(ranges)))
+            core.apply(frame(block + 1, garbage, revert=False, seq=seq), min_commit_ns=2**63)
+            lib.psa_abort(core.writer)
+        elif action == "reopen":
+            garbage = data.draw(updates_of_block(copy.deepcopy(ranges)))
+            core.apply(frame(block + 1, garbage, revert=False, seq=seq), min_commit_ns=2**63)
+            core.open()
+        elif action == "again":
+            core.apply(frame(block, blocks[block], revert=False, seq=seq))
+        compare(core, model, slots)
+        assert core.writer.fault_count == 0
+
+
+def test_nothing_of_a_block_is_visible_before_its_commit() -> None:
+    core = Core()
+    model, slots = fresh(core)
+    core.apply(frame(101, [(V2, "sync", 5, 6)], revert=False, seq=1), min_commit_ns=2**63)
+    compare_before = core.pool(slots[V2])
+    assert compare_before["a"] == 10**12
+    lib.psa_commit(core.writer)
+    assert core.pool(slots[V2])["a"] == 5
+    assert model.pools[V2]["a"] == 10**12
+
+
+def test_a_burn_of_more_than_was_minted_makes_the_pool_stale_and_changes_nothing() -> None:
+    core = Core()
+    _, slots = fresh(core)
+    core.apply(frame(101, [(V3, "liquidity", -10, 10, 1000)], revert=False, seq=1))
+    core.apply(frame(102, [(V3, "liquidity", -10, 10, -1001)], revert=False, seq=2))
+    found = core.pool(slots[V3])
+    assert found["status"] == lib.PSA_STATUS_STALE
+    assert found["ticks"] == {-10: (1000, 1000), 10: (1000, -1000)}
+    assert core.writer.fault_count == 1
+    assert core.writer.faults[0].status == lib.PSA_ARITHMETIC_OVERFLOW
+    assert core.pool(slots[V4])["status"] == lib.PSA_STATUS_LIVE
+
+
+def test_a_revert_below_the_ring_makes_touched_pools_stale_and_an_epilogue_settles_them() -> None:
+    core = Core(undo_entries=4)
+    _, slots = fresh(core)
+    for block in range(101, 111):
+        update = (V3, "swap", Q96 + block, 0, 0) if block == 103 else (V2, "sync", block, block)
+        core.apply(frame(block, [update], revert=False, seq=block))
+    start = np.zeros(1, dtype=EVENT)
+    start["kind"] = lib.PSA_EVENT_REORG_START
+    start["stream_seq"] = 200
+    core.apply(start)
+    for block in range(110, 102, -1):
+        updates = [(V3, "swap", Q96 + block, 0, 0)] if block == 103 else []
+        core.apply(frame(block, updates, revert=True, seq=200))
+    final = np.zeros(3, dtype=EVENT)
+    final["block_number"] = 102
+    final["stream_seq"] = 300
+    final[0]["kind"] = lib.PSA_EVENT_V2_FINAL
+    final[0]["key"] = np.frombuffer(V2.ljust(32, b"\0"), dtype="u1")
+    final[0]["words"] = [102, 0, 0, 0, 102, 0, 0, 0]
+    final[1]["kind"] = lib.PSA_EVENT_SLOT0_FINAL
+    final[1]["protocol"] = 1
+    final[1]["key"] = np.frombuffer(V3.ljust(32, b"\0"), dtype="u1")
+    final[1]["words"] = [0, 1 << 32, 0, 0, 0, 0, 0, 0]
+    final[2]["kind"] = lib.PSA_EVENT_REORG_COMPLETE
+    core.apply(final[:1])
+    assert core.pool(slots[V2])["a"] == 110, "the envelope is published as one commit"
+    core.apply(final[1:])
+    v2, v3 = core.pool(slots[V2]), core.pool(slots[V3])
+    assert (v2["a"], v2["b"], v2["status"]) == (102, 102, lib.PSA_STATUS_LIVE)
+    assert (v3["a"], v3["status"]) == (Q96, lib.PSA_STATUS_LIVE)
+    assert core.writer.record.block_number == 102
+
+
+def test_a_revert_below_the_ring_without_epilogue_leaves_touched_pools_stale() -> None:
+    core = Core(undo_entries=4)
+    _, slots = fresh(core)
+    for block in range(101, 111):
+        update = (V3, "swap", Q96 + block, 0, 0) if block == 103 else (V2, "sync", block, block)
+        core.apply(frame(block, [update], revert=False, seq=block))
+    for block in range(110, 102, -1):
+        updates = [(V3, "swap", Q96 + block, 0, 0)] if block == 103 else []
+        core.apply(frame(block, updates, revert=True, seq=200))
+    assert core.pool(slots[V2])["status"] == lib.PSA_STATUS_STALE
+    assert core.pool(slots[V3])["status"] == lib.PSA_STATUS_STALE
+    assert core.pool(slots[V4])["status"] == lib.PSA_STATUS_LIVE
+
+
+def test_a_pool_scraped_on_the_reverted_branch_follows_the_inverse_of_its_payload() -> None:
+    core = Core()
+    _, slots = fresh(core)
+    for block in (101, 102):
+        core.apply(frame(block, [], revert=False, seq=block))
+    line = ffi.new("psa_line *")
+    line.fee_status = 3000 | lib.PSA_STATUS_LIVE << 24
+    line.base_block = 102
+    line.a = [0, 1 << 32]
+    line.b = [700, 0]
+    ticks = ffi.new("int32_t[]", [-20, -10, 10, 20])
+    gross = ffi.new("uint64_t[]", [500, 0, 200, 0, 200, 0, 500, 0])
+    minus = 2**64 - 1
+    net = ffi.new(
+        "uint64_t[]", [500, 0, 200, 0, 2**64 - 200, minus, 2**64 - 500, minus]
+    )
+    status = lib.psa_pool_install(core.writer, slots[V3], line, ticks, gross, net, 4)
+    assert status == lib.PSA_OK
+    lib.psa_commit(core.writer)
+    core.apply(frame(102, [(V3, "liquidity", -10, 10, 200)], revert=True, seq=9))
+    found = core.pool(slots[V3])
+    assert found["ticks"] == {-20: (500, 500), 20: (500, -500)}
+    assert (found["b"], found["status"]) == (500, lib.PSA_STATUS_LIVE)
+    # The branch that replaces it counts from its first block, also below the old scrape.
+    core.apply(frame(102, [(V3, "liquidity", -30, 30, 5)], revert=False, seq=10))
+    assert core.pool(slots[V3])["b"] == 505
+    core.apply(frame(102, [(V3, "liquidity", -30, 30, 5)], revert=True, seq=11))
+    assert core.pool(slots[V3])["b"] == 500
+    assert core.writer.fault_count == 0

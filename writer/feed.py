@@ -1,0 +1,587 @@
+"""The event stream: a Unix socket client that yields complete units, and a buffer of whole blocks.
+
+`Feed` belongs to one thread; only `wake` may be called from others. It decides nothing about the
+arena: the caller connects, receives, and reacts to faults. It never writes to the socket.
+`EventBuffer` keeps the canonical blocks of what was received, for replay.
+"""
+
+import contextlib
+import logging
+import os
+import random
+import select
+import socket
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+from arena.layouts.events import EVENT
+
+from arena import errors
+from arena.native import EXCEPTIONS, ffi, lib
+
+log = logging.getLogger(__name__)
+
+Records = npt.NDArray[np.void]  # dtype EVENT
+
+RECEIVE_NBYTES = 256 * 1024
+FRAME_NBYTES = 16 * 1024 * 1024 + 4  # the longest frame with its prefix
+FIRST_EVENTS = 16_384
+MAX_BLOCK_EVENTS = 262_144  # records of one open block, 48 MiB
+BACKOFF_FIRST_S = 0.1
+BACKOFF_LAST_S = 10.0
+NO_BLOCK = 2**64 - 1
+
+DIALECTS = {
+    "auto": lib.PSA_DIALECT_UNKNOWN,
+    "seed-tagged": lib.PSA_DIALECT_SEED_TAGGED,
+    "seed-indexed": lib.PSA_DIALECT_SEED_INDEXED,
+    "exex": lib.PSA_DIALECT_EXEX,
+}
+
+
+class Batch(NamedTuple):
+    """What one receive brought.
+
+    `records`, (n,) of EVENT, are complete units in arrival order: whole blocks, reorg marks,
+    epilogues. They are a view that is valid until the next call on the feed. `faults` came after
+    all of them; there is at most one, and what follows it arrives with the next receive. An
+    InvalidMessage leaves the connection open, every other class means the feed has disconnected.
+    """
+
+    records: Records
+    faults: list[errors.FeedError]
+
+
+class Feed:
+    """Client of one producer socket.
+
+    `dialect` is a key of DIALECTS; `auto` finds the family at the first BeginBlock of each
+    connection. A block of more than `max_block_events` records (BeginBlock and EndBlock included)
+    is refused with BufferOverflow. `clock`, `sleep` and `uniform` stand for time.monotonic, an
+    interruptible sleep (seconds -> whether it was interrupted) and random.random.
+
+    Counters over all connections: `connections`, `frames`, `bytes`, `refusals` (failed attempts).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dialect: str = "auto",
+        max_block_events: int = MAX_BLOCK_EVENTS,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], bool] | None = None,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        if dialect not in DIALECTS:
+            raise ValueError(f"dialect={dialect!r}, one of {', '.join(DIALECTS)}")
+        if max_block_events < 2:
+            raise ValueError(f"max_block_events={max_block_events}, at least 2")
+        self.path = os.fspath(path)
+        self.connections = 0
+        self.refusals = 0
+        self._dialect = DIALECTS[dialect]
+        self._max_block_events = max_block_events
+        self._clock = clock
+        self._sleep = sleep if sleep is not None else self._wait_wake
+        self._uniform = uniform
+        self._past_frames = 0
+        self._past_bytes = 0
+        self._failures = 0
+        self._next_attempt = clock()
+        self._socket: socket.socket | None = None
+        self._poll = select.poll()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll.register(self._wake, select.POLLIN)
+        self._closed = False
+        self._feed = ffi.new("psa_feed *")
+        lib.psa_feed_open(self._feed, self._dialect)
+        self._consumed = ffi.new("uint64_t *")
+        self._ready = ffi.new("uint32_t *")
+        self._set_buffer(bytearray(RECEIVE_NBYTES))
+        self._start = 0  # of the bytes not yet consumed
+        self._end = 0
+        self._has_more = False  # bytes may hold whole frames
+        self._set_events(np.empty(min(FIRST_EVENTS, max_block_events), EVENT))
+        self._yielded = 0  # records in front of the open block's
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def is_connected(self) -> bool:
+        return self._socket is not None
+
+    @property
+    def frames(self) -> int:
+        """Frames seen, ignored and dropped ones included."""
+        return self._past_frames + int(self._feed.frames)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of consumed frames, prefixes included."""
+        return self._past_bytes + int(self._feed.bytes)
+
+    @property
+    def connection_frames(self) -> int:
+        """Frames seen on the present or last connection; faults count from the same zero."""
+        return int(self._feed.frames)
+
+    @property
+    def is_in_reorg(self) -> bool:
+        """A ReorgStart has been received on this connection and no ReorgComplete since."""
+        return bool(self._feed.reorg_open)
+
+    @property
+    def open_block(self) -> int | None:
+        """Number of the block being received."""
+        if self._feed.state != lib.PSA_FEED_IN_BLOCK:
+            return None
+        return int(self._feed.open_block)
+
+    def connect(self, timeout: float | None = None) -> bool:
+        """Connect to the producer, repeating refused attempts; whether it is connected now.
+
+        False after `timeout` seconds (None: no limit) or when woken. The pause after k attempts is
+        0.1 s * 2**(k - 1), at most 10 s, of which a random part between none and half is left out;
+        it holds across calls. Once a connection has delivered a complete unit the first attempt
+        after its loss is immediate.
+        """
+        self._check_open()
+        if self._socket is not None:
+            return True
+        deadline = None if timeout is None else self._clock() + timeout
+        while True:
+            now = self._clock()
+            pause = self._next_attempt - now
+            if pause > 0:
+                left = pause if deadline is None else min(pause, deadline - now)
+                if left < pause:
+                    if left > 0:
+                        self._sleep(left)
+                    return False
+                if self._sleep(pause):
+                    return False
+            if self._attempt():
+                return True
+
+    def _attempt(self) -> bool:
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            client.connect(self.path)
+        except OSError as error:
+            client.close()
+            self.refusals += 1
+            self._schedule()
+            log.debug("connect refused path=%s error=%s", self.path, error)
+            return False
+        self._past_frames += int(self._feed.frames)
+        self._past_bytes += int(self._feed.bytes)
+        lib.psa_feed_open(self._feed, self._dialect)
+        self._start = self._end = self._yielded = 0
+        self._has_more = False
+        self._socket = client
+        self._poll.register(client, select.POLLIN)
+        self.connections += 1
+        self._schedule()
+        log.info("connected path=%s connections=%d", self.path, self.connections)
+        return True
+
+    def _schedule(self) -> None:
+        """Set when the next attempt may start, as if this one led nowhere."""
+        delay = min(BACKOFF_FIRST_S * 2 ** min(self._failures, 32), BACKOFF_LAST_S)
+        self._failures += 1
+        self._next_attempt = self._clock() + delay * (0.5 + 0.5 * self._uniform())
+
+    def receive(self, timeout: float | None = None) -> Batch:
+        """The next complete units, waiting up to `timeout` seconds (None: no limit) for bytes.
+
+        Returns an empty batch on timeout, when woken, and when what came completes no unit. Raises
+        Connection when there is no connection to receive from.
+        """
+        self._check_open()
+        if self._socket is None:
+            raise errors.Connection("the feed is not connected", path=self.path)
+        if not self._has_more:
+            fault = self._read(timeout)
+            if fault is not None:
+                return Batch(self._events[:0], [fault])
+            if not self._has_more:
+                return Batch(self._events[:0], [])
+        return self._decode()
+
+    def _read(self, timeout: float | None) -> errors.FeedError | None:
+        """One recv behind the bytes that are left; a fault when the connection ended."""
+        if self._start:
+            left = self._end - self._start
+            self._buffer[:left] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, left
+        if self._end == len(self._buffer):
+            grown = bytearray(min(2 * len(self._buffer), FRAME_NBYTES))
+            grown[: self._end] = self._buffer
+            self._set_buffer(grown)
+        elif len(self._buffer) > RECEIVE_NBYTES and self._end < RECEIVE_NBYTES:
+            shrunk = bytearray(RECEIVE_NBYTES)
+            shrunk[: self._end] = self._buffer[: self._end]
+            self._set_buffer(shrunk)
+        assert self._socket is not None
+        try:
+            count = self._receive_into(self._socket, timeout)
+        except OSError as error:
+            return self._lose(str(error))
+        if count is None:
+            return None
+        if count == 0:
+            return self._lose(None)
+        self._end += count
+        self._has_more = True
+        return None
+
+    def _receive_into(self, client: socket.socket, timeout: float | None) -> int | None:
+        """Bytes received, 0 at the end of the stream, None when none came in time."""
+        window = self._view[self._end :]
+        try:
+            return client.recv_into(window)
+        except BlockingIOError:
+            pass
+        ready = dict(self._poll.poll(None if timeout is None else max(0, timeout) * 1000))
+        if self._wake in ready:
+            self._drain_wake()
+        if client.fileno() not in ready:
+            return None
+        try:
+            return client.recv_into(window)
+        except BlockingIOError:
+            return None
+
+    def _decode(self) -> Batch:
+        """Decode what the buffer holds up to the first fault or the end of the record array."""
+        open_count = int(self._feed.open_count)
+        if self._yielded:
+            self._events[:open_count] = self._events[self._yielded : self._yielded + open_count]
+            self._yielded = 0
+        while True:
+            status = lib.psa_feed_decode(
+                self._feed,
+                self._bytes + self._start,
+                self._end - self._start,
+                self._event_pointer,
+                len(self._events),
+                self._consumed,
+                self._ready,
+            )
+            self._start += self._consumed[0]
+            if status != lib.PSA_BLOCK_TOO_LARGE or not self._grow_events():
+                break
+        count = self._yielded = int(self._ready[0])
+        if count:
+            self._failures = 0
+            self._next_attempt = self._clock()
+        self._has_more = status in (lib.PSA_EVENTS_FULL, lib.PSA_INVALID_MESSAGE)
+        records = self._events[:count]
+        if status in (lib.PSA_OK, lib.PSA_EVENTS_FULL):
+            return Batch(records, [])
+        fault = self._overflow() if status == lib.PSA_BLOCK_TOO_LARGE else self._fault(status)
+        if not isinstance(fault, errors.InvalidMessage):
+            self.disconnect()
+        return Batch(records, [fault])
+
+    def _grow_events(self) -> bool:
+        if len(self._events) == self._max_block_events:
+            return False
+        grown = np.empty(min(2 * len(self._events), self._max_block_events), EVENT)
+        grown[: len(self._events)] = self._events
+        self._set_events(grown)
+        return True
+
+    def _fault(self, status: int) -> errors.FeedError:
+        feed = self._feed
+        block = None if feed.fault_block == NO_BLOCK else int(feed.fault_block)
+        text = ffi.string(feed.fault_text).decode()
+        found, expected = int(feed.fault_found), int(feed.fault_expected)
+        fault = EXCEPTIONS[status](
+            f"{text} (frame={feed.fault_frame} block={block} found={found} expected={expected})",
+            frame=int(feed.fault_frame),
+            block=block,
+            is_revert=bool(feed.fault_is_revert),
+            found=found,
+            expected=expected,
+            code=int(feed.fault_code),
+            resync=bool(feed.resync),
+            reason=text,
+        )
+        assert isinstance(fault, errors.FeedError)
+        return fault
+
+    def _overflow(self) -> errors.BufferOverflow:
+        attempted = len(self._events) + 1
+        block = self.open_block
+        return errors.BufferOverflow(
+            f"block {block} has more than {len(self._events) - 2} events; raise max_block_events",
+            frame=int(self._feed.frames),
+            block=block,
+            is_revert=bool(self._feed.open_is_revert),
+            capacity=len(self._events),
+            attempted=attempted,
+            resync=True,
+        )
+
+    def _lose(self, reason: str | None) -> errors.Connection:
+        """The fault of a connection that ended; what was open is dropped."""
+        feed = self._feed
+        lib.psa_feed_close(feed, self._end - self._start)
+        reason = reason or ffi.string(feed.fault_text).decode()
+        block = None if feed.fault_block == NO_BLOCK else int(feed.fault_block)
+        self.disconnect()
+        return errors.Connection(
+            f"{reason} (frame={feed.fault_frame} block={block} path={self.path})",
+            frame=int(feed.fault_frame),
+            block=block,
+            is_revert=bool(feed.fault_is_revert),
+            pending_nbytes=int(feed.fault_found),
+            code=int(feed.fault_code),
+            resync=True,
+            reason=reason,
+            path=self.path,
+        )
+
+    def wake(self) -> None:
+        """Interrupt a waiting connect or receive. Safe from any thread; one wake may be lost in
+        another that was not yet noticed."""
+        if not self._closed:
+            os.eventfd_write(self._wake, 1)
+
+    def _wait_wake(self, seconds: float) -> bool:
+        waiter = select.poll()
+        waiter.register(self._wake, select.POLLIN)
+        if not waiter.poll(seconds * 1000):
+            return False
+        self._drain_wake()
+        return True
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+
+    def disconnect(self) -> None:
+        """Close the connection, if there is one; the open block is dropped. Views stay valid until
+        the next connect."""
+        if self._socket is None:
+            return
+        self._poll.unregister(self._socket)
+        self._socket.close()
+        self._socket = None
+        self._has_more = False
+
+    def close(self) -> None:
+        """Disconnect and give up the wake-up descriptor. The feed is of no further use."""
+        if self._closed:
+            return
+        self.disconnect()
+        self._closed = True
+        os.close(self._wake)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise errors.ArenaClosed("the feed was closed", path=self.path)
+
+    def _set_buffer(self, buffer: bytearray) -> None:
+        self._buffer = buffer
+        self._view = memoryview(buffer)
+        self._bytes: Any = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
+
+    def _set_events(self, events: Records) -> None:
+        self._events = events
+        self._event_pointer: Any = ffi.from_buffer("psa_event[]", events, require_writable=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A block arrived that does not follow the last one.
+
+    `found` > `expected`: blocks `first` .. `last` are missing. `found` < `expected`: blocks from
+    `found` on were replaced without having been reverted first (`first` > `last`).
+    """
+
+    expected: int
+    found: int
+
+    @property
+    def first(self) -> int:
+        return self.expected
+
+    @property
+    def last(self) -> int:
+        return self.found - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    number: int
+    event_count: int
+    records: Records
+
+
+MAX_REVERT_MARKS = 4096
+
+
+class EventBuffer:
+    """Copies of the canonical blocks received, oldest first.
+
+    A complete reverted block takes its block out again instead of being kept, whether reverts come
+    newest first or oldest first. Reorg marks and epilogues are not kept.
+
+    `capacity` limits the events held (BeginBlock and EndBlock are not events), `max_blocks` the
+    blocks, which matters when they are empty. Without `keep_blocks` a block that does not fit
+    raises BufferOverflow and is not kept. With `keep_blocks` the buffer is a history of that many
+    blocks: the oldest go first, and a block that alone exceeds `capacity` empties it.
+    """
+
+    def __init__(
+        self, capacity: int, *, keep_blocks: int | None = None, max_blocks: int = 100_000
+    ) -> None:
+        if capacity < 0 or max_blocks < 1 or (keep_blocks is not None and keep_blocks < 1):
+            raise ValueError(
+                f"capacity={capacity} keep_blocks={keep_blocks} max_blocks={max_blocks}"
+            )
+        self.capacity = capacity
+        self.keep_blocks = keep_blocks
+        self.max_blocks = max_blocks
+        self.event_count = 0
+        self._blocks: deque[_Kept] = deque()
+        self._tip: int | None = None
+        self._revert_count = 0
+        # (count of the revert, block number): only reverts below all later ones, so numbers ascend
+        self._reverts: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    @property
+    def first_block(self) -> int | None:
+        return self._blocks[0].number if self._blocks else None
+
+    @property
+    def last_block(self) -> int | None:
+        """The newest block kept."""
+        return self._blocks[-1].number if self._blocks else None
+
+    @property
+    def tip(self) -> int | None:
+        """The newest canonical block known, also when it is not kept; the next must follow it."""
+        return self._tip
+
+    def append(self, records: Records) -> list[Gap]:
+        """Take over complete units, as `Feed.receive` returns them.
+
+        Returns a Gap for each block that does not follow the one before; it is kept all the same.
+        Raises BufferOverflow (fields capacity, attempted, block) when a block does not fit: blocks
+        before it are kept, it and everything after it are not.
+        """
+        kinds = records["kind"]
+        begins = np.flatnonzero(kinds == lib.PSA_EVENT_BEGIN_BLOCK)
+        ends = np.flatnonzero(kinds == lib.PSA_EVENT_END_BLOCK)
+        if len(begins) != len(ends) or not (begins < ends).all() or (ends[:-1] > begins[1:]).any():
+            raise ValueError("records are not complete units")
+        numbers = records["block_number"][begins].tolist()
+        reverts = (records["flags"][begins] & lib.PSA_EVENT_IS_REVERT).tolist()
+        gaps: list[Gap] = []
+        for begin, end, number, is_revert in zip(
+            begins.tolist(), ends.tolist(), numbers, reverts, strict=True
+        ):
+            if is_revert:
+                self._revert(number)
+                continue
+            event_count = end - begin - 1
+            self._make_room(number, event_count)
+            expected = number if self._tip is None else self._tip + 1
+            if number != expected:
+                gaps.append(Gap(expected=expected, found=number))
+                if number < expected:
+                    self._revert(number)
+            self._tip = number
+            if event_count <= self.capacity:
+                self._blocks.append(_Kept(number, event_count, records[begin : end + 1].copy()))
+                self.event_count += event_count
+        return gaps
+
+    def _make_room(self, number: int, event_count: int) -> None:
+        if self.keep_blocks is not None:
+            while self._blocks and (
+                len(self._blocks) >= self.keep_blocks
+                or self.event_count + event_count > self.capacity
+            ):
+                self.event_count -= self._blocks.popleft().event_count
+            return
+        for held, more, limit, unit in (
+            (self.event_count, event_count, self.capacity, "events"),
+            (len(self._blocks), 1, self.max_blocks, "blocks"),
+        ):
+            if held + more > limit:
+                raise errors.BufferOverflow(
+                    f"block {number} brings the buffer to {held + more} {unit}, its capacity is "
+                    f"{limit}; raise it or scrape faster",
+                    capacity=limit,
+                    attempted=held + more,
+                    block=number,
+                    is_revert=False,
+                    resync=True,
+                )
+
+    def _revert(self, number: int) -> None:
+        """Drop `number` and all above it, and note the revert."""
+        while self._blocks and self._blocks[-1].number >= number:
+            self.event_count -= self._blocks.pop().event_count
+        if self._tip is None or number <= self._tip:
+            self._tip = number - 1
+        while self._reverts and self._reverts[-1][1] >= number:
+            self._reverts.pop()
+        self._reverts.append((self._revert_count, number))
+        self._revert_count += 1
+        if len(self._reverts) > MAX_REVERT_MARKS:
+            # Merge the two oldest: a mark between them now learns of the lower one, which is safe.
+            (_, lower), (count, _) = self._reverts[:2]
+            self._reverts[:2] = [(count, lower)]
+
+    def mark(self) -> int:
+        """A point in time for `reverts_since`."""
+        return self._revert_count
+
+    def reverts_since(self, mark: int) -> int | None:
+        """Lowest block number reverted since `mark` was taken; None when none was."""
+        if not 0 <= mark <= self._revert_count:
+            raise ValueError(f"mark={mark}, from 0 to {self._revert_count}")
+        index = bisect_left(self._reverts, (mark, -1))
+        return self._reverts[index][1] if index < len(self._reverts) else None
+
+    def blocks(self, *, after: int | None = None) -> Iterator[Records]:
+        """Records of each kept block above `after` (None: all), each BeginBlock to EndBlock."""
+        for block in self._blocks:
+            if after is None or block.number > after:
+                yield block.records
+
+    def records(self, *, after: int | None = None) -> Records:
+        """The kept blocks above `after` as one new array, (n,) of EVENT."""
+        found = list(self.blocks(after=after))
+        return np.concatenate(found) if found else np.empty(0, EVENT)
+
+    def clear(self) -> None:
+        """Forget all blocks and what the next one must follow; revert marks stay valid."""
+        self._blocks.clear()
+        self.event_count = 0
+        self._tip = None
