@@ -754,6 +754,19 @@ int psa_ladder_quote(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee,
                      const psa_rung *rungs, uint32_t rung_count, const uint64_t *amounts,
                      uint32_t count, psa_quote_result *results);
 
+/* ---- reader.c ---------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const psa_arena *arena;
+    uint64_t commit;         /* 0: newest */
+    uint32_t slot;
+    uint32_t generation;
+} psa_quote_call;
+
+/* psa_quote without limit and given fee. */
+int psa_quote_prepared(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
+                       psa_quote_result *result);
+
 /* cffi: end */
 
 _Static_assert(sizeof(psa_event) == 192, "psa_event");
