@@ -9,9 +9,9 @@ began.
 import asyncio
 import logging
 import time
-from functools import partial
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict

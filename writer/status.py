@@ -1,9 +1,11 @@
-"""What `arena-writer status` shows: one arena's control segment and header, read like any reader."""
+"""What `arena-writer status` shows: one arena's control segment and header, as readers see them."""
 
 import time
 from typing import Any
 
 import numpy as np
+from arena.layouts import header, slots
+from arena.writer.processor import named_counters
 
 from arena.arena import (
     MappedArena,
@@ -13,10 +15,8 @@ from arena.arena import (
     read_phase,
 )
 from arena.errors import ArenaError
-from arena.layouts import header, slots
 from arena.native import ffi, lib, raise_status
 from arena.segment import ControlSegment
-from arena.writer.processor import named_counters
 
 STATE_NAMES = {
     header.STATE_CREATING: "creating",

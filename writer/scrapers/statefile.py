@@ -22,6 +22,10 @@ from arena.arena import PoolSpec, PoolValues, TokenSpec
 from arena.errors import PoolInvalid, StateFileError
 
 MAX_LINE_NBYTES = 64 << 20  # one pool with 300,000 ticks is about 25 MB
+# A file speaks for the chain as of its modification time. A revert that arrives a little later is
+# taken to be known to it all the same: the file's clock is coarse and the stream has a way to go.
+# One that arrives after the file was read never is.
+KNOWN_REVERT_NS = 1_000_000_000
 MAX_SYMBOL_NBYTES = 32  # token table, layouts
 MAX_INTEGER_DIGITS = 80  # 2**256 has 78
 DEFAULT_V2_FEE_PIPS = 3000
@@ -38,7 +42,7 @@ _PROTOCOLS = {
 
 @dataclass(frozen=True, slots=True)
 class StateFileContent:
-    """What one reading of a file found. `as_of_ns` is its modification time (CLOCK_REALTIME)."""
+    """What one reading of a file found; `as_of_ns` as in Scrape."""
 
     head_block: int
     specs: dict[bytes, PoolSpec]
@@ -146,7 +150,8 @@ def read_state_file(path: str | os.PathLike[str]) -> StateFileContent:
     highest = 0
     try:
         with open(path, "rb") as stream:
-            as_of_ns = os.fstat(stream.fileno()).st_mtime_ns
+            modified_ns = os.fstat(stream.fileno()).st_mtime_ns
+            as_of_ns = min(time.time_ns(), modified_ns + KNOWN_REVERT_NS)
             number = 0
             while raw := stream.readline(MAX_LINE_NBYTES + 1):
                 number += 1
