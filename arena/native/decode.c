@@ -761,9 +761,11 @@ static int fault(psa_feed *feed, uint32_t code, const char *text, uint64_t found
     feed->fault_found = found;
     feed->fault_expected = expected;
     feed->fault_block = NO_BLOCK;
+    feed->fault_has_block = 0;
     feed->fault_is_revert = 0;
     if (feed->state == PSA_FEED_IN_BLOCK) {
         feed->fault_block = feed->open_block;
+        feed->fault_has_block = 1;
         feed->fault_is_revert = feed->open_is_revert;
     }
     snprintf(feed->fault_text, sizeof feed->fault_text, "%s", text);
@@ -803,6 +805,7 @@ static step step_update(psa_feed *feed, const psa_event *event, const message *i
         now.status = fault(feed, PSA_FAULT_OUTSIDE_BLOCK, "PoolUpdate outside a block",
                            event->block_number, 0);
         feed->fault_block = event->block_number;
+        feed->fault_has_block = 1;
         feed->fault_is_revert = event->flags & PSA_EVENT_IS_REVERT;
         now.state = PSA_FEED_SKIP;
         return now;
