@@ -909,34 +909,110 @@ static step step_message(psa_feed *feed, psa_event *event, const message *in) {
     return step_late(feed, in);
 }
 
-/* Append whole PoolUpdates of the open block while nothing needs the state machine: the next number in
- * the stream, the open block, room for the record. Stops without effect before any other frame. */
+/* What the next PoolUpdate of the open block must say. */
+typedef struct {
+    uint64_t seq;
+    uint64_t block_number;
+    uint64_t is_revert;
+} expectation;
+
+/* Read a PoolUpdate whose payload length already names its form; the constants come from the caller, so
+ * each form is straight-line code with one branch. Everything that must hold is gathered in `wrong`:
+ * 0 means the frame is exactly that form and continues the open block. Returns 0, with the record
+ * untouched, when it is not. */
+static inline __attribute__((always_inline)) int
+append_form(psa_event *event, const uint8_t *payload, const expectation *want, uint32_t key_nbytes,
+            uint32_t kind, uint32_t protocol, uint32_t variant) {
+    const uint8_t *head = payload + (key_nbytes == WIRE_WORD_NBYTES ? 48 : 44);
+    const uint8_t *body = head + 45;
+    uint32_t update_type = wire_u32(head + 4);
+    uint64_t wrong = (wire_u32(payload) ^ WIRE_UPDATE) | (wire_u64(payload + 4) ^ want->seq) |
+                     (wire_u32(payload + 12) ^ (key_nbytes == WIRE_WORD_NBYTES)) |
+                     (wire_u32(head) ^ protocol) | (update_type > PSA_UPDATE_BURN) |
+                     (wire_u64(head + 8) ^ want->block_number) | (head[40] ^ want->is_revert) |
+                     (wire_u32(head + 41) ^ variant);
+    if (key_nbytes == WIRE_ADDRESS_NBYTES) wrong |= wire_u64(payload + 16) ^ WIRE_ADDRESS_NBYTES;
+    if (kind == PSA_EVENT_CL_SWAP) wrong |= wire_u64(body) ^ WIRE_WORD_NBYTES;
+    if (__builtin_expect(wrong != 0, 0)) return 0;
+    event->block_number = want->block_number;
+    event->stream_seq = want->seq;
+    event->tx_index = wire_u64(head + 24);
+    event->log_index = wire_u64(head + 32);
+    event->timestamp = wire_u64(head + 16);
+    event->kind = (uint8_t)kind;
+    event->protocol = (uint8_t)protocol;
+    event->update_type = (uint8_t)update_type;
+    event->flags = (uint8_t)(want->is_revert | PSA_EVENT_IN_BLOCK);
+    event->present = 0;
+    event->key_nbytes = (uint8_t)key_nbytes;
+    event->variant = (uint8_t)variant;
+    event->reserved = 0;
+    if (key_nbytes == WIRE_WORD_NBYTES) {
+        memcpy(event->key, payload + 16, WIRE_WORD_NBYTES);
+    } else {
+        memcpy(event->key, payload + 24, WIRE_ADDRESS_NBYTES);
+        memset(event->key + WIRE_ADDRESS_NBYTES, 0, WIRE_WORD_NBYTES - WIRE_ADDRESS_NBYTES);
+    }
+    memset(event->address, 0, sizeof event->address);
+    memset(event->words, 0, sizeof event->words);
+    event->tick = event->tick_lower = event->tick_upper = 0;
+    event->amount[0] = event->amount[1] = 0;
+    if (kind == PSA_EVENT_CL_SWAP) {
+        wire_u256(event->words, body + 8);
+        memcpy(event->amount, body + 40, 16);
+        event->tick = wire_i32(body + 56);
+    } else if (kind == PSA_EVENT_CL_LIQUIDITY) {
+        event->tick_lower = wire_i32(body);
+        event->tick_upper = wire_i32(body + 4);
+        memcpy(event->amount, body + 8, 16);
+    } else {
+        read_reserves(event, body);
+    }
+    return 1;
+}
+
+/* Append the common PoolUpdates of the open block while nothing needs the state machine: the next
+ * number in the stream, the open block, room for the record. Stops without effect before any other
+ * frame. The payload length alone tells the five common forms apart: one jump a message. */
 static void append_updates(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, uint64_t *at,
                            psa_event *events, uint32_t capacity, uint32_t *count) {
     uint64_t where = *at;
-    uint64_t seq = feed->last_seq;
-    const uint64_t block = feed->open_block;
-    const uint8_t is_revert = (uint8_t)feed->open_is_revert;
     uint32_t used = *count;
-    message in = {0};
-    defect bad;
-    while (used < capacity && nbytes - where >= WIRE_PREFIX + 12) {
+    expectation want = {feed->last_seq + 1, feed->open_block, feed->open_is_revert};
+    while (used < capacity && nbytes - where >= WIRE_PREFIX) {
         const uint8_t *payload = bytes + where + WIRE_PREFIX;
         uint32_t length = wire_u32(bytes + where);
-        if (length > nbytes - where - WIRE_PREFIX || length > WIRE_FRAME_CAP || length < 12 ||
-            wire_u32(payload) != WIRE_UPDATE)
+        if (length > nbytes - where - WIRE_PREFIX) break;
+        int is_good;
+        switch (length) {
+        case 149:
+            is_good = append_form(&events[used], payload, &want, WIRE_ADDRESS_NBYTES,
+                                  PSA_EVENT_CL_SWAP, PSA_UNISWAP_V3, WIRE_V3_SWAP);
             break;
-        psa_event *event = &events[used];
-        if (read_update(event, &in, payload, length, where + WIRE_PREFIX, &bad) != PSA_OK ||
-            event->stream_seq != seq + 1 || event->block_number != block ||
-            (event->flags & PSA_EVENT_IS_REVERT) != is_revert)
+        case 121:
+            is_good = append_form(&events[used], payload, &want, WIRE_ADDRESS_NBYTES,
+                                  PSA_EVENT_V2_SYNC, PSA_UNISWAP_V2, WIRE_V2_SYNC);
             break;
-        event->flags |= PSA_EVENT_IN_BLOCK;
-        seq++;
+        case 153:
+            is_good = append_form(&events[used], payload, &want, WIRE_WORD_NBYTES,
+                                  PSA_EVENT_CL_SWAP, PSA_UNISWAP_V4, WIRE_V4_SWAP);
+            break;
+        case 113:
+            is_good = append_form(&events[used], payload, &want, WIRE_ADDRESS_NBYTES,
+                                  PSA_EVENT_CL_LIQUIDITY, PSA_UNISWAP_V3, WIRE_V3_LIQUIDITY);
+            break;
+        case 117:
+            is_good = append_form(&events[used], payload, &want, WIRE_WORD_NBYTES,
+                                  PSA_EVENT_CL_LIQUIDITY, PSA_UNISWAP_V4, WIRE_V4_LIQUIDITY);
+            break;
+        default: is_good = 0;
+        }
+        if (!is_good) break;
+        want.seq++;
         used++;
         where += WIRE_PREFIX + length;
     }
-    feed->last_seq = seq;
+    feed->last_seq = want.seq - 1;
     feed->frames += used - *count;
     feed->open_count += used - *count;
     *count = used;
