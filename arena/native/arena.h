@@ -533,7 +533,7 @@ typedef struct {
     uint64_t fault_found;
     uint64_t fault_expected;
     uint32_t fault_is_revert; /* is_revert of the block dropped */
-    uint32_t reserved;
+    uint32_t fault_has_block; /* fault_block is a block number */
     char fault_text[96];     /* zero-terminated */
 } psa_feed;
 

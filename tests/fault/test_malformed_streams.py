@@ -25,7 +25,6 @@ MALFORMED = Path(__file__).resolve().parents[1] / "data" / "wire" / "malformed"
 STREAMS = json.loads((MALFORMED / "index.json").read_text())["streams"]
 OVERFLOW = [stream for stream in STREAMS if stream["expect"]["error"] == "BufferOverflow"]
 CASES = [stream for stream in STREAMS if stream not in OVERFLOW]
-NO_BLOCK = 2**64 - 1
 
 
 def names(streams: list[dict[str, Any]]) -> list[str]:
@@ -86,7 +85,7 @@ def decode(chunks: Iterator[bytes], *, is_end_an_error: bool) -> Outcome:
     rest = b""
 
     def fault(name: str) -> None:
-        block = None if feed.fault_block == NO_BLOCK else feed.fault_block
+        block = feed.fault_block if feed.fault_has_block else None
         revert, resync = bool(feed.fault_is_revert), bool(feed.resync)
         outcome.fail(feed.fault_frame, name, block, revert, resync)
 

@@ -542,5 +542,10 @@ def test_batch_equals_single_quotes() -> None:
         assert answer(results[i]) == shared.quote(1, amount, False, False)[0]
     assert batch([1], [2], ffi.NULL, lib.PSA_ONE_POOL) == lib.PSA_OK
     assert {answer(results[i]) for i in range(len(amounts))} == {refusal(lib.PSA_POOL_REMOVED)}
+    # flags a batch does not take: one item's refuse that item, the call's refuse the call
+    flags[1] |= lib.PSA_FEE_GIVEN
+    assert batch(slots, ffi.NULL, flags, 0) == lib.PSA_OK
+    assert answer(results[1]) == refusal(lib.PSA_BAD_ARGUMENT)
+    assert answer(results[3]) == shared.quote(1, amounts[3], True, False)[0]
     assert batch(slots, ffi.NULL, ffi.NULL, lib.PSA_FEE_GIVEN) == lib.PSA_BAD_ARGUMENT
     assert batch(ffi.NULL, ffi.NULL, ffi.NULL, 0) == lib.PSA_BAD_ARGUMENT
