@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from arena.writer.feed import EventBuffer, Records
-from arena.writer.processor import CATCH_UP_COMMIT_NS, Processor
-from arena.writer.scrapers import ScrapedPool
 
 from arena.arena import PoolSpec
 from arena.errors import ArenaError, ArenaFull, BufferOverflow, InvalidEventData
 from arena.native import lib
+from arena.writer.feed import EventBuffer, Records
+from arena.writer.processor import CATCH_UP_COMMIT_NS, Processor
+from arena.writer.scrapers import ScrapedPool
 
 log = logging.getLogger(__name__)
 
