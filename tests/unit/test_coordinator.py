@@ -90,7 +90,7 @@ def block(number: int, *events: dict[str, Any], revert: bool = False) -> np.ndar
 
 
 class ListScraper:
-    """Answers from a dictionary; `on_read` may change it, or feed the stream, before each answer."""
+    """Answers from a dictionary; `on_read` may change it, or feed the stream, before that."""
 
     def __init__(self, *keys: bytes) -> None:
         self.keys = list(keys)
