@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
-from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict
-from arena.writer.scrapers import PoolScraper
-
 from arena.arena import PoolSpec
 from arena.errors import (
     AlreadyLive,
@@ -31,6 +28,8 @@ from arena.errors import (
     Scraper,
 )
 from arena.native import lib
+from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict
+from arena.writer.scrapers import PoolScraper
 
 log = logging.getLogger(__name__)
 

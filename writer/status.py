@@ -4,8 +4,6 @@ import time
 from typing import Any
 
 import numpy as np
-from arena.layouts import header, slots
-from arena.writer.processor import named_counters
 
 from arena.arena import (
     MappedArena,
@@ -15,8 +13,10 @@ from arena.arena import (
     read_phase,
 )
 from arena.errors import ArenaError
+from arena.layouts import header, slots
 from arena.native import ffi, lib, raise_status
 from arena.segment import ControlSegment
+from arena.writer.processor import named_counters
 
 STATE_NAMES = {
     header.STATE_CREATING: "creating",

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from arena.writer.scrapers import statefile
-from arena.writer.scrapers.statefile import StateFile, read_state_file
 
 from arena.errors import PoolInvalid, StateFileError
+from arena.writer.scrapers import statefile
+from arena.writer.scrapers.statefile import StateFile, read_state_file
 
 POOL = "0x" + "88" * 20
 POOL_ID = "0x" + "77" * 32

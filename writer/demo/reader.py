@@ -54,8 +54,9 @@ def worth(state: Any) -> dict[str, Any]:
 
 def show_pools(name: str, keys: list[str]) -> None:
     pools = arena.attach(name, timeout=ATTACH_TIMEOUT_S)
-    commit: int | None = 0
-    while (commit := next_commit(pools, commit)) is not None:
+    commit = 0
+    while (found := next_commit(pools, commit)) is not None:
+        commit = found
         with pools.snapshot(keys) as view:
             shown = {key: worth(view[key].state()) for key in keys}
             emit({"block": int(view.block_number), "pools": shown})
@@ -77,8 +78,9 @@ def show_quotes(name: str, path: str) -> None:
         for line in lines:
             quote = json.loads(line)
             wanted[quote["block"]].append(quote)
-    commit: int | None = 0
-    while (commit := next_commit(pools, commit)) is not None:
+    commit = 0
+    while (found := next_commit(pools, commit)) is not None:
+        commit = found
         if pools.head_block not in wanted:
             continue
         keys = sorted({quote["pool"] for quote in wanted[pools.head_block]})

@@ -15,13 +15,13 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from arena.writer.status import read_status
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from arena.errors import ArenaError
+from arena.writer.status import read_status
 
 HERE = Path(__file__).resolve().parent
 BLOCKS_PER_S = 15.0

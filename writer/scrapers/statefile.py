@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from arena.arena import PoolSpec, PoolValues, TokenSpec
+from arena.errors import PoolInvalid, StateFileError
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.checks import check_pool
-
-from arena.arena import PoolSpec, PoolValues, TokenSpec
-from arena.errors import PoolInvalid, StateFileError
 
 MAX_LINE_NBYTES = 64 << 20  # one pool with 300,000 ticks is about 25 MB
 # A file speaks for the chain as of its modification time. A revert that arrives a little later is
