@@ -484,8 +484,13 @@ static void rebase(psa_writer *writer, uint32_t slot) {
     psa_edit edit;
     psa_edit_begin(writer, slot, &edit);
     uint64_t head = writer->record.block_number;
-    if (edit.line.scrape_block < head) edit.line.scrape_block = head;
-    if (edit.line.base_block < head) edit.line.base_block = head;
+    if (edit.line.base_block < head) {
+        edit.line.base_block = head;
+        edit.line.scrape_block = head;
+        edit.line.block_number = 0;
+        edit.line.tx_index = 0;
+        edit.line.log_index = 0;
+    }
     if (edit.line.base_block > writer->highest_base_block)
         writer->highest_base_block = edit.line.base_block;
     psa_edit_end(writer, &edit);

@@ -55,8 +55,8 @@ def worth(state: Any) -> dict[str, Any]:
 def show_pools(name: str, keys: list[str]) -> None:
     pools = arena.attach(name, timeout=ATTACH_TIMEOUT_S)
     commit = 0
-    while (found := next_commit(pools, commit)) is not None:
-        commit = found
+    while (newest := next_commit(pools, commit)) is not None:
+        commit = newest
         with pools.snapshot(keys) as view:
             shown = {key: worth(view[key].state()) for key in keys}
             emit({"block": int(view.block_number), "pools": shown})
@@ -79,8 +79,8 @@ def show_quotes(name: str, path: str) -> None:
             quote = json.loads(line)
             wanted[quote["block"]].append(quote)
     commit = 0
-    while (found := next_commit(pools, commit)) is not None:
-        commit = found
+    while (newest := next_commit(pools, commit)) is not None:
+        commit = newest
         if pools.head_block not in wanted:
             continue
         keys = sorted({quote["pool"] for quote in wanted[pools.head_block]})
