@@ -45,8 +45,12 @@ static int refuse(defect *bad, const char *text, uint64_t found, uint64_t expect
     return PSA_DESERIALIZATION;
 }
 
+/* Keep the header fields of a record only, and where its payload is. */
 static void mark_opaque(psa_event *event, uint64_t offset, uint64_t nbytes) {
     event->flags |= PSA_EVENT_OPAQUE;
+    event->tick = 0;
+    memset(event->words, 0, sizeof event->words);
+    memset(event->amount, 0, sizeof event->amount);
     event->words[0] = offset;
     event->words[1] = nbytes;
 }

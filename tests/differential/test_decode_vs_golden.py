@@ -68,8 +68,10 @@ class Decoder:
             )
             count, open_count = ready[0], self.feed.open_count
             assert consumed[0] <= len(self.rest)
-            self.units.append(self.events[:count].copy())
-            self.events[:open_count] = self.events[count : count + open_count].copy()
+            if count or not self.units:
+                self.units.append(self.events[:count].copy())
+            if count:
+                self.events[:open_count] = self.events[count : count + open_count].copy()
             self.rest = self.rest[consumed[0] :]
             if status == lib.PSA_BLOCK_TOO_LARGE:
                 assert count == 0
