@@ -155,7 +155,7 @@ def names(*variants: str) -> Codec:
     """An enum without fields."""
 
     def read(source: Source) -> str:
-        index = U32.read(source)
+        index: int = U32.read(source)
         if index >= len(variants):
             raise MalformedError(f"variant {index}")
         return variants[index]
