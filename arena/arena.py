@@ -5,14 +5,12 @@ segments. The data segment /NAME.GENERATION holds the pools. A new generation is
 control segment names it; the old one is then marked superseded and unlinked.
 """
 
-import importlib.metadata
 import os
 import struct
 import threading
 import time
-import uuid
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -143,9 +141,15 @@ def process_start_time(pid: int) -> int:
 def _boot_id() -> bytes:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return uuid.UUID(file.read().strip()).bytes
+            return bytes.fromhex(file.read().strip().replace("-", ""))
     except (OSError, ValueError):
         return bytes(16)
+
+
+def _header_offset(field: str) -> int:
+    fields = layout.HEADER.fields
+    assert fields is not None
+    return int(fields[field][1])
 
 
 def _cut_utf8(text: str, nbytes: int) -> bytes:
@@ -156,18 +160,34 @@ def _cut_utf8(text: str, nbytes: int) -> bytes:
 # The data segment, read side
 
 
+class _Owned(np.ndarray[Any, Any]):
+    """Bytes that keep another object alive."""
+
+    owner: Any
+
+
+def owned(ctype: str, owner: Any) -> Any:
+    """New zeroed struct, as a pointer of type `ctype` that keeps `owner` alive.
+
+    Whoever passes the pointer to C thus keeps the memory it leads to mapped during the call.
+    """
+    block = np.zeros(ffi.sizeof(ctype.removesuffix("*").strip()), np.uint8).view(_Owned)
+    block.owner = owner
+    return ffi.from_buffer(ctype, block)
+
+
 class MappedArena:
     """One generation, mapped read-only.
 
-    `pointer` is a psa_arena; whoever keeps it must keep this object too. The mapping goes when nobody
-    refers to this object or to an array from `array` any more.
+    `pointer` is a psa_arena that keeps the mapping alive; the mapping goes when nobody refers to this
+    object, its pointer, or an array from `array` any more.
     """
 
     def __init__(self, segment: Segment, generation: int) -> None:
         self.segment = segment
         self.generation = generation
         self.base = ffi.from_buffer("uint8_t *", segment.map)
-        self.pointer = ffi.new("psa_arena *")
+        self.pointer = owned("psa_arena *", self.base)
         if segment.nbytes < layout.HEADER_NBYTES:
             raise LayoutMismatch(
                 f"{segment.name} has {segment.nbytes} bytes, a data segment has at least "
@@ -187,6 +207,10 @@ class MappedArena:
                 f"{segment.name} says generation {self.header.generation}, expected {generation}",
                 name=segment.name,
             )
+        head = self.header
+        self.statics = self.array(head.statics_offset, slots.STATIC, head.max_pools)
+        self.versions = self.array(head.slots_offset, slots.SLOT, head.max_pools)
+        self.tokens = self.array(head.tokens_offset, slots.TOKEN, head.max_tokens)
         # One word each, read without leaving Python; released by close.
         self.superseded = self._word("superseded", "I")
         self.topology = self._word("topology", "Q")
@@ -206,10 +230,8 @@ class MappedArena:
                     raise
         raise ArenaNotReady(f"{name} is being re-created over and over", name=name)
 
-    def _word(self, field: str, code: str) -> memoryview:
-        fields = layout.HEADER.fields
-        assert fields is not None
-        offset = fields[field][1]
+    def _word(self, field: str, code: Literal["I", "Q"]) -> memoryview:
+        offset = _header_offset(field)
         size = 4 if code == "I" else 8
         return memoryview(self.segment.map)[offset : offset + size].cast(code)
 
@@ -461,6 +483,8 @@ class WriterArena:
         shared.writer_pid = pid
         shared.writer_start_time = process_start_time(pid)
         ffi.memmove(shared.boot_id, _boot_id(), 16)
+        import importlib.metadata  # readers have no use for it
+
         try:
             version = importlib.metadata.version("pool-state-arena")
         except importlib.metadata.PackageNotFoundError:
@@ -793,9 +817,7 @@ class WriterArena:
     def counters(self) -> npt.NDArray[np.uint64]:
         """(192,) writable view of the counters, indices as layouts.header.COUNTER_NAMES."""
         self._live()
-        fields = layout.HEADER.fields
-        assert fields is not None
-        offset = fields["counters"][1]
+        offset = _header_offset("counters")
         return np.frombuffer(self._segment.map, "<u8", layout.COUNTERS, offset)
 
     # Liveness

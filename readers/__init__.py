@@ -1,0 +1,33 @@
+"""What other programs import: attach to an arena, read pools, quote swaps.
+
+Needs numpy, posix_ipc and cffi only. Reads without locks from a read-only mapping; nothing a reader does
+can disturb the writer.
+"""
+
+from arena.arena import Phase
+from arena.readers.quote import Ladder, Quote, QuoteBatch
+from arena.readers.reader import Arena, Pool, attach
+from arena.readers.snapshot import (
+    FrozenPool,
+    FrozenSnapshot,
+    PoolState,
+    SharedSnapshot,
+    Snapshot,
+    Token,
+)
+
+__all__ = [
+    "Arena",
+    "FrozenPool",
+    "FrozenSnapshot",
+    "Ladder",
+    "Phase",
+    "Pool",
+    "PoolState",
+    "Quote",
+    "QuoteBatch",
+    "SharedSnapshot",
+    "Snapshot",
+    "Token",
+    "attach",
+]

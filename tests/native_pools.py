@@ -76,9 +76,7 @@ class NativePool:
         self.row.flags = flags
         self.row.generation = 1
         self.ticks = ffi.new("int32_t[]", [t for t, _ in ticks] or 1)
-        self.net = ffi.new(
-            "uint64_t[]", [word for _, net in ticks for word in limbs(net, 2)] or 2
-        )
+        self.net = ffi.new("uint64_t[]", [word for _, net in ticks for word in limbs(net, 2)] or 2)
         self.copy = ffi.new("psa_pool_copy *")
         line = self.copy.line
         line.stamp = 7

@@ -455,27 +455,40 @@ static void prefetch_ticks(const psa_arena *arena, const psa_event *event, uint3
 /* Slots of the next events, found together so that their cache misses overlap. */
 static void find_slots(const psa_arena *arena, const psa_event *events, uint64_t count,
                        uint32_t *slots) {
-    for (uint64_t i = 0; i < count; i++)
-        if (is_pool_event(&events[i]))
-            __builtin_prefetch(&arena->buckets[psa_key_bucket(arena, events[i].key)]);
+    uint32_t buckets[LOOKAHEAD];
     for (uint64_t i = 0; i < count; i++) {
         slots[i] = PSA_NO_SLOT;
-        if (!is_pool_event(&events[i])) continue;
-        uint32_t entry = arena->buckets[psa_key_bucket(arena, events[i].key)];
-        if (entry != 0 && entry <= arena->max_pools) __builtin_prefetch(&arena->statics[entry - 1]);
+        buckets[i] = psa_key_bucket(arena, events[i].key);
+        __builtin_prefetch(&arena->buckets[buckets[i]]);
+    }
+    for (uint64_t i = 0; i < count; i++) {
+        uint32_t entry = arena->buckets[buckets[i]];
+        if (entry == 0 || entry > arena->max_pools) continue;
+        const uint8_t *row = (const uint8_t *)&arena->statics[entry - 1];
+        const uint8_t *slot = (const uint8_t *)&arena->slots[entry - 1];
+        __builtin_prefetch(row);
+        __builtin_prefetch(row + 64);
+        for (int line = 0; line < 4; line++) __builtin_prefetch(slot + 64 * line, 1);
     }
     for (uint64_t i = 0; i < count; i++) {
         if (!is_pool_event(&events[i])) continue;
-        if (psa_find(arena, events[i].key, &slots[i]) != PSA_OK) {
+        if (psa_find_from(arena, events[i].key, buckets[i], &slots[i]) != PSA_OK)
             slots[i] = PSA_NO_SLOT;
-            continue;
-        }
-        const uint8_t *slot = (const uint8_t *)&arena->slots[slots[i]];
-        for (int line = 0; line < 4; line++) __builtin_prefetch(slot + 64 * line, 1);
-        __builtin_prefetch(&arena->statics[slots[i]].tick_spacing);
+        else prefetch_ticks(arena, &events[i], slots[i]);
     }
-    for (uint64_t i = 0; i < count; i++)
-        if (slots[i] != PSA_NO_SLOT) prefetch_ticks(arena, &events[i], slots[i]);
+}
+
+/* A pool that was caught up alone has no before-images of the blocks it was caught up with, and those
+ * the ring may hold are of values it had before: its values count as read at the head. */
+static void rebase(psa_writer *writer, uint32_t slot) {
+    psa_edit edit;
+    psa_edit_begin(writer, slot, &edit);
+    uint64_t head = writer->record.block_number;
+    if (edit.line.scrape_block < head) edit.line.scrape_block = head;
+    if (edit.line.base_block < head) edit.line.base_block = head;
+    if (edit.line.base_block > writer->highest_base_block)
+        writer->highest_base_block = edit.line.base_block;
+    psa_edit_end(writer, &edit);
 }
 
 int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint64_t min_commit_ns,
@@ -513,6 +526,7 @@ int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint6
             }
         }
     }
+    if (only_slot != PSA_NO_SLOT) rebase(writer, only_slot);
     return PSA_OK;
 }
 

@@ -630,8 +630,10 @@ int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t 
 
 /* Apply complete units (blocks, reorg marks, epilogues) as psa_feed_decode hands them over. Commits at
  * block ends when min_commit_ns passed since the last commit (0: every block), and at ReorgComplete,
- * never inside a reorg envelope; the caller ends a batch with psa_commit. Events that cannot be applied are counted and listed in writer->faults.
- * `only_slot` (2^32-1: all) restricts to one pool and leaves head, undo ring and commits alone. */
+ * never inside a reorg envelope; the caller ends a batch with psa_commit. Events that cannot be applied
+ * are counted and listed in writer->faults. `only_slot` (2^32-1: all) catches one pool up with blocks
+ * up to the head: it leaves head, undo ring and commits alone, and the pool then counts as scraped at
+ * the head. */
 int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint64_t min_commit_ns,
               uint32_t only_slot);
 
@@ -753,6 +755,19 @@ int psa_ladder_build(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee,
 int psa_ladder_quote(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee,
                      const psa_rung *rungs, uint32_t rung_count, const uint64_t *amounts,
                      uint32_t count, psa_quote_result *results);
+
+/* ---- reader.c ---------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const psa_arena *arena;
+    uint64_t commit;         /* 0: newest */
+    uint32_t slot;
+    uint32_t generation;
+} psa_quote_call;
+
+/* psa_quote without limit and given fee. */
+int psa_quote_prepared(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
+                       psa_quote_result *result);
 
 /* cffi: end */
 

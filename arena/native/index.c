@@ -9,17 +9,7 @@
 #include <string.h>
 
 int psa_find(const psa_arena *arena, const uint8_t *key, uint32_t *slot) {
-    uint32_t bucket = psa_key_bucket(arena, key);
-    for (uint32_t probes = 0; probes <= arena->bucket_mask; probes++) {
-        uint32_t entry = PSA_LOAD_ACQUIRE(&arena->buckets[bucket]);
-        if (entry == 0 || entry > arena->max_pools) return PSA_UNKNOWN_POOL;
-        if (memcmp(arena->statics[entry - 1].key, key, 32) == 0) {
-            *slot = entry - 1;
-            return PSA_OK;
-        }
-        bucket = (bucket + 1) & arena->bucket_mask;
-    }
-    return PSA_UNKNOWN_POOL;
+    return psa_find_from(arena, key, psa_key_bucket(arena, key), slot);
 }
 
 uint32_t psa_find_many(const psa_arena *arena, const uint8_t *keys, uint32_t count, uint32_t *slots) {

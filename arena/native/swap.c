@@ -448,10 +448,11 @@ static int finish_before(const pool_state *pool, const position *at, const psa_u
     if (exact_in) {
         if (zero_for_one ? found <= target_tick : found >= target_tick) return 0; /* F2 */
     } else {
-        /* The target may pay one unit of rounding more than the price at `next` shows. Two whole ticks
-         * apart, more than 2^-15 of the price, are worth at least one unit of output when liquidity *
-         * price >= 2^111 (token1) or liquidity * 2^81 >= price (token0): then the target pays more. */
-        if (zero_for_one ? found < target_tick + 2 : found > target_tick - 2) return 0;
+        /* The step is made whole when what is left equals its yield, rounded down, so the target has to
+         * pay at least one unit more than the price at `next` shows. A whole tick between them, more
+         * than 2^-15 of the price, is worth one when liquidity * price >= 2^111 (token1) or
+         * liquidity * 2^81 >= price (token0). */
+        if (zero_for_one ? found <= target_tick : found > target_tick - 2) return 0;
         unsigned price_bits = next->w[2]   ? 192 - (unsigned)__builtin_clzll(next->w[2])
                               : next->w[1] ? 128 - (unsigned)__builtin_clzll(next->w[1])
                                            : 64 - (unsigned)__builtin_clzll(next->w[0] | 1);
@@ -567,18 +568,16 @@ static int amounts_fit(const pool_state *pool, const psa_u256 *in, const psa_u25
     return ((in->w[1] | out->w[1]) >> 63 | in->w[2] | in->w[3] | out->w[2] | out->w[3]) == 0;
 }
 
-static void store_price(psa_quote_result *result, const psa_u192 *price) {
-    memcpy(result->sqrt_price_x96_after, price->w, sizeof price->w);
-    result->sqrt_price_x96_after[3] = 0;
-}
-
+/* Every result field but status, commit and block. */
 static int store_swap(const pool_state *pool, const psa_u256 *in, const psa_u256 *out, int complete,
                       const psa_u192 *price, psa_u128 liquidity, int32_t tick, uint32_t crossed,
                       psa_quote_result *result) {
     if (!amounts_fit(pool, in, out)) return PSA_SWAP_REVERTS;
-    memcpy(result->amount_in, in->w, sizeof in->w);
-    memcpy(result->amount_out, out->w, sizeof out->w);
-    store_price(result, price);
+    for (int i = 0; i < 4; i++) {
+        result->amount_in[i] = in->w[i];
+        result->amount_out[i] = out->w[i];
+        result->sqrt_price_x96_after[i] = i < 3 ? price->w[i] : 0;
+    }
     result->liquidity_after[0] = psa_low(liquidity);
     result->liquidity_after[1] = psa_high(liquidity);
     result->tick_after = tick;
@@ -672,6 +671,46 @@ static int concentrated_quote(const pool_state *pool, const psa_u256 *amount, co
 
 /* ---- V2 ---------------------------------------------------------------------------------------------------- */
 
+/* quotient = floor(a * b / d) when it fits 128 bits, else 0 is returned. d is not 0. */
+static int divide_product(psa_u128 *quotient, psa_u128 a, psa_u128 b, psa_u128 d) {
+    uint64_t al[2] = {psa_low(a), psa_high(a)}, bl[2] = {psa_low(b), psa_high(b)}, n[4];
+    psa_multiply(n, al, 2, bl, 2);
+    psa_u128 r = psa_join(n[3], n[2]);
+    if (r >= d) return 0;
+    if (psa_high(d) == 0) { /* then n[3] is 0 and n[2] < d */
+        unsigned shift = (unsigned)__builtin_clzll(psa_low(d));
+        uint64_t e = psa_low(d) << shift, v = psa_reciprocal(e), rest;
+        uint64_t top = psa_high(psa_join(n[2], n[1]) << shift);
+        uint64_t middle = psa_high(psa_join(n[1], n[0]) << shift);
+        uint64_t high = psa_digit_1(top, middle, e, v, &rest);
+        *quotient = psa_join(high, psa_digit_1(rest, n[0] << shift, e, v, &rest));
+        return 1;
+    }
+    unsigned shift = (unsigned)__builtin_clzll(psa_high(d));
+    uint64_t middle = psa_high(psa_join(n[1], n[0]) << shift);
+    r = r << shift | psa_high((psa_u128)n[1] << shift);
+    d <<= shift;
+    uint64_t v = psa_reciprocal_2(psa_high(d), psa_low(d)), high = 0;
+    if (psa_high(r) == 0 && psa_join(psa_low(r), middle) < d) r = psa_join(psa_low(r), middle);
+    else high = psa_digit_2(r, middle, d, v, &r);
+    *quotient = psa_join(high, psa_digit_2(r, n[0] << shift, d, v, &r));
+    return 1;
+}
+
+static int store_v2(const psa_u256 *in, const psa_u256 *out, psa_quote_result *result) {
+    for (int i = 0; i < 4; i++) {
+        result->amount_in[i] = in->w[i];
+        result->amount_out[i] = out->w[i];
+        result->sqrt_price_x96_after[i] = 0;
+    }
+    result->liquidity_after[0] = 0;
+    result->liquidity_after[1] = 0;
+    result->tick_after = 0;
+    result->ticks_crossed = 0;
+    result->is_complete = 1;
+    return PSA_OK;
+}
+
 /* UniswapV2Library.getAmountOut and getAmountIn. The fee is written as routers write it, over the
  * smallest power of ten from 1,000 on (3000 pips: 997 / 1000), because their uint256 intermediates
  * overflow at amounts that depend on it. */
@@ -682,7 +721,10 @@ static int v2_quote(const pool_state *pool, const psa_u256 *amount, int zero_for
     psa_u128 out = zero_for_one ? pool->reserve1 : pool->reserve0;
     if (in == 0 || out == 0) return PSA_NOT_INITIALIZED;
     uint64_t rest = PIPS - pool->fee, base = PIPS;
-    if (pool->fee % 1000 == 0) {
+    if (pool->fee == 3000) {
+        rest = 997;
+        base = 1000;
+    } else if (pool->fee % 1000 == 0) {
         rest /= 1000;
         base = 1000;
     } else if (pool->fee % 100 == 0) {
@@ -692,8 +734,22 @@ static int v2_quote(const pool_state *pool, const psa_u256 *amount, int zero_for
         rest /= 10;
         base = 100000;
     }
+    /* What every real swap is: all intermediates fit two limbs but the numerator, and so does the
+     * quotient. 112 bits of amount or reserve and 14 of the fraction's base leave room for the sum. */
+    if ((amount->w[1] >> 48 | amount->w[2] | amount->w[3]) == 0 && base <= 10000) {
+        psa_u128 given = psa_join(amount->w[1], amount->w[0]);
+        psa_u128 d = exact_in ? in * base + given * rest : given < out ? (out - given) * rest : 0;
+        psa_u128 factor = exact_in ? given * rest : given * base;
+        psa_u128 quotient;
+        if (d != 0 && divide_product(&quotient, factor, exact_in ? out : in, d)) {
+            psa_u256 other = {{psa_low(quotient), psa_high(quotient), 0, 0}};
+            if (!exact_in) increment(other.w, 4);
+            return store_v2(exact_in ? amount : &other, exact_in ? &other : amount, result);
+        }
+    }
     uint64_t in_limbs[2] = {psa_low(in), psa_high(in)}, out_limbs[2] = {psa_low(out), psa_high(out)};
-    uint64_t n[6], q[4];
+    uint64_t n[6];
+    psa_u256 other;
     if (exact_in) {
         uint64_t paid[5], scaled[3];
         psa_multiply(paid, &rest, 1, amount->w, 4);
@@ -705,9 +761,7 @@ static int v2_quote(const pool_state *pool, const psa_u256 *amount, int zero_for
         psa_multiply(n, out_limbs, 2, paid, 4);
         if (n[4] | n[5]) return PSA_SWAP_REVERTS;
         if (psa_add_256(&d, &added)) return PSA_SWAP_REVERTS;
-        psa_divide(q, 4, n, 4, 0, d.w, 4);
-        memcpy(result->amount_in, amount->w, sizeof amount->w);
-        memcpy(result->amount_out, q, sizeof q);
+        psa_divide(other.w, 4, n, 4, 0, d.w, 4);
     } else {
         psa_multiply(n, in_limbs, 2, amount->w, 4);
         if (n[4] | n[5]) return PSA_SWAP_REVERTS;
@@ -719,13 +773,10 @@ static int v2_quote(const pool_state *pool, const psa_u256 *amount, int zero_for
         if (rest == 0) return PSA_SWAP_REVERTS;
         uint64_t remaining[2] = {psa_low(out - wanted), psa_high(out - wanted)};
         psa_multiply(d, &rest, 1, remaining, 2);
-        psa_divide(q, 4, scaled, 4, 0, d, 3);
-        increment(q, 4);
-        memcpy(result->amount_in, q, sizeof q);
-        memcpy(result->amount_out, amount->w, sizeof amount->w);
+        psa_divide(other.w, 4, scaled, 4, 0, d, 3);
+        increment(other.w, 4);
     }
-    result->is_complete = 1;
-    return PSA_OK;
+    return store_v2(exact_in ? amount : &other, exact_in ? &other : amount, result);
 }
 
 /* ---- from a line to a state -------------------------------------------------------------------------- */
@@ -832,8 +883,11 @@ static int still_the_same(const psa_arena *arena, uint32_t slot, const psa_line 
 static int shared_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
                         const psa_u256 *amount, const psa_u256 *limit, uint32_t flags, uint32_t lp_fee,
                         psa_quote_result *result) {
-    psa_line line = {0};
-    if (slot >= arena->max_pools) return finish_result(&line, PSA_UNKNOWN_POOL, result);
+    psa_line line;
+    if (slot >= arena->max_pools) {
+        memset(&line, 0, sizeof line);
+        return finish_result(&line, PSA_UNKNOWN_POOL, result);
+    }
     for (int attempt = 0; attempt < QUOTE_ATTEMPTS; attempt++) {
         uint32_t which;
         int status = psa_line_begin(arena, slot, commit, &line, &which);
@@ -845,7 +899,6 @@ static int shared_quote(const psa_arena *arena, uint32_t slot, uint32_t generati
         row_fields row = read_row(&arena->statics[slot]);
         psa_tick_arrays arrays = {0, 0, 0};
         pool_state pool;
-        memset(result, 0, sizeof *result);
         status = row.protocol == PSA_UNISWAP_V2 || psa_line_ticks(arena, &line, &arrays) ? PSA_OK
                                                                                        : PSA_TICK_DATA;
         if (status == PSA_OK) status = load_state(&line, &row, generation, flags, lp_fee, &arrays, &pool);
@@ -876,14 +929,19 @@ int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64
 int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_t *generations,
                     uint64_t commit, const uint64_t *amounts, const uint32_t *item_flags,
                     uint32_t flags, uint32_t count, psa_quote_result *results) {
-    const uint32_t allowed = (CALLER_FLAGS & ~(uint32_t)PSA_FEE_GIVEN) | PSA_ONE_POOL;
-    if (!arena || !slots || !amounts || !results || flags & ~allowed) return PSA_BAD_ARGUMENT;
+    const uint32_t allowed = CALLER_FLAGS & ~(uint32_t)PSA_FEE_GIVEN;
     int one = (flags & PSA_ONE_POOL) != 0;
     flags &= ~(uint32_t)PSA_ONE_POOL;
+    if (!arena || !slots || !amounts || !results || flags & ~allowed) return PSA_BAD_ARGUMENT;
     for (uint32_t i = 0; i < count; i++) {
         psa_u256 amount;
         uint32_t pool = one ? 0 : i, all = flags | (item_flags ? item_flags[i] : 0);
-        if (item_flags && item_flags[i] & ~(allowed & ~(uint32_t)PSA_ONE_POOL)) return PSA_BAD_ARGUMENT;
+        if (all & ~allowed) {
+            psa_line none;
+            memset(&none, 0, sizeof none);
+            finish_result(&none, PSA_BAD_ARGUMENT, &results[i]);
+            continue;
+        }
         memcpy(amount.w, &amounts[4 * (size_t)i], sizeof amount.w);
         shared_quote(arena, slots[pool], generations ? generations[pool] : 0, commit, &amount, 0, all, 0,
                      &results[i]);
@@ -907,7 +965,6 @@ int psa_quote_copy(const psa_pool_copy *pool, const uint8_t *amount, const uint8
     pool_state state;
     memcpy(wanted.w, amount, sizeof wanted.w);
     if (limit) memcpy(bound.w, limit, sizeof bound.w);
-    memset(result, 0, sizeof *result);
     int status = load_copy(pool, flags, lp_fee, &state);
     if (status == PSA_OK) status = quote_state(&state, &wanted, limit ? &bound : 0, flags, result);
     return finish_result(&pool->line, status, result);
@@ -1051,7 +1108,6 @@ int psa_ladder_quote(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee,
         psa_u256 amount;
         int status = loaded;
         memcpy(amount.w, &amounts[4 * (size_t)i], sizeof amount.w);
-        memset(&results[i], 0, sizeof results[i]);
         if (status == PSA_OK)
             status = state.protocol == PSA_UNISWAP_V2
                          ? v2_quote(&state, &amount, zero_for_one, exact_in, &results[i])

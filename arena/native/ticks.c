@@ -168,10 +168,12 @@ uint32_t psa_ticks_index(const psa_arena *arena, const psa_line *line, int32_t t
         if (right_ok) high = right;
         if (left_ok && right_ok) break;
     }
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (arrays.ticks[middle] <= tick) low = middle + 1;
-        else high = middle;
+    /* Halving without a branch to mispredict: `low` moves only when the middle tick is not above. */
+    uint32_t length = high - low;
+    while (length > 0) {
+        uint32_t half = (length + 1) / 2;
+        low += arrays.ticks[low + half - 1] <= tick ? half : 0;
+        length -= half;
     }
     return low;
 }

@@ -1,8 +1,8 @@
 """Every recorded quote of the published contracts against the native quotes, bit for bit.
 
-The reference is the router library's answer for V2 and the pool's own swap for V3 and V4. Each quote is
-answered from the full state read from storage at the same block. Counts are asserted, so nothing is
-left out unseen.
+The reference is the router library's answer for V2 and the pool's own swap for V3 and V4. Each
+quote is answered from the full state read from storage at the same block. Counts are asserted, so
+nothing is left out unseen.
 """
 
 import gzip
@@ -60,7 +60,9 @@ def quotes(name: str) -> Iterator[tuple[str, str, list[Record]]]:
         yield record["hash"], record["pool"], record["quotes"]
 
 
-def concentrated(protocol: int, state: Record, fee: int, spacing: int, flags: int = 0) -> NativePool:
+def concentrated(
+    protocol: int, state: Record, fee: int, spacing: int, flags: int = 0
+) -> NativePool:
     return NativePool(
         protocol,
         fee,
@@ -129,7 +131,7 @@ def compare_pool(
     lp_fee: int = 0,
     kind: str = "",
 ) -> None:
-    """All quotes of one pool at one block, asked one by one, then those without a limit by ladder."""
+    """Quotes of one pool at one block, one by one, then those without a limit by ladder."""
     plain: dict[tuple[bool, bool], list[tuple[int, Answer]]] = {}
     for item in items:
         zero_for_one, exact_in, amount = item["zf1"], item["mode"] == "in", int(item["amt"])
@@ -218,8 +220,8 @@ def test_v4_quotes_equal_the_pools_own_swap() -> None:
             pool.copy.line.fee_status = 123 | lib.PSA_STATUS_LIVE << 24
             given = lib.PSA_FEE_GIVEN
             compare_pool(comparison, pool, state, items, V4_REASONS, -1, given, lp_fee, "given ")
-    # 82,895 recorded: 12,815 of pools whose swaps their hooks alter are refused, all others compared;
-    # those of the dynamic-fee pool once more with the fee given by the caller
+    # 82,895 recorded: 12,815 of pools whose swaps their hooks alter are refused, all others are
+    # compared; those of the dynamic-fee pool once more with the fee given by the caller
     comparison.finish(
         quote=62301,
         quote_refused=7779,

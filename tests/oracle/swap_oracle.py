@@ -1,9 +1,9 @@
 """Uniswap V2, V3 and V4 swaps in plain Python integers: slow, and close to the contracts' own text.
 
 Every word edge is visited, nothing is skipped or estimated. A swap the contract would revert raises
-Reverted with the contract's reason. Prices are sqrt(token1/token0) * 2^96, amounts raw units, fees
-pips. Sources: v2-periphery UniswapV2Library; v3-core TickMath, TickBitmap, SqrtPriceMath, SwapMath and
-UniswapV3Pool.swap; v4-core SwapMath, ProtocolFeeLibrary and Pool.swap.
+RevertError with the contract's reason. Prices are sqrt(token1/token0) * 2^96, amounts raw units,
+fees pips. Sources: v2-periphery UniswapV2Library; v3-core TickMath, TickBitmap, SqrtPriceMath,
+SwapMath and UniswapV3Pool.swap; v4-core SwapMath, ProtocolFeeLibrary and Pool.swap.
 """
 
 from bisect import bisect_right
@@ -41,13 +41,13 @@ FACTORS = (
 )
 
 
-class Reverted(Exception):
+class RevertError(Exception):
     """The contract would revert; the only argument is its reason."""
 
 
 def require(condition: bool, reason: str) -> None:
     if not condition:
-        raise Reverted(reason)
+        raise RevertError(reason)
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -240,7 +240,7 @@ def v4_total_fee(protocol_fee: int, lp_fee: int) -> int:
 
 @dataclass
 class ConcentratedPool:
-    """State of a V3 or V4 pool. `fee` is what one swap pays in all; `net` maps tick to liquidity net."""
+    """A V3 or V4 pool. `fee` is what one swap pays in all; `net` maps tick to liquidity net."""
 
     version: int
     sqrt_price: int
@@ -282,7 +282,11 @@ class Swapped:
 
 
 def swap(
-    pool: ConcentratedPool, amount: int, zero_for_one: bool, exact_in: bool, limit: int | None = None
+    pool: ConcentratedPool,
+    amount: int,
+    zero_for_one: bool,
+    exact_in: bool,
+    limit: int | None = None,
 ) -> Swapped:
     """UniswapV3Pool.swap or v4 Pool.swap; no limit means one inside the end of the range."""
     v4 = pool.version == 4

@@ -1,7 +1,7 @@
-"""Native swaps against the integer oracle on generated pools, and on memory that is no pool at all.
+"""Native swaps against the integer oracle on generated pools, and on memory that is no pool.
 
-Generated pools are what a chain could hold: ticks on the spacing, nets that sum to zero, liquidity in
-range equal to the sum below the current tick, gaps without liquidity, any fee, any price.
+Generated pools are what a chain could hold: ticks on the spacing, nets that sum to zero, liquidity
+in range equal to the sum below the current tick, gaps without liquidity, any fee, any price.
 """
 
 import random
@@ -66,20 +66,25 @@ def pools(draw: st.DrawFn) -> oracle.ConcentratedPool:
     tick = draw(
         st.one_of(
             st.integers(
-                max(oracle.MIN_TICK, low * spacing - 2), min(oracle.MAX_TICK - 1, high * spacing + 2)
+                max(oracle.MIN_TICK, low * spacing - 2),
+                min(oracle.MAX_TICK - 1, high * spacing + 2),
             ),
             st.sampled_from(sorted(net) or [0]).map(lambda t: min(t, oracle.MAX_TICK - 1)),
         )
     )
     bottom, top = oracle.sqrt_price_at_tick(tick), oracle.sqrt_price_at_tick(tick + 1)
     price = draw(
-        st.one_of(st.just(bottom), st.just(top - 1), st.integers(bottom, top - 1), st.just(bottom + 1))
+        st.one_of(
+            st.just(bottom), st.just(top - 1), st.integers(bottom, top - 1), st.just(bottom + 1)
+        )
     )
     price = min(price, oracle.MAX_SQRT_PRICE - 1)
     if price == bottom and tick > oracle.MIN_TICK and draw(st.booleans()):
         tick -= 1  # as a swap leaves it that came down onto the price
     liquidity = sum(amount for t, amount in net.items() if t <= tick)
-    return oracle.ConcentratedPool(version, price, tick, liquidity, draw(fees(version)), spacing, net)
+    return oracle.ConcentratedPool(
+        version, price, tick, liquidity, draw(fees(version)), spacing, net
+    )
 
 
 def native(pool: oracle.ConcentratedPool) -> NativePool:
@@ -103,7 +108,7 @@ def expected(
 ) -> Answer:
     try:
         swapped = oracle.swap(pool, amount, zero_for_one, exact_in, limit)
-    except oracle.Reverted as reverted:
+    except oracle.RevertError as reverted:
         return Answer(STATUS[reverted.args[0]], 0, 0, 0, 0, 0, 0, False)
     return Answer(
         lib.PSA_OK,
@@ -183,7 +188,7 @@ def test_v2_equals_the_router_library(data: st.DataObject) -> None:
     function = oracle.v2_amount_out if exact_in else oracle.v2_amount_in
     try:
         other = function(amount, *ends, rest, 10**digits)
-    except oracle.Reverted as reverted:
+    except oracle.RevertError as reverted:
         reason = reverted.args[0]
         if "INSUFFICIENT_LIQUIDITY" in reason:
             status = lib.PSA_NOT_INITIALIZED
@@ -227,7 +232,9 @@ def test_garbage_memory_gives_a_status_and_ends(seed: int) -> None:
         ]
         if source.random() < 0.7:
             ticks.sort()
-        tick = source.choice([0, source.randint(-887280, 887280), source.getrandbits(32) - (1 << 31)])
+        tick = source.choice(
+            [0, source.randint(-887280, 887280), source.getrandbits(32) - (1 << 31)]
+        )
         price = source.getrandbits(source.randint(1, 160))
         if abs(tick) < 887272 and source.random() < 0.7:
             price = oracle.sqrt_price_at_tick(tick)
@@ -263,7 +270,14 @@ def test_garbage_memory_gives_a_status_and_ends(seed: int) -> None:
         # rungs of another pool, or none at all, are no reason to fault either
         results = ffi.new("psa_quote_result *")
         lib.psa_ladder_quote(
-            pool.copy, flags & 31, fee, rungs, 64, ffi.new("uint64_t[4]", limbs(amount, 4)), 1, results
+            pool.copy,
+            flags & 31,
+            fee,
+            rungs,
+            64,
+            ffi.new("uint64_t[4]", limbs(amount, 4)),
+            1,
+            results,
         )
         statuses.add(results.status)
     assert {lib.PSA_OK, lib.PSA_TICK_DATA, lib.PSA_POOL_STALE, lib.PSA_BAD_ARGUMENT} <= statuses

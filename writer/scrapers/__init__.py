@@ -1,0 +1,55 @@
+"""Where pool values come from: one contract, one module per source.
+
+A scraper lists pools and reads their values; it knows nothing of the arena, the stream or threads.
+Every value carries the block it belongs to, so pools read at different blocks can be joined with
+the event stream one by one. A failed read raises; a pool whose values contradict each other is
+reported in `Scrape.invalid` and never among `Scrape.pools`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from arena.arena import PoolSpec, PoolValues
+from arena.errors import PoolInvalid
+
+__all__ = ["PoolScraper", "Scrape", "ScrapedPool"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapedPool:
+    """One pool as its source shows it: what never changes, and its values at one block."""
+
+    spec: PoolSpec
+    values: PoolValues
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """The answer of one read.
+
+    `as_of_ns` (CLOCK_REALTIME) is the time up to which the source knew of reverts, where that is
+    before the call: one that arrived later and reaches a pool's block makes its values unfit. None
+    when the values were read during the call.
+    """
+
+    pools: tuple[ScrapedPool, ...]
+    invalid: tuple[PoolInvalid, ...] = ()
+    as_of_ns: int | None = None
+
+
+class PoolScraper(Protocol):
+    """What the coordinator asks of a source. Calls block; several may run at once in threads."""
+
+    def get_current_block_number(self) -> int:
+        """The newest block the source can answer for. Raises Scraper when it cannot tell."""
+
+    def list_pools(self) -> Sequence[PoolSpec]:
+        """Every pool to hold, Uniswap V2 first; may wait for the source to appear. Scraper."""
+
+    def read_pools(self, keys: Sequence[bytes]) -> Scrape:
+        """Values of the pools with these keys (20 or 32 bytes); a key the source no longer has is
+        reported as invalid. Raises Scraper when the source cannot be read."""
+
+    def close(self) -> None:
+        """Release what the source holds open. Safe to call twice."""

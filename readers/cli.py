@@ -1,0 +1,174 @@
+"""arena-dump and arena-quote: an arena's pools as a state file, and one quote, from a shell.
+
+Errors are one line on standard error and exit code 2.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from arena.errors import ArenaError
+from arena.readers.reader import attach
+from arena.readers.snapshot import FrozenSnapshot, PoolState, Token
+
+
+def _fail(program: str, error: BaseException) -> NoReturn:
+    text = " ".join(str(error).split()) or type(error).__name__
+    print(f"{program}: {text}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _parser(program: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument("name", metavar="NAME", help="name of the arena, as given to arena-writer")
+    parser.add_argument(
+        "--timeout", type=float, default=1.0, help="seconds to wait for the arena (default 1)"
+    )
+    return parser
+
+
+def _token(token: Token) -> dict[str, Any]:
+    return {"address": token.address, "decimals": token.decimals, "symbol": token.symbol}
+
+
+def pool_line(state: PoolState, head_block: int) -> dict[str, Any]:
+    """One line of a state file. Wide integers are decimal strings.
+
+    `block` is the block the values belong to: the head for a live pool, since every event up to it is
+    applied; otherwise the pool's own last block.
+    """
+    own_block = max(state.block_number, state.base_block)
+    line: dict[str, Any] = {
+        "pool": state.pool_key,
+        "protocol": state.protocol,
+        "block": max(own_block, head_block) if state.status == "live" else own_block,
+        "status": state.status,
+        "token0": _token(state.token0),
+        "token1": _token(state.token1),
+        "factory": state.factory,
+        "fee_pips": state.fee_pips,
+    }
+    if state.ticks is None:
+        return line | {"reserve0": str(state.reserve0), "reserve1": str(state.reserve1)}
+    line |= {
+        "tick_spacing": state.tick_spacing,
+        "sqrt_price_x96": str(state.sqrt_price_x96),
+        "tick": state.tick,
+        "liquidity": str(state.liquidity),
+        "ticks": [[tick, str(gross), str(net)] for tick, gross, net in state.ticks],
+    }
+    if state.hooks is not None:
+        line |= {
+            "protocol_fee": state.protocol_fee,
+            "lp_fee": state.lp_fee,
+            "fee_block": state.fee_block,
+            "hooks": state.hooks,
+        }
+    return line
+
+
+def state_lines(frozen: FrozenSnapshot) -> Iterator[str]:
+    """The lines of a state file: a header, then one pool each."""
+    header = {
+        "head_block": frozen.block_number,
+        "block_hash": frozen.block_hash,
+        "timestamp": frozen.timestamp,
+        "pools": len(frozen),
+    }
+    yield json.dumps(header)
+    for key in frozen:
+        yield json.dumps(pool_line(frozen[key].state(), frozen.block_number))
+
+
+def dump(arguments: Sequence[str] | None = None) -> None:
+    """Print all pools of an arena at one block, as a state file."""
+    parser = _parser("arena-dump", "Print all pools of an arena at one block, as a state file.")
+    options = parser.parse_args(arguments)
+    try:
+        with attach(options.name, timeout=options.timeout, require_writer=False) as arena:
+            frozen = arena.snapshot(list(arena))
+        for line in state_lines(frozen):
+            sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of the pipe has had enough; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ArenaError, ValueError, OSError) as error:
+        _fail("arena-dump", error)
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer") from None
+
+
+def quote(arguments: Sequence[str] | None = None) -> None:
+    """Print what one swap would do."""
+    parser = _parser("arena-quote", "Print what one swap would do. Amounts are in wei.")
+    parser.add_argument("pool", metavar="POOL", help="0x-hex address or pool id")
+    parser.add_argument("amount", metavar="AMOUNT", type=_integer, help="wei, decimal or 0x-hex")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument(
+        "--zero-for-one",
+        action="store_true",
+        default=True,
+        help="token0 goes in, token1 comes out (default)",
+    )
+    way.add_argument(
+        "--one-for-zero",
+        action="store_false",
+        dest="zero_for_one",
+        help="token1 goes in, token0 comes out",
+    )
+    parser.add_argument("--exact-out", action="store_true", help="AMOUNT is what comes out")
+    parser.add_argument(
+        "--limit", type=_integer, metavar="X96", help="price limit, sqrt price as Q64.96"
+    )
+    parser.add_argument("--allow-stale", action="store_true", help="also when the pool is not live")
+    parser.add_argument(
+        "--allow-dynamic-fee", action="store_true", help="use the stored fee of a dynamic-fee pool"
+    )
+    parser.add_argument("--lp-fee", type=_integer, metavar="PIPS", help="LP fee of a V4 pool")
+    parser.add_argument("--json", action="store_true", help="one JSON object, integers as strings")
+    options = parser.parse_args(arguments)
+    try:
+        attached = attach(options.name, timeout=options.timeout, require_writer=False)
+        with attached as arena, arena.snapshot() as view:
+            pool = view[options.pool]
+            ask = pool.quote_exact_out if options.exact_out else pool.quote_exact_in
+            found = ask(
+                options.amount,
+                zero_for_one=options.zero_for_one,
+                sqrt_price_limit_x96=options.limit,
+                allow_stale=options.allow_stale,
+                allow_dynamic_fee=options.allow_dynamic_fee,
+                lp_fee=options.lp_fee,
+            )
+            head = view.block_number
+            tokens = (pool.token0, pool.token1)
+    except (ArenaError, ValueError, OSError) as error:
+        _fail("arena-quote", error)
+    token_in, token_out = tokens if options.zero_for_one else tokens[::-1]
+    answer = {
+        "amount_in": str(found.amount_in),
+        "amount_out": str(found.amount_out),
+        "token_in": token_in.address,
+        "token_out": token_out.address,
+        "sqrt_price_x96_after": str(found.sqrt_price_x96_after),
+        "tick_after": found.tick_after,
+        "liquidity_after": str(found.liquidity_after),
+        "ticks_crossed": found.ticks_crossed,
+        "is_complete": found.is_complete,
+        "block_number": found.block_number,
+        "head_block": head,
+    }
+    if options.json:
+        print(json.dumps(answer))
+        return
+    for name, value in answer.items():
+        print(f"{name:21}{str(value).lower() if isinstance(value, bool) else value}")

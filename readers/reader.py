@@ -1,0 +1,736 @@
+"""Attach to an arena by name: look pools up, wait for blocks, know the writer's health.
+
+An Arena maps the data segment read-only and follows when the writer re-creates it. Nothing here can
+disturb the writer, and nothing waits for it except wait_block and its kin.
+"""
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from arena.arena import (
+    MappedArena,
+    Phase,
+    check_control,
+    control_generation,
+    control_pointer,
+    control_state,
+    owned,
+    read_phase,
+    read_spec,
+)
+from arena.errors import (
+    ArenaClosed,
+    ArenaMissing,
+    ArenaNotReady,
+    ArenaReplaced,
+    PoolRemoved,
+    SnapshotContended,
+    SnapshotTooOld,
+    WriterDead,
+)
+from arena.layouts import header as layout
+from arena.layouts import slots
+from arena.native import ffi, lib
+from arena.readers.quote import (
+    QuoteBatch,
+    Same,
+    SharedQuotes,
+    amounts_array,
+    batch,
+    fee_flags,
+)
+from arena.readers.snapshot import (
+    READ_TRIES,
+    FrozenPool,
+    FrozenSnapshot,
+    Key,
+    PoolState,
+    Snapshot,
+    Token,
+    find_slot,
+    find_slots,
+    freeze,
+    is_visible,
+    key_bytes,
+    key_of,
+    key_text,
+    pin,
+    raise_read,
+    read_frozen,
+    read_lines,
+    token_of,
+    unknown,
+)
+from arena.segment import ControlSegment, segment_name
+
+Result = TypeVar("Result")
+
+_FOLLOW_PAUSE = 0.1  # seconds between two looks for a successor under the name
+_WAIT_SLICE = 0.1  # seconds in the kernel before looking for a successor
+_ATTACH_PAUSES = (0.002, 0.05)  # first and longest pause between two tries, seconds
+
+
+def attach(
+    name: str,
+    *,
+    timeout: float = 5.0,
+    follow: bool = True,
+    require_writer: bool = True,
+    heartbeat_limit: float = 10.0,
+) -> "Arena":
+    """Attach to the arena of that name, waiting up to `timeout` seconds for it.
+
+    Raises the last obstacle at the deadline: ArenaMissing, ArenaNotReady, WriterDead (unless
+    `require_writer` is False: then a dead writer's last state is good enough); and at once
+    ArenaPermission, LayoutMismatch, or ValueError for an impossible name. With `follow` handles move on
+    when the arena is re-created, else they raise ArenaReplaced. A writer silent for `heartbeat_limit`
+    seconds counts as not alive.
+    """
+    deadline = time.monotonic() + timeout
+    pause, longest = _ATTACH_PAUSES
+    while True:
+        try:
+            return Arena(
+                name,
+                follow=follow,
+                require_writer=require_writer,
+                heartbeat_limit=heartbeat_limit,
+            )
+        except (ArenaMissing, ArenaNotReady, WriterDead):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, longest)
+
+
+# Attachments made by unpickling, so that many handles share one.
+_attached: weakref.WeakValueDictionary[tuple[Any, ...], "Arena"] = weakref.WeakValueDictionary()
+_attached_lock = threading.Lock()
+
+
+def _reattach(name: str, follow: bool, require_writer: bool, heartbeat_limit: float) -> "Arena":
+    key = (name, follow, require_writer, heartbeat_limit)
+    with _attached_lock:
+        found = _attached.get(key)
+        if found is None or found.closed:
+            found = _attached[key] = attach(
+                name,
+                follow=follow,
+                require_writer=require_writer,
+                heartbeat_limit=heartbeat_limit,
+            )
+        return found
+
+
+class Pool(SharedQuotes):
+    """A handle on one pool: its slot is resolved once, everything else is read when asked.
+
+    From an Arena it shows the newest block, from a Snapshot that snapshot's. Handles pickle, survive
+    fork, and follow a re-created arena.
+    """
+
+    __slots__ = ("_arena", "_commit", "_mapped", "_slot")
+
+    def __init__(
+        self,
+        arena: "Arena",
+        key: str,
+        mapped: MappedArena,
+        slot: int,
+        commit: int,
+        gate: Any,
+    ) -> None:
+        self.key = key
+        self._arena = arena
+        self._commit = commit
+        self._bind(mapped, slot, gate)
+
+    def _bind(self, mapped: MappedArena, slot: int, gate: Any) -> None:
+        call = owned("psa_quote_call *", mapped.pointer)
+        call.arena = mapped.pointer
+        call.commit = self._commit
+        call.slot = slot
+        call.generation = mapped.pointer.statics[slot].generation
+        self._mapped = mapped
+        self._slot = slot
+        self._call = call
+        self._gate = gate
+
+    def _refresh(self) -> None:
+        if self._commit:
+            if self._gate[0]:
+                raise ArenaClosed(f"the snapshot of pool {self.key} is closed", key=self.key)
+            return
+        mapped = self._arena._current()
+        if mapped is not self._mapped:
+            slot = find_slot(mapped, key_bytes(self.key))
+            if slot is None:
+                raise unknown(self.key, self._arena.name)
+            self._bind(mapped, slot, mapped.superseded)
+
+    def _copy(self) -> FrozenPool:
+        return read_frozen(self._mapped, self._slot, self._call.generation, self._commit)
+
+    def _line(self) -> Any:
+        self._refresh()
+        line = ffi.new("psa_line *")
+        call = self._call
+        status = lib.psa_pool_read(call.arena, call.slot, call.generation, call.commit, line)
+        raise_read(self._mapped, status, self._slot, self._commit)
+        return line
+
+    def state(self) -> PoolState:
+        """Everything about the pool, ticks included, from one version."""
+        return self.freeze().state()
+
+    def freeze(self) -> FrozenPool:
+        """Private copy, ticks included: answers state and quotes for ever, and pickles."""
+        self._refresh()
+        return self._copy()
+
+    @property
+    def status(self) -> str:
+        """live, syncing, stale or removed."""
+        try:
+            return slots.STATUS_NAMES[self._line().fee_status >> 24]
+        except PoolRemoved:
+            return slots.STATUS_NAMES[slots.STATUS_REMOVED]
+
+    @property
+    def block_number(self) -> int:
+        """Block of the pool's last applied event, or of its scrape."""
+        line = self._line()
+        return int(line.block_number or line.base_block)
+
+    @property
+    def protocol(self) -> str:
+        """uniswap_v2, uniswap_v3 or uniswap_v4."""
+        self._refresh()
+        return slots.PROTOCOL_NAMES[self._mapped.pointer.statics[self._slot].protocol]
+
+    @property
+    def token0(self) -> Token:
+        """Token 0."""
+        self._refresh()
+        return token_of(read_spec(self._mapped.pointer, self._slot).token0)
+
+    @property
+    def token1(self) -> Token:
+        """Token 1."""
+        self._refresh()
+        return token_of(read_spec(self._mapped.pointer, self._slot).token1)
+
+    @property
+    def slot(self) -> int:
+        """Slot index in the present generation."""
+        self._refresh()
+        return self._slot
+
+    def __repr__(self) -> str:
+        where = f", commit {self._commit}" if self._commit else ""
+        return f"Pool({self.key}, arena {self._arena.name}{where})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._commit:
+            raise TypeError("a pool of a snapshot does not pickle: pickle the snapshot, or freeze()")
+        return (_get_pool, (self._arena, self.key))
+
+
+def _get_pool(arena: "Arena", key: str) -> Pool:
+    return arena[key]
+
+
+class Arena:
+    """A read-only attachment, see attach.
+
+    `arena[key]` takes a 0x-hex string in any case or 20 or 32 bytes; UnknownPool when there is no such
+    pool, ValueError when it is no key. Threads may share an Arena. After close everything raises
+    ArenaClosed; arrays and frozen snapshots taken before stay valid.
+    """
+
+    def __init__(
+        self, name: str, *, follow: bool, require_writer: bool, heartbeat_limit: float
+    ) -> None:
+        self.name = segment_name(name).removeprefix("/")
+        self.follow = follow
+        self.require_writer = require_writer
+        self.heartbeat_limit = heartbeat_limit
+        self._lock = threading.RLock()
+        self._pools: dict[Key, Pool] = {}
+        self._pools_topology = -1
+        self._look_again = 0.0
+        self._mapped: MappedArena | None = None
+        self._control: ControlSegment | None = None
+        control = ControlSegment.attach(name, layout.CONTROL_NBYTES)
+        try:
+            shared = self._check_control(control)
+            self._mapped = MappedArena.open(control.name, shared)
+        except BaseException:
+            shared = None
+            control.close()
+            raise
+        self._control = control
+        self._shared = shared
+
+    def _check_control(self, control: ControlSegment) -> Any:
+        shared = control_pointer(control)
+        check_control(shared, control.name)
+        state = control_state(shared)
+        holder = control.holder()
+        if state == layout.STATE_CREATING or (state == layout.STATE_CLOSED and holder is not None):
+            raise ArenaNotReady(f"{control.name} is still being created", name=self.name)
+        if self.require_writer and holder is None:
+            how = "closed it" if state == layout.STATE_CLOSED else "died"
+            raise WriterDead(
+                f"no writer holds {control.name}: process {shared.writer_pid} {how}; restart it, or "
+                "attach with require_writer=False to read its last state",
+                name=self.name,
+                pid=shared.writer_pid,
+            )
+        return shared
+
+    # Life
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether close was called."""
+        return self._mapped is None
+
+    def close(self) -> None:
+        """Let go of the arena. A second close does nothing."""
+        with self._lock:
+            mapped, self._mapped = self._mapped, None
+            control, self._control = self._control, None
+            self._shared = None
+            self._pools = {}
+            if mapped is not None:
+                mapped.close()
+            if control is not None:
+                control.close()
+
+    def _closed_error(self) -> ArenaClosed:
+        return ArenaClosed(f"the handle on arena {self.name} is closed", name=self.name)
+
+    def _current(self) -> MappedArena:
+        """The generation to read now; follows a re-created arena."""
+        mapped = self._mapped
+        if mapped is None:
+            raise self._closed_error()
+        try:
+            superseded = mapped.superseded[0]
+        except ValueError:  # closed by another thread just now
+            raise self._closed_error() from None
+        return self._follow(mapped) if superseded else mapped
+
+    def _follow(self, mapped: MappedArena) -> MappedArena:
+        with self._lock:
+            if self._mapped is not mapped:
+                return self._current()
+            now = time.monotonic()
+            if now < self._look_again:
+                return mapped
+            self._look_again = now + _FOLLOW_PAUSE
+            successor = self._successor(mapped)
+            if successor is None:
+                return mapped
+            control, shared, found = successor
+            if not self.follow:
+                self._look_again = 0.0
+                if control is not self._control:
+                    del shared
+                    control.close()
+                raise ArenaReplaced(
+                    f"arena {self.name} was re-created as generation {found.generation}, this handle "
+                    f"stays at {mapped.generation}; attach again",
+                    name=self.name,
+                    generation=mapped.generation,
+                    found=found.generation,
+                )
+            if control is not self._control:
+                self._shared = shared
+                old, self._control = self._control, control
+                if old is not None:
+                    old.close()
+            self._mapped = found
+            self._pools = {}
+            self._look_again = 0.0
+            return found
+
+    def _successor(self, mapped: MappedArena) -> tuple[ControlSegment, Any, MappedArena] | None:
+        """The generation after a superseded one, if it can be read already."""
+        control, shared = self._control, self._shared
+        if control is None:
+            raise self._closed_error()
+        if control_generation(shared) == mapped.generation:
+            if control.is_linked():
+                return None
+            try:
+                control = ControlSegment.attach(self.name, layout.CONTROL_NBYTES)
+            except (ArenaMissing, ArenaNotReady):
+                return None
+            shared = control_pointer(control)
+        try:
+            check_control(shared, control.name)
+            if control_state(shared) != layout.STATE_CREATING:
+                return control, shared, MappedArena.open(control.name, shared)
+        except (ArenaMissing, ArenaNotReady):
+            pass
+        if control is not self._control:
+            shared = None
+            control.close()
+        return None
+
+    # Pools
+
+    def __getitem__(self, key: Key) -> Pool:
+        mapped = self._current()
+        topology = mapped.topology[0]
+        if topology != self._pools_topology:
+            self._pools = {}
+            self._pools_topology = topology
+        pools = self._pools
+        try:
+            return pools[key]
+        except (KeyError, TypeError):
+            data = key_bytes(key)
+        slot = find_slot(mapped, data)
+        if slot is None or not self._exists(mapped, slot):
+            raise unknown(data, self.name)
+        pool = self._make_pool(key_text(data), mapped, slot, 0, mapped.superseded)
+        if isinstance(key, str | bytes):
+            pools[key] = pool
+        return pool
+
+    def _make_pool(
+        self, key: str, mapped: MappedArena, slot: int, commit: int, gate: Any
+    ) -> Pool:
+        return Pool(self, key, mapped, slot, commit, gate)
+
+    def _exists(self, mapped: MappedArena, slot: int) -> bool:
+        line = ffi.new("psa_line *")
+        status = lib.psa_pool_read(mapped.pointer, slot, 0, 0, line)
+        if status in (lib.PSA_UNKNOWN_POOL, lib.PSA_POOL_REMOVED):
+            return False
+        raise_read(mapped, status, slot, 0)
+        return line.fee_status >> 24 not in (slots.STATUS_ABSENT, slots.STATUS_REMOVED)
+
+    def __contains__(self, key: Key) -> bool:
+        mapped = self._current()
+        slot = find_slot(mapped, key_bytes(key))
+        return slot is not None and self._exists(mapped, slot)
+
+    def _visible(self) -> npt.NDArray[np.uint32]:
+        mapped = self._current()
+        for _ in range(READ_TRIES):
+            record = pin(mapped)
+            numbers = np.arange(mapped.header.slots_used, dtype=np.uint32)
+            try:
+                lines = read_lines(mapped, numbers, record.stamp)
+            except SnapshotTooOld:
+                continue
+            return numbers[is_visible(lines["status"])]
+        raise SnapshotContended(
+            f"the pools of {self.name} could not be listed in {READ_TRIES} tries", name=self.name
+        )
+
+    def __len__(self) -> int:
+        return len(self._visible())
+
+    def __iter__(self) -> Iterator[str]:
+        """Keys of all pools as 0x-hex, at the newest block."""
+        mapped = self._current()
+        return iter([key_of(mapped, int(slot)) for slot in self._visible()])
+
+    def slots(self, keys: "Sequence[Key | Pool]") -> npt.NDArray[np.uint32]:
+        """(n,) slot indices of n pools, for batches and Snapshot.lines. UnknownPool for any other key."""
+        mapped = self._current()
+        names = [key.key if isinstance(key, Pool) else key for key in keys]
+        found = find_slots(mapped, names)
+        for name, slot in zip(names, found, strict=True):
+            if slot == slots.NO_SLOT:
+                raise unknown(name, self.name)
+        return found
+
+    # Blocks
+
+    @property
+    def head_block(self) -> int:
+        """Last block applied whole; 0 = none yet. A reorg can lower it."""
+        return int(pin(self._current()).block_number)
+
+    @property
+    def committed(self) -> int:
+        """Number of the newest commit; it only grows within a generation."""
+        return int(self._current().committed[0])
+
+    def wait_block(self, after: int, timeout: float | None = None) -> int | None:
+        """Sleep until the head block is above `after`; the head then, or None at the timeout.
+
+        Returns at once when it is already. A reorg may lower the head while this waits; it goes on until
+        some head is above `after`, so the block returned can be of another branch than the one before.
+        Who wants to hear of every change, reorgs included, uses wait_commit. `timeout` in seconds, None
+        waits for ever. Sleeps in the kernel; signals are handled while it does.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            record = pin(self._current())
+            if record.block_number > after:
+                return int(record.block_number)
+            if not self._sleep(record.stamp, deadline):
+                return None
+
+    def wait_commit(self, after: int, timeout: float | None = None) -> int | None:
+        """Sleep until the newest commit is another one than `after`; its number, or None.
+
+        Each block, reorg and installed pool is a commit. After a re-creation numbers start again.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            committed = self.committed
+            if committed != after:
+                return committed
+            if not self._sleep(committed, deadline):
+                return None
+
+    def _sleep(self, seen: int, deadline: float | None) -> bool:
+        """Wait for a commit other than `seen`, a slice at most; False when the deadline has passed."""
+        left = _WAIT_SLICE if deadline is None else deadline - time.monotonic()
+        if left <= 0:
+            return False
+        mapped = self._current()
+        now = ffi.new("uint64_t *")
+        lib.psa_wait_commit(mapped.pointer, seen, int(min(left, _WAIT_SLICE) * 1e9), now)
+        return True
+
+    async def await_block(self, after: int, timeout: float | None = None) -> int | None:
+        """wait_block for asyncio. Waits in a worker thread, a tenth of a second at a time."""
+        import asyncio  # costs as much as the rest of the package, and few readers use it
+
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _WAIT_SLICE if deadline is None else deadline - time.monotonic()
+            found = await asyncio.to_thread(
+                self.wait_block, after, max(0.0, min(left, _WAIT_SLICE))
+            )
+            if found is not None or left <= 0:
+                return found
+
+    def snapshot(self, keys: Sequence[Key] | None = None, *, tries: int = READ_TRIES) -> Any:
+        """All pools at the present block, read in place; or, with `keys`, a private copy of those.
+
+        See Snapshot and FrozenSnapshot. The copy includes ticks and raises SnapshotContended when the
+        writer overtook all `tries`.
+        """
+        mapped = self._current()
+        if keys is not None:
+            return freeze(self.name, mapped, list(keys), tries)
+        return Snapshot(self, mapped, bytes(ffi.buffer(pin(mapped))))
+
+    def at_one_block(
+        self, function: Callable[[Snapshot], Result], *, budget: int = READ_TRIES
+    ) -> Result:
+        """`function(view)` on a snapshot, repeated on a fresh one when that became too old.
+
+        SnapshotContended after `budget` tries. `function` may run several times: it should only read.
+        """
+        for _ in range(budget):
+            with self.snapshot() as view:
+                try:
+                    return function(view)
+                except SnapshotTooOld as error:
+                    last = error
+        raise SnapshotContended(
+            f"{self.name} moved on during each of {budget} tries; copy with snapshot(keys) instead",
+            name=self.name,
+            budget=budget,
+        ) from last
+
+    def quote_batch(
+        self,
+        pools: "Sequence[Key | Pool] | npt.NDArray[np.uint32]",
+        amounts: int | Sequence[int] | npt.NDArray[Any],
+        *,
+        zero_for_one: bool | Sequence[bool] | npt.NDArray[np.bool_],
+        exact_out: bool = False,
+        allow_stale: bool = False,
+        allow_dynamic_fee: bool = False,
+    ) -> QuoteBatch:
+        """Quotes on many pools in one call, each on its newest version.
+
+        `pools` are keys, handles, or slot indices from slots; `amounts` one for all or one each, as ints
+        or words (n, 4); `zero_for_one` one for all or one each. Snapshot.quote_batch answers at one block.
+        """
+        return self._batch(
+            self._current(),
+            0,
+            pools,
+            amounts,
+            zero_for_one,
+            exact_out=exact_out,
+            allow_stale=allow_stale,
+            allow_dynamic_fee=allow_dynamic_fee,
+        )
+
+    def _batch(
+        self,
+        mapped: MappedArena,
+        commit: int,
+        pools: "Sequence[Key | Pool] | npt.NDArray[np.uint32]",
+        amounts: int | Sequence[int] | npt.NDArray[Any],
+        zero_for_one: bool | Sequence[bool] | npt.NDArray[np.bool_],
+        *,
+        exact_out: bool,
+        allow_stale: bool,
+        allow_dynamic_fee: bool,
+    ) -> QuoteBatch:
+        if isinstance(pools, np.ndarray):
+            numbers = np.ascontiguousarray(pools, np.uint32)
+            if len(numbers) and int(numbers.max()) >= mapped.header.max_pools:
+                raise ValueError(f"slot {numbers.max()} is not below {mapped.header.max_pools}")
+        else:
+            numbers = self.slots(pools)
+        count = len(numbers)
+        if isinstance(amounts, int):
+            words = np.repeat(amounts_array([amounts]), count, axis=0)
+        else:
+            words = amounts_array(amounts)
+        if len(words) != count:
+            raise ValueError(f"{count} pools and {len(words)} amounts")
+        base = fee_flags(
+            lib.PSA_EXACT_OUT if exact_out else 0,
+            allow_stale=allow_stale,
+            allow_dynamic_fee=allow_dynamic_fee,
+            lp_fee=None,
+        )
+        directions = np.asarray(zero_for_one, np.bool_)
+        if directions.ndim and len(directions) != count:
+            raise ValueError(f"{count} pools and {len(directions)} directions")
+        flags = np.empty(count, np.uint32)
+        flags[:] = np.where(directions, base | lib.PSA_ZERO_FOR_ONE, base)
+        generations = mapped.statics["generation"][numbers]
+        call = owned("psa_quote_call *", mapped.pointer)
+        call.arena = mapped.pointer
+        call.commit = commit
+
+        def copy(index: int) -> FrozenPool:
+            return read_frozen(mapped, int(numbers[index]), int(generations[index]), commit)
+
+        keys = _Keys(mapped, numbers) if count > 1 else Same(key_of(mapped, int(numbers[0])), 1)
+        return batch(call, numbers, generations, words, flags, keys, copy)
+
+    # Arrays in shared memory
+
+    @property
+    def versions(self) -> npt.NDArray[np.void]:
+        """(max_pools,) read-only slots (dtype layouts.slots.SLOT) as they lie in shared memory.
+
+        They change under the reader's eyes: for numbers that belong together use Snapshot.table or
+        Snapshot.lines. The array keeps its generation's mapping alive.
+        """
+        return self._current().versions
+
+    @property
+    def statics(self) -> npt.NDArray[np.void]:
+        """(max_pools,) read-only static rows (dtype layouts.slots.STATIC) in shared memory."""
+        return self._current().statics
+
+    @property
+    def tokens(self) -> npt.NDArray[np.void]:
+        """(max_tokens,) read-only token rows (dtype layouts.slots.TOKEN) in shared memory."""
+        return self._current().tokens
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """The writer's counters by name (layouts.header.COUNTER_NAMES)."""
+        header = self._current().header
+        return {name: header.counters[index] for index, name in layout.COUNTER_NAMES.items()}
+
+    # Health
+
+    def _health(self) -> tuple[ControlSegment, Any]:
+        self._current()
+        control, shared = self._control, self._shared
+        if control is None or shared is None:
+            raise self._closed_error()
+        return control, shared
+
+    @property
+    def phase_record(self) -> Phase:
+        """What the writer is doing, since when, why, and which blocks are missing."""
+        return read_phase(self._health()[1])
+
+    @property
+    def phase(self) -> str:
+        """starting, connecting, buffering, scraping, replaying, live, gap or stopped.
+
+        The last one a dead writer was in: look at writer_alive too.
+        """
+        return self.phase_record.name
+
+    @property
+    def phase_reason(self) -> str:
+        """Why the writer is in this phase; may be empty."""
+        return self.phase_record.reason
+
+    @property
+    def heartbeat_age(self) -> float:
+        """Seconds since the writer's last sign of life."""
+        shared = self._health()[1]
+        beat = lib.psa_load_acquire_u64(ffi.addressof(shared, "heartbeat_ns"))
+        return max(0.0, (time.monotonic_ns() - beat) / 1e9)
+
+    @property
+    def writer_pid(self) -> int | None:
+        """Process that holds the writer lock; None when nobody does, 0 when its pid is not visible."""
+        return self._health()[0].holder()
+
+    @property
+    def writer_alive(self) -> bool:
+        """Whether a writer holds the lock and gave a sign of life within heartbeat_limit seconds."""
+        return self.writer_pid is not None and self.heartbeat_age <= self.heartbeat_limit
+
+    @property
+    def generation(self) -> int:
+        """Number of the data segment; grows when the arena is re-created."""
+        return self._current().generation
+
+    @property
+    def chain_id(self) -> int:
+        """Chain the pools belong to; 0 = unknown."""
+        return int(self._health()[1].chain_id)
+
+    def __repr__(self) -> str:
+        return f"Arena({self.name!r}{', closed' if self.closed else ''})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = (self.name, self.follow, self.require_writer, self.heartbeat_limit)
+        return (_reattach, options)
+
+
+class _Keys(Sequence[str]):
+    """Keys of many slots, made when asked for."""
+
+    def __init__(self, mapped: MappedArena, numbers: npt.NDArray[np.uint32]) -> None:
+        self._mapped = mapped
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return _Keys(self._mapped, self._numbers[index])
+        return key_of(self._mapped, int(self._numbers[index]))

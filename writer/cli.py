@@ -1,0 +1,315 @@
+"""Command lines: arena-writer (run, status), arena-replay and arena-demo.
+
+Exit codes: 0 done, 2 refused (wrong usage, or an error of this project: one line with its class), 1
+anything unexpected, with its traceback.
+"""
+
+import asyncio
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.table import Table
+except ImportError as error:  # the reader package installs without them
+    raise SystemExit(
+        f"{error.name} is not installed; the command line needs: "
+        "pip install 'pool-state-arena[writer]'"
+    ) from error
+
+from arena.errors import ArenaError
+
+EXIT_UNEXPECTED = 1
+EXIT_REFUSED = 2
+
+log = logging.getLogger(__name__)
+
+_SIZE = re.compile(r"(\d+)\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
+_SHIFT = {"": 0, "k": 10, "m": 20, "g": 30}
+
+
+class Dialect(StrEnum):
+    """Names of the wire families for --dialect."""
+
+    auto = "auto"
+    exex = "exex"
+    seed_tagged = "seed-tagged"
+    seed_indexed = "seed-indexed"
+
+
+class LogLevel(StrEnum):
+    """Names for --log-level."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+class PresetName(StrEnum):
+    """Names for --preset."""
+
+    cold_start = "cold_start"
+    incremental = "incremental"
+
+
+LogLevelOption = Annotated[
+    LogLevel, typer.Option("--log-level", help="least severe level written to stderr")
+]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _arena_writer() -> None:
+    """Keep exact Uniswap pool state in shared memory."""
+
+
+@app.command("run")
+def run_command(
+    name: Annotated[str, typer.Option("--name", help="name of the arena; readers attach by it")],
+    socket: Annotated[Path, typer.Option("--socket", help="Unix socket of the event stream")],
+    states: Annotated[Path, typer.Option("--states", help="state file to start from; waited for")],
+    dialect: Annotated[Dialect, typer.Option(help="wire family; auto finds it")] = Dialect.auto,
+    max_pools: Annotated[
+        int, typer.Option(min=1, max=1 << 24, help="pools the arena can hold")
+    ] = 16384,
+    tick_bytes: Annotated[str, typer.Option(help="size of the tick heap, e.g. 64MiB")] = "64MiB",
+    mode: Annotated[str, typer.Option(help="octal permissions of the segments")] = "0600",
+    group: Annotated[str | None, typer.Option(help="group that owns the segments")] = None,
+    chain_id: Annotated[int, typer.Option(min=0, help="shown to readers; 0 is unknown")] = 0,
+    preset: Annotated[
+        PresetName, typer.Option(help="sizes of buffer and scrape batches")
+    ] = PresetName.cold_start,
+    buffer_events: Annotated[
+        int | None, typer.Option(min=1, help="events kept while starting; overrides the preset")
+    ] = None,
+    scrape_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="seconds to wait for the state file to exist and to be new enough"
+        ),
+    ] = 60.0,
+    keep_segment: Annotated[
+        bool,
+        typer.Option("--keep-segment", help="leave the segments behind at the end, marked closed"),
+    ] = False,
+    log_level: LogLevelOption = LogLevel.info,
+) -> None:
+    """Follow an event stream and keep an arena live until SIGTERM or SIGINT."""
+    configure_logging(log_level)
+    with refusing("arena-writer"):
+        from arena.writer.scrapers.statefile import StateFile
+        from arena.writer.service import Service, Settings
+
+        settings = Settings(
+            name=name,
+            socket=socket,
+            dialect=dialect.value,
+            max_pools=max_pools,
+            tick_bytes=parse_size(tick_bytes),
+            mode=parse_mode(mode),
+            group=group,
+            chain_id=chain_id,
+            preset=preset.value,
+            buffer_events=buffer_events,
+            scrape_timeout_s=scrape_timeout,
+            keep_segment=keep_segment,
+        )
+        scraper = StateFile(states, wait_s=scrape_timeout)
+        with progress_display() as observe:
+            asyncio.run(Service(settings, scraper, observe=observe).run())
+
+
+@app.command("status")
+def status_command(
+    name: Annotated[str, typer.Argument(help="name of the arena")],
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Show phase, head block, pools by status and counters of an arena."""
+    with refusing("arena-writer"):
+        from arena.writer.status import read_status
+
+        found = read_status(name)
+        if as_json:
+            print(json.dumps(found))
+        else:
+            print_status(found)
+
+
+replay_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@replay_app.command()
+def replay_command(
+    file: Annotated[Path, typer.Argument(help="recorded frames of one connection")],
+    socket: Annotated[Path, typer.Option("--socket", help="Unix socket to serve them on")],
+    rate: Annotated[
+        float | None, typer.Option("--rate", min=0.001, help="blocks a second [default: 1]")
+    ] = None,
+    at_once: Annotated[bool, typer.Option("--at-once", help="as fast as clients read")] = False,
+    wait_client: Annotated[
+        bool, typer.Option("--wait-client/--no-wait-client", help="start with the first client")
+    ] = True,
+    linger: Annotated[
+        float, typer.Option("--linger", min=0.0, help="seconds connections stay open after the end")
+    ] = 1.0,
+    log_level: LogLevelOption = LogLevel.info,
+) -> None:
+    """Serve a recorded event stream to any number of clients, then end."""
+    configure_logging(log_level)
+    with refusing("arena-replay"):
+        from arena.writer.replay import ReplayServer, read_recording
+
+        if rate is not None and at_once:
+            raise typer.BadParameter("--rate and --at-once exclude each other")
+        recording = read_recording(file)
+        log.info(
+            "event=recording file=%s blocks=%d first=%d last=%d frames=%d bytes=%d",
+            file,
+            recording.block_count,
+            recording.first_block,
+            recording.last_block,
+            recording.frame_count,
+            len(recording.data),
+        )
+        run_until_signal(
+            ReplayServer(recording, socket).run(
+                blocks_per_s=None if at_once else rate or 1.0,
+                wait_for_client=wait_client,
+                linger_s=linger,
+            )
+        )
+
+
+demo_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@demo_app.command()
+def demo_command(
+    rate: Annotated[float | None, typer.Option("--rate", min=0.1, help="blocks a second")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="lines instead of a live table")] = False,
+) -> None:
+    """Show the whole chain on a shipped recording: no node, no network, about 20 seconds."""
+    with refusing("arena-demo"):
+        from arena.writer.demo import run_demo
+
+        code = run_demo(blocks_per_s=rate, plain=plain)
+        if code:
+            raise typer.Exit(code)
+
+
+def writer() -> None:
+    """Entry point of arena-writer."""
+    app()
+
+
+def replay() -> None:
+    """Entry point of arena-replay."""
+    replay_app()
+
+
+def demo() -> None:
+    """Entry point of arena-demo."""
+    demo_app()
+
+
+@contextmanager
+def refusing(program: str) -> Iterator[None]:
+    """Turn expected errors into one line and exit code 2; let anything else through as code 1."""
+    try:
+        yield
+    except (ArenaError, FileNotFoundError, PermissionError, IsADirectoryError, ValueError) as error:
+        if isinstance(error, OSError):
+            line = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        else:
+            line = str(error)
+        print(f"{program}: {type(error).__name__}: {line}", file=sys.stderr)
+        raise typer.Exit(EXIT_REFUSED) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_REFUSED) from None
+    except (typer.Exit, typer.BadParameter):
+        raise
+    except Exception:
+        logging.getLogger(__name__).exception("event=unexpected_error")
+        raise typer.Exit(EXIT_UNEXPECTED) from None
+
+
+def configure_logging(level: LogLevel) -> None:
+    """key=value lines on stderr, times in UTC."""
+    formatter = logging.Formatter(
+        "time=%(asctime)s.%(msecs)03dZ level=%(levelname)s logger=%(name)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.value.upper())
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def run_until_signal(work: Any) -> None:
+    """Run a coroutine; SIGTERM and SIGINT cancel it, which is a clean end."""
+    import signal
+
+    async def guarded() -> None:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
+        try:
+            await task
+        except asyncio.CancelledError:
+            log.info("event=stopped reason=signal")
+
+    asyncio.run(guarded())
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `64MiB`, `64M` or `67108864`; binary multiples. ValueError otherwise."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"size {text!r} is not a number with an optional K, M or G")
+    return int(match[1]) << _SHIFT[match[2].lower()]
+
+
+def parse_mode(text: str) -> int:
+    """Permission bits of an octal string. ValueError outside 0 to 0777."""
+    if not re.fullmatch(r"(0o)?[0-7]{1,4}", text) or int(text.removeprefix("0o"), 8) > 0o777:
+        raise ValueError(f"mode {text!r} is not an octal number from 0 to 0777")
+    return int(text.removeprefix("0o"), 8)
+
+
+@contextmanager
+def progress_display() -> Iterator[Any]:
+    """A function to call with Metrics: a bar on a terminal, log lines otherwise."""
+    from arena.writer.progress import progress_bar, progress_lines
+
+    console = Console(stderr=True)
+    with progress_bar(console) if console.is_terminal else progress_lines() as observe:
+        yield observe
+
+
+def print_status(found: dict[str, Any]) -> None:
+    """Two small tables on stdout."""
+    console = Console()
+    table = Table(show_header=False, box=None)
+    for name, value in found.items():
+        if not isinstance(value, dict):
+            table.add_row(name, "-" if value is None else str(value))
+    for status, count in found["pools"].items():
+        table.add_row(f"pools {status}", str(count))
+    for counter, count in found["counters"].items():
+        table.add_row(counter, str(count))
+    console.print(table)

@@ -1,0 +1,259 @@
+"""The process: a feed thread that owns socket and arena, and a main thread that does the waiting.
+
+Work for the feed thread goes through a queue and runs between two blocks. When the feed thread
+fails, the process ends with its reason; it never stays behind without it.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from arena.arena import WriterArena
+from arena.errors import FeedError, InvalidMessage
+from arena.native import lib
+from arena.writer.coordinator import PRESETS, Coordinator, Metrics, Preset
+from arena.writer.feed import EventBuffer, Feed
+from arena.writer.intake import Intake
+from arena.writer.processor import Processor
+from arena.writer.scrapers import PoolScraper
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+IDLE_WAIT_S = 0.05  # an idle feed thread still beats 20 times a second
+STOP_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One run of the writer: where the stream comes from, and the arena's size and rights."""
+
+    name: str
+    socket: Path
+    dialect: str = "auto"
+    max_pools: int = 16384
+    tick_bytes: int = 64 << 20
+    mode: int = 0o600
+    group: str | None = None
+    chain_id: int = 0
+    preset: str = "cold_start"
+    buffer_events: int | None = None
+    scrape_timeout_s: float = 60.0
+    keep_segment: bool = False
+
+
+class FeedThread:
+    """Runs the feed, the intake and the work handed over by the main thread, until stopped."""
+
+    def __init__(self, feed: Feed, intake: Intake, on_end: Callable[[BaseException | None], None]):
+        self._feed = feed
+        self._intake = intake
+        self._on_end = on_end
+        self._work: deque[Callable[[], None]] = deque()
+        self._stopping = threading.Event()
+        self._waits = True
+        self._counters = intake.arena.counters
+        self._thread = threading.Thread(target=self._run, name="arena-feed", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Queue `work`, which must not raise; it runs between two blocks."""
+        self._work.append(work)
+        self._feed.wake()
+
+    def stop(self) -> bool:
+        """Ask the thread to end after the unit at hand and wait; False when it hangs."""
+        self._stopping.set()
+        self._feed.wake()
+        self._thread.join(STOP_TIMEOUT_S)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        failure: BaseException | None = None
+        try:
+            while not self._stopping.is_set():
+                while self._work:
+                    self._work.popleft()()
+                self._intake.arena.heartbeat()
+                self._step()
+        except BaseException as error:
+            failure = error
+        self._on_end(failure)
+
+    def _step(self) -> None:
+        """Receive once, waiting only when nothing was left to do."""
+        feed, intake = self._feed, self._intake
+        if not feed.is_connected:
+            if not feed.connect(timeout=IDLE_WAIT_S):
+                return
+            intake.connected()
+            self._waits = True
+        batch = feed.receive(IDLE_WAIT_S if self._waits else 0.0)
+        if len(batch.records):
+            intake.take(batch.records)
+        for fault in batch.faults:
+            self._on_fault(fault)
+        self._waits = not len(batch.records) and not batch.faults
+        if self._waits:
+            intake.idle()
+        counters = self._counters
+        counters[lib.PSA_COUNTER_FRAMES] = feed.frames
+        counters[lib.PSA_COUNTER_BYTES] = feed.bytes
+        counters[lib.PSA_COUNTER_CONNECTIONS] = feed.connections
+
+    def _on_fault(self, fault: FeedError) -> None:
+        log.warning("event=feed_fault error=%s reason=%r", type(fault).__name__, str(fault))
+        if not isinstance(fault, InvalidMessage):
+            self._intake.disconnected(f"{type(fault).__name__}: {fault}")
+        elif fault.resync:
+            block = fault.block or 0
+            self._intake.lost(f"InvalidMessage: {fault}", block, block)
+
+
+class Service:
+    """Owns everything of one writer process; `run` returns when it is told to stop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        scraper: PoolScraper,
+        *,
+        observe: Callable[[Metrics], None] = lambda metrics: None,
+    ):
+        self.settings = settings
+        self._scraper = scraper
+        self._observe = observe
+
+    async def run(self) -> None:
+        """Create the arena, start, stay live; return after SIGTERM or SIGINT.
+
+        ArenaBusy and other refusals of creating the segment; what cold_start raises; whatever ended
+        the feed thread. The segment is unlinked unless `keep_segment`, in which case it stays,
+        marked as closed, with its last block.
+        """
+        settings = self.settings
+        preset = PRESETS[settings.preset]
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        arena = WriterArena.create(
+            settings.name,
+            max_pools=settings.max_pools,
+            tick_bytes=settings.tick_bytes,
+            mode=settings.mode,
+            group=settings.group,
+            chain_id=settings.chain_id,
+        )
+        try:
+            await self._run_with(arena, preset, loop, stop)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+            arena.close(unlink=not settings.keep_segment)
+            kept = "yes" if settings.keep_segment else "no"
+            log.info("event=stopped name=%s kept=%s", settings.name, kept)
+
+    async def _run_with(
+        self,
+        arena: WriterArena,
+        preset: Preset,
+        loop: asyncio.AbstractEventLoop,
+        stop: asyncio.Event,
+    ) -> None:
+        settings = self.settings
+        feed = Feed(settings.socket, dialect=settings.dialect)
+        died: asyncio.Future[None] = loop.create_future()
+
+        def on_end(failure: BaseException | None) -> None:
+            loop.call_soon_threadsafe(settle, failure)
+
+        def settle(failure: BaseException | None) -> None:
+            if died.done():
+                return
+            if failure is None:
+                died.set_result(None)
+            else:
+                died.set_exception(failure)
+
+        def notify(what: str) -> None:
+            loop.call_soon_threadsafe(lambda: coordinator.notice(what))
+
+        intake = Intake(
+            Processor(arena),
+            EventBuffer(settings.buffer_events or preset.buffer_events),
+            notify=notify,
+        )
+        thread = FeedThread(feed, intake, on_end)
+
+        async def call(work: Callable[[], T]) -> T:
+            answer: asyncio.Future[T] = loop.create_future()
+
+            def run() -> None:
+                try:
+                    result = work()
+                except BaseException as error:
+                    loop.call_soon_threadsafe(_fail, answer, error)
+                else:
+                    loop.call_soon_threadsafe(_give, answer, result)
+
+            thread.submit(run)
+            return await answer
+
+        coordinator = Coordinator(
+            intake,
+            self._scraper,
+            call,
+            preset=preset,
+            scrape_timeout_s=settings.scrape_timeout_s,
+            observe=self._observe,
+        )
+        arena.set_phase("connecting", f"waiting for {settings.socket}")
+        log.info(
+            "event=started name=%s socket=%s pid=%d", settings.name, settings.socket, os.getpid()
+        )
+        thread.start()
+        work = asyncio.ensure_future(_stay_live(coordinator))
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            waiting: set[asyncio.Future[Any]] = {work, stopped, died}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in (died, work):
+                if task.done():
+                    task.result()
+        finally:
+            self._scraper.close()
+            work.cancel()
+            stopped.cancel()
+            await asyncio.gather(work, stopped, return_exceptions=True)
+            ended = thread.stop()
+            feed.close()
+            if not ended:
+                # The arena is not ours to close while the thread may still write to it.
+                log.error("event=feed_thread_hangs timeout_s=%d", int(STOP_TIMEOUT_S))
+                os._exit(1)
+
+
+async def _stay_live(coordinator: Coordinator) -> None:
+    await coordinator.cold_start()
+    await coordinator.run_live()
+
+
+def _give(answer: asyncio.Future[T], result: T) -> None:
+    if not answer.done():
+        answer.set_result(result)
+
+
+def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
+    if not answer.done():
+        answer.set_exception(error)

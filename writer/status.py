@@ -1,0 +1,96 @@
+"""What `arena-writer status` shows: one arena's control segment and header, as readers see them."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from arena.arena import (
+    MappedArena,
+    check_control,
+    control_pointer,
+    control_state,
+    read_phase,
+)
+from arena.errors import ArenaError
+from arena.layouts import header, slots
+from arena.native import ffi, lib, raise_status
+from arena.segment import ControlSegment
+from arena.writer.processor import named_counters
+
+STATE_NAMES = {
+    header.STATE_CREATING: "creating",
+    header.STATE_READY: "ready",
+    header.STATE_CLOSED: "closed",
+}
+SNAPSHOT_TRIES = 100
+
+
+def read_status(name: str) -> dict[str, Any]:
+    """State, phase, head, pools by status and counters; also of an arena whose writer is gone.
+
+    ArenaMissing, ArenaPermission, ArenaNotReady, LayoutMismatch.
+    """
+    control = ControlSegment.attach(name, header.CONTROL_NBYTES)
+    try:
+        shared = control_pointer(control)
+        check_control(shared, control.name)
+        phase = read_phase(shared)
+        mapped = MappedArena.open(control.name, shared)
+        now = time.monotonic_ns()
+        heartbeat_ns = int(lib.psa_load_acquire_u64(ffi.addressof(shared, "heartbeat_ns")))
+        record, pools = _pools_by_status(mapped)
+        fields = header.HEADER.fields
+        assert fields is not None
+        counters = mapped.array(fields["counters"][1], np.dtype("<u8"), header.COUNTERS)
+        return {
+            "name": control.name,
+            "state": STATE_NAMES.get(control_state(shared), "unknown"),
+            "phase": phase.name,
+            "reason": phase.reason,
+            "phase_age_ms": (now - phase.since_ns) // 1_000_000,
+            "gap_first": phase.gap[0] or None,
+            "gap_last": phase.gap[1] or None,
+            "writer_pid": control.holder(),
+            "heartbeat_age_ms": (now - heartbeat_ns) // 1_000_000,
+            "generation": mapped.generation,
+            "committed": int(record.stamp),
+            "head_block": int(record.block_number),
+            "max_pools": int(mapped.header.max_pools),
+            "tick_bytes_used": int(mapped.header.heap_top),
+            "tick_bytes": int(mapped.header.heap_nbytes),
+            "pools": pools,
+            "counters": named_counters(counters),
+        }
+    finally:
+        control.close()
+
+
+def _pools_by_status(mapped: MappedArena) -> tuple[Any, dict[str, int]]:
+    """The newest commit record, and how many pools have each status at that commit."""
+    record = ffi.new("psa_commit_record *")
+    failed = ffi.new("uint32_t *")
+    status = lib.PSA_OK
+    for _ in range(SNAPSHOT_TRIES):
+        status = lib.psa_pin(mapped.pointer, record)
+        used = int(mapped.header.slots_used)
+        lines = np.zeros(used, slots.LINE)
+        if status == lib.PSA_OK and used and record.stamp:
+            status = lib.psa_snapshot(
+                mapped.pointer,
+                ffi.from_buffer("uint32_t *", np.arange(used, dtype=np.uint32)),
+                used,
+                record.stamp,
+                ffi.from_buffer("psa_line *", lines),
+                failed,
+            )
+        if status == lib.PSA_OK:
+            counts = np.bincount(lines["status"], minlength=slots.STATUS_REMOVED + 1)
+            named = {
+                "live": slots.STATUS_LIVE,
+                "syncing": slots.STATUS_SYNCING,
+                "stale": slots.STATUS_STALE,
+            }
+            return record, {word: int(counts[number]) for word, number in named.items()}
+    raise_status(status, f"{mapped.segment.name} changed during every try to read it")
+    raise ArenaError("unreachable")
