@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arena.layouts.events import EVENT
 from oracle import wire_oracle as oracle
 
+from arena.layouts.events import EVENT
 from arena.native import ffi, lib
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "wire" / "golden"

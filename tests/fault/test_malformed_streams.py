@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arena.layouts.events import EVENT
-from arena.writer.feed import EventBuffer, Feed
 from oracle import wire_oracle as oracle
 
 from arena import errors
+from arena.layouts.events import EVENT
 from arena.native import ffi, lib
+from arena.writer.feed import EventBuffer, Feed
 
 MALFORMED = Path(__file__).resolve().parents[1] / "data" / "wire" / "malformed"
 STREAMS = json.loads((MALFORMED / "index.json").read_text())["streams"]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arena.layouts.events import EVENT
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import wire_oracle as oracle
 
+from arena.layouts.events import EVENT
 from arena.native import ffi, lib
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "wire"
