@@ -306,6 +306,28 @@ def test_late_join_to_a_refused_generation_is_refused(name: str) -> None:
         assert bool(decoder.statuses) == (has_begin or name.startswith("exex_g01"))
 
 
+def test_g01_is_known_by_whole_messages_only() -> None:
+    """A g01 update with one integer's length prefix damaged is dropped like other unknown frames."""
+    payloads = list(oracle.frames(stream("exex_g01_5d10418")))
+    seen = set()
+    for payload in payloads:
+        head = 4 + (32 if payload[4] == 0 else 36)
+        update = payload[head + 40]
+        body = head + 44
+        prefixes = {0: (body, body + 40), 1: (body,), 3: (body,)}.get(update, ())
+        for at in prefixes:
+            assert payload[at] == 32
+            damaged = Decoder()
+            damaged.take(oracle.frame(payload[:at] + b"\x1f" + payload[at + 1 :]))
+            assert damaged.statuses == []
+            assert damaged.feed.frames_dropped == 1
+            seen.add((update, at))
+        whole = Decoder()
+        whole.take(oracle.frame(payload))
+        assert whole.statuses == [lib.PSA_UNSUPPORTED_GENERATION]
+    assert {update for update, _ in seen} == {0, 1, 3}
+
+
 @pytest.mark.parametrize("name", READ)
 def test_late_join_drops_frames_to_the_first_begin_or_reorg_mark(name: str) -> None:
     payloads = list(oracle.frames(stream(name)))
