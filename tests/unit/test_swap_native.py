@@ -306,6 +306,24 @@ def test_exact_output_equal_to_what_a_step_yields_crosses_its_tick() -> None:
             assert found == swapped(oracle.swap(model, amount, zero_for_one, False))
 
 
+@pytest.mark.parametrize("zero_for_one", [True, False])
+@pytest.mark.parametrize("exact_in", [True, False])
+@pytest.mark.parametrize("distance", [1, 3, 1 << 40, 1 << 88])
+def test_amount_that_just_reaches_the_limit_ends_on_it(
+    zero_for_one: bool, exact_in: bool, distance: int
+) -> None:
+    """Rounding leaves several prices for one amount; the one at the limit is the contract's."""
+    pool, model = small_pool(), small_oracle()
+    limit = PRICE_0 - distance if zero_for_one else PRICE_0 + distance
+    whole = oracle.swap(model, 1 << 128, zero_for_one, exact_in, limit)
+    assert whole.sqrt_price == limit
+    total = whole.amount_in if exact_in else whole.amount_out
+    for amount in (total - 1, total, total + 1):
+        if amount > 0:
+            wanted = swapped(oracle.swap(model, amount, zero_for_one, exact_in, limit))
+            assert pool.quote(amount, zero_for_one, exact_in, limit) == wanted
+
+
 def test_gap_without_liquidity_is_crossed_as_the_word_steps_do() -> None:
     """A limit on a word edge inside the gap: moving down leaves the tick below the edge."""
     net = {-600_000: ETHER, -400_020: -ETHER, 60: ETHER, 120: -ETHER}
