@@ -177,6 +177,54 @@ def test_v2_takes_no_price_limit() -> None:
     assert pool.quote(1000, True, True, limit=PRICE_0) == refusal(lib.PSA_BAD_ARGUMENT)
 
 
+@pytest.mark.parametrize(
+    ("fee", "rest", "base"),
+    [
+        (3000, 997, 1000),
+        (0, 1000, 1000),
+        (2500, 9975, 10_000),
+        (2550, 99_745, 100_000),
+        (2555, 997_445, 1_000_000),
+    ],
+)
+def test_v2_amounts_overflow_where_the_routers_fraction_does(
+    fee: int, rest: int, base: int
+) -> None:
+    reserves = (7 * ETHER, 10**16 + 9)
+    pool = NativePool(V2, fee, reserves=reserves)
+    top = (2**256 - 1) // (rest * reserves[1])
+    wanted = oracle.v2_amount_out(top, *reserves, rest, base)
+    assert pool.quote(top, True, True) == Answer(lib.PSA_OK, top, wanted, 0, 0, 0, 0, True)
+    assert pool.quote(top + 1, True, True) == refusal(lib.PSA_SWAP_REVERTS)
+    # too much output is refused for its overflow before it is refused for lacking reserves
+    top = (2**256 - 1) // base // reserves[0]
+    assert pool.quote(top, True, False) == refusal(lib.PSA_INSUFFICIENT_LIQUIDITY)
+    assert pool.quote(top + 1, True, False) == refusal(lib.PSA_SWAP_REVERTS)
+
+
+@pytest.mark.parametrize("out_high", [1, 3, (1 << 47) + 5])
+@pytest.mark.parametrize("reserve_in", [1, 10**9, (1 << 54) - 1])
+@pytest.mark.parametrize("bits", range(140, 196, 3))
+def test_long_division_corrects_a_digit_guessed_too_high(
+    out_high: int, reserve_in: int, bits: int
+) -> None:
+    """An output just below k * 2^64 from an input beyond all reserves.
+
+    With the divisor's low limb out of sight the first digit is guessed k; the true one is k - 1, and
+    the remainder then begins with the divisor's own first limbs, so the next digit is the largest.
+    """
+    reserves = (reserve_in, out_high << 64)
+    pool = NativePool(V2, 3000, reserves=reserves)
+    for amount in (1 << bits, (1 << bits) - 1, (1 << bits) + (1 << 64) - 1):
+        try:
+            wanted = oracle.v2_amount_out(amount, *reserves, 997, 1000)
+        except oracle.RevertError:
+            assert pool.quote(amount, True, True) == refusal(lib.PSA_SWAP_REVERTS)
+            continue
+        found = pool.quote(amount, True, True)
+        assert found == Answer(lib.PSA_OK, amount, wanted, 0, 0, 0, 0, True)
+
+
 @pytest.mark.parametrize("reserves", [(0, 0), (0, 5), (5, 0)])
 @pytest.mark.parametrize("exact_in", [True, False])
 def test_v2_pool_without_reserves_is_not_initialized(
