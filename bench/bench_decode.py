@@ -13,10 +13,10 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from arena.layouts.events import EVENT
 from harness import Report, against, alternate, arguments
 from workload import encode
 
+from arena.layouts.events import EVENT
 from arena.native import ffi, lib
 
 PIECE = 256 * 1024

@@ -6,7 +6,7 @@ list, and a Quote decodes its fields when they are read, so that asking costs li
 
 import operator
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,6 @@ _CONTENDED: int = lib.PSA_CONTENDED
 _quote_prepared = lib.psa_quote_prepared
 _quote_shared = lib.psa_quote
 _quote_copy = lib.psa_quote_copy
-_new = object.__new__
 
 # Results not in use, each with a buffer over it. list.pop and list.append are atomic, so threads and
 # signal handlers share it; it grows to the number of quotes asked at the same time.
@@ -70,12 +69,7 @@ class Quote:
     """
 
     __slots__ = ("_raw",)
-    _raw: bytes  # psa_quote_result
-
-    def __init__(self, raw: bytes) -> None:
-        if len(raw) != RESULT.itemsize:
-            raise ValueError(f"a quote has {RESULT.itemsize} bytes, not {len(raw)}")
-        self._raw = raw
+    _raw: bytes  # psa_quote_result; set by whoever makes a Quote, an __init__ would cost 50 ns
 
     @property
     def amount_in(self) -> int:
@@ -139,7 +133,14 @@ class Quote:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Quote, (self._raw,))
+        return (make_quote, (self._raw,))
+
+
+def make_quote(raw: bytes) -> Quote:
+    """Quote over the bytes of a psa_quote_result."""
+    quote = Quote()
+    quote._raw = raw
+    return quote
 
 
 def quote_error(status: int, key: str, amount: int | None, flags: int) -> Exception:
@@ -198,19 +199,43 @@ def limit_bytes(limit: int | None) -> Any:
         raise ValueError(f"price limit {limit} is no Q64.96 number") from None
 
 
-def fee_flags(
-    flags: int, *, allow_stale: bool, allow_dynamic_fee: bool, lp_fee: int | None
-) -> int:
-    """`flags` with the options of a quote. ValueError for an lp_fee above 1,000,000 pips."""
+def direction(zero_for_one: bool, exact_out: bool) -> int:
+    """Flags of a direction and of the side that is given."""
+    return (_ZERO_FOR_ONE if zero_for_one else 0) | (_EXACT_OUT if exact_out else 0)
+
+
+class QuoteOptions(TypedDict, total=False):
+    """Options of a quote.
+
+    `sqrt_price_limit_x96` (Q64.96) ends the swap when the price reaches it; V2 takes none. `allow_stale`
+    answers from a pool that is not live. A V4 pool with a dynamic fee needs `lp_fee` (pips), or
+    `allow_dynamic_fee` to use the stored one.
+    """
+
+    sqrt_price_limit_x96: int | None
+    allow_stale: bool
+    allow_dynamic_fee: bool
+    lp_fee: int | None
+
+
+def resolve_options(
+    flags: int,
+    *,
+    sqrt_price_limit_x96: int | None = None,
+    allow_stale: bool = False,
+    allow_dynamic_fee: bool = False,
+    lp_fee: int | None = None,
+) -> tuple[int, Any, int]:
+    """Flags, price limit and LP fee for C. ValueError for an lp_fee above 1,000,000 pips."""
     if allow_stale:
         flags |= _ALLOW_STALE
     if allow_dynamic_fee:
         flags |= _ALLOW_DYNAMIC
-    if lp_fee is not None:
-        if not 0 <= lp_fee <= 1_000_000:
-            raise ValueError(f"lp_fee {lp_fee} is not between 0 and 1000000 pips")
-        flags |= _FEE_GIVEN
-    return flags
+    if lp_fee is None:
+        return flags, limit_bytes(sqrt_price_limit_x96), 0
+    if not 0 <= lp_fee <= 1_000_000:
+        raise ValueError(f"lp_fee {lp_fee} is not between 0 and 1000000 pips")
+    return flags | _FEE_GIVEN, limit_bytes(sqrt_price_limit_x96), lp_fee
 
 
 class QuoteBatch(Sequence[Quote]):
@@ -250,7 +275,7 @@ class QuoteBatch(Sequence[Quote]):
         error = self.error(index)
         if error is not None:
             raise error
-        return Quote(self.results[index].tobytes())
+        return make_quote(self.results[index].tobytes())
 
     def __iter__(self) -> Iterator[Quote]:
         return (self[index] for index in range(len(self)))
@@ -334,79 +359,64 @@ class SharedQuotes:
         raise NotImplementedError
 
     def quote_exact_in(
-        self,
-        amount_in: int,
-        *,
-        zero_for_one: bool,
-        sqrt_price_limit_x96: int | None = None,
-        allow_stale: bool = False,
-        allow_dynamic_fee: bool = False,
-        lp_fee: int | None = None,
+        self, amount_in: int, *, zero_for_one: bool, **options: Unpack[QuoteOptions]
     ) -> Quote:
-        """What `amount_in` wei, fee included, would buy.
+        """What `amount_in` wei, fee included, would buy; options as in QuoteOptions.
 
-        Raises the error the contract would revert with; PoolStale unless the pool is live or
-        `allow_stale`; DynamicFee for V4 dynamic-fee pools unless `lp_fee` (pips) is given or
-        `allow_dynamic_fee`. Without a limit the swap runs to the end of the price range.
+        Raises the error the contract would revert with, PoolStale unless the pool is live or
+        `allow_stale`, and DynamicFee. Without a price limit the swap runs to the end of the price range.
         """
         flags = _ZERO_FOR_ONE if zero_for_one else 0
-        if allow_stale:
-            flags |= _ALLOW_STALE
-        if allow_dynamic_fee:
-            flags |= _ALLOW_DYNAMIC
-        if sqrt_price_limit_x96 is not None or lp_fee is not None:
-            return self._quote_limited(amount_in, flags, sqrt_price_limit_x96, lp_fee)
-        return self._quote(amount_in, flags)
-
-    def quote_exact_out(
-        self,
-        amount_out: int,
-        *,
-        zero_for_one: bool,
-        sqrt_price_limit_x96: int | None = None,
-        allow_stale: bool = False,
-        allow_dynamic_fee: bool = False,
-        lp_fee: int | None = None,
-    ) -> Quote:
-        """What it would cost to get `amount_out` wei; otherwise as quote_exact_in."""
-        flags = _ZERO_FOR_ONE | _EXACT_OUT if zero_for_one else _EXACT_OUT
-        if allow_stale:
-            flags |= _ALLOW_STALE
-        if allow_dynamic_fee:
-            flags |= _ALLOW_DYNAMIC
-        if sqrt_price_limit_x96 is not None or lp_fee is not None:
-            return self._quote_limited(amount_out, flags, sqrt_price_limit_x96, lp_fee)
-        return self._quote(amount_out, flags)
-
-    def _quote(self, amount: int, flags: int) -> Quote:
+        if options:
+            return self._with_options(amount_in, flags, options)
         try:
             if self._gate[0]:
                 self._refresh()
-            data = amount.to_bytes(32, "little")
-        except (AttributeError, OverflowError, ValueError):
-            self._refresh()
-            data = amount_bytes(amount)
-        try:
+            data = amount_in.to_bytes(32, "little")
             item = _pop()
-        except IndexError:
+        except (AttributeError, IndexError, OverflowError, ValueError):
+            self._refresh()
+            data = amount_bytes(amount_in)
             item = _make_result()
-        result, buffer = item
-        status = _quote_prepared(self._call, data, flags, result)
+        status = _quote_prepared(self._call, data, flags, item[0])
         if status:
             _push(item)
             return self._without_answer(status, data, flags, ffi.NULL, 0)
-        quote: Quote = _new(Quote)
-        quote._raw = buffer[:]
+        quote = Quote()
+        quote._raw = item[1][:]
         _push(item)
         return quote
 
-    def _quote_limited(
-        self, amount: int, flags: int, limit: int | None, lp_fee: int | None
+    def quote_exact_out(
+        self, amount_out: int, *, zero_for_one: bool, **options: Unpack[QuoteOptions]
     ) -> Quote:
+        """What it would cost to get `amount_out` wei; otherwise as quote_exact_in."""
+        # The same body again: a call in between would cost a tenth of the quote.
+        flags = _ZERO_FOR_ONE | _EXACT_OUT if zero_for_one else _EXACT_OUT
+        if options:
+            return self._with_options(amount_out, flags, options)
+        try:
+            if self._gate[0]:
+                self._refresh()
+            data = amount_out.to_bytes(32, "little")
+            item = _pop()
+        except (AttributeError, IndexError, OverflowError, ValueError):
+            self._refresh()
+            data = amount_bytes(amount_out)
+            item = _make_result()
+        status = _quote_prepared(self._call, data, flags, item[0])
+        if status:
+            _push(item)
+            return self._without_answer(status, data, flags, ffi.NULL, 0)
+        quote = Quote()
+        quote._raw = item[1][:]
+        _push(item)
+        return quote
+
+    def _with_options(self, amount: int, flags: int, options: QuoteOptions) -> Quote:
+        flags, limit, lp_fee = resolve_options(flags, **options)
         self._refresh()
         data = amount_bytes(amount)
-        bound = limit_bytes(limit)
-        flags = fee_flags(flags, allow_stale=False, allow_dynamic_fee=False, lp_fee=lp_fee)
         result, buffer = _make_result()
         call = self._call
         status = _quote_shared(
@@ -415,14 +425,14 @@ class SharedQuotes:
             call.generation,
             call.commit,
             data,
-            bound,
+            limit,
             flags,
-            lp_fee or 0,
+            lp_fee,
             result,
         )
         if status:
-            return self._without_answer(status, data, flags, bound, lp_fee or 0)
-        return Quote(buffer[:])
+            return self._without_answer(status, data, flags, limit, lp_fee)
+        return make_quote(buffer[:])
 
     def _without_answer(
         self, status: int, data: bytes, flags: int, limit: Any, lp_fee: int
@@ -449,9 +459,10 @@ class SharedQuotes:
         self._refresh()
         call = self._call
         words = amounts_array(amounts)
-        flags = (_ZERO_FOR_ONE if zero_for_one else 0) | (_EXACT_OUT if exact_out else 0)
-        flags = fee_flags(
-            flags, allow_stale=allow_stale, allow_dynamic_fee=allow_dynamic_fee, lp_fee=None
+        flags, _, _ = resolve_options(
+            direction(zero_for_one, exact_out),
+            allow_stale=allow_stale,
+            allow_dynamic_fee=allow_dynamic_fee,
         )
         return batch(
             call,
@@ -464,23 +475,11 @@ class SharedQuotes:
         )
 
     def ladder(
-        self,
-        *,
-        zero_for_one: bool,
-        exact_out: bool = False,
-        allow_stale: bool = False,
-        allow_dynamic_fee: bool = False,
-        lp_fee: int | None = None,
+        self, *, zero_for_one: bool, exact_out: bool = False, **options: Unpack[QuoteOptions]
     ) -> "Ladder":
-        """Copy the pool and prepare it for many quotes in one direction."""
+        """Copy the pool and prepare it for many quotes in one direction, without a price limit."""
         self._refresh()
-        return self._copy().ladder(
-            zero_for_one=zero_for_one,
-            exact_out=exact_out,
-            allow_stale=allow_stale,
-            allow_dynamic_fee=allow_dynamic_fee,
-            lp_fee=lp_fee,
-        )
+        return self._copy().ladder(zero_for_one=zero_for_one, exact_out=exact_out, **options)
 
 
 def batch(
@@ -541,47 +540,21 @@ class CopyQuotes:
         status = self.store_answer(result, data, flags, limit, lp_fee)
         if status:
             raise quote_error(status, self.key, int.from_bytes(data, "little"), flags)
-        return Quote(buffer[:])
+        return make_quote(buffer[:])
 
     def quote_exact_in(
-        self,
-        amount_in: int,
-        *,
-        zero_for_one: bool,
-        sqrt_price_limit_x96: int | None = None,
-        allow_stale: bool = False,
-        allow_dynamic_fee: bool = False,
-        lp_fee: int | None = None,
+        self, amount_in: int, *, zero_for_one: bool, **options: Unpack[QuoteOptions]
     ) -> Quote:
-        """What `amount_in` wei would buy; errors as on a shared pool."""
-        flags = fee_flags(
-            _ZERO_FOR_ONE if zero_for_one else 0,
-            allow_stale=allow_stale,
-            allow_dynamic_fee=allow_dynamic_fee,
-            lp_fee=lp_fee,
-        )
-        limit = limit_bytes(sqrt_price_limit_x96)
-        return self.answer(amount_bytes(amount_in), flags, limit, lp_fee or 0)
+        """What `amount_in` wei would buy; errors and options as on a shared pool."""
+        flags, limit, lp_fee = resolve_options(direction(zero_for_one, False), **options)
+        return self.answer(amount_bytes(amount_in), flags, limit, lp_fee)
 
     def quote_exact_out(
-        self,
-        amount_out: int,
-        *,
-        zero_for_one: bool,
-        sqrt_price_limit_x96: int | None = None,
-        allow_stale: bool = False,
-        allow_dynamic_fee: bool = False,
-        lp_fee: int | None = None,
+        self, amount_out: int, *, zero_for_one: bool, **options: Unpack[QuoteOptions]
     ) -> Quote:
-        """What it would cost to get `amount_out` wei; errors as on a shared pool."""
-        flags = fee_flags(
-            _EXACT_OUT | (_ZERO_FOR_ONE if zero_for_one else 0),
-            allow_stale=allow_stale,
-            allow_dynamic_fee=allow_dynamic_fee,
-            lp_fee=lp_fee,
-        )
-        limit = limit_bytes(sqrt_price_limit_x96)
-        return self.answer(amount_bytes(amount_out), flags, limit, lp_fee or 0)
+        """What it would cost to get `amount_out` wei; errors and options as on a shared pool."""
+        flags, limit, lp_fee = resolve_options(direction(zero_for_one, True), **options)
+        return self.answer(amount_bytes(amount_out), flags, limit, lp_fee)
 
     def quote_many(
         self,
@@ -589,44 +562,29 @@ class CopyQuotes:
         *,
         zero_for_one: bool,
         exact_out: bool = False,
-        allow_stale: bool = False,
-        allow_dynamic_fee: bool = False,
-        lp_fee: int | None = None,
+        **options: Unpack[QuoteOptions],
     ) -> QuoteBatch:
         """Quotes of many amounts; each item has its own answer or error."""
-        flags = fee_flags(
-            (_ZERO_FOR_ONE if zero_for_one else 0) | (_EXACT_OUT if exact_out else 0),
-            allow_stale=allow_stale,
-            allow_dynamic_fee=allow_dynamic_fee,
-            lp_fee=lp_fee,
-        )
+        flags, limit, lp_fee = resolve_options(direction(zero_for_one, exact_out), **options)
         words = amounts_array(amounts)
         results = np.zeros(len(words), RESULT)
-        pointer = ffi.from_buffer("psa_quote_result *", results) if len(words) else ffi.NULL
-        data = words.tobytes()
-        for index in range(len(words)):
-            amount = data[32 * index : 32 * index + 32]
-            self.store_answer(pointer + index, amount, flags, ffi.NULL, lp_fee or 0)
         every = np.full(len(words), flags, np.uint32)
+        if len(words):
+            pointer = ffi.from_buffer("psa_quote_result *", results)
+            data = words.tobytes()
+            for index in range(len(words)):
+                amount = data[32 * index : 32 * index + 32]
+                self.store_answer(pointer + index, amount, flags, limit, lp_fee)
         return QuoteBatch(results, Same(self.key, len(words)), words, every)
 
     def ladder(
-        self,
-        *,
-        zero_for_one: bool,
-        exact_out: bool = False,
-        allow_stale: bool = False,
-        allow_dynamic_fee: bool = False,
-        lp_fee: int | None = None,
+        self, *, zero_for_one: bool, exact_out: bool = False, **options: Unpack[QuoteOptions]
     ) -> "Ladder":
-        """Prepare this copy for many quotes in one direction."""
-        flags = fee_flags(
-            (_ZERO_FOR_ONE if zero_for_one else 0) | (_EXACT_OUT if exact_out else 0),
-            allow_stale=allow_stale,
-            allow_dynamic_fee=allow_dynamic_fee,
-            lp_fee=lp_fee,
-        )
-        return Ladder(self, flags, lp_fee or 0)
+        """Prepare this copy for many quotes in one direction, without a price limit."""
+        flags, limit, lp_fee = resolve_options(direction(zero_for_one, exact_out), **options)
+        if limit != ffi.NULL:
+            raise ValueError("a ladder takes no price limit")
+        return Ladder(self, flags, lp_fee)
 
 
 class Ladder:
@@ -646,9 +604,7 @@ class Ladder:
         capacity = source._pool.line.tick_count + 256
         while True:
             self._rungs = ffi.new("psa_rung[]", capacity)
-            status = lib.psa_ladder_build(
-                source._pool, flags, lp_fee, self._rungs, capacity, count
-            )
+            status = lib.psa_ladder_build(source._pool, flags, lp_fee, self._rungs, capacity, count)
             if status != lib.PSA_BUFFER_TOO_SMALL:
                 break
             capacity = max(count[0], 2 * capacity)

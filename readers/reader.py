@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -39,11 +39,11 @@ from arena.layouts import slots
 from arena.native import ffi, lib
 from arena.readers.quote import (
     QuoteBatch,
-    Same,
     SharedQuotes,
     amounts_array,
     batch,
-    fee_flags,
+    direction,
+    resolve_options,
 )
 from arena.readers.snapshot import (
     READ_TRIES,
@@ -239,7 +239,9 @@ class Pool(SharedQuotes):
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._commit:
-            raise TypeError("a pool of a snapshot does not pickle: pickle the snapshot, or freeze()")
+            raise TypeError(
+                "a pool of a snapshot does not pickle: pickle the snapshot, or freeze()"
+            )
         return (_get_pool, (self._arena, self.key))
 
 
@@ -414,9 +416,7 @@ class Arena:
             pools[key] = pool
         return pool
 
-    def _make_pool(
-        self, key: str, mapped: MappedArena, slot: int, commit: int, gate: Any
-    ) -> Pool:
+    def _make_pool(self, key: str, mapped: MappedArena, slot: int, commit: int, gate: Any) -> Pool:
         return Pool(self, key, mapped, slot, commit, gate)
 
     def _exists(self, mapped: MappedArena, slot: int) -> bool:
@@ -455,14 +455,23 @@ class Arena:
         return iter([key_of(mapped, int(slot)) for slot in self._visible()])
 
     def slots(self, keys: "Sequence[Key | Pool]") -> npt.NDArray[np.uint32]:
-        """(n,) slot indices of n pools, for batches and Snapshot.lines. UnknownPool for any other key."""
-        mapped = self._current()
+        """(n,) slot indices of n pools, for batches, Snapshot.lines and snapshot. Else UnknownPool."""
         names = [key.key if isinstance(key, Pool) else key for key in keys]
-        found = find_slots(mapped, names)
-        for name, slot in zip(names, found, strict=True):
-            if slot == slots.NO_SLOT:
-                raise unknown(name, self.name)
-        return found
+        return find_slots(self._current(), names, self.name)
+
+    def _numbers(
+        self, mapped: MappedArena, pools: "Sequence[Key | Pool] | npt.NDArray[np.uint32]"
+    ) -> npt.NDArray[np.uint32]:
+        """(n,) slots, checked to be in use."""
+        if not isinstance(pools, np.ndarray):
+            names = [pool.key if isinstance(pool, Pool) else pool for pool in pools]
+            return find_slots(mapped, names, self.name)
+        if pools.dtype.kind not in "ui":
+            raise TypeError(f"slot indices are integers, not {pools.dtype}")
+        used = mapped.header.slots_used
+        if len(pools) and not 0 <= int(pools.min()) <= int(pools.max()) < used:
+            raise ValueError(f"slots {pools.min()} to {pools.max()} are not all below {used}")
+        return np.ascontiguousarray(pools, np.uint32)
 
     # Blocks
 
@@ -528,15 +537,26 @@ class Arena:
             if found is not None or left <= 0:
                 return found
 
-    def snapshot(self, keys: Sequence[Key] | None = None, *, tries: int = READ_TRIES) -> Any:
+    @overload
+    def snapshot(self, keys: None = None, *, tries: int = READ_TRIES) -> Snapshot: ...
+    @overload
+    def snapshot(
+        self, keys: "Sequence[Key | Pool] | npt.NDArray[np.uint32]", *, tries: int = READ_TRIES
+    ) -> FrozenSnapshot: ...
+    def snapshot(
+        self,
+        keys: "Sequence[Key | Pool] | npt.NDArray[np.uint32] | None" = None,
+        *,
+        tries: int = READ_TRIES,
+    ) -> Snapshot | FrozenSnapshot:
         """All pools at the present block, read in place; or, with `keys`, a private copy of those.
 
-        See Snapshot and FrozenSnapshot. The copy includes ticks and raises SnapshotContended when the
-        writer overtook all `tries`.
+        See Snapshot and FrozenSnapshot. `keys` are keys, handles, or slot indices from slots. The copy
+        includes ticks and raises SnapshotContended when the writer overtook all `tries`.
         """
         mapped = self._current()
         if keys is not None:
-            return freeze(self.name, mapped, list(keys), tries)
+            return freeze(self.name, mapped, self._numbers(mapped, keys), tries)
         return Snapshot(self, mapped, bytes(ffi.buffer(pin(mapped))))
 
     def at_one_block(
@@ -596,12 +616,7 @@ class Arena:
         allow_stale: bool,
         allow_dynamic_fee: bool,
     ) -> QuoteBatch:
-        if isinstance(pools, np.ndarray):
-            numbers = np.ascontiguousarray(pools, np.uint32)
-            if len(numbers) and int(numbers.max()) >= mapped.header.max_pools:
-                raise ValueError(f"slot {numbers.max()} is not below {mapped.header.max_pools}")
-        else:
-            numbers = self.slots(pools)
+        numbers = self._numbers(mapped, pools)
         count = len(numbers)
         if isinstance(amounts, int):
             words = np.repeat(amounts_array([amounts]), count, axis=0)
@@ -609,11 +624,10 @@ class Arena:
             words = amounts_array(amounts)
         if len(words) != count:
             raise ValueError(f"{count} pools and {len(words)} amounts")
-        base = fee_flags(
-            lib.PSA_EXACT_OUT if exact_out else 0,
+        base, _, _ = resolve_options(
+            direction(False, exact_out),
             allow_stale=allow_stale,
             allow_dynamic_fee=allow_dynamic_fee,
-            lp_fee=None,
         )
         directions = np.asarray(zero_for_one, np.bool_)
         if directions.ndim and len(directions) != count:
@@ -628,7 +642,7 @@ class Arena:
         def copy(index: int) -> FrozenPool:
             return read_frozen(mapped, int(numbers[index]), int(generations[index]), commit)
 
-        keys = _Keys(mapped, numbers) if count > 1 else Same(key_of(mapped, int(numbers[0])), 1)
+        keys = _Keys(mapped, numbers)
         return batch(call, numbers, generations, words, flags, keys, copy)
 
     # Arrays in shared memory

@@ -115,19 +115,22 @@ def find_slot(mapped: MappedArena, data: bytes) -> int | None:
     return found if mapped.pointer.statics[found].key_nbytes == len(data) else None
 
 
-def find_slots(mapped: MappedArena, keys: Sequence[Key]) -> npt.NDArray[np.uint32]:
-    """(n,) slots of n keys, NO_SLOT where there is none."""
+def find_slots(mapped: MappedArena, keys: Sequence[Key], name: str) -> npt.NDArray[np.uint32]:
+    """(n,) slots of n keys. UnknownPool for one that the arena of that name has not."""
     wanted = [key_bytes(key) for key in keys]
-    found = np.full(len(wanted), slots.NO_SLOT, np.uint32)
+    found = np.zeros(len(wanted), np.uint32)
     if wanted:
         data = b"".join([key.ljust(32, b"\0") for key in wanted])
-        numbers = ffi.from_buffer("uint32_t *", found)
-        lib.psa_find_many(mapped.pointer, data, len(wanted), numbers)
-        statics = mapped.statics
-        for index, key in enumerate(wanted):
-            slot = found[index]
-            if slot != slots.NO_SLOT and statics["key_nbytes"][slot] != len(key):
-                found[index] = slots.NO_SLOT
+        count = lib.psa_find_many(
+            mapped.pointer, data, len(wanted), ffi.from_buffer("uint32_t *", found)
+        )
+        sizes = np.fromiter(map(len, wanted), np.uint8, len(wanted))
+        if count < len(wanted):
+            missing = found == slots.NO_SLOT
+        else:
+            missing = mapped.statics["key_nbytes"][found] != sizes
+        if missing.any():
+            raise unknown(wanted[int(missing.argmax())], name)
     return found
 
 
@@ -409,11 +412,12 @@ def make_table(
         lines["block_number"] != 0, lines["block_number"], lines["base_block"]
     )
     is_v2 = rows["protocol"] == slots.UNISWAP_V2
-    table["reserve0"][is_v2] = lines["a"][is_v2]
-    table["reserve1"][is_v2] = lines["b"][is_v2]
-    table["sqrt_price_x96"][~is_v2, :2] = lines["a"][~is_v2]
-    table["sqrt_price_x96"][~is_v2, 2] = lines["sqrt_price_hi"][~is_v2]
-    table["liquidity"][~is_v2] = lines["b"][~is_v2]
+    v2 = is_v2.astype("<u8")[:, None]  # 1 or 0 each: keep or blank
+    table["reserve0"] = lines["a"] * v2
+    table["reserve1"] = lines["b"] * v2
+    table["sqrt_price_x96"][:, :2] = lines["a"] * (1 - v2)
+    table["sqrt_price_x96"][:, 2] = lines["sqrt_price_hi"]
+    table["liquidity"] = lines["b"] * (1 - v2)
     for name in ("token0", "token1"):
         table[name] = addresses[rows[name]]
     return table
@@ -642,21 +646,27 @@ def _reopen(arena: "Arena", generation: int, record: bytes) -> Snapshot:
 class FrozenSnapshot(Head, _Tables):
     """A private copy of some pools at one block, ticks included: valid for ever, and it pickles."""
 
-    __slots__ = ("_arrays", "_index", "_name", "_pools", "_tokens")
+    __slots__ = ("_arrays", "_keys", "_name", "_pools")
 
-    def __init__(
-        self, name: str, record: bytes, arrays: tuple[npt.NDArray[Any], ...], tokens: Any
-    ) -> None:
+    def __init__(self, name: str, record: bytes, arrays: tuple[npt.NDArray[Any], ...]) -> None:
         super().__init__(record)
         self._name = name
-        # lines (n,), rows (n,), slots (n,), starts (n + 1,), ticks (m,), net (m, 2), gross (m, 2)
+        # lines (n,), rows (n,), slots (n,), starts (n + 1,), ticks (m,), net (m, 2), gross (m, 2),
+        # token indices (k,) ascending, token rows (k,)
         self._arrays = arrays
-        self._tokens: dict[int, Token] = tokens  # by token index
-        rows = arrays[1]
-        sizes = rows["key_nbytes"].tolist()
-        keys = [row.tobytes()[:size] for row, size in zip(rows["key"], sizes, strict=True)]
-        self._index = {key_text(key): index for index, key in enumerate(keys)}
-        self._pools: dict[str, FrozenPool] = {}
+        self._keys: dict[str, int] | None = None  # key -> index, made on first use
+        self._pools: dict[Key, FrozenPool] = {}
+
+    @property
+    def _index(self) -> dict[str, int]:
+        if self._keys is None:
+            rows = self._arrays[1]
+            data = rows["key"].tobytes().hex()
+            self._keys = {
+                "0x" + data[64 * index : 64 * index + 2 * size]: index
+                for index, size in enumerate(rows["key_nbytes"].tolist())
+            }
+        return self._keys
 
     def __enter__(self) -> Self:
         return self
@@ -665,7 +675,7 @@ class FrozenSnapshot(Head, _Tables):
         pass  # owns no resource; closes for symmetry with Snapshot
 
     def __getitem__(self, key: Key) -> FrozenPool:
-        found = self._pools.get(key) if isinstance(key, str) else None
+        found = self._pools.get(key) if isinstance(key, str | bytes) else None
         if found is None:
             text = key_text(key_bytes(key))
             index = self._index.get(text)
@@ -674,15 +684,27 @@ class FrozenSnapshot(Head, _Tables):
             found = self._pools.get(text)
             if found is None:
                 found = self._pools[text] = self._make(index)
+            if isinstance(key, str | bytes):
+                self._pools[key] = found
         return found
 
     def _make(self, index: int) -> FrozenPool:
-        lines, rows, _, starts, ticks, net, gross = self._arrays
+        lines, rows, _, starts, ticks, net, gross = self._arrays[:7]
         first, last = int(starts[index]), int(starts[index + 1])
         row = rows[index : index + 1]
-        tokens = (self._tokens[int(row["token0"][0])], self._tokens[int(row["token1"][0])])
+        tokens = (self._token(row["token0"][0]), self._token(row["token1"][0]))
         line = lines[index : index + 1]
         return FrozenPool(line, row, ticks[first:last], net[first:last], gross[first:last], tokens)
+
+    def _token(self, index: np.uint32) -> Token:
+        indices, rows = self._arrays[7:]
+        row = rows[int(np.searchsorted(indices, index))]
+        known = int(row["flags"]) & slots.TOKEN_DECIMALS_KNOWN
+        return Token(
+            address=key_text(row["address"].tobytes()),
+            decimals=int(row["decimals"]) if known else None,
+            symbol=bytes(row["symbol"]).decode("utf-8", "replace"),
+        )
 
     def __contains__(self, key: Key) -> bool:
         return key_text(key_bytes(key)) in self._index
@@ -696,9 +718,9 @@ class FrozenSnapshot(Head, _Tables):
     def table(self) -> npt.NDArray[np.void]:
         """(n,) structured copy (dtype TABLE) of the copied pools."""
         lines, rows, numbers = self._arrays[:3]
-        addresses = np.zeros((max(self._tokens, default=0) + 1, 20), np.uint8)
-        for index, token in self._tokens.items():
-            addresses[index] = np.frombuffer(bytes.fromhex(token.address[2:]), np.uint8)
+        indices, tokens = self._arrays[7:]
+        addresses = np.zeros((int(indices.max(initial=0)) + 1, 20), np.uint8)
+        addresses[indices] = tokens["address"]
         return make_table(lines, rows, numbers, addresses)
 
     def to_shared(self) -> "SharedSnapshot":
@@ -714,15 +736,13 @@ class FrozenSnapshot(Head, _Tables):
 
     def __reduce__(self) -> tuple[Any, ...]:
         arrays = tuple(array.copy() for array in self._arrays)
-        return (FrozenSnapshot, (self._name, self._record.tobytes(), arrays, self._tokens))
+        return (FrozenSnapshot, (self._name, self._record.tobytes(), arrays))
 
 
-def freeze(name: str, mapped: MappedArena, keys: Sequence[Key], tries: int) -> FrozenSnapshot:
-    """Copy these pools at one block. UnknownPool, or SnapshotContended when every try was overtaken."""
-    numbers = find_slots(mapped, keys)
-    for key, slot in zip(keys, numbers, strict=True):
-        if slot == slots.NO_SLOT:
-            raise unknown(key, name)
+def freeze(
+    name: str, mapped: MappedArena, numbers: npt.NDArray[np.uint32], tries: int
+) -> FrozenSnapshot:
+    """Copy n slots at one block. UnknownPool, or SnapshotContended when every try was overtaken."""
     count = len(numbers)
     lines = np.zeros(count, slots.LINE)
     starts = np.zeros(count + 1, np.uint64)
@@ -756,13 +776,11 @@ def freeze(name: str, mapped: MappedArena, keys: Sequence[Key], tries: int) -> F
         if status:
             raise too_old(record.stamp, key_of(mapped, int(numbers[failed[0]])), status)
         there = is_visible(lines["status"])
-        for key, exists in zip(keys, there, strict=True):
-            if not exists:
-                raise unknown(key, name)
+        if not there.all():
+            raise unknown(key_of(mapped, int(numbers[int(there.argmin())])), name)
         total = int(starts[count])
         rows = mapped.statics[numbers]
-        indices = set(rows["token0"].tolist()) | set(rows["token1"].tolist())
-        tokens = {index: token_of(read_token(mapped.pointer, index)) for index in indices}
+        indices = np.unique(np.concatenate((rows["token0"], rows["token1"])))
         arrays = (
             lines,
             rows,
@@ -771,8 +789,10 @@ def freeze(name: str, mapped: MappedArena, keys: Sequence[Key], tries: int) -> F
             ticks[:total].copy(),
             net[:total].copy(),
             gross[:total].copy(),
+            indices,
+            mapped.tokens[indices],
         )
-        return FrozenSnapshot(name, bytes(ffi.buffer(record)), arrays, tokens)
+        return FrozenSnapshot(name, bytes(ffi.buffer(record)), arrays)
     raise SnapshotContended(
         f"{count} pools of {name} could not be copied at one block in {tries} tries; ask for fewer",
         name=name,
@@ -780,7 +800,11 @@ def freeze(name: str, mapped: MappedArena, keys: Sequence[Key], tries: int) -> F
     )
 
 
-_DTYPES: tuple[Any, ...] = (slots.LINE, slots.STATIC, "<u4", "<u8", "<i4", "<u8", "<u8")
+# Of FrozenSnapshot._arrays.
+_DTYPES: tuple[Any, ...] = (
+    *(slots.LINE, slots.STATIC, "<u4", "<u8", "<i4", "<u8", "<u8"),
+    *("<u4", slots.TOKEN),
+)
 
 
 class SharedSnapshot:
@@ -794,7 +818,7 @@ class SharedSnapshot:
         self._block = block  # shared_ndarray.SharedNDArray of bytes; unmaps when it goes
         self._lengths = lengths
         self._rest = rest
-        name, record, tokens = rest
+        name, record = rest
         arrays = []
         start = 0
         for length, dtype in zip(lengths, _DTYPES, strict=True):
@@ -804,7 +828,7 @@ class SharedSnapshot:
         arrays[6] = arrays[6].reshape(-1, 2)
         for array in arrays:
             array.flags.writeable = False
-        self.snapshot = FrozenSnapshot(name, record, tuple(arrays), tokens)
+        self.snapshot = FrozenSnapshot(name, record, tuple(arrays))
 
     @classmethod
     def put(cls, frozen: FrozenSnapshot) -> Self:
@@ -817,7 +841,7 @@ class SharedSnapshot:
             flat = np.frombuffer(array.tobytes(), np.uint8)
             block.array[start : start + array.nbytes] = flat
             start += -(-array.nbytes // 64) * 64
-        return cls(block, lengths, (frozen._name, frozen._record.tobytes(), frozen._tokens))
+        return cls(block, lengths, (frozen._name, frozen._record.tobytes()))
 
     def close(self) -> None:
         """Remove the segment's name. Workers that have it keep it."""

@@ -313,7 +313,9 @@ class Feed:
         block = int(feed.fault_block) if feed.fault_has_block else None
         text = ffi.string(feed.fault_text).decode()
         found, expected = int(feed.fault_found), int(feed.fault_expected)
-        fault = EXCEPTIONS[status](
+        kind = EXCEPTIONS[status]
+        assert issubclass(kind, errors.FeedError), status
+        return kind(
             f"{text} (frame={feed.fault_frame} block={block} found={found} expected={expected})",
             frame=int(feed.fault_frame),
             block=block,
@@ -324,8 +326,6 @@ class Feed:
             resync=bool(feed.resync),
             reason=text,
         )
-        assert isinstance(fault, errors.FeedError)
-        return fault
 
     def _overflow(self) -> errors.BufferOverflow:
         attempted = len(self._events) + 1

@@ -45,8 +45,12 @@ static int refuse(defect *bad, const char *text, uint64_t found, uint64_t expect
     return PSA_DESERIALIZATION;
 }
 
+/* Keep the header fields of a record only, and where its payload is. */
 static void mark_opaque(psa_event *event, uint64_t offset, uint64_t nbytes) {
     event->flags |= PSA_EVENT_OPAQUE;
+    event->tick = 0;
+    memset(event->words, 0, sizeof event->words);
+    memset(event->amount, 0, sizeof event->amount);
     event->words[0] = offset;
     event->words[1] = nbytes;
 }
@@ -699,15 +703,19 @@ static int read_seed_tagged(psa_event *event, message *out, const uint8_t *paylo
 
 /* A whole g01 PoolUpdate: no stream_seq, no is_revert, and no BeginBlock to decide by. */
 static int is_g01_update(const uint8_t *payload, uint64_t nbytes) {
-    static const uint8_t body[] = {80, 60, 24, 60, 24};
+    static const uint8_t body_nbytes[] = {80, 60, 24, 60, 24};
     psa_event scratch;
     if (nbytes < 4 || wire_u32(payload) != 1) return 0;
     uint32_t id_nbytes = read_pool_id(&scratch, payload + 4, nbytes - 4);
     if (id_nbytes == 0 || nbytes < 48 + id_nbytes) return 0;
     const uint8_t *head = payload + 4 + id_nbytes;
     uint32_t variant = wire_u32(head + 40);
-    return wire_u32(head) <= PSA_UNISWAP_V4 && wire_u32(head + 4) <= PSA_UPDATE_BURN && variant < 5 &&
-           nbytes == 48 + id_nbytes + body[variant];
+    const uint8_t *body = head + 44;
+    if (wire_u32(head) > PSA_UNISWAP_V4 || wire_u32(head + 4) > PSA_UPDATE_BURN || variant > 4 ||
+        nbytes != 48 + id_nbytes + body_nbytes[variant])
+        return 0;
+    if (body_nbytes[variant] == 80 && wire_u64(body + 40) != WIRE_WORD_NBYTES) return 0;
+    return body_nbytes[variant] == 24 || wire_u64(body) == WIRE_WORD_NBYTES;
 }
 
 /* PSA_OK with *dialect UNKNOWN: nothing said yet, drop the frame. Only a BeginBlock or a reorg message

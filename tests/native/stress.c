@@ -5,10 +5,12 @@
  *   stress reader PATH READS                 reader on a read-only mapping of that file
  *   stress unchecked SECONDS READERS POOLS   readers skip the check at R3: torn reads must show up
  *
- * Block b touches every pool i with (i + b) % STRIDE = 0. After it, each word of the pool's line follows
- * from (i, b), and its ticks from (i, b / STRIDE); so one block number found in a line tells what the rest
- * must be, and the head block of a snapshot tells the block of each line in it. At times the writer
- * abandons a half-applied block, by psa_abort or as a dead writer would (psa_writer_open without a commit).
+ * Block b touches every pool i with (i + b) % STRIDE = 0; every second touch leaves the ticks alone. After
+ * it, each word of the pool's line follows from (i, b), and its ticks from (i, round_of(b)); so one block
+ * number found in a line tells what the rest must be, and the block of a commit tells the block of each
+ * line read as of it. Half of the reads are pinned to one commit until it is too old: those use the lines
+ * the writer is about to overwrite. At times the writer abandons a half-applied block of other pools
+ * before the next one, by psa_abort or as a dead writer would (psa_writer_open without a commit).
  *
  * Prints counts; exits 0 when nothing was wrong (unchecked: when something was), 1 otherwise, 2 on misuse.
  */
@@ -98,6 +100,9 @@ static unsigned __int128 position_of(uint32_t pool, uint64_t round) {
     return (unsigned __int128)(mix(pool, round, 14) >> 40) << 64 | (mix(pool, round, 15) | 1);
 }
 
+static uint64_t round_of(uint64_t block) { return block / STRIDE / 2; }
+static int changes_ticks(uint64_t block) { return block / STRIDE % 2 == 0; }
+
 static uint64_t newest_block(uint32_t pool, uint64_t head) { return head - (head + pool) % STRIDE; }
 
 /* ---- checks ---- */
@@ -116,7 +121,7 @@ static int line_holds(const psa_line *line, uint32_t pool) {
         price_at(pool, block, a, &hi);
         liquidity_at(pool, block, b);
         if (line->tick != tick_at(pool, block)) return 0;
-        if (line->tick_count != 2 * window_at(block / STRIDE)) return 0;
+        if (line->tick_count != 2 * window_at(round_of(block))) return 0;
     }
     return memcmp(a, line->a, 16) == 0 && memcmp(b, line->b, 16) == 0 && hi == line->sqrt_price_hi;
 }
@@ -124,7 +129,7 @@ static int line_holds(const psa_line *line, uint32_t pool) {
 static int ticks_hold(const psa_line *line, uint32_t pool, const int32_t *ticks, const uint64_t *net,
                       const uint64_t *gross) {
     if (protocol_of(pool) == PSA_UNISWAP_V2) return 1;
-    uint64_t round = line->block_number / STRIDE, window = window_at(round);
+    uint64_t round = round_of(line->block_number), window = window_at(round);
     uint32_t at_or_below = 0;
     unsigned __int128 sum = 0;
     for (uint32_t i = 0; i < line->tick_count; i++) {
@@ -197,13 +202,17 @@ static uint64_t pool_events(psa_event *events, uint32_t pool, uint64_t block) {
         reserves_at(pool, block, &sync->words[0], &sync->words[4]);
         return 1;
     }
-    uint64_t round = block / STRIDE;
-    liquidity_event(event_of(&events[count], pool, block, PSA_EVENT_CL_LIQUIDITY, 0), pool, round, 1);
-    count++;
-    uint64_t first = round - window_at(round) + 1;
-    for (uint64_t gone = round - window_at(round - 1); gone < first; gone++, count++)
-        liquidity_event(event_of(&events[count], pool, block, PSA_EVENT_CL_LIQUIDITY, (uint32_t)count),
-                        pool, gone, 0);
+    if (changes_ticks(block)) {
+        uint64_t round = round_of(block), first = round - window_at(round) + 1;
+        psa_event *mint = event_of(&events[count++], pool, block, PSA_EVENT_CL_LIQUIDITY, 0);
+        liquidity_event(mint, pool, round, 1);
+        for (uint64_t gone = round - window_at(round - 1); gone < first; gone++, count++) {
+            uint32_t log_index = (uint32_t)count;
+            psa_event *burn =
+                event_of(&events[count], pool, block, PSA_EVENT_CL_LIQUIDITY, log_index);
+            liquidity_event(burn, pool, gone, 0);
+        }
+    }
     psa_event *swap = event_of(&events[count], pool, block, PSA_EVENT_CL_SWAP, log_at(pool, block));
     uint32_t hi;
     price_at(pool, block, swap->words, &hi);
@@ -236,23 +245,25 @@ static void open_writer(load *run) {
     if (status != PSA_OK) fail("psa_writer_open", status);
 }
 
+/* Begin the block after the next, which touches other pools, and give it up. */
+static void abandon_block(load *run, int as_dead) {
+    uint64_t count = block_events(run, run->block + 1);
+    apply_events(run, as_dead ? count - 1 : count / 2);
+    if (as_dead) open_writer(run);
+    else psa_abort(&run->writer);
+    run->takeovers += as_dead != 0;
+    run->aborts += as_dead == 0;
+}
+
 static void apply_block(load *run) {
-    uint64_t count = block_events(run, run->block);
-    if (run->block % 512 == 100) {
-        apply_events(run, count / 2);
-        psa_abort(&run->writer);
-        run->aborts++;
-    } else if (run->block % 4096 == 200) {
-        apply_events(run, count - 1);
-        open_writer(run);
-        run->takeovers++;
-    }
-    apply_events(run, count);
+    if (run->block % 512 < 8) abandon_block(run, 0);
+    if (run->block % 4096 >= 4088) abandon_block(run, 1);
+    apply_events(run, block_events(run, run->block));
     run->block++;
 }
 
 static void install(load *run, uint32_t pool) {
-    uint64_t block = newest_block(pool, FIRST_BLOCK - STRIDE), round = block / STRIDE;
+    uint64_t block = newest_block(pool, FIRST_BLOCK - STRIDE), round = round_of(block);
     psa_static row = {.tick_spacing = SPACING, .fee_pips = 3000, .key_nbytes = 32};
     psa_line line = {.fee_status = FEE_STATUS, .base_block = block};
     int32_t ticks[MAX_TICKS];
@@ -337,6 +348,7 @@ typedef struct {
     uint64_t torn;
     uint64_t contended;
     uint64_t too_old;
+    psa_commit_record pin;
 } reader;
 
 static void count_read(reader *self, int status, int holds) {
@@ -347,42 +359,54 @@ static void count_read(reader *self, int status, int holds) {
     else fail("read", status);
 }
 
-static void read_line(reader *self, uint32_t pool) {
-    psa_line line;
-    uint32_t which;
-    int status = self->unchecked ? psa_line_begin(self->arena, pool, 0, &line, &which)
-                                 : psa_pool_read(self->arena, pool, 1, 0, &line);
-    count_read(self, status, status == PSA_OK && line_holds(&line, pool));
+/* Pin the newest commit; its record must be of one block. */
+static void pin_commit(reader *self) {
+    int status = psa_pin(self->arena, &self->pin);
+    uint64_t head = self->pin.block_number;
+    count_read(self, status, status == PSA_OK && self->pin.timestamp == mix(head, 0, 16) &&
+                                 self->pin.base_fee == mix(head, 0, 17) &&
+                                 self->pin.stream_seq == mix(head, 0, 18));
 }
 
-static void read_ticks(reader *self, uint32_t pool) {
+/* Whether the block of a line read as of `commit` is right; 0 is the newest commit, which has no name. */
+static int block_holds(const reader *self, const psa_line *line, uint32_t pool, uint64_t commit) {
+    return commit == 0 || line->block_number == newest_block(pool, self->pin.block_number);
+}
+
+static void read_line(reader *self, uint32_t pool, uint64_t commit) {
+    psa_line line;
+    uint32_t which;
+    int status = self->unchecked ? psa_line_begin(self->arena, pool, commit, &line, &which)
+                                 : psa_pool_read(self->arena, pool, 1, commit, &line);
+    count_read(self, status, status == PSA_OK && line_holds(&line, pool) &&
+                                 block_holds(self, &line, pool, commit));
+    if (status == PSA_SNAPSHOT_TOO_OLD) pin_commit(self);
+}
+
+static void read_ticks(reader *self, uint32_t pool, uint64_t commit) {
     psa_line line;
     int32_t ticks[MAX_TICKS];
     uint64_t net[2 * MAX_TICKS], gross[2 * MAX_TICKS];
     int status =
-        psa_pool_read_ticks(self->arena, pool, 1, 0, &line, ticks, net, gross, MAX_TICKS);
+        psa_pool_read_ticks(self->arena, pool, 1, commit, &line, ticks, net, gross, MAX_TICKS);
     count_read(self, status, status == PSA_OK && line_holds(&line, pool) &&
+                                 block_holds(self, &line, pool, commit) &&
                                  ticks_hold(&line, pool, ticks, net, gross));
+    if (status == PSA_SNAPSHOT_TOO_OLD) pin_commit(self);
 }
 
 /* All pools at one commit: each line must be of the newest block at or below the head that has it. */
 static void read_snapshot(reader *self, const uint32_t *slots, psa_line *lines) {
-    psa_commit_record record;
     uint32_t failed;
-    int status = psa_pin(self->arena, &record);
-    uint64_t head = record.block_number;
-    count_read(self, status, status == PSA_OK && record.timestamp == mix(head, 0, 16) &&
-                                 record.base_fee == mix(head, 0, 17) &&
-                                 record.stream_seq == mix(head, 0, 18));
-    if (status != PSA_OK) return;
-    status = psa_snapshot(self->arena, slots, self->pools, record.stamp, lines, &failed);
+    pin_commit(self);
+    int status = psa_snapshot(self->arena, slots, self->pools, self->pin.stamp, lines, &failed);
     if (status != PSA_OK) {
         count_read(self, status, 0);
         return;
     }
     for (uint32_t pool = 0; pool < self->pools; pool++)
         count_read(self, PSA_OK, line_holds(&lines[pool], pool) &&
-                                     lines[pool].block_number == newest_block(pool, head));
+                                     block_holds(self, &lines[pool], pool, self->pin.stamp));
 }
 
 static void *run_reader(void *argument) {
@@ -392,12 +416,15 @@ static void *run_reader(void *argument) {
     if (!slots || !lines) fail("calloc", 0);
     for (uint32_t i = 0; i < self->pools; i++) slots[i] = i;
     uint64_t state = mix(self->seed, 0, 2), turn = 0;
+    pin_commit(self);
     while (self->limit ? self->reads < self->limit : !__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
         state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
         uint32_t pool = (uint32_t)((state >> 33) % self->pools);
         turn++;
-        if (self->unchecked || turn % 8 != 0) read_line(self, pool);
-        else if (turn % 256 != 0) read_ticks(self, pool);
+        if (turn % 64 == 0) pin_commit(self);
+        uint64_t commit = state >> 63 ? self->pin.stamp : 0;
+        if (self->unchecked || turn % 8 != 0) read_line(self, pool, commit);
+        else if (turn % 256 != 0) read_ticks(self, pool, commit);
         else read_snapshot(self, slots, lines);
     }
     free(slots);

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arena.layouts.events import EVENT
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import wire_oracle as oracle
 
+from arena.layouts.events import EVENT
 from arena.native import ffi, lib
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "wire"
@@ -56,9 +56,7 @@ VECTORS = {
     "tokens": hexes(20),
     "deltas": ints(128, signed=True),
 }
-STATES = {
-    name: st.fixed_dictionaries(dict.fromkeys(oracle.FLUID, ints(128))) for name in ("state",)
-}
+FLUID_STATE = st.fixed_dictionaries(dict.fromkeys(oracle.FLUID, ints(128)))
 
 
 def body(name: str, fields: dict[str, oracle.Codec]) -> st.SearchStrategy[dict[str, Any]]:
@@ -69,8 +67,8 @@ def body(name: str, fields: dict[str, oracle.Codec]) -> st.SearchStrategy[dict[s
         elif field == "balances":
             count = 2 if name.startswith("Two") else 3
             found[field] = st.lists(ints(128), min_size=count, max_size=count)
-        elif field in STATES:
-            found[field] = STATES[field]
+        elif field == "state":
+            found[field] = FLUID_STATE
         else:
             found[field] = STRATEGIES[id(codec)]
     return st.fixed_dictionaries(found)
@@ -188,7 +186,7 @@ def exex_frames(draw: st.DrawFn) -> tuple[str, list[dict[str, Any]]]:
                 state = draw(body("", oracle.SLOT0))
                 update["state"] = {k: v for k, v in state.items() if k != "type"}
             elif name == "FluidStateFinal":
-                update["state"] = draw(STATES["state"])
+                update["state"] = draw(FLUID_STATE)
             else:
                 update.update(reserve0=draw(ints(128)), reserve1=draw(ints(128)))
             add(
@@ -271,26 +269,26 @@ def decode(data: bytes, cuts: list[int], capacity: int) -> tuple[np.ndarray, lis
     return np.concatenate(units), faults
 
 
-def is_kept_opaque(records: np.ndarray) -> np.ndarray:
+def opaque_masks(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which records have their payload's offset in words, and which in stream_seq."""
     is_opaque = (records["flags"] & lib.PSA_EVENT_OPAQUE) != 0
-    return is_opaque & ~np.isin(records["kind"], [lib.PSA_EVENT_UNSUPPORTED, lib.PSA_EVENT_INVALID])
+    is_bare = np.isin(records["kind"], [lib.PSA_EVENT_UNSUPPORTED, lib.PSA_EVENT_INVALID])
+    return is_opaque & is_bare, is_opaque & ~is_bare
 
 
 def shift_offsets(records: np.ndarray, by: int) -> None:
     """Opaque offsets from the piece to the whole stream. Exact only for one piece: a block that
     was opened in an earlier piece keeps offsets into that one."""
-    is_opaque = (records["flags"] & lib.PSA_EVENT_OPAQUE) != 0
-    is_kept = is_kept_opaque(records)
-    records["words"][is_opaque & ~is_kept, 0] += np.uint64(by)
-    records["stream_seq"][is_kept] += np.uint64(by)
+    in_words, in_seq = opaque_masks(records)
+    records["words"][in_words, 0] += np.uint64(by)
+    records["stream_seq"][in_seq] += np.uint64(by)
 
 
 def without_offsets(records: np.ndarray) -> bytes:
     copy = records.copy()
-    is_opaque = (copy["flags"] & lib.PSA_EVENT_OPAQUE) != 0
-    is_kept = is_kept_opaque(copy)
-    copy["words"][is_opaque & ~is_kept, 0] = 0
-    copy["stream_seq"][is_kept] = 0
+    in_words, in_seq = opaque_masks(copy)
+    copy["words"][in_words, 0] = 0
+    copy["stream_seq"][in_seq] = 0
     return copy.tobytes()
 
 
@@ -312,16 +310,13 @@ def assert_as_oracle(data: bytes, records: np.ndarray, consumer: oracle.Consumer
         for one, message in zip(expected, messages, strict=True):
             record = records[at : at + 1].copy()
             at += 1
+            if one.payload_at == "words":
+                offset, length = record["words"][0, :2].tolist()
+                record["words"][0, :2] = 0
+            elif one.payload_at == "stream_seq":
+                offset, length = int(record["stream_seq"][0]), int(record["timestamp"][0])
+                record["stream_seq"] = record["timestamp"] = 0
             if one.payload_at:
-                place = record["words"][0] if one.payload_at == "words" else record
-                names = (0, 1) if one.payload_at == "words" else ("stream_seq", "timestamp")
-                if one.payload_at == "words":
-                    offset, length = int(place[0]), int(place[1])
-                    record["words"][0, :2] = 0
-                else:
-                    offset, length = (int(record[name][0]) for name in names)
-                    for name in names:
-                        record[name] = 0
                 assert oracle.decode(data[offset : offset + length], family) == message
             want = as_record(one)
             if message["type"] == "PoolUpdate" and family == "exex":

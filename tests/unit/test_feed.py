@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arena.layouts.events import EVENT
-from arena.writer import feed as feed_module
-from arena.writer.feed import EventBuffer, Feed, Gap
 from oracle import wire_oracle as oracle
 
 from arena import errors
+from arena.layouts.events import EVENT
 from arena.native import lib
+from arena.writer import feed as feed_module
+from arena.writer.feed import EventBuffer, Feed, Gap
 
 WAIT_S = 10.0
 
