@@ -324,6 +324,18 @@ def test_a_replay_serves_every_byte_ends_by_itself_and_removes_its_socket(
     assert not path.exists()
 
 
+def test_an_impossible_socket_path_is_refused(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    longest = tmp_path / ("x" * (107 - len(str(tmp_path)) - 1))
+    replay = start("arena-replay", RECORDING, "--socket", longest, "--at-once", "--linger", "0")
+    until(longest.exists, replay)
+    assert receive_all(longest) == RECORDING.read_bytes()
+    assert end(replay)[0] == 0
+    for path in (f"{longest}x", tmp_path / "no-folder" / "feed.sock"):
+        refusal(start("arena-replay", RECORDING, "--socket", path), "Connection")
+
+
 def test_a_client_that_joins_a_paced_replay_late_starts_with_a_whole_block(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
