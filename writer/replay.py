@@ -229,7 +229,7 @@ def listen(path: str) -> socket.socket:
     longest = max(len(os.fsencode(path)), len(os.fsencode(birth)))
     if longest > MAX_SOCKET_PATH_NBYTES:
         raise Connection(
-            f"socket path needs {longest} bytes, the system allows {MAX_SOCKET_PATH_NBYTES}: {path}",
+            f"{path} needs {longest} bytes, socket paths have at most {MAX_SOCKET_PATH_NBYTES}",
             path=path,
         )
     _check_free(path)

@@ -221,6 +221,19 @@ def test_the_states_may_appear_after_the_writer_has_started(
     assert end(writer)[0] == 0
 
 
+def test_a_writer_that_waits_for_its_states_ends_at_once_when_told(
+    start: Callable[..., subprocess.Popen[str]], feed: Path, tmp_path: Path, arena_name: str
+) -> None:
+    words = [*run_words(arena_name, feed, tmp_path / "no.jsonl"), "--scrape-timeout", "3600"]
+    writer = start("arena-writer", *words)
+    pools = arena.attach(arena_name, timeout=SECONDS)
+    until(lambda: pools.phase == "scraping", writer)
+    writer.send_signal(signal.SIGTERM)
+    code, _out, err = end(writer)
+    assert code == 0, err
+    assert "Traceback" not in err
+
+
 def test_states_that_never_appear_end_the_writer(
     start: Callable[..., subprocess.Popen[str]], feed: Path, tmp_path: Path, arena_name: str
 ) -> None:
