@@ -160,10 +160,13 @@ def _cut_utf8(text: str, nbytes: int) -> bytes:
 # The data segment, read side
 
 
-class _Owned(np.ndarray[Any, Any]):
-    """Bytes that keep another object alive."""
+class OwnedArray(np.ndarray[Any, Any]):
+    """An array that keeps another object alive, and so does every view of it."""
 
     owner: Any
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.owner = getattr(source, "owner", None)
 
 
 def owned(ctype: str, owner: Any) -> Any:
@@ -171,7 +174,7 @@ def owned(ctype: str, owner: Any) -> Any:
 
     Whoever passes the pointer to C thus keeps the memory it leads to mapped during the call.
     """
-    block = np.zeros(ffi.sizeof(ctype.removesuffix("*").strip()), np.uint8).view(_Owned)
+    block = np.zeros(ffi.sizeof(ctype.removesuffix("*").strip()), np.uint8).view(OwnedArray)
     block.owner = owner
     return ffi.from_buffer(ctype, block)
 

@@ -274,6 +274,7 @@ class ControlSegment:
         self.map = mapping
         self._identity = identity
         self._file: _File | None = file
+        self._locked = False  # this handle took the lock
 
     @classmethod
     def attach(cls, name: str, nbytes: int) -> Self:
@@ -371,6 +372,7 @@ class ControlSegment:
                     raise
                 raise self._busy(self.holder()) from error
             file.lock_pid = os.getpid()
+            self._locked = True
 
     def _busy(self, pid: int | None) -> ArenaBusy:
         return ArenaBusy(
@@ -380,10 +382,11 @@ class ControlSegment:
         )
 
     def unlock(self) -> None:
-        """Give the writer lock back; fine when this process does not hold it."""
+        """Give the writer lock back; fine when this handle did not take it."""
         with _guard:
             file = self._require()
-            if file.lock_pid == os.getpid():
+            if self._locked and file.lock_pid == os.getpid():
+                self._locked = False
                 fcntl.lockf(file.lock_fd, fcntl.LOCK_UN, 1, 0, os.SEEK_SET)
                 file.lock_pid = 0
 
@@ -405,9 +408,10 @@ class ControlSegment:
         _set_access(self._require().fds[0], self.name, mode, group)
 
     def close(self) -> None:
-        """Let go; the files behind it close when their last user in this process is gone."""
+        """Let go, of the lock too; the file closes when its last user in this process is gone."""
         with _guard:
             if self._file is not None:
+                self.unlock()
                 self._file.users -= 1
                 self._file = None
                 del self.map
