@@ -154,7 +154,7 @@ def replay_command(
     file: Annotated[Path, typer.Argument(help="recorded frames of one connection")],
     socket: Annotated[Path, typer.Option("--socket", help="Unix socket to serve them on")],
     rate: Annotated[
-        float | None, typer.Option("--rate", min=0.001, help="blocks a second [default: 1]")
+        float | None, typer.Option("--rate", min=0.001, help="blocks a second, 1 unless given")
     ] = None,
     at_once: Annotated[bool, typer.Option("--at-once", help="as fast as clients read")] = False,
     wait_client: Annotated[

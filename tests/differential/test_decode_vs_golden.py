@@ -307,7 +307,7 @@ def test_late_join_to_a_refused_generation_is_refused(name: str) -> None:
 
 
 def test_g01_is_known_by_whole_messages_only() -> None:
-    """A g01 update with one integer's length prefix damaged is dropped like other unknown frames."""
+    """A g01 update with a damaged integer prefix is dropped like any unknown frame."""
     payloads = list(oracle.frames(stream("exex_g01_5d10418")))
     seen = set()
     for payload in payloads:

@@ -163,6 +163,32 @@ def test_keep_segment_leaves_the_last_block_readable(
         path.unlink()
 
 
+def test_a_dump_of_one_arena_starts_another_with_the_same_numbers(
+    start: Callable[..., subprocess.Popen[str]], feed: Path, tmp_path: Path, arena_name: str
+) -> None:
+    writer = start("arena-writer", *run_words(arena_name, feed, STATES))
+    pools = arena.attach(arena_name, timeout=SECONDS)
+    until(lambda: pools.phase == "live" and pools.head_block == 103, writer)
+    first = {key: pools[key].state() for key in pools}
+    code, dumped, err = end(start("arena-dump", arena_name))
+    assert code == 0, err
+    file, path = tmp_path / "dump.jsonl", tmp_path / "again.sock"
+    file.write_text(dumped)
+    start("arena-replay", RECORDING, "--socket", path, "--at-once", "--linger", "60")
+    until(path.exists)
+    other = start("arena-writer", *run_words(arena_name + "-2", path, file))
+    copies = arena.attach(arena_name + "-2", timeout=SECONDS)
+    until(lambda: copies.phase == "live" and copies.head_block == 103, other)
+    again = {key: copies[key].state() for key in copies}
+    assert len(first) == 5
+    assert {key: (s.reserve0, s.reserve1) for key, s in again.items()} == {
+        key: (s.reserve0, s.reserve1) for key, s in first.items()
+    }
+    for process in (writer, other):
+        process.send_signal(signal.SIGTERM)
+        assert end(process)[0] == 0
+
+
 def test_an_idle_writer_keeps_its_heartbeat(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, arena_name: str
 ) -> None:

@@ -86,6 +86,11 @@ def test_every_field_of_the_three_protocols_is_read(file: Path) -> None:
     assert (managed.values.protocol_fee, managed.values.fee_block) == (0x3E83E8, 100)
 
 
+def test_fees_may_have_been_read_at_another_block(file: Path) -> None:
+    (pool,) = read_state_file(write(file, v4(fee_block=93))).pools.values()
+    assert (pool.values.block_number, pool.values.fee_block) == (100, 93)
+
+
 @pytest.mark.parametrize(
     "name", ["v3", "V3", "uniswap_v3", "UniswapV3", "uniswapv3", "UNISWAP_V3", "Uniswap_V3"]
 )

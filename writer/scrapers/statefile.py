@@ -269,11 +269,14 @@ class _Line:
             )
         fee_pips = self._integer(record, "fee_pips", 0, (1 << 32) - 1)
         spacing = self._integer(record, "tick_spacing", -(1 << 31), (1 << 31) - 1)
-        hooks, lp_fee, protocol_fee = bytes(20), 0, 0
+        hooks, lp_fee, protocol_fee, fee_block = bytes(20), 0, 0, 0
         if protocol == UNISWAP_V4:
             hooks = self._hex(record, "hooks", (20,))
             lp_fee = self._integer(record, "lp_fee", 0, (1 << 32) - 1)
             protocol_fee = self._integer(record, "protocol_fee", 0, (1 << 32) - 1)
+            fee_block = block_number
+            if "fee_block" in record:
+                fee_block = self._integer(record, "fee_block", 0, (1 << 64) - 1)
         return (
             PoolSpec(key, protocol, token0, token1, fee_pips, spacing, factory, hooks),
             PoolValues(
@@ -285,7 +288,7 @@ class _Line:
                 ticks=self._ticks(record),
                 protocol_fee=protocol_fee,
                 lp_fee=lp_fee,
-                fee_block=block_number if protocol == UNISWAP_V4 else 0,
+                fee_block=fee_block,
             ),
         )
 
