@@ -210,12 +210,15 @@ def test_long_division_corrects_a_digit_guessed_too_high(
 ) -> None:
     """An output just below k * 2^64 from an input beyond all reserves.
 
-    With the divisor's low limb out of sight the first digit is guessed k; the true one is k - 1, and
-    the remainder then begins with the divisor's own first limbs, so the next digit is the largest.
+    With the divisor's low limb out of sight the first digit is guessed k; the true one is k - 1.
+    The remainder then begins with the divisor's own first limbs, so the next digit is the largest.
+    The last two amounts make those limbs nearly all ones.
     """
     reserves = (reserve_in, out_high << 64)
     pool = NativePool(V2, 3000, reserves=reserves)
-    for amount in (1 << bits, (1 << bits) - 1, (1 << bits) + (1 << 64) - 1):
+    amounts = [1 << bits, (1 << bits) - 1, (1 << bits) + (1 << 64) - 1]
+    amounts += [(1 << bits) // 997, ((1 << bits) - (1 << 70)) // 997]
+    for amount in amounts:
         try:
             wanted = oracle.v2_amount_out(amount, *reserves, 997, 1000)
         except oracle.RevertError:
