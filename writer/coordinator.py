@@ -170,6 +170,8 @@ class Coordinator:
         self._witness_pause_s = witness_pause_s
         self._carried: dict[bytes, ScrapedPool] = {}
         self._gaps_closed = 0
+        self._unconfirmed_since: float | None = None
+        self._has_been_live = False
         self._observe = observe
         self._moved = asyncio.Event()
         self._broken = asyncio.Event()
@@ -229,7 +231,7 @@ class Coordinator:
 
     async def run_live(self) -> None:
         """Stay live until cancelled: resync after gaps, re-read stale pools. NotLive."""
-        if not self.is_live:
+        if not self._has_been_live:
             raise NotLive("there is nothing to keep live: run a cold start first")
         watching = None
         if self._branch is not None:
@@ -339,6 +341,7 @@ class Coordinator:
                 self._enter("scraping")
                 await self._call(lambda: self.intake.enter(epoch, "scraping"))
             await self._unbroken(asyncio.sleep(SCRAPE_POLL_S))
+        self._has_been_live = True
         self._carried.clear()
         if self._branch is not None:
             self._branch.forget()
@@ -416,7 +419,7 @@ class Coordinator:
                 self.metrics.pools_invalid += 1
                 joined.pop(error.key, None)
                 self._report(error.key, error)
-            accepted = []
+            accepted: list[Candidate] = []
             for each in candidates:
                 (accepted if self._reaches(each.pool, first) else late).append(each)
             await self._install(accepted, epoch, joined)
@@ -492,11 +495,24 @@ class Coordinator:
                 asyncio.to_thread(branch.confirm, kept, list(hashed))
             )
         except Scraper as error:
+            await self._not_confirmed(error)
+            return {key for keys in hashed.values() for key in keys}, ()
+        self._unconfirmed_since = None
+        return {key for place in wrong for key in hashed[place]}, earlier
+
+    async def _not_confirmed(self, error: Scraper) -> None:
+        """Stream and node differ. Usually one of them is ahead; if it stays so, the kept blocks are of
+        a branch whose end the stream never told: begin again with the next block."""
+        now = time.monotonic()
+        if self._unconfirmed_since is None:
+            self._unconfirmed_since = now
             log.info(
                 "event=scrape_not_confirmed error=%s reason=%r", type(error).__name__, str(error)
             )
-            return {key for keys in hashed.values() for key in keys}, ()
-        return {key for place in wrong for key in hashed[place]}, earlier
+        elif isinstance(error, ChainMoved) and now >= self._unconfirmed_since + self._gap_timeout_s:
+            self._unconfirmed_since = None
+            if not self.is_live:
+                await self._call(self.intake.drop_buffer)
 
     def _batches(self, specs: Sequence[PoolSpec]) -> list[list[bytes]]:
         v2 = [spec.key for spec in specs if spec.protocol == lib.PSA_UNISWAP_V2]

@@ -232,7 +232,9 @@ class Intake:
                 self._notify("stale")
             elif self.closes_gaps:
                 self._notify("block")
-        elif not self._announced and self.buffer.first_block is not None:
+        elif self.buffer.first_block is None:
+            self._announced = False  # reverted again: the next one is a first block, too
+        elif not self._announced:
             self._announced = True
             self._notify("first_block")
 

@@ -448,6 +448,8 @@ int psa_abort(psa_writer *writer) {
                 drop_line(writer, &arena->slots[slot], which, 1);
     }
     load_record(writer);
+    /* A revert that was dropped had lowered it: the next one looks at every pool again. */
+    writer->highest_base_block = UINT64_MAX;
     return PSA_OK;
 }
 
