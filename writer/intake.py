@@ -173,7 +173,11 @@ class Intake:
         `records` may be a view; what is needed longer is copied.
         """
         if self._gap_pending:
-            head, first = self.arena.head_block, int(records["block_number"][0])
+            begins = records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK
+            if not begins.any():
+                return  # the end of a reorg whose blocks are lost
+            head = self.arena.head_block
+            first = int(records["block_number"][np.argmax(begins)])
             missing = (head + 1, first - 1) if first > head + 1 else (0, 0)
             self.lost(f"reconnected at block {first}, the head was {head}", *missing)
         starts = np.flatnonzero(records["kind"] == lib.PSA_EVENT_REORG_START).tolist()

@@ -35,6 +35,7 @@ V4_MODIFY = bytes.fromhex("f208f4912782fd25c7f114ca3723a2d5dd6f3bcc3ac8db5af63ba
 TOPICS = (V2_SYNC, V3_SWAP, PANCAKE_SWAP, V3_MINT, V3_BURN, V4_SWAP, V4_MODIFY)
 
 MAX_RANGE_BLOCKS = 1024  # of one eth_getLogs; halved each time a node refuses
+MAX_ASKED_BLOCKS = 64  # asked for by hash in one batch
 MAX_FETCH_BLOCKS = 4096  # of one fetch; a longer gap is cheaper to read anew
 
 
@@ -79,6 +80,11 @@ class NodeClient(Protocol):
 
         LogsRefused when the node finds the range or the answer too large.
         """
+
+    def block_logs(
+        self, hashes: Sequence[bytes], topics: Sequence[bytes]
+    ) -> Sequence[Sequence[Log]]:
+        """The same for single blocks by hash; an error where the node does not know the hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +136,29 @@ def fetch_blocks(
                 block=log.block_number,
             )
         by_block[log.block_number].append(log)
+    _ask_again(node, headers, by_block)
     return [
         NodeBlock(header, block_records(header, by_block[header.number], pools))
         for header in headers
     ]
+
+
+def _ask_again(
+    node: NodeClient, headers: Sequence[Header], by_block: dict[int, list[Log]]
+) -> None:
+    """Ask for blocks without logs by their hash: a node that does not have a block yet answers a
+    range with nothing, and one behind a balancer may be another than gave the headers."""
+    empty = [header for header in headers if not by_block[header.number]]
+    for start in range(0, len(empty), MAX_ASKED_BLOCKS):
+        asked = empty[start : start + MAX_ASKED_BLOCKS]
+        answers = node.block_logs([header.hash for header in asked], TOPICS)
+        for header, logs in zip(asked, answers, strict=True):
+            if any(log.block_hash != header.hash for log in logs):
+                raise LogInvalid(
+                    f"asked for logs of block 0x{header.hash.hex()}, got another's",
+                    block=header.number,
+                )
+            by_block[header.number] += logs
 
 
 def fetch_headers(
@@ -445,9 +470,20 @@ class RpcNode:
                     last=last,
                 ) from error
             raise
-        if not isinstance(answer, list):
-            raise LogInvalid(f"eth_getLogs answered with a JSON {type(answer).__name__}")
-        return [read_log(item) for item in answer]
+        return _read_logs(answer)
+
+    def block_logs(
+        self, hashes: Sequence[bytes], topics: Sequence[bytes]
+    ) -> Sequence[Sequence[Log]]:
+        first = ["0x" + topic.hex() for topic in topics]
+        wanted = [[{"blockHash": "0x" + each.hex(), "topics": [first]}] for each in hashes]
+        return [_read_logs(answer) for answer in self._transport.batch("eth_getLogs", wanted)]
+
+
+def _read_logs(answer: Any) -> list[Log]:
+    if not isinstance(answer, list):
+        raise LogInvalid(f"eth_getLogs answered with a JSON {type(answer).__name__}")
+    return [read_log(item) for item in answer]
 
 
 def _is_too_large(error: Exception) -> bool:

@@ -279,6 +279,12 @@ def answer(chain: tuple[SimBlock, ...], method: str, params: list[Any]) -> Any:
         index = int(params[0], 16) - first
         return chain[index].header() if 0 <= index < len(chain) else None
     assert method == "eth_getLogs", method
+    if "blockHash" in params[0]:
+        named = [each for each in chain if each.hash == params[0]["blockHash"]]
+        if not named:
+            raise LookupError("unknown block")
+        wanted = set(params[0]["topics"][0])
+        return [log for log in named[0].logs if log["topics"][0] in wanted]
     low, high = int(params[0]["fromBlock"], 16), int(params[0]["toBlock"], 16)
     wanted = set(params[0]["topics"][0])
     found = []

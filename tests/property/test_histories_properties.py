@@ -133,18 +133,17 @@ class World:
             self.views.append(universe.chain)
         return data
 
-    def delivered(self) -> None:
-        """Everything up to now was put on the wire, or lost there."""
+    def delivered(self, *, is_whole: bool = True) -> None:
+        """Everything up to now was put on the wire, or, not `is_whole`, partly lost there."""
         with self.lock:
             self.sent = self.universe.chain
-            self._move_database()
+            self._move_database(may_stay=is_whole and not self.is_calm)
 
-    def _move_database(self) -> None:
+    def _move_database(self, *, may_stay: bool) -> None:
         """A database follows what was announced, some blocks behind; it may be slow to notice a
-        reorg, as long as the stream knows the blocks it shows."""
+        reorg that the stream has told whole."""
         lag = 0 if self.is_calm else self.rng.randrange(7)
-        stays = self.rng.random() < 0.3 and not self.is_calm
-        if stays:
+        if may_stay and self.rng.random() < 0.3:
             return
         target = self.sent[: max(1, len(self.sent) - lag)]
         self.database = target
@@ -175,7 +174,7 @@ class SimTransport:
         plan = self.world.plan
         if plan.node == "flaky" and not self.world.is_calm and self.rng.random() < 0.15:
             raise Scraper(f"{method}: no answer")
-        if method == "eth_getLogs":
+        if method == "eth_getLogs" and "fromBlock" in params[0]:
             span = int(params[0]["toBlock"], 16) - int(params[0]["fromBlock"], 16) + 1
             if span > plan.block_limit:
                 raise Scraper("query returned more than 10000 results", code=-32005)
@@ -187,7 +186,10 @@ class SimTransport:
     def batch(self, method: str, params: Sequence[Sequence[Any]]) -> Sequence[Any]:
         self._disturb(method, params[0] if params else [])
         view = self.world.node_view()
-        return [answer(view, method, list(each)) for each in params]
+        try:
+            return [answer(view, method, list(each)) for each in params]
+        except LookupError as error:
+            raise Scraper(str(error), code=-32000) from error
 
 
 class SimScraper:
@@ -434,7 +436,7 @@ class Run:
                         await self._connected()
                 else:
                     self.wire.send(part)
-        self.world.delivered()
+        self.world.delivered(is_whole=fault is None and self.wire.client is not None)
         if rng.random() < 0.7:
             await self._consumed()
         await self._look_for(rng.choice((0.0, 0.002, 0.01)))
