@@ -19,7 +19,7 @@ names. Tests that use it carry the marker `node`.
         market.reorg(3, method="anvil_reorg", operations=8)  # or "evm_revert", "anvil_rollback"
         market.pool_list()                          # what a pool list file holds
 
-A state is `{"reserve0", "reserve1"}` or `{"sqrt_price_x96", "tick", "liquidity", "ticks"}` with ticks
-as ascending [tick, gross, net], V4 with `protocol_fee` and `lp_fee` besides. Keys are lower-case
-0x-hex: the address, or the pool id of V4.
+A state is `{"reserve0", "reserve1"}` or `{"sqrt_price_x96", "tick", "liquidity", "ticks"}` with
+ticks as ascending [tick, gross, net], V4 with `protocol_fee` and `lp_fee` besides. Keys are
+lower-case 0x-hex: the address, or the pool id of V4.
 """

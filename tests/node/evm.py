@@ -46,7 +46,7 @@ _OPS = {
 
 def assemble(source: str) -> bytes:
     """Bytecode of one instruction a word: names, DUPn, SWAPn, 0x-hex or decimals (pushed by the
-    shortest PUSH), `@label` (pushed as two bytes) and `label:` (a JUMPDEST). `;` starts a comment."""
+    shortest PUSH), `@label` (pushed as two bytes), `label:` (a JUMPDEST). `;` starts a comment."""
     code = bytearray()
     labels: dict[str, int] = {}
     uses: list[tuple[int, str]] = []
@@ -135,7 +135,5 @@ def cake_deployer(creation_code: bytes) -> bytes:
         parameters: {load} {5 * 32} 0 RETURN
         """
     )
-    size_push = assemble(str(size))
-    assert size_push in code
-    # CODECOPY(0, codesize - size, size): the creation code stands at the end.
-    return code + b"\0" + creation_code
+    # The creation code stands at the end: CODECOPY(0, codesize - size, size).
+    return code + creation_code

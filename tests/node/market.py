@@ -399,8 +399,8 @@ class Market:
     def operations(self, count: int) -> list[dict[str, str]]:
         """`count` transactions on random pools. A few of them fail, as on any chain."""
         chosen = self.random.choices(self.pools, k=count)
-        pairs = [pool for pool in dict.fromkeys(p.key for p in chosen if p.kind == "uniswap_v2")]
-        reserves = {key: state for key, state in self.states("latest", pairs).items()}
+        pairs = dict.fromkeys(pool.key for pool in chosen if pool.kind == "uniswap_v2")
+        reserves = self.states("latest", pairs)
         made = []
         for pool in chosen:
             if pool.kind == "uniswap_v2":
@@ -433,7 +433,7 @@ class Market:
         method: Literal["anvil_reorg", "evm_revert", "anvil_rollback"],
         operations: int,
     ) -> list[dict[str, Any]]:
-        """Replace the newest `depth` blocks; headers of the blocks that were orphaned, oldest first.
+        """Replace the newest `depth` blocks; headers of the orphaned blocks, oldest first.
 
         `anvil_reorg` makes as many new blocks at once, with `operations` random transactions
         spread over them. The other two only cut the chain back; grow it with `step`. evm_revert

@@ -233,7 +233,8 @@ class Node(Client):
                 "eth_getBlockByNumber", hex(which) if isinstance(which, int) else which, False
             )
         assert found is not None, which
-        return found | {name: int(found[name], 16) for name in ("number", "timestamp")}
+        header: dict[str, Any] = found
+        return header | {name: int(found[name], 16) for name in ("number", "timestamp")}
 
     def logs(self, block_hash: str) -> list[dict[str, Any]]:
         """Every log of a block, in order."""
