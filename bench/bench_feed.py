@@ -16,10 +16,11 @@ import threading
 import time
 from pathlib import Path
 
-import arena
-from arena.native import lib
 from harness import Report, Row, against, arguments
 from workload import blocks, encode, symmetric_ticks
+
+import arena
+from arena.native import lib
 
 READER = """
 import json, sys, time
@@ -116,13 +117,25 @@ def main() -> None:
         streams = []
         for seed in range(2 * options.repeat + 1):
             events = 300 if seed == 0 else count  # the first one only brings the writer live
-            streams.append(encode(blocks(raw, events, 0.1, first=first, seed=seed), lib.PSA_DIALECT_EXEX))
+            streams.append(
+                encode(blocks(raw, events, 0.1, first=first, seed=seed), lib.PSA_DIALECT_EXEX)
+            )
             first += events // 300
         streams = renumber(streams)
         drain = [drained(path, server, streams[1]) for _ in range(options.repeat)]
         writer = subprocess.Popen(
-            [str(Path(sys.executable).parent / "arena-writer"), "run", "--name", name,
-             "--socket", str(path), "--states", str(states), "--tick-bytes", str(256 << 20)],
+            [
+                str(Path(sys.executable).parent / "arena-writer"),
+                "run",
+                "--name",
+                name,
+                "--socket",
+                str(path),
+                "--states",
+                str(states),
+                "--tick-bytes",
+                str(256 << 20),
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
@@ -180,14 +193,23 @@ def renumber(streams: list[bytes]) -> list[bytes]:
     return result
 
 
-def latency(connection: socket.socket, pools: arena.Arena, name: str, key: str, raw: object,
-            head: int, paced: int) -> Row:
+def latency(
+    connection: socket.socket,
+    pools: arena.Arena,
+    name: str,
+    key: str,
+    raw: object,
+    head: int,
+    paced: int,
+) -> Row:
     import numpy as np
 
     events = blocks(np.asarray(raw)[:3], 300 * paced, 0.0, first=head + 1, seed=99)
     events = events.reshape(paced, -1)[:, [0, 1, 2, 3, -1]].copy()
     events["words"][:, -1, 0] = 3
-    frames = [renumber([encode(np.ascontiguousarray(block), lib.PSA_DIALECT_EXEX)])[0] for block in events]
+    frames = [
+        renumber([encode(np.ascontiguousarray(block), lib.PSA_DIALECT_EXEX)])[0] for block in events
+    ]
     reader = subprocess.Popen(
         [sys.executable, "-P", "-c", READER, name, key, str(head + paced)],
         stdout=subprocess.PIPE,

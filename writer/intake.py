@@ -25,7 +25,7 @@ HISTORY_BLOCKS = 1024  # as many as the undo ring
 MAX_REVERT_TIMES = 4096
 
 
-class StreamBroken(ArenaError):  # noqa: N818, named as the project's errors are
+class StreamBroken(ArenaError):
     """The blocks the work relied on are gone: begin again with the next whole block."""
 
 
