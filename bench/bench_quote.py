@@ -1,9 +1,9 @@
 """What does a quote cost from Python, one by one, in batches and on a ladder?
 
-Timed: Pool.quote_exact_in with reading amount_out, Pool.quote_many of 1,000 amounts (per amount), and
-a ladder built and asked for 1,000 amounts. V3 pools have one position a tick spacing; amounts are chosen so that
-0, 1, 10 and 100 initialised ticks are crossed. Baseline: the same swap with Python integers (the slow
-oracle of the tests), checked to give the same amounts.
+Timed: Pool.quote_exact_in with reading amount_out, Pool.quote_many of 1,000 amounts (per amount),
+and a ladder built and asked for 1,000 amounts. V3 pools have one position a tick spacing; amounts
+are chosen so that 0, 1, 10 and 100 initialised ticks are crossed. Baseline: the same swap with
+Python integers (the slow oracle of the tests), checked to give the same amounts.
 """
 
 import os
