@@ -221,6 +221,19 @@ def test_the_states_may_appear_after_the_writer_has_started(
     assert end(writer)[0] == 0
 
 
+def test_a_writer_that_waits_for_its_states_ends_at_once_when_told(
+    start: Callable[..., subprocess.Popen[str]], feed: Path, tmp_path: Path, arena_name: str
+) -> None:
+    words = [*run_words(arena_name, feed, tmp_path / "no.jsonl"), "--scrape-timeout", "3600"]
+    writer = start("arena-writer", *words)
+    pools = arena.attach(arena_name, timeout=SECONDS)
+    until(lambda: pools.phase == "scraping", writer)
+    writer.send_signal(signal.SIGTERM)
+    code, _out, err = end(writer)
+    assert code == 0, err
+    assert "Traceback" not in err
+
+
 def test_states_that_never_appear_end_the_writer(
     start: Callable[..., subprocess.Popen[str]], feed: Path, tmp_path: Path, arena_name: str
 ) -> None:
@@ -322,6 +335,18 @@ def test_a_replay_serves_every_byte_ends_by_itself_and_removes_its_socket(
     assert receive_all(path) == RECORDING.read_bytes()
     assert end(replay)[0] == 0
     assert not path.exists()
+
+
+def test_an_impossible_socket_path_is_refused(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    longest = tmp_path / ("x" * (107 - len(str(tmp_path)) - 1))
+    replay = start("arena-replay", RECORDING, "--socket", longest, "--at-once", "--linger", "0")
+    until(longest.exists, replay)
+    assert receive_all(longest) == RECORDING.read_bytes()
+    assert end(replay)[0] == 0
+    for path in (f"{longest}x", tmp_path / "no-folder" / "feed.sock"):
+        refusal(start("arena-replay", RECORDING, "--socket", path), "Connection")
 
 
 def test_a_client_that_joins_a_paced_replay_late_starts_with_a_whole_block(

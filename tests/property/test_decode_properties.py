@@ -4,6 +4,7 @@ Whatever the bytes, the decoder yields exactly the units and faults the oracle y
 invents a block, never loses one, and stops at the same frame.
 """
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -462,3 +463,118 @@ def test_noise_after_a_good_stream_is_handled_as_the_oracle_does(
     consumer = consume(data)
     assert faults == consumer.faults
     assert_as_oracle(data, records, consumer)
+
+
+# ---- single frames, exhaustively ----
+
+
+def forms() -> list[tuple[str, bytes]]:
+    """One recorded PoolUpdate or reorg message of each form, with its family."""
+    found: dict[tuple[Any, ...], tuple[str, bytes]] = {}
+    for path in sorted((DATA / "golden").glob("*.json")):
+        if path.stem.startswith(("exex_g01", "exex_g02", "exex_g03", "exex_g04")):
+            continue
+        dialect = path.stem.replace("_v0", "") if path.stem.startswith("seed") else "exex"
+        frames = json.loads(path.read_text())["frames"]
+        payloads = oracle.frames(path.with_suffix(".bin").read_bytes())
+        for frame, payload in zip(frames, payloads, strict=True):
+            message = frame["message"]
+            if message["type"] in ("BeginBlock", "EndBlock", "Ping", "Pong", "UpdateWhitelist"):
+                continue
+            event = message.get("event", {})
+            update = event.get("update") or message.get("update") or {}
+            names = (event.get("protocol"), event.get("event_type"), update.get("type"))
+            key = (dialect, message["type"], len(payload), *names)
+            found.setdefault(key, (dialect, payload))
+    return list(found.values())
+
+
+def surrounded(family: str, payload: bytes) -> tuple[bytes, bytes]:
+    """Frames that open and close the block a PoolUpdate belongs to; nothing around a reorg mark."""
+    message = oracle.decode(payload, family)
+    begin: dict[str, Any] = {"type": "BeginBlock"}
+    end: dict[str, Any] = {"type": "EndBlock", "num_updates": 1}
+    if message["type"] != "PoolUpdate":
+        return b"", b""
+    event = message["event"]
+    begin.update(block_number=event["block_number"], is_revert=event["is_revert"])
+    end.update(block_number=event["block_number"])
+    if family == "exex":
+        seq = message["stream_seq"]
+        begin.update(stream_seq=(seq - 1) % 2**64, block_timestamp=1, base_fee_per_gas=1)
+        end.update(stream_seq=(seq + 1) % 2**64)
+    dialect = "g15" if family == "exex" else family
+    return oracle.encode(begin, dialect), oracle.encode(end, dialect)
+
+
+def variations(payload: bytes) -> list[bytes]:
+    """Each byte changed in its lowest and in its highest bit; a byte or sixteen more or less."""
+    found = [payload[:-1], payload[:-16], payload + b"\0", payload + bytes(15), payload + bytes(16)]
+    for at in range(len(payload)):
+        for bit in (1, 128):
+            found.append(payload[:at] + bytes([payload[at] ^ bit]) + payload[at + 1 :])
+    return found
+
+
+def test_every_byte_of_every_form_is_read_as_the_oracle_reads_it() -> None:
+    """In its block, so that updates of common forms take the fast path; marks on their own."""
+    kinds = set()
+    for family, payload in forms():
+        begin, end = surrounded(family, payload)
+        known = {frame: oracle.decode(frame, family) for frame in (begin, end) if frame}
+        for changed in [payload, *variations(payload)]:
+            frames = [frame for frame in (begin, changed, end) if frame]
+            consumer = oracle.Consumer(family=family)
+            for frame in frames:
+                if frame in known:
+                    consumer.message(known[frame])
+                    consumer.count += 1
+                elif not consumer.dead:
+                    consumer.frame(frame)
+                if consumer.dead:
+                    break
+            data = b"".join(map(oracle.frame, frames))
+            records, faults = decode(data, [], 8)
+            if not begin:  # the family is not known before a mark that says it
+                consumer = consume(data)
+            assert faults == consumer.faults, (payload.hex(), changed.hex())
+            assert_as_oracle(data, records, consumer)
+        kinds |= set(records["kind"].tolist())
+    assert kinds >= {1, 2}
+
+
+def test_text_is_utf8_exactly() -> None:
+    """Protocol strings made of boundary bytes, against the decoder of the language."""
+    edges = bytes.fromhex("007f808f909fa0bfc0c1c2dfe0e1ecedeeeff0f1f3f4f5ff")
+    texts = [bytes(text) for size in range(4) for text in itertools.product(edges, repeat=size)]
+    tails = bytes.fromhex("7f80bfc0")
+    texts += [bytes(text) for text in itertools.product(range(0xF0, 0xF6), edges, tails, tails)]
+    event = dict.fromkeys(oracle.SEED_OPTIONS)
+    event |= {"block_number": 5, "transaction_index": 0, "log_index": 0, "is_revert": False}
+    event |= {"pool_address": "0x" + "00" * 20, "event_type": "", "amount0": 0, "amount1": 0}
+    payload = oracle.encode(
+        {"type": "PoolUpdate", "event": {**event, "protocol": ""}}, "seed_indexed"
+    )
+    before, after = payload[:41], payload[49:]
+    begin = oracle.encode(
+        {"type": "BeginBlock", "block_number": 5, "is_revert": False}, "seed_indexed"
+    )
+    feed = ffi.new("psa_feed *")
+    consumed, ready = ffi.new("uint64_t *"), ffi.new("uint32_t *")
+    events = ffi.new("psa_event[4]")
+    accepted = 0
+    for text in texts:
+        data = oracle.frame(begin)
+        data += oracle.frame(before + len(text).to_bytes(8, "little") + text + after)
+        lib.psa_feed_open(feed, lib.PSA_DIALECT_SEED_INDEXED)
+        pointer = ffi.from_buffer("uint8_t[]", data)
+        status = lib.psa_feed_decode(feed, pointer, len(data), events, 4, consumed, ready)
+        try:
+            text.decode("utf-8")
+        except UnicodeDecodeError:
+            assert status == lib.PSA_DESERIALIZATION, text
+        else:
+            accepted += 1
+            assert status == lib.PSA_OK, text
+            assert feed.open_count == 2
+    assert 0 < accepted < len(texts)

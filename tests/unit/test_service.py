@@ -1,7 +1,9 @@
 """The feed thread: work between blocks, faults of the stream, and an end that is never silent."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,11 @@ from arena.arena import Fault, WriterArena
 from arena.errors import Connection, Deserialization, InvalidMessage, PoolNotFound
 from arena.layouts.events import EVENT
 from arena.native import lib
+from arena.writer import service
 from arena.writer.feed import Batch, EventBuffer
 from arena.writer.intake import Intake
 from arena.writer.processor import FAULT_LOG_INTERVAL_S, FaultLog, Processor
+from arena.writer.scrapers.statefile import StateFile
 from arena.writer.service import FeedThread
 
 SECONDS = 30
@@ -46,6 +50,9 @@ class ScriptedFeed:
 
     def wake(self) -> None:
         self._woken.set()
+
+    def close(self) -> None:
+        self.is_connected = False
 
 
 @pytest.fixture
@@ -109,6 +116,20 @@ def test_each_class_of_fault_has_its_effect(writer: WriterArena, fault: Any, pha
     assert ends == [None]
     assert shown == phase
     assert epoch_after == (0 if phase == "starting" else 1)
+
+
+def test_the_service_ends_with_what_ended_its_feed_thread(
+    arena_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scripted(path: Path, dialect: str) -> Any:
+        return ScriptedFeed(MemoryError("no more"))
+
+    monkeypatch.setattr(service, "Feed", scripted)
+    settings = service.Settings(arena_name, tmp_path / "feed.sock", max_pools=4, tick_bytes=1 << 16)
+    running = service.Service(settings, StateFile(tmp_path / "states.jsonl")).run()
+    with pytest.raises(MemoryError, match="no more"):
+        asyncio.run(running)
+    assert not list(Path("/dev/shm").glob(f"{arena_name}*"))
 
 
 def arena_phase(writer: WriterArena) -> str:

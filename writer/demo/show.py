@@ -24,7 +24,7 @@ from arena.errors import ArenaError
 from arena.writer.status import read_status
 
 HERE = Path(__file__).resolve().parent
-BLOCKS_PER_S = 15.0
+BLOCKS_PER_S = 16.0
 START_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 15.0
 QUOTES_SHOWN = 6
@@ -34,7 +34,7 @@ WRITER = "from arena.writer.cli import writer; writer()"
 REPLAY = "from arena.writer.cli import replay; replay()"
 
 
-class DemoFailed(ArenaError):  # noqa: N818, named as the project's errors are
+class DemoFailed(ArenaError):
     """A process of the demo ended when it should not, or did not do its part in time."""
 
 
@@ -84,9 +84,9 @@ class Scene:
         direction = "token0 to token1" if quote["zero_for_one"] else "token1 to token0"
         verdict = "match" if record["match"] else "MISMATCH"
         return (
-            f"  quote at block {quote['block']}, {self.pools[quote['pool']]}, {direction}, "
-            f"{quote['mode']} {quote['amount']}: {side} {found.get(side, found.get('error'))}, "
-            f"contract {quote[side]}: {verdict}"
+            f"  {verdict}: {self.pools[quote['pool']]} at block {quote['block']}, {side} "
+            f"{found.get(side, found.get('error'))}, contract {quote[side]} "
+            f"({quote['mode']} {quote['amount']}, {direction})"
         )
 
     def see_reorgs(self, count: int) -> list[str]:
@@ -273,7 +273,7 @@ def summarise(console: Console, scenes: list[Scene]) -> int:
         console.print(
             f"{'ok    ' if fine else 'FAILED'}  {scene.title}: {scene.blocks_seen} views, "
             f"{scene.reorgs} of {expected} reorgs, {scene.matches} of {scene.quote_count} quotes "
-            f"match the contracts, {scene.mismatches} differ, {scene.missed} not asked in time",
+            f"match, {scene.mismatches} differ, {scene.missed} not asked in time",
             highlight=False,
             soft_wrap=True,
         )

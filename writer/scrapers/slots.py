@@ -9,8 +9,8 @@ pad32(s)), negative keys sign-extended; V4 pools lie in the PoolManager at base 
     Uniswap V2      6 token0, 7 token1, 8 reserve0 0..111, reserve1 112..223, timestamp 224..255
     Uniswap V3      0 sqrtPriceX96 0..159, tick 160..183; 4 liquidity, 5 ticks, 6 tickBitmap
     PancakeSwap V3  0 the same; 5 liquidity, 6 ticks, 7 tickBitmap
-    Uniswap V4      base + 0 sqrtPriceX96 0..159, tick 160..183, protocolFee 184..207, lpFee 208..231;
-                    base + 3 liquidity, + 4 ticks, + 5 tickBitmap
+    Uniswap V4      base + 0 sqrtPriceX96 0..159, tick 160..183, protocolFee 184..207,
+                    lpFee 208..231; base + 3 liquidity, + 4 ticks, + 5 tickBitmap
 
 A tick's word at key(tick, ticks) is liquidityGross 0..127, liquidityNet (signed) 128..255. A bitmap
 word lies at key(c >> 8, tickBitmap) with c = floor(tick / spacing), the tick's bit is c & 255.
@@ -146,7 +146,7 @@ class SlotList:
         self.keys = tuple(keys)
         self._hash_slot = hash_slot
         self._hashed: tuple[bytes, ...] | None = None
-        self._sorted: tuple[tuple[int, ...], bytes] | None = None
+        self._sorted: tuple[tuple[int, ...], tuple[bytes, ...], bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -159,12 +159,13 @@ class SlotList:
         return self._hashed
 
     @property
-    def ascending(self) -> tuple[tuple[int, ...], bytes]:
-        """(indices into `keys` by ascending hash, those hashes joined)."""
+    def ascending(self) -> tuple[tuple[int, ...], tuple[bytes, ...], bytes]:
+        """(indices into `keys` by ascending hash, those hashes, the hashes joined)."""
         if self._sorted is None:
             hashed = self.hashed
             order = tuple(sorted(range(len(hashed)), key=hashed.__getitem__))
-            self._sorted = order, b"".join([hashed[index] for index in order])
+            ascending = tuple(hashed[index] for index in order)
+            self._sorted = order, ascending, b"".join(ascending)
         return self._sorted
 
 
