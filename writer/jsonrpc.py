@@ -138,7 +138,8 @@ class JsonRpc:
     def batch(self, calls: Sequence[Call]) -> list[Any]:
         """Results in order of one batch request. RpcRefused in place of what was refused; raised
         when the node refuses the batch as a whole."""
-        return _unwrap(self.batch_many([calls])[0])
+        results: list[Any] = _unwrap(self.batch_many([calls])[0])
+        return results
 
     def batch_many(self, batches: Sequence[Sequence[Call]]) -> list[Any]:
         """Results of several batches, several under way at once. RpcRefused in place of a call or
@@ -400,9 +401,7 @@ class _Http:
         )
 
     async def exchange(self, body: bytes) -> bytes:
-        async with self._session.post(
-            self._address, data=body, allow_redirects=False
-        ) as response:
+        async with self._session.post(self._address, data=body, allow_redirects=False) as response:
             if response.status in _RETRIED_STATUS:
                 pause = response.headers.get("Retry-After", "")
                 raise _TransientError(
@@ -414,7 +413,7 @@ class _Http:
                 if len(content) > self._max_nbytes:
                     raise _too_long(self._max_nbytes)
             # Some nodes put a JSON-RPC error into a body with a 4xx status.
-            if response.status != 200 and not content.lstrip()[:1] in (b"{", b"["):
+            if response.status != 200 and not content.lstrip().startswith((b"{", b"[")):
                 raise RpcRefused(
                     code=response.status,
                     reason=f"HTTP status {response.status} {response.reason or ''}".strip(),
@@ -535,4 +534,3 @@ def _is_whole(content: bytes | bytearray) -> bool:
 
 def _too_long(max_nbytes: int) -> RpcRefused:
     return RpcRefused(code=TOO_LARGE, reason=f"the answer is above {max_nbytes} bytes")
-
