@@ -13,7 +13,7 @@ import random
 import re
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
@@ -187,6 +187,8 @@ class JsonRpc:
             raise
         try:
             return future.result()
+        except CancelledError:
+            raise self._closed_error() from None
         except BaseException:
             future.cancel()
             raise
@@ -195,7 +197,7 @@ class JsonRpc:
         with self._lock:
             if self._closed:
                 work.close()
-                raise RpcUnavailable(f"the client of {self.shown} is closed", address=self.shown)
+                raise self._closed_error()
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._under_way = asyncio.Semaphore(self.limits.concurrency)
@@ -204,6 +206,11 @@ class JsonRpc:
                 )
                 self._thread.start()
             return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _closed_error(self) -> RpcUnavailable:
+        return RpcUnavailable(
+            f"the client of {self.shown} is closed; make a new one", address=self.shown
+        )
 
     async def _shut(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}

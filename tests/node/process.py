@@ -137,14 +137,16 @@ class Node(Client):
     """An anvil process on 127.0.0.1 that mines only when told to.
 
     `http`, `ws` and `ipc` are its addresses; files (log, socket) go below `folder`. `account` is
-    unlocked and rich. `more` are further command line options.
+    unlocked and rich. `port` None is a free one; `more` are further command line options.
     """
 
-    def __init__(self, folder: Path, *, more: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, *, port: int | None = None, more: tuple[str, ...] = ()
+    ) -> None:
         binary = next(packages().glob("@foundry-rs/anvil-*/bin/anvil"))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+            self.port: int = port or probe.getsockname()[1]
         super().__init__(self.port)
         self.http = f"http://127.0.0.1:{self.port}"
         self.ws = f"ws://127.0.0.1:{self.port}"
