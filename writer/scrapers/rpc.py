@@ -218,7 +218,7 @@ EXTSLOAD_SELECTOR = bytes.fromhex("dbd035ff")  # extsload(bytes32[])
 # What nodes say about state they have dropped, or a block they do not know.
 _NO_STATE = re.compile(
     r"pruned|missing trie node|historical state|state .{0,60}(not|un)\s?available|(header|block)"
-    r".{0,80}not found|resource not found|unknown block|out of ?range|distance to target",
+    r".{0,80}not found|resource not found|unknown block|out ?of ?range|distance to target",
     re.IGNORECASE,
 )
 
