@@ -67,7 +67,7 @@ STAGES = (
     "Prune",
     FINISH,
 )
-DATABASE_VERSION = "2"  # content of database.version in both storage layouts
+DATABASE_VERSION = b"2"  # content of database.version in both storage layouts
 # The node never waits for a reader, but its file grows while an old snapshot is held.
 TRANSACTION_S = 50.0
 V2_BATCH = 500
@@ -229,15 +229,16 @@ class DatabaseAccess:
 def _check_version(folder: Path) -> None:
     path = folder / "database.version"
     try:
-        found = path.read_text("ascii", "replace").strip()
+        with path.open("rb") as stream:
+            found = stream.read(20).strip()
     except OSError:
         return  # a copy made with mdbx_copy has none
     if found != DATABASE_VERSION:
         raise DatabaseVersion(
-            f"{path} says {found[:20]!r}, this program reads {DATABASE_VERSION!r}; upgrade one of "
-            "the two, or use the RPC back end (--rpc)",
+            f"{path} says {found!r}, this program reads {DATABASE_VERSION!r}; upgrade one of the "
+            "two, or use the RPC back end (--rpc)",
             path=str(folder),
-            found=found[:20],
+            found=found,
             expected=DATABASE_VERSION,
         )
 
