@@ -81,7 +81,7 @@ def _load(path: str) -> Any:
     try:
         lib: Any = _FFI.dlopen(path)
         version = lib.mdbx_version
-    except (OSError, AttributeError) as error:
+    except (OSError, KeyError, AttributeError) as error:
         raise DatabaseUnreadable(
             f"libmdbx cannot be loaded from {path}: {error}; name a libmdbx 0.13 shared library "
             f"with {LIBRARY_VARIABLE}, or build one from its source",

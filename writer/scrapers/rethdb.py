@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -399,6 +399,10 @@ def _enter_reader_process() -> None:
 # The scraper
 
 
+class ProcessLost(Exception):
+    """A reader process ended, or was given up by a call beside this one, before it answered."""
+
+
 class RethDB:
     """PoolScraper over a Reth database.
 
@@ -532,11 +536,11 @@ class RethDB:
         """Results of `works`, run in the reader processes; once more when a process died."""
         try:
             return self._run_once(works)
-        except BrokenProcessPool:
+        except ProcessLost:
             log.warning("event=reader_process_died path=%s action=again", self.access.path)
         try:
             return self._run_once(works)
-        except BrokenProcessPool as error:
+        except ProcessLost as error:
             raise DatabaseUnreadable(
                 f"a process that reads {self.access.path} died twice: the file may have been cut "
                 "or the machine is out of memory; see the system log, or use the RPC back end "
@@ -548,13 +552,14 @@ class RethDB:
         executor = self._processes()
         futures: list[Future[T]] = []
         try:
-            futures += [executor.submit(work) for work in works]
+            for work in works:
+                futures.append(_submit(executor, work))
             deadline = time.monotonic() + self._batch_timeout_s
             return [future.result(max(0.0, deadline - time.monotonic())) for future in futures]
-        except BrokenProcessPool:
+        except (ProcessLost, BrokenProcessPool, CancelledError) as error:
             self._discard(executor)
             self._refuse_when_closed()
-            raise
+            raise ProcessLost from error
         except TimeoutError as error:
             self._discard(executor)
             raise DatabaseUnreadable(
@@ -598,6 +603,13 @@ class RethDB:
                 "starts meanwhile waits'",
                 folder,
             )
+
+
+def _submit(executor: ProcessPoolExecutor, work: Callable[[], T]) -> Future[T]:
+    try:
+        return executor.submit(work)
+    except RuntimeError as error:  # shut down meanwhile by a call beside this one, or by close
+        raise ProcessLost from error
 
 
 def _end_processes(executor: ProcessPoolExecutor) -> None:
