@@ -81,7 +81,7 @@ def _load(path: str) -> Any:
     try:
         lib: Any = _FFI.dlopen(path)
         version = lib.mdbx_version
-    except (OSError, AttributeError) as error:
+    except (OSError, KeyError, AttributeError) as error:
         raise DatabaseUnreadable(
             f"libmdbx cannot be loaded from {path}: {error}; name a libmdbx 0.13 shared library "
             f"with {LIBRARY_VARIABLE}, or build one from its source",
@@ -131,6 +131,7 @@ class Refusal:
 
 
 _USE_RPC = "use the RPC back end (--rpc)"
+_COPY = "make a copy with mdbx_copy, or name the live database; mdbx_chk checks a file"
 _REFUSALS = {
     1: Refusal(
         DatabasePermission, "opening is not permitted", "check ownership and mode of the files"
@@ -145,7 +146,7 @@ _REFUSALS = {
         "raise `ulimit -v`: a node's database reserves up to 8 TiB of address space",
     ),
     22: Refusal(DatabaseDamaged, "the library takes the file's parameters as invalid", _USE_RPC),
-    61: Refusal(DatabaseDamaged, "the file is empty", f"name the node's own {DATA_FILE}"),
+    61: Refusal(DatabaseDamaged, "the file is empty or ends in its header", _COPY),
     121: Refusal(
         DatabaseUnreadable,
         "the files lie on a network file system, or on another kernel's",
@@ -154,7 +155,7 @@ _REFUSALS = {
     -30419: Refusal(
         DatabaseDamaged,
         "the file is truncated or was copied while it was written",
-        "make the copy with mdbx_copy, or name the live database",
+        _COPY,
     ),
     -30778: Refusal(
         DatabaseLocked,
@@ -178,8 +179,8 @@ _REFUSALS = {
         f"upgrade the node (Reth 1.4 or later), or {_USE_RPC}",
     ),
     -30795: Refusal(DatabaseDamaged, "the environment had a fatal error", "check the disk"),
-    -30796: Refusal(DatabaseDamaged, "the database is corrupt", "check it with mdbx_chk"),
-    -30797: Refusal(DatabaseDamaged, "a page is missing", "check it with mdbx_chk"),
+    -30796: Refusal(DatabaseDamaged, "the file is corrupt or truncated", _COPY),
+    -30797: Refusal(DatabaseDamaged, "the file is corrupt: a page is missing", _COPY),
 }
 
 
@@ -225,10 +226,13 @@ def _unavailable(path: Path) -> Refusal:
         found = "the directory is mounted read-only and a live node holds the lock"
         remedy = f"mount it read-write (only {LOCK_FILE} is written), or {_USE_RPC}"
     else:
-        found = f"the lock is not shareable from here (this process is pid {os.getpid()})"
+        found = (
+            "its lock cannot be shared: another process holds it exclusively, or has this process's "
+            f"pid {os.getpid()} in another container"
+        )
         remedy = (
-            "in containers run under an init, so that node and writer are not both pid 1, or "
-            f"share the host's pid namespace; or {_USE_RPC}"
+            "stop the other user; in containers run under an init, so that node and writer are not "
+            f"both pid 1, or share the host's pid namespace; or {_USE_RPC}"
         )
     return Refusal(DatabaseLocked, found, remedy)
 

@@ -17,7 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ STAGES = (
     "Prune",
     FINISH,
 )
-DATABASE_VERSION = "2"  # content of database.version in both storage layouts
+DATABASE_VERSION = b"2"  # content of database.version in both storage layouts
 # The node never waits for a reader, but its file grows while an old snapshot is held.
 TRANSACTION_S = 50.0
 V2_BATCH = 500
@@ -229,15 +229,16 @@ class DatabaseAccess:
 def _check_version(folder: Path) -> None:
     path = folder / "database.version"
     try:
-        found = path.read_text("ascii", "replace").strip()
+        with path.open("rb") as stream:
+            found = stream.read(20).strip()
     except OSError:
         return  # a copy made with mdbx_copy has none
     if found != DATABASE_VERSION:
         raise DatabaseVersion(
-            f"{path} says {found[:20]!r}, this program reads {DATABASE_VERSION!r}; upgrade one of "
-            "the two, or use the RPC back end (--rpc)",
+            f"{path} says {found!r}, this program reads {DATABASE_VERSION!r}; upgrade one of the "
+            "two, or use the RPC back end (--rpc)",
             path=str(folder),
-            found=found[:20],
+            found=found,
             expected=DATABASE_VERSION,
         )
 
@@ -398,6 +399,10 @@ def _enter_reader_process() -> None:
 # The scraper
 
 
+class ProcessLost(Exception):
+    """A reader process ended, or was given up by a call beside this one, before it answered."""
+
+
 class RethDB:
     """PoolScraper over a Reth database.
 
@@ -531,11 +536,11 @@ class RethDB:
         """Results of `works`, run in the reader processes; once more when a process died."""
         try:
             return self._run_once(works)
-        except BrokenProcessPool:
+        except ProcessLost:
             log.warning("event=reader_process_died path=%s action=again", self.access.path)
         try:
             return self._run_once(works)
-        except BrokenProcessPool as error:
+        except ProcessLost as error:
             raise DatabaseUnreadable(
                 f"a process that reads {self.access.path} died twice: the file may have been cut "
                 "or the machine is out of memory; see the system log, or use the RPC back end "
@@ -547,13 +552,14 @@ class RethDB:
         executor = self._processes()
         futures: list[Future[T]] = []
         try:
-            futures += [executor.submit(work) for work in works]
+            for work in works:
+                futures.append(_submit(executor, work))
             deadline = time.monotonic() + self._batch_timeout_s
             return [future.result(max(0.0, deadline - time.monotonic())) for future in futures]
-        except BrokenProcessPool:
+        except (ProcessLost, BrokenProcessPool, CancelledError) as error:
             self._discard(executor)
             self._refuse_when_closed()
-            raise
+            raise ProcessLost from error
         except TimeoutError as error:
             self._discard(executor)
             raise DatabaseUnreadable(
@@ -597,6 +603,13 @@ class RethDB:
                 "starts meanwhile waits'",
                 folder,
             )
+
+
+def _submit(executor: ProcessPoolExecutor, work: Callable[[], T]) -> Future[T]:
+    try:
+        return executor.submit(work)
+    except RuntimeError as error:  # shut down meanwhile by a call beside this one, or by close
+        raise ProcessLost from error
 
 
 def _end_processes(executor: ProcessPoolExecutor) -> None:

@@ -261,6 +261,7 @@ def _concentrated_stages(target: PoolTarget, block_number: int) -> Stages:
     price = slot0 & _UINT160
     if price == 0:
         raise _refuse(spec, "sqrt_price_x96 is 0: the pool is not initialized")
+    _check_layout(target, slot0, liquidity)
     listed = [
         tick
         for position, word in zip(bitmap_words(spec.tick_spacing), bitmap, strict=True)
@@ -288,6 +289,26 @@ def _concentrated_stages(target: PoolTarget, block_number: int) -> Stages:
         lp_fee=fees[1],
         fee_block=block_number if is_v4 else 0,
     )
+
+
+def _check_layout(target: PoolTarget, slot0: int, liquidity: int) -> None:
+    """Refuse words of another storage layout: read as the wrong one a pool can look empty.
+
+    Uniswap V3 keeps `unlocked`, true between transactions, at bit 240 of slot 0; the others leave
+    slot 0 empty from bit 232. Liquidity has its slot for itself in all of them.
+    """
+    expected = 1 if target.layout == V3_LAYOUT else 0
+    if (slot0 >> 240) != expected or (not expected and slot0 >> 232):
+        other = "pancakeswap_v3" if expected else "uniswap_v3"
+        raise _refuse(
+            target.spec,
+            f"slot 0 is {slot0:#066x}, not of the {target.layout.name} layout; is it {other}?",
+        )
+    if liquidity >> 128:
+        raise _refuse(
+            target.spec,
+            f"the liquidity slot is {liquidity:#066x}, not of the {target.layout.name} layout",
+        )
 
 
 def _ticks_of_word(position: int, word: int, tick_spacing: int) -> Iterable[int]:
