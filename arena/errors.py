@@ -257,3 +257,79 @@ class LogInvalid(Scraper):
 
 class GapNotClosed(Scraper):
     """Missing blocks could not be fetched from the node; the pools are read anew."""
+
+
+class AccountMissing(PoolInvalid):
+    """The account that should hold the pool's storage does not exist at that block."""
+
+
+class DatabaseRefused(Scraper):
+    """Root of why a node's database cannot be read, or its content not be trusted now."""
+
+
+class DatabaseMissing(DatabaseRefused):
+    """There is no database file at that path."""
+
+
+class DatabasePermission(DatabaseRefused):
+    """This user may not open the database's files as reading needs it."""
+
+
+class DatabaseLocked(DatabaseRefused):
+    """The database's lock cannot be taken: held exclusively, or not shareable from here."""
+
+
+class DatabaseVersion(DatabaseRefused):
+    """The database was written by an incompatible version."""
+
+
+class DatabaseDamaged(DatabaseRefused):
+    """The files are truncated, corrupt, or not a node's database."""
+
+
+class DatabaseUnreadable(DatabaseRefused):
+    """The operating system or the library refused for another reason."""
+
+
+class NotAtRest(DatabaseRefused):
+    """The node's stages stand at different blocks: its hashed state belongs to none of them."""
+
+
+class PartialPersistence(DatabaseRefused):
+    """The node has written only a part of its newest block."""
+
+
+class OtherFork(DatabaseRefused):
+    """The block the database stands at is not on the chain the node follows now."""
+
+
+class RpcError(Scraper):
+    """Root of why a node's JSON-RPC interface gave no usable answer."""
+
+
+class RpcUnavailable(RpcError):
+    """The node could not be reached, or gave no whole answer, in any of the tries."""
+
+
+class RpcRefused(RpcError):
+    """The node answered with an error; `code` and `reason` are its own."""
+
+
+class RpcAnswerInvalid(RpcError):
+    """The node's answer is not what the method promises."""
+
+
+class ChainMismatch(RpcError):
+    """The node follows another chain than the one asked for."""
+
+
+class BlockUnavailable(RpcError):
+    """The node does not have that block, or no longer its state."""
+
+
+class PoolListError(Scraper):
+    """A list of pools cannot be read, or names no usable pool."""
+
+
+class PoolEntryInvalid(PoolInvalid):
+    """One entry of a list of pools does not describe a pool this arena can hold."""

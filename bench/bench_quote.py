@@ -1,9 +1,9 @@
 """What does a quote cost from Python, one by one, in batches and on a ladder?
 
-Timed: Pool.quote_exact_in with reading amount_out, Pool.quote_many of 1,000 amounts (per amount), and a ladder
-built and asked for 1,000 amounts. V3 pools have one position a tick spacing; amounts are chosen so that
-0, 1, 10 and 100 initialised ticks are crossed. Baseline: the same swap with Python integers (the slow
-oracle of the tests), checked to give the same amounts.
+Timed: Pool.quote_exact_in with reading amount_out, Pool.quote_many of 1,000 amounts (per amount),
+and a ladder built and asked for 1,000 amounts. V3 pools have one position a tick spacing; amounts
+are chosen so that 0, 1, 10 and 100 initialised ticks are crossed. Baseline: the same swap with
+Python integers (the slow oracle of the tests), checked to give the same amounts.
 """
 
 import os
@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from harness import Report, against, alternate, arguments
+
 import arena
 from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
-from harness import Report, Row, against, alternate, arguments
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from oracle import swap_oracle
@@ -118,7 +119,10 @@ def main() -> None:
                         (
                             "V2, one by one",
                             singles,
-                            loop(lambda: v2.quote_exact_in(10**18, zero_for_one=True).amount_out, singles),
+                            loop(
+                                lambda: v2.quote_exact_in(10**18, zero_for_one=True).amount_out,
+                                singles,
+                            ),
                         ),
                         (
                             "V2, batch of 1,000",
@@ -140,8 +144,15 @@ def main() -> None:
     report.show(options)
 
 
-def measure_v3(report: Report, options: object, pool: arena.Pool, oracle: swap_oracle.ConcentratedPool,
-               crossings: int, singles: int, many: int) -> None:
+def measure_v3(
+    report: Report,
+    options: object,
+    pool: arena.Pool,
+    oracle: swap_oracle.ConcentratedPool,
+    crossings: int,
+    singles: int,
+    many: int,
+) -> None:
     amount = amount_crossing(oracle, crossings)
     expected = swap_oracle.swap(oracle, amount, True, True)
     got = pool.quote_exact_in(amount, zero_for_one=True)
@@ -155,7 +166,9 @@ def measure_v3(report: Report, options: object, pool: arena.Pool, oracle: swap_o
         pool.ladder(zero_for_one=True).quote(amounts)
 
     ladder = pool.ladder(zero_for_one=True)
-    assert ladder.quote(amounts).amounts_out == pool.quote_many(amounts, zero_for_one=True).amounts_out
+    assert (
+        ladder.quote(amounts).amounts_out == pool.quote_many(amounts, zero_for_one=True).amounts_out
+    )
     one, batch, built, asked, python = alternate(
         [
             (
@@ -168,7 +181,11 @@ def measure_v3(report: Report, options: object, pool: arena.Pool, oracle: swap_o
                 many * batches,
                 loop(lambda: pool.quote_many(amounts, zero_for_one=True), batches),
             ),
-            (f"V3, {crossings} ticks crossed, ladder built for 1,000", many * batches, loop(with_ladder, batches)),
+            (
+                f"V3, {crossings} ticks crossed, ladder built for 1,000",
+                many * batches,
+                loop(with_ladder, batches),
+            ),
             (
                 f"V3, {crossings} ticks crossed, ladder at hand",
                 many * batches,

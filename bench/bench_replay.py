@@ -7,11 +7,11 @@ millisecond, as the start-up does. Excluded: filling the buffer. Baseline: one m
 import os
 
 import numpy as np
+from harness import Report, against, alternate, arguments
+from workload import blocks, symmetric_ticks
 
 from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.writer.feed import EventBuffer
-from harness import Report, against, alternate, arguments
-from workload import blocks, symmetric_ticks
 
 
 def main() -> None:
@@ -73,7 +73,9 @@ def main() -> None:
             assert owner.take_faults() == ([], 0)
         finally:
             owner.close(unlink=True)
-    report.facts["events"] = f"{count:,} over {pools:,} pools, {buffers[0].records().nbytes:,} bytes"
+    report.facts["events"] = (
+        f"{count:,} over {pools:,} pools, {buffers[0].records().nbytes:,} bytes"
+    )
     report.show(options)
 
 

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from arena.layouts.events import EVENT
 
 from arena import errors
+from arena.layouts.events import EVENT
 from arena.native import EXCEPTIONS, ffi, lib
 
 log = logging.getLogger(__name__)

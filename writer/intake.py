@@ -29,7 +29,7 @@ MAX_REVERT_TIMES = 4096
 NEVER_NS = 1 << 62  # as min_commit_ns: one commit for all
 
 
-class StreamBroken(ArenaError):  # noqa: N818, named as the project's errors are
+class StreamBroken(ArenaError):
     """The blocks the work relied on are gone: begin again with the next whole block."""
 
 
@@ -72,7 +72,7 @@ class Intake:
     """The feed thread's half. Every method but the constructor runs in the feed thread.
 
     `notify` is called from that thread with one of the strings `first_block`, `broken`, `overflow`,
-    `stale`, `block`; it must not block.
+    `stale`; it must not block.
 
     With `closes_gaps` a gap leaves the pools' values and the undo ring alone and shows the pools as
     syncing, until close_gap or give_up_gap; without, they are stale at once.
@@ -172,6 +172,17 @@ class Intake:
 
         `records` may be a view; what is needed longer is copied.
         """
+        tip = self.buffer.tip
+        if (
+            self.is_live
+            and tip is not None
+            and not (self._gap_pending or self._in_reorg)
+            and self.arena.follows(records, tip)
+        ):
+            # The common case: readers first, then the history.
+            self._apply(records)
+            self.buffer.append(records)
+            return
         if self._gap_pending:
             begins = records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK
             if not begins.any():
@@ -230,17 +241,18 @@ class Intake:
             self._notify("overflow")
             return
         if self.is_live:
-            self.processor.apply(records, min_commit_ns=CATCH_UP_COMMIT_NS)
-            if self.processor.has_stale and not self._in_reorg:
-                self.arena.commit()  # who goes on to look for stale pools finds committed ones
-                self._notify("stale")
-            elif self.closes_gaps:
-                self._notify("block")
+            self._apply(records)
         elif self.buffer.first_block is None:
             self._announced = False  # reverted again: the next one is a first block, too
         elif not self._announced:
             self._announced = True
             self._notify("first_block")
+
+    def _apply(self, records: Records) -> None:
+        self.processor.apply(records, min_commit_ns=CATCH_UP_COMMIT_NS)
+        if self.processor.has_stale and not self._in_reorg:
+            self.arena.commit()  # who goes on to look for stale pools finds committed ones
+            self._notify("stale")
 
     def idle(self) -> None:
         """No more bytes wait: publish what grouped commits left open."""

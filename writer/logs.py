@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from arena.arena import PoolSpec
-from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind
+from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused
 from arena.layouts.events import EVENT
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.native import lib
@@ -420,13 +420,13 @@ def _effects(
 
 
 class Caller(Protocol):
-    """A JSON-RPC transport: one request, or several at once."""
+    """What is used of arena.writer.jsonrpc.JsonRpc."""
 
-    def call(self, method: str, params: Sequence[Any]) -> Any:
-        """The `result`; a Scraper error whose fields carry `code` and `text` on an error object."""
+    def call(self, method: str, *parameters: Any) -> Any:
+        """The result. RpcRefused when the node answers with an error; other RpcErrors."""
 
-    def batch(self, method: str, params: Sequence[Sequence[Any]]) -> Sequence[Any]:
-        """The results of one method with several parameter lists, in order."""
+    def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> Sequence[Any]:
+        """Results in order, RpcRefused in place of what was refused. RpcError."""
 
 
 # What nodes and providers say when a range or an answer is too large for them.
@@ -443,16 +443,19 @@ class RpcNode:
         self._transport = transport
 
     def chain_id(self) -> int:
-        return _quantity(self._transport.call("eth_chainId", []), "eth_chainId")
+        return _quantity(self._transport.call("eth_chainId"), "eth_chainId")
 
     def head_number(self) -> int:
-        return _quantity(self._transport.call("eth_blockNumber", []), "eth_blockNumber")
+        return _quantity(self._transport.call("eth_blockNumber"), "eth_blockNumber")
 
     def headers(self, numbers: Sequence[int]) -> Sequence[Header | None]:
-        answers = self._transport.batch(
-            "eth_getBlockByNumber", [[hex(number), False] for number in numbers]
-        )
-        return [None if answer is None else read_header(answer) for answer in answers]
+        found: list[Header | None] = []
+        for start in range(0, len(numbers), MAX_ASKED_BLOCKS):
+            asked = numbers[start : start + MAX_ASKED_BLOCKS]
+            calls = [("eth_getBlockByNumber", (hex(number), False)) for number in asked]
+            answers = self._batch(calls)
+            found += [None if each is None else read_header(each) for each in answers]
+        return found
 
     def logs(self, first: int, last: int, topics: Sequence[bytes]) -> Sequence[Log]:
         wanted = {
@@ -461,23 +464,33 @@ class RpcNode:
             "topics": [["0x" + topic.hex() for topic in topics]],
         }
         try:
-            answer = self._transport.call("eth_getLogs", [wanted])
-        except Exception as error:
-            if _is_too_large(error):
-                raise LogsRefused(
-                    f"the node refuses the logs of blocks {first} to {last}: {error}",
-                    first=first,
-                    last=last,
-                ) from error
-            raise
+            answer = self._transport.call("eth_getLogs", wanted)
+        except RpcRefused as error:
+            if not _is_too_large(error):
+                raise
+            raise LogsRefused(
+                f"the node refuses the logs of blocks {first} to {last}: {error}",
+                first=first,
+                last=last,
+            ) from error
         return _read_logs(answer)
 
     def block_logs(
         self, hashes: Sequence[bytes], topics: Sequence[bytes]
     ) -> Sequence[Sequence[Log]]:
         first = ["0x" + topic.hex() for topic in topics]
-        wanted = [[{"blockHash": "0x" + each.hex(), "topics": [first]}] for each in hashes]
-        return [_read_logs(answer) for answer in self._transport.batch("eth_getLogs", wanted)]
+        calls = [
+            ("eth_getLogs", ({"blockHash": "0x" + each.hex(), "topics": [first]},))
+            for each in hashes
+        ]
+        return [_read_logs(answer) for answer in self._batch(calls)]
+
+    def _batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        answers = list(self._transport.batch(calls)) if calls else []
+        for answer in answers:
+            if isinstance(answer, RpcRefused):
+                raise answer
+        return answers
 
 
 def _read_logs(answer: Any) -> list[Log]:
@@ -486,10 +499,7 @@ def _read_logs(answer: Any) -> list[Log]:
     return [read_log(item) for item in answer]
 
 
-def _is_too_large(error: Exception) -> bool:
-    fields = getattr(error, "fields", {})
-    if fields.get("code") is None:
-        return False
+def _is_too_large(error: RpcRefused) -> bool:
     text = str(error).lower()
     return any(words in text for words in _TOO_LARGE)
 

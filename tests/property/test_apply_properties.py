@@ -63,9 +63,7 @@ class Core:
         else:
             line.a = [price & (2**64 - 1), (price >> 64) & (2**64 - 1)]
             line.sqrt_price_hi = price >> 128
-        status = lib.psa_pool_install(
-            self.writer, slot[0], line, ffi.NULL, ffi.NULL, ffi.NULL, 0
-        )
+        status = lib.psa_pool_install(self.writer, slot[0], line, ffi.NULL, ffi.NULL, ffi.NULL, 0)
         assert status == lib.PSA_OK
         return int(slot[0])
 
@@ -262,6 +260,27 @@ def test_blocks_and_reverts_equal_the_model(data: st.DataObject) -> None:
         assert core.writer.fault_count == 0
 
 
+@given(
+    st.lists(st.integers(-2000, 2000), min_size=2, max_size=700, unique=True),
+    st.lists(st.integers(-21_000, 21_000), min_size=1, max_size=20),
+)
+def test_the_current_index_is_found_among_many_ticks(places: list[int], targets: list[int]) -> None:
+    core = Core()
+    _, slots = fresh(core)
+    places = sorted(places)[: len(places) // 2 * 2]
+    pairs = zip(places[::2], places[1::2], strict=True)
+    mints = [(V3, "liquidity", low * SPACING, up * SPACING, 1) for low, up in pairs]
+    core.apply(frame(101, mints, revert=False, seq=1))
+    for block, tick in enumerate(targets, start=102):
+        active = sum(
+            low * SPACING <= tick < up * SPACING
+            for low, up in zip(places[::2], places[1::2], strict=True)
+        )
+        core.apply(frame(block, [(V3, "swap", Q96, tick, active)], revert=False, seq=block))
+        assert len(core.pool(slots[V3])["ticks"]) == len(places)  # and pool() checks the index
+    assert core.writer.fault_count == 0
+
+
 def test_nothing_of_a_block_is_visible_before_its_commit() -> None:
     core = Core()
     model, slots = fresh(core)
@@ -346,9 +365,7 @@ def test_a_pool_scraped_on_the_reverted_branch_follows_the_inverse_of_its_payloa
     ticks = ffi.new("int32_t[]", [-20, -10, 10, 20])
     gross = ffi.new("uint64_t[]", [500, 0, 200, 0, 200, 0, 500, 0])
     minus = 2**64 - 1
-    net = ffi.new(
-        "uint64_t[]", [500, 0, 200, 0, 2**64 - 200, minus, 2**64 - 500, minus]
-    )
+    net = ffi.new("uint64_t[]", [500, 0, 200, 0, 2**64 - 200, minus, 2**64 - 500, minus])
     status = lib.psa_pool_install(core.writer, slots[V3], line, ticks, gross, net, 4)
     assert status == lib.PSA_OK
     lib.psa_commit(core.writer)

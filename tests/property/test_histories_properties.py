@@ -40,7 +40,15 @@ from oracle.history import (
 
 import arena
 from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
-from arena.errors import ArenaRegistry, BufferOverflow, CoverageError, PoolInvalid, Scraper
+from arena.errors import (
+    ArenaRegistry,
+    BufferOverflow,
+    CoverageError,
+    PoolInvalid,
+    RpcRefused,
+    RpcUnavailable,
+    Scraper,
+)
 from arena.writer import coordinator as coordinator_module
 from arena.writer import feed as feed_module
 from arena.writer.coordinator import Coordinator, Preset
@@ -173,23 +181,26 @@ class SimTransport:
         self.calls += 1
         plan = self.world.plan
         if plan.node == "flaky" and not self.world.is_calm and self.rng.random() < 0.15:
-            raise Scraper(f"{method}: no answer")
+            raise RpcUnavailable(f"{method}: no answer")
         if method == "eth_getLogs" and "fromBlock" in params[0]:
             span = int(params[0]["toBlock"], 16) - int(params[0]["fromBlock"], 16) + 1
             if span > plan.block_limit:
-                raise Scraper("query returned more than 10000 results", code=-32005)
+                raise RpcRefused("query returned more than 10000 results", code=-32602)
 
-    def call(self, method: str, params: Sequence[Any]) -> Any:
-        self._disturb(method, params)
-        return answer(self.world.node_view(), method, list(params))
+    def call(self, method: str, *parameters: Any) -> Any:
+        self._disturb(method, parameters)
+        return answer(self.world.node_view(), method, list(parameters))
 
-    def batch(self, method: str, params: Sequence[Sequence[Any]]) -> Sequence[Any]:
-        self._disturb(method, params[0] if params else [])
+    def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> Sequence[Any]:
+        self._disturb(*calls[0])
         view = self.world.node_view()
-        try:
-            return [answer(view, method, list(each)) for each in params]
-        except LookupError as error:
-            raise Scraper(str(error), code=-32000) from error
+        found: list[Any] = []
+        for method, parameters in calls:
+            try:
+                found.append(answer(view, method, list(parameters)))
+            except LookupError as error:
+                found.append(RpcRefused(str(error), code=-32000))
+        return found
 
 
 class SimScraper:

@@ -24,12 +24,13 @@ RECORDS = [
 ]
 INTRODUCTION = """# Memory layout
 
-The byte map of both segments, from the dtypes in `layouts/`, which a test holds equal to the C structs in
-`arena/native/arena.h`. Integers are little-endian; wide ones are arrays of 64-bit limbs, least significant first.
-Regions of the data segment follow the header page by page: static rows, slots, tokens, key index (u32 buckets, slot + 1),
-undo entries, undo records, tick heap; their offsets stand in the header. A tick slab is its header, then tick
-i32[capacity], liquidity_net i128[capacity], liquidity_gross u128[capacity], each from a 64-byte boundary; the capacities
-of the size classes are 8 and then 1.5 times the one before, rounded down.
+The byte map of both segments, from the dtypes in `layouts/`, which a test holds equal to the C
+structs in `arena/native/arena.h`. Integers are little-endian; wide ones are arrays of 64-bit limbs,
+least significant first. Regions of the data segment follow the header page by page: static rows,
+slots, tokens, key index (u32 buckets, slot + 1), undo entries, undo records, tick heap; their
+offsets stand in the header. A tick slab is its header, then tick i32[capacity], liquidity_net
+i128[capacity], liquidity_gross u128[capacity], each from a 64-byte boundary; the capacities of the
+size classes are 8 and then 1.5 times the one before, rounded down.
 """
 
 
@@ -61,14 +62,18 @@ def form(dtype: np.dtype) -> str:  # type: ignore[type-arg]
 
 def page() -> str:
     parts = [INTRODUCTION]
-    parts.append(f"Layout version {header.LAYOUT_VERSION >> 16}.{header.LAYOUT_VERSION & 0xFFFF}.\n")
+    parts.append(
+        f"Layout version {header.LAYOUT_VERSION >> 16}.{header.LAYOUT_VERSION & 0xFFFF}.\n"
+    )
     for title, dtype, name, source in RECORDS:
         notes = meanings(name, source)
         parts.append(f"## {title}\n\n{dtype.itemsize} bytes.\n")
         rows = ["| offset | bytes | type | field | meaning |", "|---|---|---|---|---|"]
         for field in dtype.names or ():
             kind, offset = dtype.fields[field][:2]  # type: ignore[index]
-            rows.append(f"| {offset} | {kind.itemsize} | {form(kind)} | `{field}` | {notes[field]} |")
+            rows.append(
+                f"| {offset} | {kind.itemsize} | {form(kind)} | `{field}` | {notes[field]} |"
+            )
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
 

@@ -34,7 +34,7 @@ WRITER = "from arena.writer.cli import writer; writer()"
 REPLAY = "from arena.writer.cli import replay; replay()"
 
 
-class DemoFailed(ArenaError):  # noqa: N818, named as the project's errors are
+class DemoFailed(ArenaError):
     """A process of the demo ended when it should not, or did not do its part in time."""
 
 
