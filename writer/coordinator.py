@@ -20,6 +20,7 @@ from arena.errors import (
     ArenaError,
     ArenaFull,
     ArenaRegistry,
+    BlockUnavailable,
     BufferOverflow,
     ChainMoved,
     CoverageError,
@@ -28,8 +29,12 @@ from arena.errors import (
     LogInvalid,
     LogsRefused,
     NodeBehind,
+    NotAtRest,
     NotLive,
+    OtherFork,
+    PartialPersistence,
     PoolInvalid,
+    RpcUnavailable,
     Scraper,
 )
 from arena.native import lib
@@ -53,6 +58,10 @@ WITNESS_PAUSE_S = 0.25
 WITNESS_FAILED_PAUSE_S = 2.0
 # A scrape this far behind the stream is joined with the node's logs; one further behind is read anew.
 MAX_BACKFILL_BLOCKS = 512
+
+
+# What a source says that will pass while one waits.
+PASSING = (NotAtRest, PartialPersistence, OtherFork, BlockUnavailable, RpcUnavailable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +262,7 @@ class Coordinator:
             try:
                 await self._rescrape_due()
             except StreamBroken:
+                await self._wait_moved(SCRAPE_POLL_S)
                 continue
             pause = None
             if self._stale:
@@ -388,7 +398,12 @@ class Coordinator:
                 self._scrape_batch(batch, gate, epoch, first, joined, late)
                 for batch in self._batches(wanted)
             ]
-            await self._unbroken(_all_or_error(works))
+            try:
+                await self._unbroken(_all_or_error(works))
+            except PASSING as error:
+                await self._wait_out(error, deadline)
+                wanted = [spec for spec in wanted if spec.key not in joined]
+                continue
             if not late:
                 return
             behind = min(late, key=lambda candidate: candidate.block_number)
@@ -443,7 +458,12 @@ class Coordinator:
         CoverageError when the time is over.
         """
         while self._trails:
-            found = await self._unbroken(asyncio.to_thread(self._scraper.get_current_block_number))
+            try:
+                ask = asyncio.to_thread(self._scraper.get_current_block_number)
+                found = await self._unbroken(ask)
+            except PASSING as error:
+                await self._wait_out(error, deadline)
+                continue
             self.metrics.source_block = found
             await self._show_progress()
             if found >= first - 1:
@@ -458,6 +478,17 @@ class Coordinator:
                     first_block=first,
                 )
             await self._unbroken(asyncio.sleep(SCRAPE_POLL_S))
+
+    async def _wait_out(self, error: Scraper, deadline: float) -> None:
+        """Pause before asking the source again; the error itself when the time is over."""
+        if time.monotonic() >= deadline:
+            raise error
+        if (b"", type(error).__name__) not in self._reported:
+            self._reported.add((b"", type(error).__name__))
+            log.warning(
+                "event=source_not_ready error=%s reason=%r", type(error).__name__, str(error)
+            )
+        await self._unbroken(asyncio.sleep(SCRAPE_POLL_S))
 
     async def _install_carried(
         self, epoch: int, first: int, joined: dict[bytes, Candidate]

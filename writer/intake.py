@@ -103,6 +103,7 @@ class Intake:
         self._revert_times: deque[tuple[int, int]] = deque(maxlen=MAX_REVERT_TIMES)
         self._in_reorg = False
         self._announced = False
+        self._is_connected = False
         self._gap_pending = False
         self._installed = False
 
@@ -110,6 +111,7 @@ class Intake:
 
     def connected(self) -> None:
         """A connection is up; what came before its first whole block may be lost."""
+        self._is_connected = True
         if self.is_live:
             self._gap_pending = True
         else:
@@ -119,7 +121,10 @@ class Intake:
     def disconnected(self, reason: str) -> None:
         """The connection ended. Values stay exact at the head; half a reorg is taken back."""
         self._settle()
-        if not self.is_live:
+        self._is_connected = False
+        if self.is_live:
+            self.epoch += 1  # what is being read may be of a branch whose reverts nobody will tell
+        else:
             self._begin_again()
         self.arena.set_phase("connecting", reason)
 
@@ -508,7 +513,7 @@ class Intake:
     def _check(self, epoch: int) -> None:
         if self.overflow is not None:
             raise self.overflow
-        if epoch != self.epoch:
+        if epoch != self.epoch or self._gap_pending or not self._is_connected:
             raise StreamBroken("the stream was interrupted while pools were read")
 
     def _judge(self, candidates: Sequence[Candidate]) -> Verdict:

@@ -143,9 +143,7 @@ def fetch_blocks(
     ]
 
 
-def _ask_again(
-    node: NodeClient, headers: Sequence[Header], by_block: dict[int, list[Log]]
-) -> None:
+def _ask_again(node: NodeClient, headers: Sequence[Header], by_block: dict[int, list[Log]]) -> None:
     """Ask for blocks without logs by their hash: a node that does not have a block yet answers a
     range with nothing, and one behind a balancer may be another than gave the headers."""
     empty = [header for header in headers if not by_block[header.number]]
