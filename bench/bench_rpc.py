@@ -10,6 +10,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -40,7 +41,8 @@ def main() -> None:
     options = arguments(QUESTION)
     count = 4 if options.smoke else 40
     report = Report(QUESTION)
-    with tempfile.TemporaryDirectory() as folder, Node(Path(folder)) as node:
+    with ExitStack() as stack:
+        node = stack.enter_context(Node(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
         market = Market(node, seed=7)
         market.create_pools(v2=count, v3=count, v4=count, cake=count)
         targets = parse_pool_list(market.pool_list(), name="pools").targets
@@ -51,6 +53,7 @@ def main() -> None:
         for way, transport in CASES:
             chosen = {Way.storage_at: few, Way.extsload: v4_only}.get(way, targets)
             scraper = RpcScraper(JsonRpc(str(getattr(node, transport))), chosen, way=way)
+            stack.callback(scraper.close)
             keys = [target.spec.key for target in chosen]
             assert len(scraper.read_pools(keys).pools) == len(chosen)
             slots = scraper.slots_read

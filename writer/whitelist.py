@@ -2,7 +2,8 @@
 
 The record shapes are told apart field by field: tokens are addresses or objects, an identity is
 `pool_id`, `id` or `address`. An entry that names no pool this arena can hold is refused by itself;
-the others stand. Whether a pool is what its entry says is found out when it is read. docs/howto/run-against-rpc.md shows a list.
+the others stand. Whether a pool is what its entry says is found out when it is read.
+docs/howto/run-against-rpc.md shows a list.
 """
 
 import os
