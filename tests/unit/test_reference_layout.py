@@ -61,14 +61,18 @@ def form(dtype: np.dtype) -> str:  # type: ignore[type-arg]
 
 def page() -> str:
     parts = [INTRODUCTION]
-    parts.append(f"Layout version {header.LAYOUT_VERSION >> 16}.{header.LAYOUT_VERSION & 0xFFFF}.\n")
+    parts.append(
+        f"Layout version {header.LAYOUT_VERSION >> 16}.{header.LAYOUT_VERSION & 0xFFFF}.\n"
+    )
     for title, dtype, name, source in RECORDS:
         notes = meanings(name, source)
         parts.append(f"## {title}\n\n{dtype.itemsize} bytes.\n")
         rows = ["| offset | bytes | type | field | meaning |", "|---|---|---|---|---|"]
         for field in dtype.names or ():
             kind, offset = dtype.fields[field][:2]  # type: ignore[index]
-            rows.append(f"| {offset} | {kind.itemsize} | {form(kind)} | `{field}` | {notes[field]} |")
+            rows.append(
+                f"| {offset} | {kind.itemsize} | {form(kind)} | `{field}` | {notes[field]} |"
+            )
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
 
