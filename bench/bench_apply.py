@@ -5,11 +5,11 @@ millisecond. Excluded: building the frames, the socket. Baseline: decoding alone
 """
 
 import numpy as np
+from harness import Report, against, alternate, arguments
+from workload import Events, PrivateArena, blocks, encode
 
 from arena.layouts.events import EVENT
 from arena.native import ffi, lib
-from harness import Report, against, alternate, arguments
-from workload import Events, PrivateArena, blocks, encode
 
 CHUNK = 64 * 1024
 

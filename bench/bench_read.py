@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-from arena.native import ffi, lib
 from harness import Report, Row, against, alternate, arguments
 from workload import PrivateArena, blocks
+
+from arena.native import ffi, lib
 
 
 def shared_arena(pools: int) -> tuple[PrivateArena, object]:
@@ -27,7 +27,9 @@ def shared_arena(pools: int) -> tuple[PrivateArena, object]:
     nbytes = int(arena.arena.nbytes)
     shared = mmap.mmap(-1, nbytes + 4096)
     base = ffi.from_buffer("uint8_t *", shared)
-    start = ffi.cast("uint8_t *", -int(ffi.cast("uintptr_t", base)) % 4096 + int(ffi.cast("uintptr_t", base)))
+    start = ffi.cast(
+        "uint8_t *", -int(ffi.cast("uintptr_t", base)) % 4096 + int(ffi.cast("uintptr_t", base))
+    )
     ffi.memmove(start, arena.base, nbytes)
     arena.base = start
     arena.writer = ffi.new("psa_writer *")
@@ -98,8 +100,10 @@ def main() -> None:
     def copy() -> None:
         np.copyto(lines, source)
 
-    read, base = alternate([("read of one hot pool, 128 bytes", reads, hot),
-                            ("memcpy of 128 bytes", reads, copy)], options.repeat)
+    read, base = alternate(
+        [("read of one hot pool, 128 bytes", reads, hot), ("memcpy of 128 bytes", reads, copy)],
+        options.repeat,
+    )
     read.target = "<= 2.5 x memcpy"
     report.add(base)
     report.add(against(read, base))
@@ -132,7 +136,9 @@ def main() -> None:
                 times, tries = snapshots(arena, count, seconds)
                 rate = header.counters[lib.PSA_COUNTER_EVENTS_APPLIED] - events
                 rate /= time.perf_counter() - began
-                row = report.add(Row(f"snapshot of {count:,} pools, writer {share:.0%} liquidity", count, times))
+                row = report.add(
+                    Row(f"snapshot of {count:,} pools, writer {share:.0%} liquidity", count, times)
+                )
                 row.note = f"{tries / len(times):.3f} tries, writer {rate / 1e6:.1f} M events/s"
                 row.target = "<= 1.3 tries" if count == pools else ""
         finally:
@@ -140,7 +146,10 @@ def main() -> None:
             os.waitpid(child, 0)
         # The killed writer may have left a half-built commit; the next fork starts from a clean one.
         nbytes = int(arena.arena.nbytes)
-        assert lib.psa_writer_open(arena.writer, arena.base, nbytes, -1, arena.touched, arena.dirty) == 0
+        assert (
+            lib.psa_writer_open(arena.writer, arena.base, nbytes, -1, arena.touched, arena.dirty)
+            == 0
+        )
     report.show(options)
     assert Path("/proc/self").exists()
     del shared

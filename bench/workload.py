@@ -6,11 +6,20 @@ import numpy as np
 import numpy.typing as npt
 
 from arena.layouts.events import EVENT
+from arena.layouts.words import limbs_array
 from arena.native import ffi, lib
 
 Events = npt.NDArray[np.void]
 BLOCK = 300
 SPACING = 10
+
+
+def symmetric_ticks(count: int) -> tuple[tuple[tuple[int, int, int], ...], int]:
+    """`count` ticks around 0 and the liquidity in range: each below opens 1e15, each above closes it."""
+    half = count // 2
+    below = [(-k * SPACING, 10**15, 10**15) for k in range(half, 0, -1)]
+    above = [(k * SPACING, 10**15, -(10**15)) for k in range(1, half + 1)]
+    return tuple(below + above), half * 10**15
 
 
 @dataclass
@@ -48,16 +57,13 @@ class PrivateArena:
         row = ffi.new("psa_static *")
         row.protocol, row.key_nbytes, row.tick_spacing = lib.PSA_UNISWAP_V3, 20, SPACING
         row.fee_pips = 3000
-        half = self.ticks // 2
-        tick = np.concatenate([np.arange(-half, 0), np.arange(1, half + 1)]) * SPACING
-        ticks = np.ascontiguousarray(tick, dtype="<i4")
-        gross = np.zeros((2 * half, 2), dtype="<u8")
-        gross[:, 0] = 10**15
-        net = gross.copy()
-        net[half:] = [2**64 - 10**15, 2**64 - 1]
+        rows, liquidity = symmetric_ticks(self.ticks)
+        ticks = np.array([tick for tick, _, _ in rows], dtype="<i4")
+        gross = limbs_array([gross for _, gross, _ in rows], 2)
+        net = limbs_array([net for _, _, net in rows], 2)
         line = ffi.new("psa_line *")
         line.a = [0, 1 << 32]
-        line.b = [half * 10**15, 0]
+        line.b = [liquidity, 0]
         line.fee_status = 3000 | lib.PSA_STATUS_LIVE << 24
         slot = ffi.new("uint32_t *")
         for key in self.keys:
@@ -70,7 +76,7 @@ class PrivateArena:
                 ffi.cast("int32_t *", ticks.ctypes.data),
                 ffi.cast("uint64_t *", gross.ctypes.data),
                 ffi.cast("uint64_t *", net.ctypes.data),
-                2 * half,
+                len(rows),
             )
             assert status == lib.PSA_OK, status
         lib.psa_commit(self.writer)

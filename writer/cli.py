@@ -154,7 +154,7 @@ def replay_command(
     file: Annotated[Path, typer.Argument(help="recorded frames of one connection")],
     socket: Annotated[Path, typer.Option("--socket", help="Unix socket to serve them on")],
     rate: Annotated[
-        float | None, typer.Option("--rate", min=0.001, help="blocks a second [default: 1]")
+        float | None, typer.Option("--rate", min=0.001, help="blocks a second, 1 unless given")
     ] = None,
     at_once: Annotated[bool, typer.Option("--at-once", help="as fast as clients read")] = False,
     wait_client: Annotated[
@@ -196,14 +196,14 @@ demo_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @demo_app.command()
 def demo_command(
-    rate: Annotated[float, typer.Option("--rate", min=0.1, help="blocks a second")] = 0.0,
+    rate: Annotated[float | None, typer.Option("--rate", min=0.1, help="blocks a second")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="lines instead of a live table")] = False,
 ) -> None:
     """Show the whole chain on a shipped recording: no node, no network, about 20 seconds."""
     with refusing("arena-demo"):
         from arena.writer.demo import run_demo
 
-        code = run_demo(blocks_per_s=rate or None, plain=plain)
+        code = run_demo(blocks_per_s=rate, plain=plain)
         if code:
             raise typer.Exit(code)
 

@@ -9,13 +9,10 @@ began.
 import asyncio
 import logging
 import time
-from functools import partial
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
-
-from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict
-from arena.writer.scrapers import PoolScraper
 
 from arena.arena import PoolSpec
 from arena.errors import (
@@ -31,6 +28,8 @@ from arena.errors import (
     Scraper,
 )
 from arena.native import lib
+from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict
+from arena.writer.scrapers import PoolScraper
 
 log = logging.getLogger(__name__)
 

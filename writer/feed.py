@@ -21,9 +21,9 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from arena.layouts.events import EVENT
 
 from arena import errors
+from arena.layouts.events import EVENT
 from arena.native import EXCEPTIONS, ffi, lib
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,6 @@ FIRST_EVENTS = 16_384
 MAX_BLOCK_EVENTS = 262_144  # records of one open block, 48 MiB
 BACKOFF_FIRST_S = 0.1
 BACKOFF_LAST_S = 10.0
-NO_BLOCK = 2**64 - 1
 
 DIALECTS = {
     "auto": lib.PSA_DIALECT_UNKNOWN,
@@ -311,10 +310,12 @@ class Feed:
 
     def _fault(self, status: int) -> errors.FeedError:
         feed = self._feed
-        block = None if feed.fault_block == NO_BLOCK else int(feed.fault_block)
+        block = int(feed.fault_block) if feed.fault_has_block else None
         text = ffi.string(feed.fault_text).decode()
         found, expected = int(feed.fault_found), int(feed.fault_expected)
-        fault = EXCEPTIONS[status](
+        kind = EXCEPTIONS[status]
+        assert issubclass(kind, errors.FeedError), status
+        return kind(
             f"{text} (frame={feed.fault_frame} block={block} found={found} expected={expected})",
             frame=int(feed.fault_frame),
             block=block,
@@ -325,8 +326,6 @@ class Feed:
             resync=bool(feed.resync),
             reason=text,
         )
-        assert isinstance(fault, errors.FeedError)
-        return fault
 
     def _overflow(self) -> errors.BufferOverflow:
         attempted = len(self._events) + 1
@@ -346,7 +345,7 @@ class Feed:
         feed = self._feed
         lib.psa_feed_close(feed, self._end - self._start)
         reason = reason or ffi.string(feed.fault_text).decode()
-        block = None if feed.fault_block == NO_BLOCK else int(feed.fault_block)
+        block = int(feed.fault_block) if feed.fault_has_block else None
         self.disconnect()
         return errors.Connection(
             f"{reason} (frame={feed.fault_frame} block={block} path={self.path})",

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from arena.writer.feed import EventBuffer, Records
-from arena.writer.processor import CATCH_UP_COMMIT_NS, Processor
-from arena.writer.scrapers import ScrapedPool
 
 from arena.arena import PoolSpec
 from arena.errors import ArenaError, ArenaFull, BufferOverflow, InvalidEventData
 from arena.native import lib
+from arena.writer.feed import EventBuffer, Records
+from arena.writer.processor import CATCH_UP_COMMIT_NS, Processor
+from arena.writer.scrapers import ScrapedPool
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,8 @@ class Intake:
             return
         if self.is_live:
             self.processor.apply(records, min_commit_ns=CATCH_UP_COMMIT_NS)
-            if self.processor.has_stale:
+            if self.processor.has_stale and not self._in_reorg:
+                self.arena.commit()  # who goes on to look for stale pools finds committed ones
                 self._notify("stale")
         elif not self._announced and self.buffer.first_block is not None:
             self._announced = True
@@ -284,7 +285,9 @@ class Intake:
         return self.arena.find(key) in set(self.arena.stale_slots().tolist())
 
     def stale_specs(self) -> list[PoolSpec]:
-        """The pools to scrape again, one by one."""
+        """The pools to scrape again, one by one; none while a reorg is half received."""
+        if self._in_reorg:
+            return []
         return [self.arena.spec(slot) for slot in self.processor.take_stale()]
 
     def drop_buffer(self) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from arena.layouts.header import COUNTER_APPLIED, COUNTER_NAMES, COUNTER_UNSUPPORTED
-from arena.writer.feed import Records
 
 from arena.arena import Fault, WriterArena
+from arena.layouts.header import COUNTER_APPLIED, COUNTER_NAMES, COUNTER_UNSUPPORTED
 from arena.native import lib
+from arena.writer.feed import Records
 
 log = logging.getLogger(__name__)
 

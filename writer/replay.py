@@ -221,41 +221,48 @@ class ReplayServer:
 def listen(path: str) -> socket.socket:
     """A listening Unix socket of mode 0600 at `path`; an abandoned socket file there is replaced.
 
-    Connection: the path is too long, occupied by something else or by a living server.
+    It takes its place when it listens: whoever sees the path can connect. Connection: the path is
+    too long, or occupied by something else or by a living server.
     """
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH_NBYTES:
+    # Bound under a name of its own first, beside the path so that it can be renamed.
+    birth = os.path.join(os.path.dirname(path), f".{os.getpid()}.sock")
+    longest = max(len(os.fsencode(path)), len(os.fsencode(birth)))
+    if longest > MAX_SOCKET_PATH_NBYTES:
         raise Connection(
-            f"socket path has {len(os.fsencode(path))} bytes, the system allows "
-            f"{MAX_SOCKET_PATH_NBYTES}: {path}",
+            f"{path} needs {longest} bytes, socket paths have at most {MAX_SOCKET_PATH_NBYTES}",
             path=path,
         )
-    _remove_abandoned(path)
+    _check_free(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
     try:
-        listener.bind(path)
+        listener.bind(birth)
+        listener.listen(64)
+        os.rename(birth, path)
     except OSError as error:
         listener.close()
+        _unlink(birth)
         raise Connection(f"cannot listen on {path}: {error.strerror}", path=path) from error
     finally:
         os.umask(mask)
-    listener.listen(64)
     listener.setblocking(False)
     return listener
 
 
-def _remove_abandoned(path: str) -> None:
+def _check_free(path: str) -> None:
+    """Connection when `path` is anything but free or an abandoned socket file."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise Connection(f"cannot listen on {path}: {error.strerror}", path=path) from error
     if not stat.S_ISSOCK(found.st_mode):
         raise Connection(f"{path} exists and is no socket", path=path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         refused = probe.connect_ex(path)
     if refused != errno.ECONNREFUSED:
         raise Connection(f"another server listens on {path}", path=path)
-    _unlink(path)
 
 
 def _unlink(path: str) -> None:

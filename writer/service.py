@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from arena.arena import WriterArena
+from arena.errors import FeedError, InvalidMessage
+from arena.native import lib
 from arena.writer.coordinator import PRESETS, Coordinator, Metrics, Preset
 from arena.writer.feed import EventBuffer, Feed
 from arena.writer.intake import Intake
 from arena.writer.processor import Processor
 from arena.writer.scrapers import PoolScraper
-
-from arena.arena import WriterArena
-from arena.errors import FeedError, InvalidMessage
-from arena.native import lib
 
 log = logging.getLogger(__name__)
 

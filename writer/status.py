@@ -1,4 +1,4 @@
-"""What `arena-writer status` shows: one arena's control segment and header, read like any reader."""
+"""What `arena-writer status` shows: one arena's control segment and header, as readers see them."""
 
 import time
 from typing import Any

@@ -5,7 +5,8 @@
 
 #include <string.h>
 
-#define LOOKAHEAD 16
+#define BATCH 8
+#define STAGES 4
 #define PREFETCH_TICKS 64
 
 static const psa_u128 UINT112_MAX = ((psa_u128)1 << 112) - 1;
@@ -448,21 +449,30 @@ static void prefetch_ticks(const psa_arena *arena, const psa_event *event, uint3
         const psa_line *line = &shared->lines[newest];
         psa_tick_arrays arrays;
         if (line->tick_count != 0 && psa_line_ticks(arena, line, &arrays))
-            __builtin_prefetch(&arrays.ticks[line->current_index]);
+            for (uint32_t i = 0; i < line->tick_count && i < PREFETCH_TICKS; i += 16)
+                __builtin_prefetch(&arrays.ticks[i]);
     }
 }
 
-/* Slots of the next events, found together so that their cache misses overlap. */
-static void find_slots(const psa_arena *arena, const psa_event *events, uint64_t count,
-                       uint32_t *slots) {
-    uint32_t buckets[LOOKAHEAD];
-    for (uint64_t i = 0; i < count; i++) {
-        slots[i] = PSA_NO_SLOT;
-        buckets[i] = psa_key_bucket(arena, events[i].key);
-        __builtin_prefetch(&arena->buckets[buckets[i]]);
+/* Events go through four stages, one batch apart, so that each stage finds in the cache what the stage
+ * before asked for: hash the key; read the bucket; compare the key and look at the line; apply. */
+typedef struct {
+    const psa_event *events;
+    uint32_t count;
+    uint32_t buckets[BATCH];
+    uint32_t slots[BATCH];
+} batch;
+
+static void hash_keys(const psa_arena *arena, batch *b) {
+    for (uint32_t i = 0; i < b->count; i++) {
+        b->buckets[i] = psa_key_bucket(arena, b->events[i].key);
+        __builtin_prefetch(&arena->buckets[b->buckets[i]]);
     }
-    for (uint64_t i = 0; i < count; i++) {
-        uint32_t entry = arena->buckets[buckets[i]];
+}
+
+static void read_buckets(const psa_arena *arena, batch *b) {
+    for (uint32_t i = 0; i < b->count; i++) {
+        uint32_t entry = arena->buckets[b->buckets[i]];
         if (entry == 0 || entry > arena->max_pools) continue;
         const uint8_t *row = (const uint8_t *)&arena->statics[entry - 1];
         const uint8_t *slot = (const uint8_t *)&arena->slots[entry - 1];
@@ -470,48 +480,64 @@ static void find_slots(const psa_arena *arena, const psa_event *events, uint64_t
         __builtin_prefetch(row + 64);
         for (int line = 0; line < 4; line++) __builtin_prefetch(slot + 64 * line, 1);
     }
-    for (uint64_t i = 0; i < count; i++) {
-        if (!is_pool_event(&events[i])) continue;
-        if (psa_find_from(arena, events[i].key, buckets[i], &slots[i]) != PSA_OK)
-            slots[i] = PSA_NO_SLOT;
-        else prefetch_ticks(arena, &events[i], slots[i]);
+}
+
+static void find_slots(const psa_arena *arena, batch *b) {
+    for (uint32_t i = 0; i < b->count; i++) {
+        b->slots[i] = PSA_NO_SLOT;
+        if (!is_pool_event(&b->events[i])) continue;
+        if (psa_find_from(arena, b->events[i].key, b->buckets[i], &b->slots[i]) != PSA_OK)
+            b->slots[i] = PSA_NO_SLOT;
+        else prefetch_ticks(arena, &b->events[i], b->slots[i]);
+    }
+}
+
+static void apply_batch(psa_writer *writer, const batch *b, uint64_t min_commit_ns,
+                        uint32_t only_slot) {
+    for (uint32_t i = 0; i < b->count; i++) {
+        const psa_event *event = &b->events[i];
+        if (is_pool_event(event)) {
+            on_pool_event(writer, event, b->slots[i], only_slot);
+            continue;
+        }
+        if (only_slot != PSA_NO_SLOT) continue;
+        switch (event->kind) {
+        case PSA_EVENT_BEGIN_BLOCK: on_begin(writer, event); break;
+        case PSA_EVENT_END_BLOCK: on_end(writer, event, min_commit_ns); break;
+        case PSA_EVENT_REORG_START:
+            writer->in_reorg = 1;
+            writer->reverted_top = 0;
+            writer->reverted_high = 0;
+            psa_count(writer, PSA_COUNTER_REORGS, 1);
+            break;
+        case PSA_EVENT_REORG_COMPLETE:
+            writer->in_reorg = 0;
+            writer->record.stream_seq = event->stream_seq;
+            writer->pending = 1;
+            psa_commit(writer);
+            break;
+        case PSA_EVENT_UNSUPPORTED: on_unsupported(writer, event); break;
+        default: break;
+        }
     }
 }
 
 int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint64_t min_commit_ns,
               uint32_t only_slot) {
-    uint32_t slots[LOOKAHEAD];
-    if (only_slot != PSA_NO_SLOT && only_slot >= writer->arena.header->slots_used)
-        return PSA_BAD_ARGUMENT;
-    for (uint64_t start = 0; start < count; start += LOOKAHEAD) {
-        uint64_t step = count - start < LOOKAHEAD ? count - start : LOOKAHEAD;
-        find_slots(&writer->arena, events + start, step, slots);
-        for (uint64_t i = 0; i < step; i++) {
-            const psa_event *event = &events[start + i];
-            if (is_pool_event(event)) {
-                on_pool_event(writer, event, slots[i], only_slot);
-                continue;
-            }
-            if (only_slot != PSA_NO_SLOT) continue;
-            switch (event->kind) {
-            case PSA_EVENT_BEGIN_BLOCK: on_begin(writer, event); break;
-            case PSA_EVENT_END_BLOCK: on_end(writer, event, min_commit_ns); break;
-            case PSA_EVENT_REORG_START:
-                writer->in_reorg = 1;
-                writer->reverted_top = 0;
-                writer->reverted_high = 0;
-                psa_count(writer, PSA_COUNTER_REORGS, 1);
-                break;
-            case PSA_EVENT_REORG_COMPLETE:
-                writer->in_reorg = 0;
-                writer->record.stream_seq = event->stream_seq;
-                writer->pending = 1;
-                psa_commit(writer);
-                break;
-            case PSA_EVENT_UNSUPPORTED: on_unsupported(writer, event); break;
-            default: break;
-            }
+    const psa_arena *arena = &writer->arena;
+    batch batches[STAGES];
+    if (only_slot != PSA_NO_SLOT && only_slot >= arena->header->slots_used) return PSA_BAD_ARGUMENT;
+    uint64_t total = (count + BATCH - 1) / BATCH;
+    for (uint64_t step = 0; step < total + STAGES - 1; step++) {
+        if (step < total) {
+            batch *fresh = &batches[step % STAGES];
+            fresh->events = events + step * BATCH;
+            fresh->count = count - step * BATCH < BATCH ? (uint32_t)(count - step * BATCH) : BATCH;
+            hash_keys(arena, fresh);
         }
+        if (step >= 1 && step - 1 < total) read_buckets(arena, &batches[(step - 1) % STAGES]);
+        if (step >= 2 && step - 2 < total) find_slots(arena, &batches[(step - 2) % STAGES]);
+        if (step >= 3) apply_batch(writer, &batches[(step - 3) % STAGES], min_commit_ns, only_slot);
     }
     return PSA_OK;
 }

@@ -533,7 +533,7 @@ typedef struct {
     uint64_t fault_found;
     uint64_t fault_expected;
     uint32_t fault_is_revert; /* is_revert of the block dropped */
-    uint32_t reserved;
+    uint32_t fault_has_block; /* fault_block is a block number */
     char fault_text[96];     /* zero-terminated */
 } psa_feed;
 
@@ -630,8 +630,10 @@ int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t 
 
 /* Apply complete units (blocks, reorg marks, epilogues) as psa_feed_decode hands them over. Commits at
  * block ends when min_commit_ns passed since the last commit (0: every block), and at ReorgComplete,
- * never inside a reorg envelope; the caller ends a batch with psa_commit. Events that cannot be applied are counted and listed in writer->faults.
- * `only_slot` (2^32-1: all) restricts to one pool and leaves head, undo ring and commits alone. */
+ * never inside a reorg envelope; the caller ends a batch with psa_commit. Events that cannot be applied
+ * are counted and listed in writer->faults. `only_slot` (2^32-1: all) catches one pool up with blocks
+ * up to the head: it leaves head, undo ring and commits alone, and the pool then counts as scraped at
+ * the head. */
 int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint64_t min_commit_ns,
               uint32_t only_slot);
 

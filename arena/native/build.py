@@ -26,8 +26,10 @@ ffibuilder.set_source(
     sources=[os.path.relpath(HERE / name, HERE.parent.parent) for name in SOURCES],
     include_dirs=[os.path.relpath(HERE, HERE.parent.parent)],
     depends=[os.path.relpath(path, HERE.parent.parent) for path in sorted(HERE.glob("*.h"))],
-    extra_compile_args=["-std=gnu11", "-O3", "-fno-strict-aliasing", "-Wall", "-Wextra"]
-    + os.environ.get("PSA_CFLAGS", "").split(),
+    extra_compile_args=[
+        *("-std=gnu11", "-O3", "-fno-strict-aliasing", "-Wall", "-Wextra"),
+        *os.environ.get("PSA_CFLAGS", "").split(),
+    ],
     extra_link_args=os.environ.get("PSA_LDFLAGS", "").split(),
     py_limited_api=True,
 )

@@ -45,8 +45,12 @@ static int refuse(defect *bad, const char *text, uint64_t found, uint64_t expect
     return PSA_DESERIALIZATION;
 }
 
+/* Keep the header fields of a record only, and where its payload is. */
 static void mark_opaque(psa_event *event, uint64_t offset, uint64_t nbytes) {
     event->flags |= PSA_EVENT_OPAQUE;
+    event->tick = 0;
+    memset(event->words, 0, sizeof event->words);
+    memset(event->amount, 0, sizeof event->amount);
     event->words[0] = offset;
     event->words[1] = nbytes;
 }
@@ -699,15 +703,19 @@ static int read_seed_tagged(psa_event *event, message *out, const uint8_t *paylo
 
 /* A whole g01 PoolUpdate: no stream_seq, no is_revert, and no BeginBlock to decide by. */
 static int is_g01_update(const uint8_t *payload, uint64_t nbytes) {
-    static const uint8_t body[] = {80, 60, 24, 60, 24};
+    static const uint8_t body_nbytes[] = {80, 60, 24, 60, 24};
     psa_event scratch;
     if (nbytes < 4 || wire_u32(payload) != 1) return 0;
     uint32_t id_nbytes = read_pool_id(&scratch, payload + 4, nbytes - 4);
     if (id_nbytes == 0 || nbytes < 48 + id_nbytes) return 0;
     const uint8_t *head = payload + 4 + id_nbytes;
     uint32_t variant = wire_u32(head + 40);
-    return wire_u32(head) <= PSA_UNISWAP_V4 && wire_u32(head + 4) <= PSA_UPDATE_BURN && variant < 5 &&
-           nbytes == 48 + id_nbytes + body[variant];
+    const uint8_t *body = head + 44;
+    if (wire_u32(head) > PSA_UNISWAP_V4 || wire_u32(head + 4) > PSA_UPDATE_BURN || variant > 4 ||
+        nbytes != 48 + id_nbytes + body_nbytes[variant])
+        return 0;
+    if (body_nbytes[variant] == 80 && wire_u64(body + 40) != WIRE_WORD_NBYTES) return 0;
+    return body_nbytes[variant] == 24 || wire_u64(body) == WIRE_WORD_NBYTES;
 }
 
 /* PSA_OK with *dialect UNKNOWN: nothing said yet, drop the frame. Only a BeginBlock or a reorg message
@@ -761,9 +769,11 @@ static int fault(psa_feed *feed, uint32_t code, const char *text, uint64_t found
     feed->fault_found = found;
     feed->fault_expected = expected;
     feed->fault_block = NO_BLOCK;
+    feed->fault_has_block = 0;
     feed->fault_is_revert = 0;
     if (feed->state == PSA_FEED_IN_BLOCK) {
         feed->fault_block = feed->open_block;
+        feed->fault_has_block = 1;
         feed->fault_is_revert = feed->open_is_revert;
     }
     snprintf(feed->fault_text, sizeof feed->fault_text, "%s", text);
@@ -803,6 +813,7 @@ static step step_update(psa_feed *feed, const psa_event *event, const message *i
         now.status = fault(feed, PSA_FAULT_OUTSIDE_BLOCK, "PoolUpdate outside a block",
                            event->block_number, 0);
         feed->fault_block = event->block_number;
+        feed->fault_has_block = 1;
         feed->fault_is_revert = event->flags & PSA_EVENT_IS_REVERT;
         now.state = PSA_FEED_SKIP;
         return now;
@@ -906,34 +917,217 @@ static step step_message(psa_feed *feed, psa_event *event, const message *in) {
     return step_late(feed, in);
 }
 
-/* Append whole PoolUpdates of the open block while nothing needs the state machine: the next number in
- * the stream, the open block, room for the record. Stops without effect before any other frame. */
-static void append_updates(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, uint64_t *at,
-                           psa_event *events, uint32_t capacity, uint32_t *count) {
+/* What the next PoolUpdate of the open block must say. */
+typedef struct {
+    uint64_t seq;
+    uint64_t block_number;
+    uint64_t is_revert;
+} expectation;
+
+/* Read a PoolUpdate whose payload length already names its form; the constants come from the caller, so
+ * each form is straight-line code with one branch. Everything that must hold is gathered in `wrong`:
+ * 0 means the frame is exactly that form and continues the open block. Returns 0, with the record
+ * untouched, when it is not. */
+static inline __attribute__((always_inline)) int
+append_form(psa_event *event, const uint8_t *payload, const expectation *want, uint32_t key_nbytes,
+            uint32_t kind, uint32_t protocol, uint32_t variant) {
+    const uint8_t *head = payload + (key_nbytes == WIRE_WORD_NBYTES ? 48 : 44);
+    const uint8_t *body = head + 45;
+    uint32_t update_type = wire_u32(head + 4);
+    uint64_t wrong = (wire_u32(payload) ^ WIRE_UPDATE) | (wire_u64(payload + 4) ^ want->seq) |
+                     (wire_u32(payload + 12) ^ (key_nbytes == WIRE_WORD_NBYTES)) |
+                     (wire_u32(head) ^ protocol) | (update_type > PSA_UPDATE_BURN) |
+                     (wire_u64(head + 8) ^ want->block_number) | (head[40] ^ want->is_revert) |
+                     (wire_u32(head + 41) ^ variant);
+    if (key_nbytes == WIRE_ADDRESS_NBYTES) wrong |= wire_u64(payload + 16) ^ WIRE_ADDRESS_NBYTES;
+    if (kind == PSA_EVENT_CL_SWAP) wrong |= wire_u64(body) ^ WIRE_WORD_NBYTES;
+    if (__builtin_expect(wrong != 0, 0)) return 0;
+    event->block_number = want->block_number;
+    event->stream_seq = want->seq;
+    event->tx_index = wire_u64(head + 24);
+    event->log_index = wire_u64(head + 32);
+    event->timestamp = wire_u64(head + 16);
+    event->kind = (uint8_t)kind;
+    event->protocol = (uint8_t)protocol;
+    event->update_type = (uint8_t)update_type;
+    event->flags = (uint8_t)(want->is_revert | PSA_EVENT_IN_BLOCK);
+    event->present = 0;
+    event->key_nbytes = (uint8_t)key_nbytes;
+    event->variant = (uint8_t)variant;
+    event->reserved = 0;
+    if (key_nbytes == WIRE_WORD_NBYTES) {
+        memcpy(event->key, payload + 16, WIRE_WORD_NBYTES);
+    } else {
+        memcpy(event->key, payload + 24, WIRE_ADDRESS_NBYTES);
+        memset(event->key + WIRE_ADDRESS_NBYTES, 0, WIRE_WORD_NBYTES - WIRE_ADDRESS_NBYTES);
+    }
+    memset(event->address, 0, sizeof event->address);
+    memset(event->words, 0, sizeof event->words);
+    event->tick = event->tick_lower = event->tick_upper = 0;
+    event->amount[0] = event->amount[1] = 0;
+    if (kind == PSA_EVENT_CL_SWAP) {
+        wire_u256(event->words, body + 8);
+        memcpy(event->amount, body + 40, 16);
+        event->tick = wire_i32(body + 56);
+    } else if (kind == PSA_EVENT_CL_LIQUIDITY) {
+        event->tick_lower = wire_i32(body);
+        event->tick_upper = wire_i32(body + 4);
+        memcpy(event->amount, body + 8, 16);
+    } else {
+        read_reserves(event, body);
+    }
+    return 1;
+}
+
+/* The seed's forms: which options are there. */
+enum seed_shape { SEED_AMOUNTS, SEED_SWAP, SEED_RANGE };
+
+#define TEXT4(a, b, c, d) \
+    ((uint32_t)(a) | (uint32_t)(b) << 8 | (uint32_t)(c) << 16 | (uint32_t)(d) << 24)
+#define TEXT_SWAP TEXT4('S', 'w', 'a', 'p')
+#define TEXT_MINT TEXT4('M', 'i', 'n', 't')
+#define TEXT_BURN TEXT4('B', 'u', 'r', 'n')
+
+/* append_form for a seed PoolEvent at `from`: V2 is SEED_AMOUNTS, V3 has a four-letter event type and no
+ * pool id, V4 has one, and its SEED_RANGE is ModifyLiquidity. */
+static inline __attribute__((always_inline)) int
+append_seed_form(psa_event *event, const uint8_t *from, const expectation *want,
+                 enum seed_shape shape, uint32_t protocol) {
+    const int is_v4 = protocol == PSA_UNISWAP_V4;
+    const int is_modify = is_v4 && shape == SEED_RANGE;
+    const uint8_t *name = from + 37 + (is_v4 ? WIRE_WORD_NBYTES : 0);
+    const uint8_t *type = name + 26;
+    const uint8_t *options = type + (is_modify ? 15 : 4);
+    const uint8_t *amounts = options + (shape == SEED_SWAP ? 66 : shape == SEED_RANGE ? 30 : 6);
+    uint32_t text = wire_u32(type);
+    uint32_t update_type = text == TEXT_MINT ? PSA_UPDATE_MINT
+                           : text == TEXT_BURN ? PSA_UPDATE_BURN
+                                               : PSA_UPDATE_SWAP;
+    uint64_t wrong = (wire_u64(from) ^ want->block_number) | (uint64_t)(from[36] ^ is_v4) |
+                     (wire_u64(name) ^ 10) | (uint64_t)(memcmp(name + 8, "uniswap_v", 9) != 0) |
+                     (name[17] ^ ('2' + protocol)) | (wire_u64(name + 18) ^ (is_modify ? 15 : 4)) |
+                     (amounts[32] ^ want->is_revert);
+    if (is_modify)
+        wrong |= (uint64_t)(memcmp(type, "ModifyLi", 8) != 0 || memcmp(type + 7, "iquidity", 8) != 0);
+    else if (shape == SEED_SWAP)
+        wrong |= text ^ TEXT_SWAP;
+    else if (shape == SEED_RANGE)
+        wrong |= update_type == PSA_UPDATE_SWAP;
+    else
+        wrong |= update_type == PSA_UPDATE_SWAP ? text ^ TEXT_SWAP : 0;
+    if (shape == SEED_SWAP)
+        wrong |= (uint64_t)(options[0] ^ 1) | (wire_u64(options + 1) ^ WIRE_WORD_NBYTES) |
+                 (options[41] ^ 1) | (options[46] ^ 1) | options[63] | options[64] | options[65];
+    else if (shape == SEED_RANGE)
+        wrong |= (uint64_t)(options[0] | options[1] | options[2]) | (options[3] ^ 1) |
+                 (options[8] ^ 1) | (options[13] ^ 1);
+    else
+        wrong |= wire_u32(options) | options[4] | options[5];
+    if (__builtin_expect(wrong != 0, 0)) return 0;
+    memset(event, 0, sizeof *event);
+    event->block_number = want->block_number;
+    event->tx_index = wire_u32(from + 8);
+    event->log_index = wire_u32(from + 12);
+    event->protocol = (uint8_t)protocol;
+    event->flags = (uint8_t)(want->is_revert | PSA_EVENT_IN_BLOCK | (is_modify ? PSA_EVENT_V4_MODIFY : 0));
+    event->present = is_v4 ? PSA_HAS_POOL_ID : 0;
+    memcpy(event->address, from + 16, WIRE_ADDRESS_NBYTES);
+    memcpy(event->key, is_v4 ? from + 37 : from + 16, is_v4 ? WIRE_WORD_NBYTES : WIRE_ADDRESS_NBYTES);
+    event->key_nbytes = is_v4 ? WIRE_WORD_NBYTES : WIRE_ADDRESS_NBYTES;
+    if (shape == SEED_AMOUNTS) {
+        event->kind = PSA_EVENT_V2_DELTA;
+        read_i128_as_i256(event->words, amounts);
+        read_i128_as_i256(event->words + 4, amounts + 16);
+    } else {
+        memcpy(event->words + 4, amounts, 32);
+    }
+    if (shape == SEED_SWAP) {
+        event->kind = PSA_EVENT_CL_SWAP;
+        event->present |= PSA_HAS_SQRT_PRICE | PSA_HAS_TICK | PSA_HAS_LIQUIDITY;
+        wire_u256(event->words, options + 9);
+        event->tick = wire_i32(options + 42);
+        memcpy(event->amount, options + 47, 16);
+    } else if (shape == SEED_RANGE) {
+        event->kind = PSA_EVENT_CL_LIQUIDITY;
+        event->present |= PSA_HAS_TICK_LOWER | PSA_HAS_TICK_UPPER | PSA_HAS_LIQUIDITY_DELTA;
+        event->tick_lower = wire_i32(options + 4);
+        event->tick_upper = wire_i32(options + 9);
+        memcpy(event->amount, options + 14, 16);
+        if (is_modify)
+            update_type = (int64_t)event->amount[1] >= 0 && (event->amount[0] | event->amount[1])
+                              ? PSA_UPDATE_MINT
+                              : PSA_UPDATE_BURN;
+    }
+    event->update_type = (uint8_t)update_type;
+    return 1;
+}
+
+/* Whether a seed payload is a PoolUpdate, by its head of `skip` bytes. */
+static inline __attribute__((always_inline)) int is_seed_update(const uint8_t *payload, uint32_t skip) {
+    if (skip == 4) return wire_u32(payload) == WIRE_SEED_UPDATE;
+    return wire_u64(payload) == 10 && memcmp(payload + 8, "PoolUpdate", 10) == 0;
+}
+
+static inline __attribute__((always_inline)) int
+append_seed(psa_event *event, const uint8_t *payload, uint32_t length, const expectation *want,
+            uint32_t skip) {
+    const uint8_t *from = payload + skip;
+    if (length < skip + 106 || !is_seed_update(payload, skip)) return 0;
+    switch (length - skip) {
+    case 166: return append_seed_form(event, from, want, SEED_SWAP, PSA_UNISWAP_V3);
+    case 106: return append_seed_form(event, from, want, SEED_AMOUNTS, PSA_UNISWAP_V2);
+    case 198: return append_seed_form(event, from, want, SEED_SWAP, PSA_UNISWAP_V4);
+    case 130: return append_seed_form(event, from, want, SEED_RANGE, PSA_UNISWAP_V3);
+    case 173: return append_seed_form(event, from, want, SEED_RANGE, PSA_UNISWAP_V4);
+    default: return 0;
+    }
+}
+
+static inline __attribute__((always_inline)) int
+append_exex(psa_event *event, const uint8_t *payload, uint32_t length, const expectation *want) {
+    switch (length) {
+    case 149:
+        return append_form(event, payload, want, WIRE_ADDRESS_NBYTES, PSA_EVENT_CL_SWAP,
+                           PSA_UNISWAP_V3, WIRE_V3_SWAP);
+    case 121:
+        return append_form(event, payload, want, WIRE_ADDRESS_NBYTES, PSA_EVENT_V2_SYNC,
+                           PSA_UNISWAP_V2, WIRE_V2_SYNC);
+    case 153:
+        return append_form(event, payload, want, WIRE_WORD_NBYTES, PSA_EVENT_CL_SWAP,
+                           PSA_UNISWAP_V4, WIRE_V4_SWAP);
+    case 113:
+        return append_form(event, payload, want, WIRE_ADDRESS_NBYTES, PSA_EVENT_CL_LIQUIDITY,
+                           PSA_UNISWAP_V3, WIRE_V3_LIQUIDITY);
+    case 117:
+        return append_form(event, payload, want, WIRE_WORD_NBYTES, PSA_EVENT_CL_LIQUIDITY,
+                           PSA_UNISWAP_V4, WIRE_V4_LIQUIDITY);
+    default: return 0;
+    }
+}
+
+/* Append the common PoolUpdates of the open block while nothing needs the state machine: the next
+ * number in the stream, the open block, room for the record. Stops without effect before any other
+ * frame. The payload length alone tells a dialect's five common forms apart: one jump a message. */
+static inline __attribute__((always_inline)) void
+append_updates(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, uint64_t *at, psa_event *events,
+               uint32_t capacity, uint32_t *count, uint32_t dialect) {
     uint64_t where = *at;
-    uint64_t seq = feed->last_seq;
-    const uint64_t block = feed->open_block;
-    const uint8_t is_revert = (uint8_t)feed->open_is_revert;
     uint32_t used = *count;
-    message in = {0};
-    defect bad;
-    while (used < capacity && nbytes - where >= WIRE_PREFIX + 12) {
+    expectation want = {feed->last_seq + 1, feed->open_block, feed->open_is_revert};
+    while (used < capacity && nbytes - where >= WIRE_PREFIX) {
         const uint8_t *payload = bytes + where + WIRE_PREFIX;
         uint32_t length = wire_u32(bytes + where);
-        if (length > nbytes - where - WIRE_PREFIX || length > WIRE_FRAME_CAP || length < 12 ||
-            wire_u32(payload) != WIRE_UPDATE)
-            break;
-        psa_event *event = &events[used];
-        if (read_update(event, &in, payload, length, where + WIRE_PREFIX, &bad) != PSA_OK ||
-            event->stream_seq != seq + 1 || event->block_number != block ||
-            (event->flags & PSA_EVENT_IS_REVERT) != is_revert)
-            break;
-        event->flags |= PSA_EVENT_IN_BLOCK;
-        seq++;
+        if (length > nbytes - where - WIRE_PREFIX) break;
+        int is_good = dialect == PSA_DIALECT_EXEX
+                          ? append_exex(&events[used], payload, length, &want)
+                          : append_seed(&events[used], payload, length, &want,
+                                        dialect == PSA_DIALECT_SEED_INDEXED ? 4 : 18);
+        if (!is_good) break;
+        want.seq++;
         used++;
         where += WIRE_PREFIX + length;
     }
-    feed->last_seq = seq;
+    if (dialect == PSA_DIALECT_EXEX) feed->last_seq = want.seq - 1;
     feed->frames += used - *count;
     feed->open_count += used - *count;
     *count = used;
@@ -955,8 +1149,16 @@ int psa_feed_decode(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, psa_e
         return feed->fault_code == PSA_FAULT_CONNECTION ? PSA_BAD_ARGUMENT : PSA_DESERIALIZATION;
     }
     while (status == PSA_OK) {
-        if (feed->dialect == PSA_DIALECT_EXEX && feed->state == PSA_FEED_IN_BLOCK)
-            append_updates(feed, bytes, nbytes, &at, events, capacity, &count);
+        if (feed->state == PSA_FEED_IN_BLOCK) {
+            if (feed->dialect == PSA_DIALECT_EXEX)
+                append_updates(feed, bytes, nbytes, &at, events, capacity, &count, PSA_DIALECT_EXEX);
+            else if (feed->dialect == PSA_DIALECT_SEED_INDEXED)
+                append_updates(feed, bytes, nbytes, &at, events, capacity, &count,
+                               PSA_DIALECT_SEED_INDEXED);
+            else
+                append_updates(feed, bytes, nbytes, &at, events, capacity, &count,
+                               PSA_DIALECT_SEED_TAGGED);
+        }
         if (nbytes - at < WIRE_PREFIX) break;
         uint32_t length = wire_u32(bytes + at);
         defect bad = {"", 0, 0};

@@ -929,14 +929,19 @@ int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64
 int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_t *generations,
                     uint64_t commit, const uint64_t *amounts, const uint32_t *item_flags,
                     uint32_t flags, uint32_t count, psa_quote_result *results) {
-    const uint32_t allowed = (CALLER_FLAGS & ~(uint32_t)PSA_FEE_GIVEN) | PSA_ONE_POOL;
-    if (!arena || !slots || !amounts || !results || flags & ~allowed) return PSA_BAD_ARGUMENT;
+    const uint32_t allowed = CALLER_FLAGS & ~(uint32_t)PSA_FEE_GIVEN;
     int one = (flags & PSA_ONE_POOL) != 0;
     flags &= ~(uint32_t)PSA_ONE_POOL;
+    if (!arena || !slots || !amounts || !results || flags & ~allowed) return PSA_BAD_ARGUMENT;
     for (uint32_t i = 0; i < count; i++) {
         psa_u256 amount;
         uint32_t pool = one ? 0 : i, all = flags | (item_flags ? item_flags[i] : 0);
-        if (item_flags && item_flags[i] & ~(allowed & ~(uint32_t)PSA_ONE_POOL)) return PSA_BAD_ARGUMENT;
+        if (all & ~allowed) {
+            psa_line none;
+            memset(&none, 0, sizeof none);
+            finish_result(&none, PSA_BAD_ARGUMENT, &results[i]);
+            continue;
+        }
         memcpy(amount.w, &amounts[4 * (size_t)i], sizeof amount.w);
         shared_quote(arena, slots[pool], generations ? generations[pool] : 0, commit, &amount, 0, all, 0,
                      &results[i]);

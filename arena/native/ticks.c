@@ -45,12 +45,16 @@ static psa_tick_arrays arrays_of(const psa_arena *arena, const psa_line *line) {
     return arrays;
 }
 
-/* ---- slabs ---- */
+/* ---- slabs ----
+ *
+ * Slab headers are the writer's own, yet stored atomically: a reader whose line is torn (slab of one
+ * version, class of another) may load them as ticks, before R3 makes it discard them.
+ */
 
 void psa_slab_free(psa_writer *writer, uint32_t slab) {
     psa_slab *header = slab_at(&writer->arena, slab);
-    header->owner = 0;
-    header->next_free = writer->slab_free[header->slab_class];
+    PSA_STORE(&header->owner, 0);
+    PSA_STORE(&header->next_free, writer->slab_free[header->slab_class]);
     writer->slab_free[header->slab_class] = slab;
 }
 
@@ -82,7 +86,7 @@ static int slab_take(psa_writer *writer, uint32_t slab_class, uint32_t *slab) {
             status = reserve_pages(writer, header->heap_top + nbytes);
             if (status == PSA_OK) {
                 *slab = (uint32_t)(header->heap_top / 64);
-                slab_at(arena, *slab)->slab_class = slab_class;
+                PSA_STORE(&slab_at(arena, *slab)->slab_class, slab_class);
                 PSA_STORE_RELEASE(&header->heap_top, header->heap_top + nbytes);
                 return PSA_OK;
             }
@@ -112,7 +116,7 @@ int psa_slabs_rebuild(psa_writer *writer) {
     for (uint64_t offset = 64; offset < header->heap_top;) {
         psa_slab *slab = slab_at(arena, (uint32_t)(offset / 64));
         if (slab->slab_class >= PSA_SLAB_CLASSES) return PSA_LAYOUT_MISMATCH;
-        slab->owner = 0;
+        PSA_STORE(&slab->owner, 0);
         offset += psa_slab_nbytes(psa_slab_capacity[slab->slab_class]);
         if (offset > header->heap_top) return PSA_LAYOUT_MISMATCH;
     }
@@ -122,7 +126,7 @@ int psa_slabs_rebuild(psa_writer *writer) {
             psa_tick_arrays arrays;
             if (line->slab == 0) continue;
             if (!psa_line_ticks(arena, line, &arrays)) return PSA_LAYOUT_MISMATCH;
-            slab_at(arena, line->slab)->owner = slot + 1;
+            PSA_STORE(&slab_at(arena, line->slab)->owner, slot + 1);
         }
     for (uint64_t offset = 64; offset < header->heap_top;) {
         uint32_t index = (uint32_t)(offset / 64);
@@ -185,7 +189,7 @@ static int move_to_slab(psa_writer *writer, psa_edit *edit, uint32_t slab_class,
     int status = slab_take(writer, slab_class, &slab);
     if (status != PSA_OK) return status;
     psa_slab *header = slab_at(arena, slab);
-    header->owner = edit->slot + 1;
+    PSA_STORE(&header->owner, edit->slot + 1);
     edit->line.slab = slab;
     edit->line.slab_class = (uint8_t)header->slab_class;
     psa_tick_arrays fresh = arrays_of(arena, &edit->line);

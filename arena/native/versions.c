@@ -9,6 +9,7 @@
  *     stores therefore sees the new stamp at R3 and retries.
  * W3  payload and slab stores, relaxed. The slab the line named before is handed out again only now.
  * W4  committed := T, release: whoever sees T sees everything stored for T.
+ * W5  nothing of commit T + 1 before W4 of T: the futex call between them is a barrier for the compiler.
  * R1  committed, acquire. Pairs with W4.
  * R2  both stamps, acquire; the newest one <= C is picked; then payload and slab loads, relaxed.
  * R3  acquire fence, then the stamp again, relaxed. Equal means nothing loaded since R2 belongs to a later

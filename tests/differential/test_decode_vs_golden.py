@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arena.layouts.events import EVENT
 from oracle import wire_oracle as oracle
 
+from arena.layouts.events import EVENT
 from arena.native import ffi, lib
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "wire" / "golden"
@@ -68,8 +68,10 @@ class Decoder:
             )
             count, open_count = ready[0], self.feed.open_count
             assert consumed[0] <= len(self.rest)
-            self.units.append(self.events[:count].copy())
-            self.events[:open_count] = self.events[count : count + open_count].copy()
+            if count or not self.units:
+                self.units.append(self.events[:count].copy())
+            if count:
+                self.events[:open_count] = self.events[count : count + open_count].copy()
             self.rest = self.rest[consumed[0] :]
             if status == lib.PSA_BLOCK_TOO_LARGE:
                 assert count == 0
@@ -304,6 +306,28 @@ def test_late_join_to_a_refused_generation_is_refused(name: str) -> None:
         assert bool(decoder.statuses) == (has_begin or name.startswith("exex_g01"))
 
 
+def test_g01_is_known_by_whole_messages_only() -> None:
+    """A g01 update with a damaged integer prefix is dropped like any unknown frame."""
+    payloads = list(oracle.frames(stream("exex_g01_5d10418")))
+    seen = set()
+    for payload in payloads:
+        head = 4 + (32 if payload[4] == 0 else 36)
+        update = payload[head + 40]
+        body = head + 44
+        prefixes = {0: (body, body + 40), 1: (body,), 3: (body,)}.get(update, ())
+        for at in prefixes:
+            assert payload[at] == 32
+            damaged = Decoder()
+            damaged.take(oracle.frame(payload[:at] + b"\x1f" + payload[at + 1 :]))
+            assert damaged.statuses == []
+            assert damaged.feed.frames_dropped == 1
+            seen.add((update, at))
+        whole = Decoder()
+        whole.take(oracle.frame(payload))
+        assert whole.statuses == [lib.PSA_UNSUPPORTED_GENERATION]
+    assert {update for update, _ in seen} == {0, 1, 3}
+
+
 @pytest.mark.parametrize("name", READ)
 def test_late_join_drops_frames_to_the_first_begin_or_reorg_mark(name: str) -> None:
     payloads = list(oracle.frames(stream(name)))
@@ -318,3 +342,86 @@ def test_late_join_drops_frames_to_the_first_begin_or_reorg_mark(name: str) -> N
         begins = records[records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK]
         assert begins["block_number"].tolist() == blocks
         assert [fault[0] for fault in decoder.faults] == [fault.frame for fault in consumer.faults]
+
+
+def record(**fields: Any) -> np.ndarray:
+    """One well-formed V3 swap of either dialect, with fields replaced."""
+    one = np.zeros(1, EVENT)
+    one["kind"], one["protocol"], one["key_nbytes"] = lib.PSA_EVENT_CL_SWAP, 1, 20
+    one["present"] = lib.PSA_HAS_SQRT_PRICE | lib.PSA_HAS_TICK | lib.PSA_HAS_LIQUIDITY
+    for name, value in fields.items():
+        one[name] = value
+    return one
+
+
+def encode_one(one: np.ndarray, dialect: int, capacity: int = 512) -> tuple[int, bytes, int, int]:
+    nbytes, failed = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+    out = bytearray(capacity)
+    status = lib.psa_encode(
+        ffi.from_buffer("psa_event[]", one),
+        len(one),
+        dialect,
+        ffi.NULL,
+        0,
+        ffi.from_buffer("uint8_t[]", out),
+        capacity,
+        nbytes,
+        failed,
+    )
+    return status, bytes(out), nbytes[0], failed[0]
+
+
+BOTH = (lib.PSA_DIALECT_EXEX, lib.PSA_DIALECT_SEED_INDEXED)
+EXEX_ONLY, SEED_ONLY = BOTH[:1], BOTH[1:]
+
+
+@pytest.mark.parametrize(
+    ("fields", "dialects"),
+    [
+        ({"key_nbytes": 21}, EXEX_ONLY),
+        ({"protocol": lib.PSA_UNISWAP_V2}, BOTH),
+        ({"protocol": lib.PSA_EKUBO}, BOTH),
+        ({"update_type": lib.PSA_UPDATE_OTHER}, BOTH),
+        ({"kind": lib.PSA_EVENT_RESYNC_POOL}, BOTH),
+        ({"kind": lib.PSA_EVENT_UNSUPPORTED}, BOTH),
+        ({"kind": lib.PSA_EVENT_UNSUPPORTED, "flags": lib.PSA_EVENT_OPAQUE}, BOTH),
+        ({"kind": lib.PSA_EVENT_REORG_COMPLETE, "words": [1] + [0] * 7}, BOTH),
+        ({"kind": lib.PSA_EVENT_REORG_START}, SEED_ONLY),
+        ({"kind": lib.PSA_EVENT_V2_SYNC, "protocol": 0}, SEED_ONLY),
+        ({"kind": lib.PSA_EVENT_V2_DELTA, "protocol": 0, "variant": 2}, EXEX_ONLY),
+        ({"kind": lib.PSA_EVENT_V2_DELTA, "protocol": 0, "words": [0, 0, 1, 0] * 2}, SEED_ONLY),
+        ({"kind": lib.PSA_EVENT_SLOT0_FINAL, "variant": 9}, EXEX_ONLY),
+        ({"kind": lib.PSA_EVENT_SLOT0_FINAL, "protocol": 0}, EXEX_ONLY),
+        ({"kind": lib.PSA_EVENT_CL_LIQUIDITY}, SEED_ONLY),
+        ({"present": lib.PSA_HAS_SQRT_PRICE | lib.PSA_HAS_TICK}, SEED_ONLY),
+        ({"present": 15}, SEED_ONLY),
+        ({"tx_index": 2**32}, SEED_ONLY),
+        ({"log_index": 2**32}, SEED_ONLY),
+    ],
+)
+def test_records_a_dialect_cannot_carry_are_named(
+    fields: dict[str, Any], dialects: tuple[int, ...]
+) -> None:
+    for dialect in dialects:
+        good = record()
+        assert encode_one(good, dialect)[0] == lib.PSA_OK
+        status, _, _, failed = encode_one(np.concatenate([good, record(**fields)]), dialect)
+        assert (status, failed) == (lib.PSA_INVALID_EVENT_DATA, 1)
+
+
+@pytest.mark.parametrize("dialect", [0, 4])
+def test_encoding_to_no_dialect_is_a_bad_argument(dialect: int) -> None:
+    assert encode_one(record(), dialect)[0] == lib.PSA_BAD_ARGUMENT
+
+
+def test_encoding_needs_exactly_the_bytes_it_says() -> None:
+    two = np.concatenate([record(), record(tick=5)])
+    status, whole, nbytes, _ = encode_one(two, lib.PSA_DIALECT_EXEX)
+    assert (status, nbytes) == (lib.PSA_OK, 2 * 153)
+    for capacity in (nbytes - 1, nbytes, nbytes + 1):
+        status, out, needed, _ = encode_one(two, lib.PSA_DIALECT_EXEX, capacity)
+        assert needed == nbytes
+        assert status == (lib.PSA_OK if capacity >= nbytes else lib.PSA_BUFFER_TOO_SMALL)
+        kept = min(capacity, nbytes) // 153 * 153
+        assert out[:kept] == whole[:kept]
+        assert not any(out[kept:])

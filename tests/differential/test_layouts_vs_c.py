@@ -129,16 +129,16 @@ def test_states_are_the_constants() -> None:
 
 
 def test_flags_are_the_constants() -> None:
-    assert {
+    assert c_constants("PSA_UNSURE_") == {
         "PRICE": slots.UNSURE_PRICE,
         "TICKS": slots.UNSURE_TICKS,
         "ALL": slots.UNSURE_ALL,
-    } == c_constants("PSA_UNSURE_")
+    }
     assert {
         "HOOKED": slots.POOL_HOOKED,
         "DYNAMIC_FEE": slots.POOL_DYNAMIC_FEE,
     }.items() <= c_constants("PSA_POOL_").items()
-    assert {"LINE": slots.UNDO_LINE, "TICK": slots.UNDO_TICK} == c_constants("PSA_UNDO_")
+    assert c_constants("PSA_UNDO_") == {"LINE": slots.UNDO_LINE, "TICK": slots.UNDO_TICK}
 
 
 def test_protocol_names_are_the_constants() -> None:

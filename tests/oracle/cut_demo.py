@@ -27,8 +27,8 @@ TESTS = Path(__file__).resolve().parent.parent
 if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))
 
-from oracle.evm_data import DYNAMIC_FEE, Chain, load, records, write_state_file  # noqa: E402
-from oracle.frames import Exex, pieces  # noqa: E402
+from oracle.evm_data import DYNAMIC_FEE, Chain, load, records, write_state_file
+from oracle.frames import Exex, pieces
 
 DEMO = TESTS.parent / "writer" / "demo"
 

@@ -134,8 +134,9 @@ def read_text(source: Source) -> str:
     length = U64.read(source)
     if length > len(source.data) - source.at:
         raise MalformedError("string length")
+    data: bytes = source.take(length)
     try:
-        return source.take(length).decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise MalformedError("utf8") from error
 
@@ -154,7 +155,7 @@ def names(*variants: str) -> Codec:
     """An enum without fields."""
 
     def read(source: Source) -> str:
-        index = U32.read(source)
+        index: int = U32.read(source)
         if index >= len(variants):
             raise MalformedError(f"variant {index}")
         return variants[index]
@@ -792,11 +793,8 @@ def exex_update_record(message: Message, *, in_block: bool, variant: int) -> Exp
             "amount": limbs(update["liquidity_delta"], 2),
         }
         return Expected({**fields, "kind": 19, **body})
-    if name == "Slot0Override":
-        if event["protocol"] != "Ekubo":
-            return Expected({**fields, "kind": 20, **slot0_fields(update)})
-        body = slot0_fields(update)
-        return opaque({**fields, "kind": 22, "amount": body["amount"], "tick": body["tick"]})
+    if name == "Slot0Override" and event["protocol"] != "Ekubo":
+        return Expected({**fields, "kind": 20, **slot0_fields(update)})
     return opaque({**fields, "kind": 22})
 
 
@@ -817,9 +815,7 @@ def exex_epilogue_record(message: Message) -> Expected:
     fields["protocol"] = PROTOCOL_NUMBERS[update["protocol"]]
     if update["protocol"] in ("UniswapV3", "UniswapV4"):
         return Expected({**fields, "kind": 20, **slot0_fields(update["state"])})
-    body = slot0_fields(update["state"])
-    late = {"flags": LATE_BODY, "amount": body["amount"], "tick": body["tick"]}
-    return opaque({**fields, "kind": 22, **late})
+    return opaque({**fields, "kind": 22, "flags": LATE_BODY})
 
 
 def range_words(value: Message) -> list[int]:

@@ -63,9 +63,7 @@ class Core:
         else:
             line.a = [price & (2**64 - 1), (price >> 64) & (2**64 - 1)]
             line.sqrt_price_hi = price >> 128
-        status = lib.psa_pool_install(
-            self.writer, slot[0], line, ffi.NULL, ffi.NULL, ffi.NULL, 0
-        )
+        status = lib.psa_pool_install(self.writer, slot[0], line, ffi.NULL, ffi.NULL, ffi.NULL, 0)
         assert status == lib.PSA_OK
         return int(slot[0])
 
@@ -346,9 +344,7 @@ def test_a_pool_scraped_on_the_reverted_branch_follows_the_inverse_of_its_payloa
     ticks = ffi.new("int32_t[]", [-20, -10, 10, 20])
     gross = ffi.new("uint64_t[]", [500, 0, 200, 0, 200, 0, 500, 0])
     minus = 2**64 - 1
-    net = ffi.new(
-        "uint64_t[]", [500, 0, 200, 0, 2**64 - 200, minus, 2**64 - 500, minus]
-    )
+    net = ffi.new("uint64_t[]", [500, 0, 200, 0, 2**64 - 200, minus, 2**64 - 500, minus])
     status = lib.psa_pool_install(core.writer, slots[V3], line, ticks, gross, net, 4)
     assert status == lib.PSA_OK
     lib.psa_commit(core.writer)

@@ -177,6 +177,57 @@ def test_v2_takes_no_price_limit() -> None:
     assert pool.quote(1000, True, True, limit=PRICE_0) == refusal(lib.PSA_BAD_ARGUMENT)
 
 
+@pytest.mark.parametrize(
+    ("fee", "rest", "base"),
+    [
+        (3000, 997, 1000),
+        (0, 1000, 1000),
+        (2500, 9975, 10_000),
+        (2550, 99_745, 100_000),
+        (2555, 997_445, 1_000_000),
+    ],
+)
+def test_v2_amounts_overflow_where_the_routers_fraction_does(
+    fee: int, rest: int, base: int
+) -> None:
+    reserves = (7 * ETHER, 10**16 + 9)
+    pool = NativePool(V2, fee, reserves=reserves)
+    top = (2**256 - 1) // (rest * reserves[1])
+    wanted = oracle.v2_amount_out(top, *reserves, rest, base)
+    assert pool.quote(top, True, True) == Answer(lib.PSA_OK, top, wanted, 0, 0, 0, 0, True)
+    assert pool.quote(top + 1, True, True) == refusal(lib.PSA_SWAP_REVERTS)
+    # too much output is refused for its overflow before it is refused for lacking reserves
+    top = (2**256 - 1) // base // reserves[0]
+    assert pool.quote(top, True, False) == refusal(lib.PSA_INSUFFICIENT_LIQUIDITY)
+    assert pool.quote(top + 1, True, False) == refusal(lib.PSA_SWAP_REVERTS)
+
+
+@pytest.mark.parametrize("out_high", [1, 3, (1 << 47) + 5])
+@pytest.mark.parametrize("reserve_in", [1, 10**9, (1 << 54) - 1])
+@pytest.mark.parametrize("bits", range(140, 196, 3))
+def test_long_division_corrects_a_digit_guessed_too_high(
+    out_high: int, reserve_in: int, bits: int
+) -> None:
+    """An output just below k * 2^64 from an input beyond all reserves.
+
+    With the divisor's low limb out of sight the first digit is guessed k; the true one is k - 1.
+    The remainder then begins with the divisor's own first limbs, so the next digit is the largest.
+    The last two amounts make those limbs nearly all ones.
+    """
+    reserves = (reserve_in, out_high << 64)
+    pool = NativePool(V2, 3000, reserves=reserves)
+    amounts = [1 << bits, (1 << bits) - 1, (1 << bits) + (1 << 64) - 1]
+    amounts += [(1 << bits) // 997, ((1 << bits) - (1 << 70)) // 997]
+    for amount in amounts:
+        try:
+            wanted = oracle.v2_amount_out(amount, *reserves, 997, 1000)
+        except oracle.RevertError:
+            assert pool.quote(amount, True, True) == refusal(lib.PSA_SWAP_REVERTS)
+            continue
+        found = pool.quote(amount, True, True)
+        assert found == Answer(lib.PSA_OK, amount, wanted, 0, 0, 0, 0, True)
+
+
 @pytest.mark.parametrize("reserves", [(0, 0), (0, 5), (5, 0)])
 @pytest.mark.parametrize("exact_in", [True, False])
 def test_v2_pool_without_reserves_is_not_initialized(
@@ -304,6 +355,24 @@ def test_exact_output_equal_to_what_a_step_yields_crosses_its_tick() -> None:
         for amount in range(total - 3, total + 4):
             found = pool.quote(amount, zero_for_one, False)
             assert found == swapped(oracle.swap(model, amount, zero_for_one, False))
+
+
+@pytest.mark.parametrize("zero_for_one", [True, False])
+@pytest.mark.parametrize("exact_in", [True, False])
+@pytest.mark.parametrize("distance", [1, 3, 1 << 40, 1 << 88])
+def test_amount_that_just_reaches_the_limit_ends_on_it(
+    zero_for_one: bool, exact_in: bool, distance: int
+) -> None:
+    """Rounding leaves several prices for one amount; the one at the limit is the contract's."""
+    pool, model = small_pool(), small_oracle()
+    limit = PRICE_0 - distance if zero_for_one else PRICE_0 + distance
+    whole = oracle.swap(model, 1 << 128, zero_for_one, exact_in, limit)
+    assert whole.sqrt_price == limit
+    total = whole.amount_in if exact_in else whole.amount_out
+    for amount in (total - 1, total, total + 1):
+        if amount > 0:
+            wanted = swapped(oracle.swap(model, amount, zero_for_one, exact_in, limit))
+            assert pool.quote(amount, zero_for_one, exact_in, limit) == wanted
 
 
 def test_gap_without_liquidity_is_crossed_as_the_word_steps_do() -> None:
@@ -542,5 +611,10 @@ def test_batch_equals_single_quotes() -> None:
         assert answer(results[i]) == shared.quote(1, amount, False, False)[0]
     assert batch([1], [2], ffi.NULL, lib.PSA_ONE_POOL) == lib.PSA_OK
     assert {answer(results[i]) for i in range(len(amounts))} == {refusal(lib.PSA_POOL_REMOVED)}
+    # flags a batch does not take: one item's refuse that item, the call's refuse the call
+    flags[1] |= lib.PSA_FEE_GIVEN
+    assert batch(slots, ffi.NULL, flags, 0) == lib.PSA_OK
+    assert answer(results[1]) == refusal(lib.PSA_BAD_ARGUMENT)
+    assert answer(results[3]) == shared.quote(1, amounts[3], True, False)[0]
     assert batch(slots, ffi.NULL, ffi.NULL, lib.PSA_FEE_GIVEN) == lib.PSA_BAD_ARGUMENT
     assert batch(ffi.NULL, ffi.NULL, ffi.NULL, 0) == lib.PSA_BAD_ARGUMENT

@@ -28,9 +28,9 @@ class ScrapedPool:
 class Scrape:
     """The answer of one read.
 
-    `as_of_ns` is a CLOCK_REALTIME time before which the values cannot have been read; None when
-    they were read during the call. The coordinator takes every revert that arrived after it into
-    account.
+    `as_of_ns` (CLOCK_REALTIME) is the time up to which the source knew of reverts, where that is
+    before the call: one that arrived later and reaches a pool's block makes its values unfit. None
+    when the values were read during the call.
     """
 
     pools: tuple[ScrapedPool, ...]

@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from arena.arena import PoolSpec, PoolValues, TokenSpec
+from arena.errors import PoolInvalid, StateFileError
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.checks import check_pool
 
-from arena.arena import PoolSpec, PoolValues, TokenSpec
-from arena.errors import PoolInvalid, StateFileError
-
 MAX_LINE_NBYTES = 64 << 20  # one pool with 300,000 ticks is about 25 MB
+# A file speaks for the chain as of its modification time. A revert that arrives a little later is
+# taken to be known to it all the same: the file's clock is coarse and the stream has a way to go.
+# One that arrives after the file was read never is.
+KNOWN_REVERT_NS = 1_000_000_000
 MAX_SYMBOL_NBYTES = 32  # token table, layouts
 MAX_INTEGER_DIGITS = 80  # 2**256 has 78
 DEFAULT_V2_FEE_PIPS = 3000
@@ -38,7 +41,7 @@ _PROTOCOLS = {
 
 @dataclass(frozen=True, slots=True)
 class StateFileContent:
-    """What one reading of a file found. `as_of_ns` is its modification time (CLOCK_REALTIME)."""
+    """What one reading of a file found; `as_of_ns` as in Scrape."""
 
     head_block: int
     specs: dict[bytes, PoolSpec]
@@ -146,7 +149,8 @@ def read_state_file(path: str | os.PathLike[str]) -> StateFileContent:
     highest = 0
     try:
         with open(path, "rb") as stream:
-            as_of_ns = os.fstat(stream.fileno()).st_mtime_ns
+            modified_ns = os.fstat(stream.fileno()).st_mtime_ns
+            as_of_ns = min(time.time_ns(), modified_ns + KNOWN_REVERT_NS)
             number = 0
             while raw := stream.readline(MAX_LINE_NBYTES + 1):
                 number += 1
@@ -265,11 +269,14 @@ class _Line:
             )
         fee_pips = self._integer(record, "fee_pips", 0, (1 << 32) - 1)
         spacing = self._integer(record, "tick_spacing", -(1 << 31), (1 << 31) - 1)
-        hooks, lp_fee, protocol_fee = bytes(20), 0, 0
+        hooks, lp_fee, protocol_fee, fee_block = bytes(20), 0, 0, 0
         if protocol == UNISWAP_V4:
             hooks = self._hex(record, "hooks", (20,))
             lp_fee = self._integer(record, "lp_fee", 0, (1 << 32) - 1)
             protocol_fee = self._integer(record, "protocol_fee", 0, (1 << 32) - 1)
+            fee_block = block_number
+            if "fee_block" in record:
+                fee_block = self._integer(record, "fee_block", 0, (1 << 64) - 1)
         return (
             PoolSpec(key, protocol, token0, token1, fee_pips, spacing, factory, hooks),
             PoolValues(
@@ -281,7 +288,7 @@ class _Line:
                 ticks=self._ticks(record),
                 protocol_fee=protocol_fee,
                 lp_fee=lp_fee,
-                fee_block=block_number if protocol == UNISWAP_V4 else 0,
+                fee_block=fee_block,
             ),
         )
 

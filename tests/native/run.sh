@@ -1,0 +1,59 @@
+#!/bin/sh
+# Build the stress program in a temporary folder and run it.
+#
+#   run.sh plain|asan|tsan [SECONDS [READERS [POOLS]]]   threads; asan includes undefined behaviour
+#   run.sh control [SECONDS [READERS [POOLS]]]           readers that skip the check: must see torn reads
+#   run.sh processes [READS [READERS [POOLS]]]           reader processes, READS each, on /dev/shm
+#
+# CC chooses the compiler (gcc). Exits 0 when the run showed what it must.
+set -eu
+
+mode=${1:-plain}
+first=${2:-}
+readers=${3:-2}
+pools=${4:-16}
+here=$(cd "$(dirname "$0")" && pwd)
+core=$here/../../arena/native
+build=$(mktemp -d)
+shared=
+writer=
+finish() {
+    [ -z "$writer" ] || kill "$writer" 2>/dev/null || true
+    [ -z "$shared" ] || rm -f "$shared" "$shared.building"
+    rm -rf "$build"
+}
+trap finish EXIT
+trap 'exit 1' INT TERM
+
+case $mode in
+plain | control | processes) flags="-O3" ;;
+asan) flags="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" ;;
+tsan) flags="-O1 -g -fsanitize=thread" ;;
+*) sed -n '2,8p' "$0"; exit 2 ;;
+esac
+
+# shellcheck disable=SC2086
+"${CC:-gcc}" -std=gnu11 -fno-strict-aliasing -Wall -Wextra -Werror $flags -pthread \
+    -o "$build/stress" "$here/stress.c" "$core/versions.c" "$core/ticks.c" "$core/index.c" \
+    "$core/apply.c" "$core/undo.c"
+
+case $mode in
+plain | asan | tsan) TSAN_OPTIONS=halt_on_error=1 "$build/stress" threads "${first:-5}" "$readers" "$pools" ;;
+control) "$build/stress" unchecked "${first:-5}" "$readers" "$pools" ;;
+processes)
+    shared=$(mktemp -u /dev/shm/psa-stress-XXXXXX)
+    "$build/stress" writer "$shared" 3600 "$pools" &
+    writer=$!
+    pids=
+    i=0
+    while [ $i -lt "$readers" ]; do
+        "$build/stress" reader "$shared" "${first:-1000000}" &
+        pids="$pids $!"
+        i=$((i + 1))
+    done
+    for pid in $pids; do
+        wait "$pid" || { echo "reader $pid failed" >&2; exit 1; }
+    done
+    kill -0 "$writer" || { echo "writer ended early" >&2; exit 1; }
+    ;;
+esac

@@ -1,0 +1,548 @@
+/* Torn reads of the version protocol: one writer at full speed, readers that check every word.
+ *
+ *   stress threads SECONDS READERS POOLS     writer and readers are threads, memory is anonymous
+ *   stress writer PATH SECONDS POOLS         writer on a shared file, renamed to PATH when ready
+ *   stress reader PATH READS                 reader on a read-only mapping of that file
+ *   stress unchecked SECONDS READERS POOLS   readers skip the check at R3: torn reads must show up
+ *
+ * Block b touches every pool i with (i + b) % STRIDE = 0; every second touch leaves the ticks alone. After
+ * it, each word of the pool's line follows from (i, b), and its ticks from (i, round_of(b)); so one block
+ * number found in a line tells what the rest must be, and the block of a commit tells the block of each
+ * line read as of it. Half of the reads are pinned to one commit until it is too old: those use the lines
+ * the writer is about to overwrite. At times the writer abandons a half-applied block of other pools
+ * before the next one, by psa_abort or as a dead writer would (psa_writer_open without a commit).
+ *
+ * Prints counts; exits 0 when nothing was wrong (unchecked: when something was), 1 otherwise, 2 on misuse.
+ */
+#define _GNU_SOURCE
+#include "../../arena/native/arena.h"
+#include "../../arena/native/versions.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define STRIDE 4
+#define SPACING 10
+#define POSITIONS 64
+#define MAX_TICKS 128
+#define MAX_POOLS 4096
+#define FIRST_BLOCK 4096
+#define FEE_STATUS (UINT32_C(3000) | (uint32_t)PSA_STATUS_LIVE << 24)
+
+static int stop; /* atomic */
+
+static uint64_t mix(uint64_t a, uint64_t b, uint64_t salt) {
+    uint64_t z = a * UINT64_C(0x9e3779b97f4a7c15) + (b << 32) + salt * UINT64_C(0xd1342543de82ef95);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+static void fail(const char *what, long status) {
+    fprintf(stderr, "%s: %ld\n", what, status);
+    exit(1);
+}
+
+static uint64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+/* ---- what pool i must hold after block b ---- */
+
+static uint8_t protocol_of(uint32_t pool) { return (uint8_t)(pool % 3); }
+
+static int32_t tick_at(uint32_t pool, uint64_t block) {
+    return (int32_t)(mix(pool, block, 3) % 1601) - 800;
+}
+
+static void price_at(uint32_t pool, uint64_t block, uint64_t *words, uint32_t *hi) {
+    words[0] = mix(pool, block, 4);
+    words[1] = mix(pool, block, 5);
+    *hi = 1 + (uint32_t)(mix(pool, block, 6) % UINT32_C(0xfffd8000));
+}
+
+static void liquidity_at(uint32_t pool, uint64_t block, uint64_t *words) {
+    words[0] = mix(pool, block, 7);
+    words[1] = UINT64_C(1) << 50 | mix(pool, block, 8) >> 16;
+}
+
+static void reserves_at(uint32_t pool, uint64_t block, uint64_t *reserve0, uint64_t *reserve1) {
+    reserve0[0] = mix(pool, block, 9);
+    reserve0[1] = mix(pool, block, 10) >> 16;
+    reserve1[0] = mix(pool, block, 11);
+    reserve1[1] = mix(pool, block, 12) >> 16;
+}
+
+static uint32_t tx_at(uint64_t block) { return (uint32_t)(block * 7) & 0xffff; }
+static uint32_t log_at(uint32_t pool, uint64_t block) {
+    return 1000 + (uint32_t)(mix(pool, block, 13) & 0xffff);
+}
+
+/* After round n a pool has the positions of rounds (n - window, n]; round m spans the ticks
+ * -(1 + m % 64) * 10 .. (1 + m % 64) * 10. The window breathes between 8 and 40 positions. */
+static uint64_t window_at(uint64_t round) {
+    uint64_t phase = round % POSITIONS;
+    return 8 + (phase < 32 ? phase : 64 - phase);
+}
+
+static int32_t reach_of(uint64_t round) { return (int32_t)(1 + round % POSITIONS) * SPACING; }
+
+static unsigned __int128 position_of(uint32_t pool, uint64_t round) {
+    return (unsigned __int128)(mix(pool, round, 14) >> 40) << 64 | (mix(pool, round, 15) | 1);
+}
+
+static uint64_t round_of(uint64_t block) { return block / STRIDE / 2; }
+static int changes_ticks(uint64_t block) { return block / STRIDE % 2 == 0; }
+
+static uint64_t newest_block(uint32_t pool, uint64_t head) { return head - (head + pool) % STRIDE; }
+
+/* ---- checks ---- */
+
+static int line_holds(const psa_line *line, uint32_t pool) {
+    uint64_t block = line->block_number, a[2], b[2];
+    uint32_t hi = 0;
+    if (block <= FIRST_BLOCK - STRIDE || (block + pool) % STRIDE != 0) return 0;
+    if (line->tx_index != tx_at(block) || line->log_index != log_at(pool, block)) return 0;
+    if (line->fee_status != FEE_STATUS || line->unsure != 0 || line->generation != 1) return 0;
+    if (line->base_block != newest_block(pool, FIRST_BLOCK - STRIDE)) return 0;
+    if (protocol_of(pool) == PSA_UNISWAP_V2) {
+        reserves_at(pool, block, a, b);
+        if (line->slab != 0 || line->tick_count != 0 || line->tick != 0) return 0;
+    } else {
+        price_at(pool, block, a, &hi);
+        liquidity_at(pool, block, b);
+        if (line->tick != tick_at(pool, block)) return 0;
+        if (line->tick_count != 2 * window_at(round_of(block))) return 0;
+    }
+    return memcmp(a, line->a, 16) == 0 && memcmp(b, line->b, 16) == 0 && hi == line->sqrt_price_hi;
+}
+
+static int ticks_hold(const psa_line *line, uint32_t pool, const int32_t *ticks, const uint64_t *net,
+                      const uint64_t *gross) {
+    if (protocol_of(pool) == PSA_UNISWAP_V2) return 1;
+    uint64_t round = round_of(line->block_number), window = window_at(round);
+    uint32_t at_or_below = 0;
+    unsigned __int128 sum = 0;
+    for (uint32_t i = 0; i < line->tick_count; i++) {
+        int32_t reach = ticks[i] < 0 ? -ticks[i] : ticks[i];
+        if (reach == 0 || reach % SPACING != 0 || reach > POSITIONS * SPACING) return 0;
+        if (i > 0 && ticks[i] <= ticks[i - 1]) return 0;
+        uint64_t place = (uint64_t)(reach / SPACING - 1);
+        uint64_t of = round - (round - place) % POSITIONS; /* newest round at that place */
+        if (round - of >= window) return 0;
+        unsigned __int128 amount = position_of(pool, of);
+        unsigned __int128 want = ticks[i] < 0 ? amount : -amount;
+        if (gross[2 * i] != (uint64_t)amount || gross[2 * i + 1] != (uint64_t)(amount >> 64)) return 0;
+        if (net[2 * i] != (uint64_t)want || net[2 * i + 1] != (uint64_t)(want >> 64)) return 0;
+        sum += want;
+        at_or_below += ticks[i] <= line->tick;
+    }
+    return sum == 0 && at_or_below == line->current_index;
+}
+
+/* ---- writer ---- */
+
+typedef struct {
+    psa_writer writer;
+    uint8_t *base;
+    uint64_t nbytes;
+    uint64_t *touched;
+    uint32_t *dirty;
+    psa_event *events;
+    uint64_t block;
+    uint32_t pools;
+    uint64_t aborts;
+    uint64_t takeovers;
+} load;
+
+static void pool_key(uint32_t pool, uint8_t *key) {
+    for (uint64_t i = 0; i < 4; i++) {
+        uint64_t word = mix(pool, i, 1);
+        memcpy(key + 8 * i, &word, 8);
+    }
+}
+
+static psa_event *event_of(psa_event *event, uint32_t pool, uint64_t block, uint8_t kind,
+                           uint32_t log_index) {
+    memset(event, 0, sizeof(*event));
+    event->kind = kind;
+    event->block_number = block;
+    event->tx_index = tx_at(block);
+    event->log_index = log_index;
+    event->protocol = protocol_of(pool);
+    event->flags = PSA_EVENT_IN_BLOCK;
+    event->key_nbytes = 32;
+    pool_key(pool, event->key);
+    return event;
+}
+
+static void liquidity_event(psa_event *event, uint32_t pool, uint64_t round, int is_mint) {
+    unsigned __int128 amount = position_of(pool, round);
+    event->update_type = is_mint ? PSA_UPDATE_MINT : PSA_UPDATE_BURN;
+    if (!is_mint && event->protocol == PSA_UNISWAP_V4) amount = -amount; /* V4 is signed as sent */
+    event->tick_lower = -reach_of(round);
+    event->tick_upper = reach_of(round);
+    event->amount[0] = (uint64_t)amount;
+    event->amount[1] = (uint64_t)(amount >> 64);
+}
+
+static uint64_t pool_events(psa_event *events, uint32_t pool, uint64_t block) {
+    uint64_t count = 0;
+    if (protocol_of(pool) == PSA_UNISWAP_V2) {
+        psa_event *sync = event_of(events, pool, block, PSA_EVENT_V2_SYNC, log_at(pool, block));
+        reserves_at(pool, block, &sync->words[0], &sync->words[4]);
+        return 1;
+    }
+    if (changes_ticks(block)) {
+        uint64_t round = round_of(block), first = round - window_at(round) + 1;
+        psa_event *mint = event_of(&events[count++], pool, block, PSA_EVENT_CL_LIQUIDITY, 0);
+        liquidity_event(mint, pool, round, 1);
+        for (uint64_t gone = round - window_at(round - 1); gone < first; gone++, count++) {
+            uint32_t log_index = (uint32_t)count;
+            psa_event *burn =
+                event_of(&events[count], pool, block, PSA_EVENT_CL_LIQUIDITY, log_index);
+            liquidity_event(burn, pool, gone, 0);
+        }
+    }
+    psa_event *swap = event_of(&events[count], pool, block, PSA_EVENT_CL_SWAP, log_at(pool, block));
+    uint32_t hi;
+    price_at(pool, block, swap->words, &hi);
+    swap->words[2] = hi;
+    liquidity_at(pool, block, swap->amount);
+    swap->tick = tick_at(pool, block);
+    return count + 1;
+}
+
+static uint64_t block_events(load *run, uint64_t block) {
+    uint64_t count = 0;
+    psa_event *begin = event_of(&run->events[count++], 0, block, PSA_EVENT_BEGIN_BLOCK, 0);
+    begin->timestamp = mix(block, 0, 16);
+    begin->words[0] = mix(block, 0, 17);
+    for (uint32_t pool = 0; pool < run->pools; pool++)
+        if ((pool + block) % STRIDE == 0) count += pool_events(&run->events[count], pool, block);
+    psa_event *end = event_of(&run->events[count++], 0, block, PSA_EVENT_END_BLOCK, 0);
+    end->stream_seq = mix(block, 0, 18);
+    return count;
+}
+
+static void apply_events(load *run, uint64_t count) {
+    int status = psa_apply(&run->writer, run->events, count, 0, PSA_NO_SLOT);
+    if (status != PSA_OK) fail("psa_apply", status);
+    if (run->writer.fault_count != 0) fail("fault", (long)run->writer.faults[0].status);
+}
+
+static void open_writer(load *run) {
+    int status = psa_writer_open(&run->writer, run->base, run->nbytes, -1, run->touched, run->dirty);
+    if (status != PSA_OK) fail("psa_writer_open", status);
+}
+
+/* Begin the block after the next, which touches other pools, and give it up. */
+static void abandon_block(load *run, int as_dead) {
+    uint64_t count = block_events(run, run->block + 1);
+    apply_events(run, as_dead ? count - 1 : count / 2);
+    if (as_dead) open_writer(run);
+    else psa_abort(&run->writer);
+    run->takeovers += as_dead != 0;
+    run->aborts += as_dead == 0;
+}
+
+static void apply_block(load *run) {
+    if (run->block % 512 < 8) abandon_block(run, 0);
+    if (run->block % 4096 >= 4088) abandon_block(run, 1);
+    apply_events(run, block_events(run, run->block));
+    run->block++;
+}
+
+static void install(load *run, uint32_t pool) {
+    uint64_t block = newest_block(pool, FIRST_BLOCK - STRIDE), round = round_of(block);
+    psa_static row = {.tick_spacing = SPACING, .fee_pips = 3000, .key_nbytes = 32};
+    psa_line line = {.fee_status = FEE_STATUS, .base_block = block};
+    int32_t ticks[MAX_TICKS];
+    uint64_t gross[2 * MAX_TICKS], net[2 * MAX_TICKS];
+    uint32_t count = 0, slot;
+    unsigned __int128 active = 0;
+    row.protocol = protocol_of(pool);
+    pool_key(pool, row.key);
+    if (row.protocol == PSA_UNISWAP_V2) {
+        reserves_at(pool, block, line.a, line.b);
+    } else {
+        price_at(pool, block, line.a, &line.sqrt_price_hi);
+        for (int32_t place = -POSITIONS; place <= POSITIONS; place++) {
+            uint64_t back = (round - (uint64_t)((place < 0 ? -place : place) - 1)) % POSITIONS;
+            if (place == 0 || back >= window_at(round)) continue;
+            unsigned __int128 amount = position_of(pool, round - back);
+            unsigned __int128 signed_amount = place < 0 ? amount : -amount;
+            ticks[count] = place * SPACING;
+            gross[2 * count] = (uint64_t)amount;
+            gross[2 * count + 1] = (uint64_t)(amount >> 64);
+            net[2 * count] = (uint64_t)signed_amount;
+            net[2 * count + 1] = (uint64_t)(signed_amount >> 64);
+            if (place < 0) active += amount; /* tick is 0 */
+            count++;
+        }
+        line.b[0] = (uint64_t)active;
+        line.b[1] = (uint64_t)(active >> 64);
+    }
+    int status = psa_pool_add(&run->writer, &row, &slot);
+    if (status != PSA_OK || slot != pool) fail("psa_pool_add", status);
+    status = psa_pool_install(&run->writer, slot, &line, ticks, gross, net, count);
+    if (status != PSA_OK) fail("psa_pool_install", status);
+}
+
+static psa_capacities capacities_for(uint32_t pools) {
+    return (psa_capacities){
+        .max_pools = pools,
+        .max_tokens = 1,
+        .undo_entry_count = 64,
+        .undo_record_count = 64 + 16 * (uint64_t)pools,
+        .heap_nbytes = (UINT64_C(1) << 20) + UINT64_C(65536) * pools,
+    };
+}
+
+/* Install the pools and apply STRIDE blocks, so that every line is one the checks know. */
+static void start_load(load *run, uint8_t *base, uint64_t nbytes, uint32_t pools) {
+    static const uint8_t digest[32] = {1};
+    psa_capacities capacities = capacities_for(pools);
+    *run = (load){.base = base, .nbytes = nbytes, .block = FIRST_BLOCK - STRIDE + 1, .pools = pools};
+    run->touched = calloc(pools, sizeof(*run->touched));
+    run->dirty = calloc(pools, sizeof(*run->dirty));
+    run->events = calloc(2 + 4 * (size_t)pools, sizeof(*run->events));
+    if (!run->touched || !run->dirty || !run->events) fail("calloc", 0);
+    int status = psa_arena_format(base, nbytes, &capacities, 1, digest);
+    if (status != PSA_OK) fail("psa_arena_format", status);
+    open_writer(run);
+    for (uint32_t pool = 0; pool < pools; pool++) install(run, pool);
+    psa_commit(&run->writer);
+    for (int i = 0; i < STRIDE; i++) apply_block(run);
+}
+
+static void finish_load(load *run, uint64_t since_ns) {
+    double seconds = (double)(now_ns() - since_ns) / 1e9;
+    uint64_t blocks = run->block - FIRST_BLOCK - 1;
+    printf("writer: %llu commits, %.0f/s, %llu aborts, %llu take-overs\n", (unsigned long long)blocks,
+           (double)blocks / seconds, (unsigned long long)run->aborts,
+           (unsigned long long)run->takeovers);
+    free(run->touched);
+    free(run->dirty);
+    free(run->events);
+}
+
+/* ---- readers ---- */
+
+typedef struct {
+    const psa_arena *arena;
+    uint32_t pools;
+    uint32_t seed;
+    int unchecked;
+    uint64_t limit; /* reads; 0 = until stop */
+    uint64_t reads;
+    uint64_t torn;
+    uint64_t contended;
+    uint64_t too_old;
+    psa_commit_record pin;
+} reader;
+
+static void count_read(reader *self, int status, int holds) {
+    self->reads++;
+    if (status == PSA_OK) self->torn += !holds;
+    else if (status == PSA_CONTENDED) self->contended++;
+    else if (status == PSA_SNAPSHOT_TOO_OLD) self->too_old++;
+    else fail("read", status);
+}
+
+/* Pin the newest commit; its record must be of one block. */
+static void pin_commit(reader *self) {
+    int status = psa_pin(self->arena, &self->pin);
+    uint64_t head = self->pin.block_number;
+    count_read(self, status, status == PSA_OK && self->pin.timestamp == mix(head, 0, 16) &&
+                                 self->pin.base_fee == mix(head, 0, 17) &&
+                                 self->pin.stream_seq == mix(head, 0, 18));
+}
+
+/* Whether the block of a line read as of `commit` is right; 0 is the newest commit, which has no name. */
+static int block_holds(const reader *self, const psa_line *line, uint32_t pool, uint64_t commit) {
+    return commit == 0 || line->block_number == newest_block(pool, self->pin.block_number);
+}
+
+static void read_line(reader *self, uint32_t pool, uint64_t commit) {
+    psa_line line;
+    uint32_t which;
+    int status = self->unchecked ? psa_line_begin(self->arena, pool, commit, &line, &which)
+                                 : psa_pool_read(self->arena, pool, 1, commit, &line);
+    count_read(self, status, status == PSA_OK && line_holds(&line, pool) &&
+                                 block_holds(self, &line, pool, commit));
+    if (status == PSA_SNAPSHOT_TOO_OLD) pin_commit(self);
+}
+
+static void read_ticks(reader *self, uint32_t pool, uint64_t commit) {
+    psa_line line;
+    int32_t ticks[MAX_TICKS];
+    uint64_t net[2 * MAX_TICKS], gross[2 * MAX_TICKS];
+    int status =
+        psa_pool_read_ticks(self->arena, pool, 1, commit, &line, ticks, net, gross, MAX_TICKS);
+    count_read(self, status, status == PSA_OK && line_holds(&line, pool) &&
+                                 block_holds(self, &line, pool, commit) &&
+                                 ticks_hold(&line, pool, ticks, net, gross));
+    if (status == PSA_SNAPSHOT_TOO_OLD) pin_commit(self);
+}
+
+/* All pools at one commit: each line must be of the newest block at or below the head that has it. */
+static void read_snapshot(reader *self, const uint32_t *slots, psa_line *lines) {
+    uint32_t failed;
+    pin_commit(self);
+    int status = psa_snapshot(self->arena, slots, self->pools, self->pin.stamp, lines, &failed);
+    if (status != PSA_OK) {
+        count_read(self, status, 0);
+        return;
+    }
+    for (uint32_t pool = 0; pool < self->pools; pool++)
+        count_read(self, PSA_OK, line_holds(&lines[pool], pool) &&
+                                     block_holds(self, &lines[pool], pool, self->pin.stamp));
+}
+
+static void *run_reader(void *argument) {
+    reader *self = argument;
+    uint32_t *slots = calloc(self->pools, sizeof(*slots));
+    psa_line *lines = calloc(self->pools, sizeof(*lines));
+    if (!slots || !lines) fail("calloc", 0);
+    for (uint32_t i = 0; i < self->pools; i++) slots[i] = i;
+    uint64_t state = mix(self->seed, 0, 2), turn = 0;
+    pin_commit(self);
+    while (self->limit ? self->reads < self->limit : !__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+        state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+        uint32_t pool = (uint32_t)((state >> 33) % self->pools);
+        turn++;
+        if (turn % 64 == 0) pin_commit(self);
+        uint64_t commit = state >> 63 ? self->pin.stamp : 0;
+        if (self->unchecked || turn % 8 != 0) read_line(self, pool, commit);
+        else if (turn % 256 != 0) read_ticks(self, pool, commit);
+        else read_snapshot(self, slots, lines);
+    }
+    free(slots);
+    free(lines);
+    return NULL;
+}
+
+static void print_reader(const reader *total, double seconds) {
+    printf("reads: %llu, %.0f/s, torn %llu, contended %llu, too old %llu\n",
+           (unsigned long long)total->reads, (double)total->reads / seconds,
+           (unsigned long long)total->torn, (unsigned long long)total->contended,
+           (unsigned long long)total->too_old);
+}
+
+/* ---- modes ---- */
+
+static int run_threads(double seconds, uint32_t readers, uint32_t pools, int unchecked) {
+    psa_capacities capacities = capacities_for(pools);
+    uint64_t nbytes = psa_arena_nbytes(&capacities);
+    uint8_t *base =
+        mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) fail("mmap", 0);
+    load run;
+    start_load(&run, base, nbytes, pools);
+    psa_arena arena;
+    int status = psa_arena_open(&arena, base, nbytes);
+    if (status != PSA_OK) fail("psa_arena_open", status);
+    reader *all = calloc(readers, sizeof(*all));
+    pthread_t *threads = calloc(readers, sizeof(*threads));
+    if (!all || !threads) fail("calloc", 0);
+    uint64_t since = now_ns();
+    for (uint32_t i = 0; i < readers; i++) {
+        all[i] = (reader){.arena = &arena, .pools = pools, .seed = i, .unchecked = unchecked};
+        if (pthread_create(&threads[i], NULL, run_reader, &all[i]) != 0) fail("pthread_create", i);
+    }
+    while ((double)(now_ns() - since) / 1e9 < seconds) apply_block(&run);
+    __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+    reader total = {0};
+    for (uint32_t i = 0; i < readers; i++) {
+        pthread_join(threads[i], NULL);
+        total.reads += all[i].reads;
+        total.torn += all[i].torn;
+        total.contended += all[i].contended;
+        total.too_old += all[i].too_old;
+    }
+    print_reader(&total, (double)(now_ns() - since) / 1e9);
+    finish_load(&run, since);
+    free(all);
+    free(threads);
+    munmap(base, nbytes);
+    return total.reads == 0 || (total.torn != 0) != unchecked;
+}
+
+static int run_writer(const char *path, double seconds, uint32_t pools) {
+    psa_capacities capacities = capacities_for(pools);
+    uint64_t nbytes = psa_arena_nbytes(&capacities);
+    char building[4096];
+    snprintf(building, sizeof(building), "%s.building", path);
+    int fd = open(building, O_RDWR | O_CREAT | O_EXCL, 0600);
+    if (fd < 0 || ftruncate(fd, (off_t)nbytes) != 0) fail(building, fd);
+    uint8_t *base = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED) fail("mmap", 0);
+    load run;
+    start_load(&run, base, nbytes, pools);
+    if (rename(building, path) != 0) fail("rename", 0);
+    uint64_t since = now_ns();
+    while ((double)(now_ns() - since) / 1e9 < seconds) apply_block(&run);
+    finish_load(&run, since);
+    return 0;
+}
+
+static int run_reader_process(const char *path, uint64_t reads) {
+    int fd = -1;
+    for (int i = 0; i < 1000 && fd < 0; i++) {
+        fd = open(path, O_RDONLY);
+        if (fd < 0) usleep(10000);
+    }
+    struct stat info;
+    if (fd < 0 || fstat(fd, &info) != 0) fail(path, fd);
+    uint8_t *base = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED) fail("mmap", 0);
+    psa_arena arena;
+    int status = psa_arena_open(&arena, base, (uint64_t)info.st_size);
+    if (status != PSA_OK) fail("psa_arena_open", status);
+    reader self = {.arena = &arena, .pools = arena.max_pools, .seed = (uint32_t)getpid()};
+    self.limit = reads;
+    uint64_t first = PSA_LOAD_ACQUIRE(&arena.header->committed), since = now_ns();
+    run_reader(&self);
+    double seconds = (double)(now_ns() - since) / 1e9;
+    print_reader(&self, seconds);
+    uint64_t commits = PSA_LOAD_ACQUIRE(&arena.header->committed) - first;
+    printf("meanwhile %llu commits\n", (unsigned long long)commits);
+    return self.torn != 0 || commits == 0;
+}
+
+static unsigned long number(const char *text, unsigned long low, unsigned long high) {
+    char *end;
+    unsigned long value = strtoul(text, &end, 10);
+    if (end == text || *end != 0 || value < low || value > high) {
+        fprintf(stderr, "%s is not a number from %lu to %lu\n", text, low, high);
+        exit(2);
+    }
+    return value;
+}
+
+int main(int argc, char **argv) {
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    const char *mode = argc > 1 ? argv[1] : "";
+    if (argc == 5 && (!strcmp(mode, "threads") || !strcmp(mode, "unchecked")))
+        return run_threads((double)number(argv[2], 1, 86400), (uint32_t)number(argv[3], 1, 256),
+                           (uint32_t)number(argv[4], 1, MAX_POOLS), !strcmp(mode, "unchecked"));
+    if (argc == 5 && !strcmp(mode, "writer"))
+        return run_writer(argv[2], (double)number(argv[3], 1, 86400),
+                          (uint32_t)number(argv[4], 1, MAX_POOLS));
+    if (argc == 4 && !strcmp(mode, "reader"))
+        return run_reader_process(argv[2], number(argv[3], 1, UINT64_C(1) << 60));
+    fprintf(stderr, "usage: stress threads|unchecked SECONDS READERS POOLS\n"
+                    "       stress writer PATH SECONDS POOLS\n"
+                    "       stress reader PATH READS\n");
+    return 2;
+}

@@ -1,0 +1,593 @@
+"""Joining the stream: real arena and buffer, hand-made blocks, a scraper that does as it is told.
+
+The feed thread's work runs in the event loop itself. Expected values are sums of the events' own
+numbers.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+import arena
+from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
+from arena.errors import (
+    AlreadyLive,
+    ArenaRegistry,
+    BufferOverflow,
+    CoverageError,
+    NotLive,
+    PoolInvalid,
+    Scraper,
+)
+from arena.layouts.events import EVENT
+from arena.native import lib
+from arena.writer.coordinator import Coordinator, Preset
+from arena.writer.feed import EventBuffer
+from arena.writer.intake import Intake
+from arena.writer.processor import Processor
+from arena.writer.scrapers import Scrape, ScrapedPool
+
+V2_KEY, V3_KEY, OTHER_KEY = b"\x22" * 20, b"\x33" * 20, b"\x44" * 20
+TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
+SMALL = Preset(buffer_events=1000, v2_batch=2, cl_batch=1, concurrency=2)
+ONE_X96 = 1 << 96
+
+
+def spec(key: bytes) -> PoolSpec:
+    v2 = key == V2_KEY
+    return PoolSpec(key, 0 if v2 else 1, *TOKENS, 3000, 0 if v2 else 10)
+
+
+def values(key: bytes, block: int, amount: int) -> PoolValues:
+    """A pool whose numbers are `amount`: reserve0, or the liquidity between -10 and 10."""
+    if key == V2_KEY:
+        return PoolValues(block, 3000, reserve0=amount, reserve1=1)
+    ticks = ((-10, amount, amount), (10, amount, -amount)) if amount else ()
+    return PoolValues(block, 3000, sqrt_price_x96=ONE_X96, tick=0, liquidity=amount, ticks=ticks)
+
+
+def sync(amount: int) -> dict[str, Any]:
+    """V2 Sync: reserve0 becomes `amount`."""
+    words = [amount, 0, 0, 0, 1, 0, 0, 0]
+    return {"kind": lib.PSA_EVENT_V2_SYNC, "key": V2_KEY, "words": words}
+
+
+def mint(key: bytes, amount: int) -> dict[str, Any]:
+    """V3 liquidity change between -10 and 10, negative for a burn."""
+    limbs = [amount & (2**64 - 1), (amount >> 64) & (2**64 - 1)]
+    return {
+        "kind": lib.PSA_EVENT_CL_LIQUIDITY,
+        "key": key,
+        "protocol": 1,
+        "update_type": lib.PSA_UPDATE_MINT if amount > 0 else lib.PSA_UPDATE_BURN,
+        "tick_lower": -10,
+        "tick_upper": 10,
+        "amount": limbs,
+    }
+
+
+def block(number: int, *events: dict[str, Any], revert: bool = False) -> np.ndarray:
+    """A whole block of records."""
+    records = np.zeros(len(events) + 2, EVENT)
+    records["block_number"] = number
+    records["stream_seq"] = number * 1000 + np.arange(len(records))
+    records["flags"] = lib.PSA_EVENT_IS_REVERT if revert else 0
+    records["kind"][0] = lib.PSA_EVENT_BEGIN_BLOCK
+    records["kind"][-1] = lib.PSA_EVENT_END_BLOCK
+    records["words"][-1, 0] = len(events)
+    for index, event in enumerate(events, 1):
+        records["flags"][index] |= lib.PSA_EVENT_IN_BLOCK
+        records["key_nbytes"][index] = 20
+        records["log_index"][index] = index
+        for name, value in event.items():
+            if name == "key":
+                value = list(value.ljust(32, b"\0"))
+            records[name][index] = value
+    return records
+
+
+class ListScraper:
+    """Answers from a dictionary; `on_read` may change it, or feed the stream, before that."""
+
+    def __init__(self, *keys: bytes) -> None:
+        self.keys = list(keys)
+        self.now: dict[bytes, PoolValues | Exception] = {}
+        self.reads: list[bytes] = []
+        self.on_read: Callable[[list[bytes]], None] = lambda keys: None
+
+    def get_current_block_number(self) -> int:
+        return 0
+
+    def list_pools(self) -> Sequence[PoolSpec]:
+        return [spec(key) for key in self.keys]
+
+    def read_pools(self, keys: Sequence[bytes]) -> Scrape:
+        self.reads += keys
+        self.on_read(list(keys))
+        found, invalid = [], []
+        for key in keys:
+            value = self.now[key]
+            if isinstance(value, PoolInvalid):
+                invalid.append(value)
+            elif isinstance(value, Exception):
+                raise value
+            else:
+                found.append(ScrapedPool(spec(key), value))
+        return Scrape(tuple(found), tuple(invalid))
+
+    def close(self) -> None:
+        pass
+
+
+class Bench:
+    """One arena, its intake and coordinator, and a reader of it."""
+
+    def __init__(self, name: str, scraper: ListScraper, **more: Any) -> None:
+        max_pools = more.pop("max_pools", 16)
+        self.arena = WriterArena.create(name, max_pools=max_pools, tick_bytes=1 << 20)
+        self.notices: list[str] = []
+        self.coordinator: Coordinator | None = None
+        self.intake = Intake(
+            Processor(self.arena),
+            EventBuffer(more.pop("buffer_events", SMALL.buffer_events)),
+            notify=self._notify,
+        )
+        self.loop = asyncio.new_event_loop()
+        more = {"preset": SMALL, "scrape_timeout_s": 30.0} | more
+        self.coordinator = Coordinator(self.intake, scraper, self._call, **more)
+        self.reader = arena.attach(name)
+        self.intake.connected()
+
+    def _notify(self, what: str) -> None:
+        self.notices.append(what)
+        if self.coordinator is not None:
+            self.loop.call_soon_threadsafe(self.coordinator.notice, what)
+
+    async def _call(self, work: Callable[[], Any]) -> Any:
+        await asyncio.sleep(0)
+        return work()
+
+    def run(self, work: Awaitable[Any]) -> Any:
+        return self.loop.run_until_complete(asyncio.wait_for(work, 60))
+
+    def send(self, *blocks: np.ndarray) -> None:
+        self.intake.take(np.concatenate(blocks))
+        self.intake.idle()
+
+    def send_soon(self, *blocks: np.ndarray) -> None:
+        """The same from a scraping thread: between two pieces of work of the loop."""
+        self.loop.call_soon_threadsafe(self.send, *blocks)
+
+    def amount(self, key: bytes) -> int:
+        state = self.reader[key].state()
+        return int(state.reserve0 if key == V2_KEY else state.liquidity)
+
+    def status(self, key: bytes) -> str:
+        return str(self.reader[key].status)
+
+    def close(self) -> None:
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+        self.reader.close()
+        self.arena.close(unlink=True)
+
+
+@pytest.fixture
+def make(arena_name: str) -> Iterator[Callable[..., Bench]]:
+    benches: list[Bench] = []
+
+    def build(scraper: ListScraper, **more: Any) -> Bench:
+        benches.append(Bench(arena_name, scraper, **more))
+        return benches[-1]
+
+    yield build
+    for bench in benches:
+        bench.close()
+
+
+def test_each_pool_takes_exactly_the_blocks_after_its_own(make: Callable[..., Bench]) -> None:
+    scraper = ListScraper(V2_KEY, V3_KEY, OTHER_KEY)
+    scraper.now = {
+        V2_KEY: values(V2_KEY, 100, 7),
+        V3_KEY: values(V3_KEY, 101, 1000),
+        OTHER_KEY: values(OTHER_KEY, 103, 5000),
+    }
+    bench = make(scraper)
+    bench.send(*(block(n, mint(V3_KEY, n), mint(OTHER_KEY, n)) for n in (101, 102, 103)))
+    bench.send(block(104, mint(OTHER_KEY, 1), sync(9)))
+    metrics = bench.run(bench.coordinator.cold_start())
+    assert bench.amount(V2_KEY) == 9
+    assert bench.amount(V3_KEY) == 1000 + 102 + 103
+    assert bench.amount(OTHER_KEY) == 5000 + 1
+    assert {bench.status(key) for key in scraper.keys} == {"live"}
+    assert (bench.reader.phase, bench.reader.head_block) == ("live", 104)
+    assert (metrics.first_block, metrics.pools_done, metrics.pools_invalid) == (101, 3, 0)
+    assert (metrics.reference_block, metrics.head_block, metrics.blocks_behind) == (100, 104, 4)
+    assert {"buffering", "scraping", "replaying"} <= metrics.phase_s.keys()
+
+
+def test_blocks_after_the_switch_are_applied_at_once(make: Callable[..., Bench]) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 100, 50)}
+    bench = make(scraper)
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+    bench.send(block(102, mint(V3_KEY, 5)), block(103, mint(V3_KEY, -20)))
+    assert (bench.amount(V3_KEY), bench.reader.head_block) == (35, 103)
+
+
+@pytest.mark.parametrize(("scraped", "live"), [(98, False), (99, False), (100, True), (101, True)])
+def test_values_older_than_the_block_before_the_first_whole_one_are_refused(
+    make: Callable[..., Bench], scraped: int, live: bool
+) -> None:
+    scraper = ListScraper(V2_KEY, V3_KEY)
+    scraper.now = {V2_KEY: values(V2_KEY, 101, 7), V3_KEY: values(V3_KEY, scraped, 50)}
+    bench = make(scraper, scrape_timeout_s=0.0)
+    bench.send(block(101))
+    if live:
+        bench.run(bench.coordinator.cold_start())
+        return
+    with pytest.raises(CoverageError) as caught:
+        bench.run(bench.coordinator.cold_start())
+    assert (caught.value.scraped_block, caught.value.first_block) == (scraped, 101)
+    assert caught.value.pool == V3_KEY
+    assert f"read at block {scraped}" in str(caught.value)
+    assert "--scrape-timeout" in str(caught.value)
+    assert bench.reader.phase != "live"
+
+
+def test_a_source_behind_the_stream_is_waited_for(make: Callable[..., Bench]) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 97, 1)}
+    bench = make(scraper)
+    bench.send(block(101, mint(V3_KEY, 3)))
+
+    def advance(keys: list[bytes]) -> None:
+        if len(scraper.reads) == 3:
+            scraper.now[V3_KEY] = values(V3_KEY, 100, 60)
+
+    scraper.on_read = advance
+    bench.run(bench.coordinator.cold_start())
+    assert bench.amount(V3_KEY) == 63
+
+
+def test_live_waits_until_the_stream_has_reached_the_newest_scrape(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 103, 60)}
+    bench = make(scraper)
+    bench.send(block(101, mint(V3_KEY, 3)))
+
+    async def start() -> None:
+        starting = asyncio.ensure_future(bench.coordinator.cold_start())
+        for number in (102, 103):
+            while bench.reader.phase != "replaying":
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.15)
+            assert not starting.done()
+            bench.send(block(number, mint(V3_KEY, 3)))
+        await starting
+
+    bench.run(start())
+    assert (bench.amount(V3_KEY), bench.reader.head_block) == (60, 103)
+
+
+def test_a_revert_at_the_scraped_block_makes_the_pool_read_again(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = ListScraper(V2_KEY, V3_KEY)
+    old, new = values(V3_KEY, 102, 111), values(V3_KEY, 102, 222)
+    scraper.now = {V2_KEY: values(V2_KEY, 101, 7), V3_KEY: old}
+    bench = make(scraper)
+    bench.send(block(101), block(102, mint(V3_KEY, 1)))
+
+    def reorganise(keys: list[bytes]) -> None:
+        if keys == [V3_KEY] and scraper.reads.count(V3_KEY) == 1:
+            bench.send_soon(
+                block(102, mint(V3_KEY, 1), revert=True), block(102, mint(V3_KEY, 2)), block(103)
+            )
+        elif keys == [V3_KEY]:
+            scraper.now[V3_KEY] = new
+
+    scraper.on_read = reorganise
+    bench.run(bench.coordinator.cold_start())
+    assert bench.amount(V3_KEY) == 222
+    assert scraper.reads.count(V3_KEY) == 2
+    assert scraper.reads.count(V2_KEY) == 1, "101 was not reverted"
+
+
+def test_a_revert_that_was_known_before_the_read_costs_no_second_one(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 102, 222)}
+    bench = make(scraper)
+    bench.send(block(101), block(102), block(102, revert=True), block(102), block(103))
+    bench.run(bench.coordinator.cold_start())
+    assert scraper.reads == [V3_KEY]
+
+
+def test_a_source_dated_before_a_revert_is_not_believed(make: Callable[..., Bench]) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 102, 222)}
+    answer = scraper.read_pools
+    scraper.read_pools = lambda keys: Scrape(answer(keys).pools, (), as_of_ns=1)  # type: ignore[method-assign]
+    bench = make(scraper, scrape_timeout_s=0.0)
+    bench.send(block(101), block(102), block(102, revert=True), block(102), block(103))
+    with pytest.raises(CoverageError, match="reverted"):
+        bench.run(bench.coordinator.cold_start())
+
+
+def test_an_interrupted_start_begins_again_with_the_next_whole_block(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 101, 10)}
+    bench = make(scraper)
+    bench.send(block(101, mint(V3_KEY, 1)))
+
+    def interrupt() -> None:
+        bench.intake.disconnected("end of stream")
+        bench.intake.connected()
+        bench.send(block(110, mint(V3_KEY, 1)))
+
+    def on_read(keys: list[bytes]) -> None:
+        if len(scraper.reads) == 1:
+            bench.loop.call_soon_threadsafe(interrupt)
+        elif len(scraper.reads) > 2:
+            scraper.now[V3_KEY] = values(V3_KEY, 109, 90)
+
+    scraper.on_read = on_read
+    metrics = bench.run(bench.coordinator.cold_start())
+    assert metrics.first_block == 110
+    assert bench.amount(V3_KEY) == 91
+
+
+def test_contradicting_pools_are_left_out_and_the_others_go_live(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = ListScraper(V2_KEY, V3_KEY, OTHER_KEY)
+    unlike = PoolValues(100, 3000, sqrt_price_x96=ONE_X96, tick=0, liquidity=5)
+    scraper.now = {
+        V2_KEY: values(V2_KEY, 100, 7),
+        V3_KEY: PoolInvalid("no", key=V3_KEY),
+        OTHER_KEY: unlike,
+    }
+    bench = make(scraper)
+    bench.send(block(101))
+    metrics = bench.run(bench.coordinator.cold_start())
+    assert (metrics.pools_done, metrics.pools_invalid) == (1, 2)
+    assert list(bench.reader) == ["0x" + V2_KEY.hex()]
+
+
+def test_a_full_arena_leaves_pools_out_and_the_others_go_live(make: Callable[..., Bench]) -> None:
+    scraper = ListScraper(V2_KEY, V3_KEY, OTHER_KEY)
+    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
+    bench = make(scraper, max_pools=2)
+    bench.send(block(101))
+    metrics = bench.run(bench.coordinator.cold_start())
+    assert (metrics.pools_done, metrics.pools_invalid, len(bench.reader)) == (2, 1, 2)
+
+
+def test_no_installable_pool_at_all_is_an_error(make: Callable[..., Bench]) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: PoolInvalid("no", key=V3_KEY)}
+    bench = make(scraper)
+    bench.send(block(101))
+    with pytest.raises(ArenaRegistry, match="none of the 1"):
+        bench.run(bench.coordinator.cold_start())
+
+
+def test_errors_of_the_source_end_a_cold_start(make: Callable[..., Bench]) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: Scraper("the source is gone")}
+    bench = make(scraper)
+    bench.send(block(101))
+    with pytest.raises(Scraper, match="the source is gone"):
+        bench.run(bench.coordinator.cold_start())
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_the_buffer_holds_its_capacity_and_not_one_event_more(
+    make: Callable[..., Bench], extra: int
+) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
+    bench = make(scraper, buffer_events=4)
+    bench.send(block(101, *[mint(V3_KEY, 1)] * 2), block(102, *[mint(V3_KEY, 1)] * (2 + extra)))
+    if extra:
+        with pytest.raises(BufferOverflow, match="its capacity is 4"):
+            bench.run(bench.coordinator.cold_start())
+    else:
+        bench.run(bench.coordinator.cold_start())
+        assert bench.amount(V3_KEY) == 11
+
+
+def test_calls_at_the_wrong_time_are_refused(make: Callable[..., Bench]) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
+    bench = make(scraper)
+    bench.send(block(101))
+    with pytest.raises(NotLive):
+        bench.run(bench.coordinator.run_live())
+    with pytest.raises(NotLive):
+        bench.run(bench.coordinator.rescrape(V3_KEY))
+    bench.run(bench.coordinator.cold_start())
+    with pytest.raises(AlreadyLive):
+        bench.run(bench.coordinator.cold_start())
+    with pytest.raises(AlreadyLive):
+        bench.run(bench.coordinator.resync())
+
+
+def test_a_missing_block_makes_all_pools_stale_until_they_are_read_again(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = ListScraper(V2_KEY, V3_KEY)
+    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
+    bench = make(scraper)
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+    bench.send(block(102), block(105, mint(V3_KEY, 2)))
+    assert {bench.status(key) for key in scraper.keys} == {"stale"}
+    phase = bench.reader.phase_record
+    assert (phase.name, phase.gap) == ("gap", (103, 104))
+    scraper.now = {V2_KEY: values(V2_KEY, 104, 30), V3_KEY: values(V3_KEY, 104, 40)}
+    bench.run(bench.coordinator.resync())
+    assert (bench.amount(V2_KEY), bench.amount(V3_KEY)) == (30, 42)
+    assert {bench.status(key) for key in scraper.keys} == {"live"}
+    assert (bench.reader.phase, bench.reader.head_block) == ("live", 105)
+    assert bench.reader.counters["gaps"] == 1
+
+
+def test_a_block_that_comes_twice_without_a_revert_is_a_gap(make: Callable[..., Bench]) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
+    bench = make(scraper)
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+    bench.send(block(102, mint(V3_KEY, 1)), block(102, mint(V3_KEY, 5)))
+    assert bench.status(V3_KEY) == "stale"
+    assert "without having been reverted" in bench.reader.phase_reason
+
+
+def test_a_lost_connection_leaves_values_and_the_next_block_opens_a_gap(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
+    bench = make(scraper)
+    bench.send(block(101, mint(V3_KEY, 1)))
+    bench.run(bench.coordinator.cold_start())
+    bench.intake.disconnected("Connection: end of stream")
+    assert (bench.reader.phase, bench.status(V3_KEY), bench.amount(V3_KEY)) == (
+        "connecting",
+        "live",
+        8,
+    )
+    bench.intake.connected()
+    assert bench.status(V3_KEY) == "live"
+    bench.send(block(102))
+    assert (bench.reader.phase, bench.status(V3_KEY)) == ("gap", "stale")
+
+
+def test_half_a_reorg_is_taken_back_when_the_connection_ends(make: Callable[..., Bench]) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
+    bench = make(scraper)
+    bench.send(block(101), block(102, mint(V3_KEY, 1)))
+    bench.run(bench.coordinator.cold_start())
+    start = np.zeros(1, EVENT)
+    start["kind"] = lib.PSA_EVENT_REORG_START
+    bench.send(start, block(102, mint(V3_KEY, 1), revert=True))
+    assert (bench.amount(V3_KEY), bench.reader.head_block) == (8, 102)
+    bench.intake.disconnected("Connection: end of stream")
+    assert (bench.amount(V3_KEY), bench.reader.head_block) == (8, 102)
+
+
+def test_resync_shows_why_it_cannot_go_on_and_goes_on_when_it_can(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
+    bench = make(scraper, scrape_timeout_s=0.0)
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+    bench.send(block(105))
+
+    async def repair() -> None:
+        resync = asyncio.ensure_future(bench.coordinator.resync())
+        while not bench.reader.phase_reason.startswith("CoverageError"):
+            await asyncio.sleep(0.001)
+        scraper.now = {V3_KEY: values(V3_KEY, 104, 50)}
+        await resync
+
+    bench.run(repair())
+    assert (bench.status(V3_KEY), bench.amount(V3_KEY)) == ("live", 50)
+
+
+def go_stale(bench: Bench) -> None:
+    """Block 102 burns more of V3_KEY than there is; OTHER_KEY gains 1 in it and in block 103."""
+    bench.send(block(102, mint(V3_KEY, -1000), mint(OTHER_KEY, 1)))
+    bench.send(block(103, mint(V3_KEY, 3), mint(OTHER_KEY, 1)))
+    assert (bench.status(V3_KEY), bench.status(OTHER_KEY)) == ("stale", "live")
+
+
+def test_one_stale_pool_is_exchanged_while_the_others_stay_live(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = ListScraper(V3_KEY, OTHER_KEY)
+    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
+    bench = make(scraper)
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+    go_stale(bench)
+    assert "stale" in bench.notices
+    scraper.now = {V3_KEY: values(V3_KEY, 102, 500)}
+    assert bench.run(bench.coordinator.rescrape(V3_KEY))
+    assert (bench.status(V3_KEY), bench.amount(V3_KEY)) == ("live", 503)
+    assert (bench.status(OTHER_KEY), bench.amount(OTHER_KEY)) == ("live", 9)
+    assert bench.reader.head_block == 103
+
+
+def test_a_pool_caught_up_alone_survives_reverts_of_those_blocks(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = ListScraper(V3_KEY, OTHER_KEY)
+    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
+    bench = make(scraper)
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+    go_stale(bench)
+    scraper.now = {V3_KEY: values(V3_KEY, 102, 500)}
+    assert bench.run(bench.coordinator.rescrape(V3_KEY))
+    bench.send(block(103, mint(OTHER_KEY, 1), mint(V3_KEY, 3), revert=True))
+    assert (bench.status(V3_KEY), bench.amount(V3_KEY)) == ("live", 500)
+    assert (bench.status(OTHER_KEY), bench.amount(OTHER_KEY)) == ("live", 8)
+    bench.send(block(103, mint(V3_KEY, 40)))
+    assert (bench.amount(V3_KEY), bench.reader.head_block) == (540, 103)
+
+
+def test_values_that_meet_the_same_bad_event_again_are_not_installed(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = ListScraper(V3_KEY, OTHER_KEY)
+    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
+    bench = make(scraper)
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+    go_stale(bench)
+    scraper.now = {V3_KEY: values(V3_KEY, 101, 8)}
+    assert not bench.run(bench.coordinator.rescrape(V3_KEY))
+    assert bench.status(V3_KEY) == "stale"
+    assert (bench.status(OTHER_KEY), bench.amount(OTHER_KEY)) == ("live", 9)
+
+
+def test_run_live_reads_stale_pools_again_and_resyncs_after_gaps(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = ListScraper(V3_KEY, OTHER_KEY)
+    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
+    bench = make(scraper)
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+
+    async def live() -> None:
+        staying = asyncio.ensure_future(bench.coordinator.run_live())
+        scraper.now[V3_KEY] = values(V3_KEY, 103, 500)
+        go_stale(bench)
+        while bench.status(V3_KEY) != "live":
+            await asyncio.sleep(0.001)
+        assert bench.amount(V3_KEY) == 500
+        scraper.now = {key: values(key, 109, 60) for key in scraper.keys}
+        bench.send(block(110, mint(OTHER_KEY, 1)))
+        while bench.reader.phase != "live":
+            await asyncio.sleep(0.001)
+        staying.cancel()
+        await asyncio.gather(staying, return_exceptions=True)
+
+    bench.run(live())
+    assert (bench.amount(V3_KEY), bench.amount(OTHER_KEY)) == (60, 61)
