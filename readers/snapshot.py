@@ -827,7 +827,7 @@ class SharedSnapshot:
     name when it is closed or collected: workers must have unpickled theirs by then.
     """
 
-    def __init__(self, block: Any, lengths: tuple[int, ...], rest: tuple[Any, ...]) -> None:
+    def __init__(self, block: Any, lengths: tuple[int, ...], rest: tuple[str, bytes]) -> None:
         self._block = block  # shared_ndarray.SharedNDArray of bytes; unmaps when it goes
         self._lengths = lengths
         self._rest = rest
@@ -844,7 +844,8 @@ class SharedSnapshot:
             start += _aligned(length)
         arrays[5] = arrays[5].reshape(-1, 2)
         arrays[6] = arrays[6].reshape(-1, 2)
-        self.snapshot = FrozenSnapshot(*rest, tuple(arrays))
+        name, record = rest
+        self.snapshot = FrozenSnapshot(name, record, tuple(arrays))
 
     @classmethod
     def put(cls, frozen: FrozenSnapshot) -> Self:
