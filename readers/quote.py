@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from arena.arena import lib_name
 from arena.errors import AmountOutOfRange, ArenaError
 from arena.layouts.slots import record
 from arena.layouts.words import ints_from_limbs
+from arena.mapping import lib_name
 from arena.native import EXCEPTIONS, ffi, lib
 
 if TYPE_CHECKING:
-    from arena.readers.snapshot import FrozenPool
+    from arena.readers.state import FrozenPool
 
 # psa_quote_result in arena.h.
 RESULT = record(

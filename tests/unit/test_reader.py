@@ -29,7 +29,7 @@ from arena.layouts import header, slots
 from arena.layouts.words import from_limbs
 from arena.native import lib
 from arena.readers import Arena, FrozenPool, Pool, PoolState, Quote, Token, attach
-from arena.readers.snapshot import TABLE
+from arena.readers.table import TABLE
 
 ONE = TokenSpec(bytes(19) + b"\1", 18, "ONE")
 TWO = TokenSpec(bytes(19) + b"\2", None, "TWÖ")
