@@ -522,6 +522,19 @@ static void apply_batch(psa_writer *writer, const batch *b, uint64_t min_commit_
     }
 }
 
+/* A pool that was caught up alone has no before-images of the blocks it was caught up with, and those
+ * the ring may hold are of values it had before: its values count as read at the head. */
+static void rebase(psa_writer *writer, uint32_t slot) {
+    psa_edit edit;
+    psa_edit_begin(writer, slot, &edit);
+    uint64_t head = writer->record.block_number;
+    if (edit.line.scrape_block < head) edit.line.scrape_block = head;
+    if (edit.line.base_block < head) edit.line.base_block = head;
+    if (edit.line.base_block > writer->highest_base_block)
+        writer->highest_base_block = edit.line.base_block;
+    psa_edit_end(writer, &edit);
+}
+
 int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint64_t min_commit_ns,
               uint32_t only_slot) {
     const psa_arena *arena = &writer->arena;
@@ -539,6 +552,7 @@ int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint6
         if (step >= 2 && step - 2 < total) find_slots(arena, &batches[(step - 2) % STAGES]);
         if (step >= 3) apply_batch(writer, &batches[(step - 3) % STAGES], min_commit_ns, only_slot);
     }
+    if (only_slot != PSA_NO_SLOT) rebase(writer, only_slot);
     return PSA_OK;
 }
 

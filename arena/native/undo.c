@@ -143,16 +143,21 @@ static void lower_floors(psa_writer *writer, uint64_t first, int all_undone, int
         uint32_t status = psa_line_status(newest);
         if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) continue;
         int scraped_above = newest->scrape_block >= first;
-        int missed = newest->block_number >= first; /* touched by a block that could not be undone */
-        if (!scraped_above && !missed && newest->base_block < first) continue;
+        int above = newest->block_number >= first; /* its position is one of the old branch */
+        /* Touched by a block that should have been undone and could not; blocks at or below the
+         * scrape are another matter: their payload tells. */
+        int missed = above && newest->block_number > newest->scrape_block;
+        if (!scraped_above && !above && newest->base_block < first) continue;
         psa_edit edit;
         psa_edit_begin(writer, slot, &edit);
         psa_line *line = &edit.line;
         if (line->base_block >= first) line->base_block = first - 1;
-        if (missed) {
+        if (above) {
             line->block_number = first - 1;
             line->tx_index = NO_TX;
             line->log_index = NO_TX;
+        }
+        if (missed) {
             psa_make_stale(writer, &edit, PSA_UNSURE_PRICE);
         } else if (scraped_above && has_epilogue == 0 &&
                    arena->statics[slot].protocol == PSA_UNISWAP_V2) {
