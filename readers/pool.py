@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from arena.errors import ArenaClosed, PoolRemoved
 from arena.layouts import slots
-from arena.mapping import MappedArena, owned, read_spec
+from arena.mapping import MappedArena, owned
 from arena.native import ffi, lib
 from arena.readers.quote import SharedQuotes
 from arena.readers.state import (
@@ -15,7 +15,7 @@ from arena.readers.state import (
     key_bytes,
     raise_read,
     read_frozen,
-    token_of,
+    read_tokens,
     unknown,
 )
 
@@ -30,7 +30,7 @@ class Pool(SharedQuotes):
     fork, and follow a re-created arena.
     """
 
-    __slots__ = ("_arena", "_commit", "_mapped", "_slot")
+    __slots__ = ("_arena", "_closed", "_commit", "_mapped", "_slot")
 
     def __init__(
         self,
@@ -39,27 +39,28 @@ class Pool(SharedQuotes):
         mapped: MappedArena,
         slot: int,
         commit: int,
-        gate: Any,
+        closed: Any,
     ) -> None:
         self.key = key
         self._arena = arena
         self._commit = commit
-        self._bind(mapped, slot, gate)
+        self._closed = closed  # a uint32_t pointer
+        self._bind(mapped, slot)
 
-    def _bind(self, mapped: MappedArena, slot: int, gate: Any) -> None:
-        call = owned("psa_quote_call *", mapped.pointer)
+    def _bind(self, mapped: MappedArena, slot: int) -> None:
+        call = owned("psa_quote_call *", (mapped.pointer, self._closed))
         call.arena = mapped.pointer
+        call.closed = self._closed
         call.commit = self._commit
         call.slot = slot
         call.generation = mapped.pointer.statics[slot].generation
         self._mapped = mapped
         self._slot = slot
         self._call = call
-        self._gate = gate
 
     def _refresh(self) -> None:
         if self._commit:
-            if self._gate[0]:
+            if self._closed[0]:
                 raise ArenaClosed(f"the snapshot of pool {self.key} is closed", key=self.key)
             return
         mapped = self._arena._current()
@@ -67,7 +68,7 @@ class Pool(SharedQuotes):
             slot = find_slot(mapped, key_bytes(self.key))
             if slot is None:
                 raise unknown(self.key, self._arena.name)
-            self._bind(mapped, slot, mapped.superseded)
+            self._bind(mapped, slot)
 
     def _copy(self) -> FrozenPool:
         return read_frozen(self._mapped, self._slot, self._call.generation, self._commit)
@@ -113,13 +114,13 @@ class Pool(SharedQuotes):
     def token0(self) -> Token:
         """Token 0."""
         self._refresh()
-        return token_of(read_spec(self._mapped.pointer, self._slot).token0)
+        return read_tokens(self._mapped, self._slot)[0]
 
     @property
     def token1(self) -> Token:
         """Token 1."""
         self._refresh()
-        return token_of(read_spec(self._mapped.pointer, self._slot).token1)
+        return read_tokens(self._mapped, self._slot)[1]
 
     @property
     def slot(self) -> int:

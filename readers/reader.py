@@ -135,6 +135,7 @@ class Arena:
         self._pools: dict[Key, Pool] = {}
         self._pools_topology = -1
         self._look_again = 0.0
+        self._closed = ffi.new("uint32_t *")  # not 0: handles must not quote any more
         self._mapped: MappedArena | None = None
         self._control: ControlSegment | None = None
         control = ControlSegment.attach(name, layout.CONTROL_NBYTES)
@@ -181,6 +182,7 @@ class Arena:
     def close(self) -> None:
         """Let go of the arena. A second close does nothing."""
         with self._lock:
+            self._closed[0] = 1
             mapped, self._mapped = self._mapped, None
             control, self._control = self._control, None
             self._shared = None
@@ -278,13 +280,15 @@ class Arena:
         slot = find_slot(mapped, data)
         if slot is None or not self._exists(mapped, slot):
             raise unknown(data, self.name)
-        pool = self._make_pool(key_text(data), mapped, slot, 0, mapped.superseded)
+        pool = self._make_pool(key_text(data), mapped, slot, 0, self._closed)
         if isinstance(key, str | bytes):
             pools[key] = pool
         return pool
 
-    def _make_pool(self, key: str, mapped: MappedArena, slot: int, commit: int, gate: Any) -> Pool:
-        return Pool(self, key, mapped, slot, commit, gate)
+    def _make_pool(
+        self, key: str, mapped: MappedArena, slot: int, commit: int, closed: Any
+    ) -> Pool:
+        return Pool(self, key, mapped, slot, commit, closed)
 
     def _exists(self, mapped: MappedArena, slot: int) -> bool:
         line = ffi.new("psa_line *")

@@ -81,13 +81,13 @@ class Snapshot(Head, Tables):
     its pools raise ArenaClosed. It stays with its generation when the arena is re-created.
     """
 
-    __slots__ = ("_arena", "_gate", "_mapped", "_pools")
+    __slots__ = ("_arena", "_closed", "_mapped", "_pools")
 
     def __init__(self, arena: "Arena", mapped: MappedArena, record: bytes) -> None:
         super().__init__(record)
         self._arena = arena
         self._mapped = mapped
-        self._gate = [0]
+        self._closed = ffi.new("uint32_t *")
         self._pools: dict[Key, Pool] = {}
 
     def __enter__(self) -> Self:
@@ -98,23 +98,23 @@ class Snapshot(Head, Tables):
 
     def close(self) -> None:
         """End the view. A second close does nothing."""
-        self._gate[0] = 1
+        self._closed[0] = 1
         self._pools.clear()
 
     def _open(self) -> MappedArena:
-        if self._gate[0]:
+        if self._closed[0]:
             raise ArenaClosed(f"this snapshot of {self._arena.name} is closed")
         return self._mapped
 
     def __getitem__(self, key: Key) -> "Pool":
         found = self._pools.get(key) if isinstance(key, str | bytes) else None
-        if found is None or self._gate[0]:
+        if found is None or self._closed[0]:
             mapped = self._open()
             data = key_bytes(key)
             slot = find_slot(mapped, data) if self.commit else None
             if slot is None or not self._exists(mapped, slot):
                 raise unknown(data, self._arena.name)
-            found = self._arena._make_pool(key_text(data), mapped, slot, self.commit, self._gate)
+            found = self._arena._make_pool(key_text(data), mapped, slot, self.commit, self._closed)
             if isinstance(key, str | bytes):
                 self._pools[key] = found
         return found

@@ -346,7 +346,11 @@ def raise_read(mapped: MappedArena, status: int, slot: int, commit: int) -> None
 def read_tokens(mapped: MappedArena, slot: int) -> tuple[Token, Token]:
     """The two tokens of a slot's pool."""
     row = mapped.pointer.statics[slot]
-    return (
-        token_of(read_token(mapped.pointer, row.token0)),
-        token_of(read_token(mapped.pointer, row.token1)),
-    )
+    return _read_token(mapped, row.token0), _read_token(mapped, row.token1)
+
+
+def _read_token(mapped: MappedArena, index: int) -> Token:
+    found: Token | None = mapped.token_cache.get(index)
+    if found is None:
+        found = mapped.token_cache[index] = token_of(read_token(mapped.pointer, index))
+    return found

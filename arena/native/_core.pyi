@@ -17,6 +17,7 @@ class Lib:
     PSA_SNAPSHOT_TOO_OLD: Final[int]
     PSA_CONTENDED: Final[int]
     PSA_BUFFER_TOO_SMALL: Final[int]
+    PSA_CLOSED: Final[int]
     PSA_TIMED_OUT: Final[int]
     PSA_FULL_POOLS: Final[int]
     PSA_FULL_TICKS: Final[int]
@@ -293,5 +294,6 @@ class Lib:
         /,
     ) -> int: ...
     def psa_quote_prepared(self, call: Any, amount: Any, flags: int, result: Any, /) -> int: ...
+    def psa_quote_word(self, call: Any, amount: int, flags: int, result: Any, /) -> int: ...
 
 lib: Lib
