@@ -536,6 +536,11 @@ class WriterArena:
         )
         self._check(status, f"{len(records)} event records")
 
+    def follows(self, records: npt.NDArray[np.void], tip: int) -> bool:
+        """Whether `records` are nothing but whole blocks from tip + 1 on, none of them reverted."""
+        pointer = ffi.from_buffer("psa_event *", records)
+        return bool(lib.psa_blocks_follow(pointer, len(records), tip))
+
     def commit(self) -> None:
         """Publish the open commit and wake waiting readers; nothing when it is empty."""
         self._check(lib.psa_commit(self._live()), "commit")

@@ -638,6 +638,10 @@ int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t 
 int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint64_t min_commit_ns,
               uint32_t only_slot);
 
+/* The number of the last block when `events` are nothing but whole blocks tip + 1, tip + 2, ... of which
+ * none is reverted; 0 otherwise. */
+uint64_t psa_blocks_follow(const psa_event *events, uint64_t count, uint64_t tip);
+
 /* Forget all undo entries: after a gap no block below can be undone. */
 int psa_undo_clear(psa_writer *writer);
 
