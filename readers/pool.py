@@ -30,7 +30,7 @@ class Pool(SharedQuotes):
     fork, and follow a re-created arena.
     """
 
-    __slots__ = ("_arena", "_closed", "_commit", "_mapped", "_slot")
+    __slots__ = ("_arena", "_closed", "_commit", "_where")
 
     def __init__(
         self,
@@ -54,8 +54,8 @@ class Pool(SharedQuotes):
         call.commit = self._commit
         call.slot = slot
         call.generation = mapped.pointer.statics[slot].generation
-        self._mapped = mapped
-        self._slot = slot
+        # One assignment each: other threads may be reading through the handle meanwhile.
+        self._where = (mapped, slot, call)
         self._call = call
 
     def _refresh(self) -> None:
@@ -64,21 +64,22 @@ class Pool(SharedQuotes):
                 raise ArenaClosed(f"the snapshot of pool {self.key} is closed", key=self.key)
             return
         mapped = self._arena._current()
-        if mapped is not self._mapped:
+        if mapped is not self._where[0]:
             slot = find_slot(mapped, key_bytes(self.key))
             if slot is None:
                 raise unknown(self.key, self._arena.name)
             self._bind(mapped, slot)
 
     def _copy(self) -> FrozenPool:
-        return read_frozen(self._mapped, self._slot, self._call.generation, self._commit)
+        mapped, slot, call = self._where
+        return read_frozen(mapped, slot, call.generation, self._commit)
 
     def _line(self) -> Any:
         self._refresh()
         line = ffi.new("psa_line *")
-        call = self._call
-        status = lib.psa_pool_read(call.arena, call.slot, call.generation, call.commit, line)
-        raise_read(self._mapped, status, self._slot, self._commit)
+        mapped, slot, call = self._where
+        status = lib.psa_pool_read(mapped.pointer, slot, call.generation, call.commit, line)
+        raise_read(mapped, status, slot, self._commit)
         return line
 
     def state(self) -> PoolState:
@@ -108,25 +109,26 @@ class Pool(SharedQuotes):
     def protocol(self) -> str:
         """uniswap_v2, uniswap_v3 or uniswap_v4."""
         self._refresh()
-        return slots.PROTOCOL_NAMES[self._mapped.pointer.statics[self._slot].protocol]
+        mapped, slot, _ = self._where
+        return slots.PROTOCOL_NAMES[mapped.pointer.statics[slot].protocol]
 
     @property
     def token0(self) -> Token:
         """Token 0."""
         self._refresh()
-        return read_tokens(self._mapped, self._slot)[0]
+        return read_tokens(*self._where[:2])[0]
 
     @property
     def token1(self) -> Token:
         """Token 1."""
         self._refresh()
-        return read_tokens(self._mapped, self._slot)[1]
+        return read_tokens(*self._where[:2])[1]
 
     @property
     def slot(self) -> int:
         """Slot index in the present generation."""
         self._refresh()
-        return self._slot
+        return self._where[1]
 
     def __repr__(self) -> str:
         where = f", commit {self._commit}" if self._commit else ""

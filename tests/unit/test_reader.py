@@ -681,6 +681,82 @@ def test_at_one_block_passes_other_errors_on(pools: Arena) -> None:
         pools.at_one_block(lambda view: view["0x" + "99" * 20])
 
 
+BUSY_WRITER = """
+import sys, threading
+from arena.arena import *
+w = WriterArena.create(sys.argv[1], max_pools=16, tick_bytes=1 << 20)
+t = TokenSpec(bytes(20), 18, "T")
+first = w.add_pool(PoolSpec(b"\\x01" * 20, 0, t, t, 3000))
+second = w.add_pool(PoolSpec(b"\\x02" * 20, 1, t, t, 500, 10))
+stop = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.readline(), stop.set())).start()
+n = 0
+while not stop.is_set():
+    n += 1
+    ticks = tuple((tick, n, n if tick < 0 else -n) for tick in (-60 - 10 * (n % 7), 60))
+    w.install(first, PoolValues(n, 3000, reserve0=n, reserve1=3 * n), 2)
+    w.install(second, PoolValues(n, 500, sqrt_price_x96=1 << 96, liquidity=n, ticks=ticks), 2)
+    w.set_head(n)
+    w.commit()
+    if n == 1:
+        print("ready", flush=True)
+w.close(unlink=True)
+"""
+
+
+def test_no_view_mixes_blocks_while_a_writer_runs_flat_out(arena_name: str) -> None:
+    """Every number the writer stores in block n is made from n."""
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-c", BUSY_WRITER, arena_name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdin is not None
+    keys = ["0x" + "01" * 20, "0x" + "02" * 20]
+
+    def check(block: int, first: PoolState, second: PoolState) -> None:
+        assert (first.reserve0, first.reserve1) == (block, 3 * block)
+        assert second.liquidity == block
+        assert second.ticks is not None
+        assert [gross for _, gross, _ in second.ticks] == [block] * 2
+        assert second.ticks[0][0] == -60 - 10 * (block % 7)
+        assert (first.block_number, second.block_number) == (block, block)
+
+    def pinned(view: Any) -> tuple[int, PoolState, PoolState]:
+        return view.block_number, view[keys[0]].state(), view[keys[1]].state()
+
+    def table(view: Any) -> tuple[int, Any]:
+        return view.block_number, view.table()
+
+    try:
+        assert child.stdout.readline() == "ready\n"
+        with attach(arena_name) as pools:
+            seen = set()
+            for _ in range(150):
+                check(*pools.at_one_block(pinned, budget=100_000))
+                frozen = pools.snapshot(keys, tries=100_000)
+                check(frozen.block_number, frozen[keys[0]].state(), frozen[keys[1]].state())
+                seen.add(frozen.block_number)
+                block, rows = pools.at_one_block(table, budget=100_000)
+                assert rows["block_number"].tolist() == [block] * 2
+                assert from_limbs(rows["liquidity"][1]) == from_limbs(rows["reserve0"][0]) == block
+                state = pools[keys[1]].state()
+                assert state.liquidity == state.block_number
+                quote = pools[keys[0]].quote_exact_out(1, zero_for_one=True)
+                assert quote.block_number >= block
+            assert len(seen) > 1
+        child.stdin.write("stop\n")
+        child.stdin.flush()
+        assert child.wait(60) == 0
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
+        child.stdout.close()
+
+
 def test_snapshot_of_keys_gives_up_within_its_budget(pools: Arena) -> None:
     with pytest.raises(errors.SnapshotContended, match="0 tries"):
         pools.snapshot([text(V2)], tries=0)
