@@ -17,8 +17,8 @@ from arena.readers.state import PoolState, Token
 
 
 def _fail(program: str, error: BaseException) -> NoReturn:
-    text = " ".join(str(error).split()) or type(error).__name__
-    print(f"{program}: {text}", file=sys.stderr)
+    text = " ".join(str(error).split())
+    print(f"{program}: {type(error).__name__}: {text}", file=sys.stderr)
     raise SystemExit(2)
 
 

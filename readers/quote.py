@@ -154,9 +154,13 @@ def quote_error(status: int, key: str, amount: int | None, flags: int) -> Except
     way = "token0 to token1" if flags & _ZERO_FOR_ONE else "token1 to token0"
     side = "out of" if flags & _EXACT_OUT else "into"
     what = "the batch's arguments" if amount is None else f"{amount} {side} pool {key}, {way}"
+    if status == lib.PSA_BAD_ARGUMENT:
+        return cls(
+            f"{what}: an option does not fit the pool: V2 takes no price limit, "
+            "and only V4 pools with a dynamic fee take lp_fee"
+        )
     text = f"{what}: {lib_name(status)}"
     remedy = {
-        lib.PSA_BAD_ARGUMENT: "an argument is out of range (V2 takes no price limit)",
         lib.PSA_POOL_STALE: "wait until it is live, or pass allow_stale=True",
         lib.PSA_DYNAMIC_FEE: "pass lp_fee, or allow_dynamic_fee=True",
         lib.PSA_SNAPSHOT_TOO_OLD: "take a new snapshot, or snapshot(keys) to keep a copy",

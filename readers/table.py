@@ -106,14 +106,13 @@ def table_columns(table: npt.NDArray[np.void]) -> dict[str, list[Any] | npt.NDAr
     }
 
 
-def frame_module(name: str, extra: str) -> Any:
-    """A frame library. ImportError names the extra that installs it."""
+def frame_module(name: str, extra: str | None) -> Any:
+    """A frame library. ImportError names what to install: our extra, or itself when none has it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(
-            f"{name} is not installed: pip install 'pool-state-arena[{extra}]'"
-        ) from error
+        wanted = name if extra is None else f"'pool-state-arena[{extra}]'"
+        raise ImportError(f"{name} is not installed: pip install {wanted}") from error
 
 
 class Tables:
@@ -133,4 +132,4 @@ class Tables:
 
     def to_pandas(self) -> Any:
         """pandas.DataFrame with the columns of table_columns. ImportError without pandas."""
-        return frame_module("pandas", "tables").DataFrame(table_columns(self.table()))
+        return frame_module("pandas", None).DataFrame(table_columns(self.table()))

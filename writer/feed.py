@@ -187,7 +187,7 @@ class Feed:
             client.close()
             self.refusals += 1
             self._schedule()
-            log.debug("connect refused path=%s error=%s", self.path, error)
+            log.debug("event=connect_refused socket=%s error=%r", self.path, str(error))
             return False
         self._past_frames += int(self._feed.frames)
         self._past_bytes += int(self._feed.bytes)
@@ -198,7 +198,7 @@ class Feed:
         self._poll.register(client, select.POLLIN)
         self.connections += 1
         self._schedule()
-        log.info("connected path=%s connections=%d", self.path, self.connections)
+        log.info("event=connected socket=%s connections=%d", self.path, self.connections)
         return True
 
     def _schedule(self) -> None:
