@@ -6,6 +6,7 @@ waiting times are exchanged for the test's own. A comment `not run` above a bloc
 all of those, so none is lost by accident.
 """
 
+import contextlib
 import inspect
 import json
 import os
@@ -16,7 +17,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -188,7 +188,8 @@ class Asked:
 
     def close(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(SECONDS)
         except subprocess.TimeoutExpired:
@@ -226,7 +227,7 @@ class Page:
         self.printed: dict[int, str] = {}
         self._count = 0
         self.shell = Asked(["bash"], folder)
-        self.shell.tell("set -eo pipefail")
+        self.shell.tell("trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT; set -eo pipefail")
         self._python: Asked | None = None
 
     def __enter__(self) -> Self:
@@ -235,7 +236,8 @@ class Page:
     def __exit__(self, *exc: object) -> None:
         if self._python is not None:
             self._python.close()
-        self.shell.tell("set +e; kill $(jobs -p) 2>/dev/null; wait 2>/dev/null; exit 0")
+        with contextlib.suppress(BrokenPipeError):  # a failed block has ended it
+            self.shell.tell("exit 0")
         self.shell.close()
         remove_segments(self.name)
 
@@ -322,7 +324,7 @@ def starts_its_writer(page: str) -> bool:
 def open_page(tmp_path: Path, arena_name: str) -> Callable[..., Any]:
     """A page with a stream on feed.sock, a state file pools.jsonl and, where it starts none, a writer."""
 
-    @contextmanager
+    @contextlib.contextmanager
     def opened(
         page: str, *, rate: str = "--at-once", swaps: dict[str, str] | None = None
     ) -> Iterator[Page]:
