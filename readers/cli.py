@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 from arena.errors import ArenaError
 from arena.readers.reader import attach
-from arena.readers.snapshot import FrozenSnapshot, PoolState, Token
+from arena.readers.snapshot import FrozenSnapshot
+from arena.readers.state import PoolState, Token
 
 
 def _fail(program: str, error: BaseException) -> NoReturn:

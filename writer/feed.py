@@ -500,6 +500,8 @@ class EventBuffer:
         numbers = records["block_number"][begins].tolist()
         reverts = (records["flags"][begins] & lib.PSA_EVENT_IS_REVERT).tolist()
         gaps: list[Gap] = []
+        # One copy for the batch; blocks are views of it, so it lives until its last block goes.
+        kept = records.copy() if not all(reverts) else records
         for begin, end, number, is_revert in zip(
             begins.tolist(), ends.tolist(), numbers, reverts, strict=True
         ):
@@ -515,7 +517,7 @@ class EventBuffer:
                     self._revert(number)
             self._tip = number
             if event_count <= self.capacity:
-                self._blocks.append(_Kept(number, event_count, records[begin : end + 1].copy()))
+                self._blocks.append(_Kept(number, event_count, kept[begin : end + 1]))
                 self.event_count += event_count
         return gaps
 

@@ -123,6 +123,17 @@ class Intake:
 
         `records` may be a view; what is needed longer is copied.
         """
+        tip = self.buffer.tip
+        if (
+            self.is_live
+            and tip is not None
+            and not (self._gap_pending or self._in_reorg)
+            and self.arena.follows(records, tip)
+        ):
+            # The common case: readers first, then the history.
+            self._apply(records)
+            self.buffer.append(records)
+            return
         if self._gap_pending:
             head, first = self.arena.head_block, int(records["block_number"][0])
             missing = (head + 1, first - 1) if first > head + 1 else (0, 0)
@@ -146,13 +157,16 @@ class Intake:
             self.take(records[_last_begin(records, gap.found) :])
             return
         if self.is_live:
-            self.processor.apply(records, min_commit_ns=CATCH_UP_COMMIT_NS)
-            if self.processor.has_stale and not self._in_reorg:
-                self.arena.commit()  # who goes on to look for stale pools finds committed ones
-                self._notify("stale")
+            self._apply(records)
         elif not self._announced and self.buffer.first_block is not None:
             self._announced = True
             self._notify("first_block")
+
+    def _apply(self, records: Records) -> None:
+        self.processor.apply(records, min_commit_ns=CATCH_UP_COMMIT_NS)
+        if self.processor.has_stale and not self._in_reorg:
+            self.arena.commit()  # who goes on to look for stale pools finds committed ones
+            self._notify("stale")
 
     def idle(self) -> None:
         """No more bytes wait: publish what grouped commits left open."""

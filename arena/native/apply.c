@@ -556,6 +556,19 @@ int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint6
     return PSA_OK;
 }
 
+uint64_t psa_blocks_follow(const psa_event *events, uint64_t count, uint64_t tip) {
+    for (uint64_t i = 0; i < count; i++) {
+        const psa_event *event = &events[i];
+        if (event->kind == PSA_EVENT_BEGIN_BLOCK) {
+            if (event->flags & PSA_EVENT_IS_REVERT || event->block_number != tip + 1) return 0;
+            tip = event->block_number;
+        } else if (event->kind != PSA_EVENT_END_BLOCK && !(event->flags & PSA_EVENT_IN_BLOCK)) {
+            return 0;
+        }
+    }
+    return count == 0 ? 0 : tip;
+}
+
 /* ---- installing ---- */
 
 static int ticks_consistent(const psa_line *line, int32_t spacing, const int32_t *ticks,

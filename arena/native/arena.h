@@ -32,6 +32,7 @@
 #define PSA_SNAPSHOT_TOO_OLD 13   /* both versions are newer than the pinned commit */
 #define PSA_CONTENDED 14          /* retry budget spent: a read raced with the writer every time */
 #define PSA_BUFFER_TOO_SMALL 15   /* caller's array is too small; the needed count was stored */
+#define PSA_CLOSED 17             /* psa_quote_prepared: handle closed, or its arena superseded */
 #define PSA_TIMED_OUT 16          /* psa_wait_commit: no commit within the timeout */
 /* capacity: all mean ArenaFull, the detail tells which table */
 #define PSA_FULL_POOLS 20
@@ -637,6 +638,10 @@ int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t 
 int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint64_t min_commit_ns,
               uint32_t only_slot);
 
+/* The number of the last block when `events` are nothing but whole blocks tip + 1, tip + 2, ... of which
+ * none is reverted; 0 otherwise. */
+uint64_t psa_blocks_follow(const psa_event *events, uint64_t count, uint64_t tip);
+
 /* Forget all undo entries: after a gap no block below can be undone. */
 int psa_undo_clear(psa_writer *writer);
 
@@ -760,14 +765,20 @@ int psa_ladder_quote(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee,
 
 typedef struct {
     const psa_arena *arena;
+    const uint32_t *closed;  /* private word: not 0 once the handle may not be used any more */
     uint64_t commit;         /* 0: newest */
     uint32_t slot;
     uint32_t generation;
 } psa_quote_call;
 
-/* psa_quote without limit and given fee. */
+/* psa_quote without limit and given fee. PSA_CLOSED, with `result` untouched, when the caller must look
+ * first: the handle is closed, or reads the newest commit of a superseded arena. */
 int psa_quote_prepared(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
                        psa_quote_result *result);
+
+/* The same for an amount below 2^64, which saves the caller its conversion to bytes. */
+int psa_quote_word(const psa_quote_call *call, uint64_t amount, uint32_t flags,
+                   psa_quote_result *result);
 
 /* cffi: end */
 

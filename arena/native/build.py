@@ -27,7 +27,7 @@ ffibuilder.set_source(
     include_dirs=[os.path.relpath(HERE, HERE.parent.parent)],
     depends=[os.path.relpath(path, HERE.parent.parent) for path in sorted(HERE.glob("*.h"))],
     extra_compile_args=[
-        *("-std=gnu11", "-O3", "-fno-strict-aliasing", "-Wall", "-Wextra"),
+        *("-std=gnu11", "-O3", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wall", "-Wextra"),
         *os.environ.get("PSA_CFLAGS", "").split(),
     ],
     extra_link_args=os.environ.get("PSA_LDFLAGS", "").split(),

@@ -19,6 +19,7 @@ const uint32_t psa_slab_capacity[PSA_SLAB_CLASSES] = {
     1507965, 2261947, 3392920, 5089380, 7634070, 11451105, 17176657, 25764985, 38647477, 57971215,
 };
 
+#define NEAR_TICKS 64
 #define PSA_RESERVE_STEP (UINT64_C(16) << 20)
 
 static psa_slab *slab_at(const psa_arena *arena, uint32_t slab) {
@@ -161,22 +162,19 @@ void psa_ticks_get(const psa_arena *arena, const psa_line *line, uint32_t index,
 uint32_t psa_ticks_index(const psa_arena *arena, const psa_line *line, int32_t tick) {
     psa_tick_arrays arrays = arrays_of(arena, line);
     uint32_t count = line->tick_count, low = 0, high = count;
-    uint32_t guess = line->current_index < count ? line->current_index : count;
-    /* Most swaps end near where they began: widen a window around the old index. */
-    for (uint32_t reach = 1; reach < count; reach *= 4) {
-        uint32_t left = guess > reach ? guess - reach : 0;
-        uint32_t right = count - guess > reach ? guess + reach : count;
-        int left_ok = left == 0 || arrays.ticks[left - 1] <= tick;
-        int right_ok = right == count || arrays.ticks[right] > tick;
-        if (left_ok) low = left;
-        if (right_ok) high = right;
-        if (left_ok && right_ok) break;
+    if (count > NEAR_TICKS) { /* most swaps end near where they began */
+        uint32_t guess = line->current_index < count ? line->current_index : count;
+        uint32_t left = guess > NEAR_TICKS / 2 ? guess - NEAR_TICKS / 2 : 0;
+        uint32_t right = count - left > NEAR_TICKS ? left + NEAR_TICKS : count;
+        if (left == 0 || arrays.ticks[left - 1] <= tick) low = left;
+        else high = left;
+        if (right == count || arrays.ticks[right] > tick) high = low == left ? right : high;
+        else low = right;
     }
     /* Halving without a branch to mispredict: `low` moves only when the middle tick is not above. */
-    uint32_t length = high - low;
-    while (length > 0) {
+    for (uint32_t length = high - low; length > 0;) {
         uint32_t half = (length + 1) / 2;
-        low += arrays.ticks[low + half - 1] <= tick ? half : 0;
+        low += half & -(uint32_t)(arrays.ticks[low + half - 1] <= tick);
         length -= half;
     }
     return low;

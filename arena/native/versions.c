@@ -344,13 +344,6 @@ int psa_wait_commit(const psa_arena *arena, uint64_t seen, uint64_t timeout_ns, 
 
 /* ---- writing ---- */
 
-uint32_t psa_newest_line(const psa_slot *slot) {
-    uint64_t first = slot->lines[0].stamp, second = slot->lines[1].stamp;
-    if (first == PSA_STAMP_DROPPED) return 1;
-    if (second == PSA_STAMP_DROPPED) return 0;
-    return first >= second ? 0 : 1;
-}
-
 void psa_edit_begin(psa_writer *writer, uint32_t slot, psa_edit *edit) {
     psa_slot *target = &writer->arena.slots[slot];
     uint64_t commit = writer->next_commit;

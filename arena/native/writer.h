@@ -20,7 +20,14 @@ typedef struct {
     uint32_t shared_slab; /* slab of the committed line: never written to; 0 = none */
 } psa_edit;
 
-uint32_t psa_newest_line(const psa_slot *slot);
+/* The line the next edit starts from: the newer one that was not dropped. */
+static inline uint32_t psa_newest_line(const psa_slot *slot) {
+    uint64_t first = slot->lines[0].stamp, second = slot->lines[1].stamp;
+    if (first == PSA_STAMP_DROPPED) return 1;
+    if (second == PSA_STAMP_DROPPED) return 0;
+    return first >= second ? 0 : 1;
+}
+
 void psa_edit_begin(psa_writer *writer, uint32_t slot, psa_edit *edit);
 void psa_edit_end(psa_writer *writer, psa_edit *edit);
 int psa_commit_due(psa_writer *writer, uint64_t min_commit_ns);

@@ -1,5 +1,6 @@
 """The dtypes in layouts/ against the C structs: cffi's view of arena.h, which the compiler checked."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,30 @@ def test_every_status_code_and_nothing_else_has_an_exception() -> None:
     assert codes.pop("PSA_OK") == 0
     assert len(set(codes.values())) == len(codes)
     assert {getattr(lib, name) for name in codes} == set(codes.values()) == set(EXCEPTIONS)
+
+
+def test_stub_names_every_constant_and_function_and_nothing_else() -> None:
+    stub = HEADER_FILE.with_name("_core.pyi").read_text(encoding="utf-8")
+    (body,) = [
+        node.body
+        for node in ast.parse(stub).body
+        if isinstance(node, ast.ClassDef) and node.name == "Lib"
+    ]
+    constants = {
+        node.target.id
+        for node in body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    functions = {
+        node.name: len(node.args.posonlyargs) - 1
+        for node in body
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert constants == {name for name in dir(lib) if isinstance(getattr(lib, name), int)}
+    assert set(functions) == set(dir(lib)) - constants
+    for name, count in functions.items():
+        if count >= 0:
+            assert len(ffi.typeof(getattr(lib, name)).args) == count, name
 
 
 def test_a_formatted_segment_reads_back_through_the_dtype() -> None:

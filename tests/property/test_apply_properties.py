@@ -260,6 +260,27 @@ def test_blocks_and_reverts_equal_the_model(data: st.DataObject) -> None:
         assert core.writer.fault_count == 0
 
 
+@given(
+    st.lists(st.integers(-2000, 2000), min_size=2, max_size=700, unique=True),
+    st.lists(st.integers(-21_000, 21_000), min_size=1, max_size=20),
+)
+def test_the_current_index_is_found_among_many_ticks(places: list[int], targets: list[int]) -> None:
+    core = Core()
+    _, slots = fresh(core)
+    places = sorted(places)[: len(places) // 2 * 2]
+    pairs = zip(places[::2], places[1::2], strict=True)
+    mints = [(V3, "liquidity", low * SPACING, up * SPACING, 1) for low, up in pairs]
+    core.apply(frame(101, mints, revert=False, seq=1))
+    for block, tick in enumerate(targets, start=102):
+        active = sum(
+            low * SPACING <= tick < up * SPACING
+            for low, up in zip(places[::2], places[1::2], strict=True)
+        )
+        core.apply(frame(block, [(V3, "swap", Q96, tick, active)], revert=False, seq=block))
+        assert len(core.pool(slots[V3])["ticks"]) == len(places)  # and pool() checks the index
+    assert core.writer.fault_count == 0
+
+
 def test_nothing_of_a_block_is_visible_before_its_commit() -> None:
     core = Core()
     model, slots = fresh(core)

@@ -15,8 +15,9 @@ import posix_ipc
 import pytest
 
 from arena import errors
-from arena.arena import MappedArena, PoolSpec, PoolValues, TokenSpec, WriterArena, control_pointer
+from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.layouts import header, slots
+from arena.mapping import MappedArena, control_pointer
 from arena.native import ffi
 from arena.readers import attach
 from arena.segment import ControlSegment, Segment, data_name, segment_name, unlink
