@@ -234,3 +234,47 @@ class StateFileError(Scraper):
 
 class PoolInvalid(Scraper):
     """A pool's scraped values contradict each other."""
+
+
+class AccountMissing(PoolInvalid):
+    """The account that should hold the pool's storage does not exist at that block."""
+
+
+class DatabaseRefused(Scraper):
+    """Root of why a node's database cannot be read, or its content not be trusted now."""
+
+
+class DatabaseMissing(DatabaseRefused):
+    """There is no database file at that path."""
+
+
+class DatabasePermission(DatabaseRefused):
+    """This user may not open the database's files as reading needs it."""
+
+
+class DatabaseLocked(DatabaseRefused):
+    """The database's lock cannot be taken: held exclusively, or not shareable from here."""
+
+
+class DatabaseVersion(DatabaseRefused):
+    """The database was written by an incompatible version."""
+
+
+class DatabaseDamaged(DatabaseRefused):
+    """The files are truncated, corrupt, or not a node's database."""
+
+
+class DatabaseUnreadable(DatabaseRefused):
+    """The operating system or the library refused for another reason."""
+
+
+class NotAtRest(DatabaseRefused):
+    """The node's stages stand at different blocks: its hashed state belongs to none of them."""
+
+
+class PartialPersistence(DatabaseRefused):
+    """The node has written only a part of its newest block."""
+
+
+class OtherFork(DatabaseRefused):
+    """The block the database stands at is not on the chain the node follows now."""

@@ -1,0 +1,622 @@
+"""Pool state out of a Reth node's database, read on the node's machine while the node runs.
+
+Hashed tables only: every Reth storage layout fills them. Values belong to the block of the stage
+`Finish`, read in the same transaction, and only when every stage that writes hashed state stands at
+that block. Reading happens in spawned processes: there an environment may be opened once, a damaged
+file cannot take the writer down, and the feed thread keeps its interpreter. A database is open only
+while a batch is read, each of its transactions at most TRANSACTION_S.
+
+Encodings follow Reth's tables (crates/storage/db-api, codecs) up to 2.5.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import wait as wait_for_any
+from pathlib import Path
+from typing import TypeVar
+
+from arena.arena import PoolSpec, PoolValues
+from arena.errors import (
+    AccountMissing,
+    DatabaseDamaged,
+    DatabaseUnreadable,
+    DatabaseVersion,
+    NotAtRest,
+    OtherFork,
+    PartialPersistence,
+    PoolInvalid,
+    Scraper,
+)
+from arena.layouts.slots import UNISWAP_V2
+from arena.writer.scrapers import Scrape, ScrapedPool
+from arena.writer.scrapers.mdbx import Environment, ReadTransaction, database_directory
+from arena.writer.scrapers.slots import PoolTarget, SlotList, keccak256, read_targets
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FINISH = "Finish"
+# The stages whose work the hashed tables are; a state is whole when they stand where Finish does.
+STATE_STAGES = ("Execution", "AccountHashing", "StorageHashing", "MerkleExecute")
+STAGES = (
+    "Era",
+    "Headers",
+    "Bodies",
+    "SenderRecovery",
+    "Execution",
+    "PruneSenderRecovery",
+    "MerkleUnwind",
+    "AccountHashing",
+    "StorageHashing",
+    "MerkleExecute",
+    "TransactionLookup",
+    "IndexStorageHistory",
+    "IndexAccountHistory",
+    "Prune",
+    FINISH,
+)
+DATABASE_VERSION = b"2"  # content of database.version in both storage layouts
+# The node never waits for a reader, but its file grows while an old snapshot is held.
+TRANSACTION_S = 50.0
+V2_BATCH = 500
+CL_BATCH = 50
+BATCH_TIMEOUT_S = 300.0
+FORK_POLL_S = 1.0
+_HAS_CODE = 1 << 10
+_HAS_PART = 1 << 4
+
+
+# What the tables say
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far a stage has come; `has_part` when it also keeps progress of another run."""
+
+    block_number: int
+    has_part: bool
+
+
+def parse_checkpoint(raw: bytes) -> Checkpoint:
+    """A row of StageCheckpoints: flags (bits 0-3 size of the number, bit 4 part), number, part."""
+    size = raw[0] & 0x0F if raw else 9
+    if size > 8 or len(raw) < 1 + size:
+        raise DatabaseDamaged(f"stage checkpoint 0x{raw.hex()} has an unknown form")
+    return Checkpoint(int.from_bytes(raw[1 : 1 + size], "big"), bool(raw[0] & _HAS_PART))
+
+
+def checkpoint_of(txn: ReadTransaction, stage: str) -> Checkpoint | None:
+    """The stage's checkpoint; None before its first run."""
+    raw = txn.get("StageCheckpoints", stage.encode())
+    return None if raw is None else parse_checkpoint(raw)
+
+
+def state_block(txn: ReadTransaction) -> int:
+    """The block the hashed tables belong to in this transaction.
+
+    NotAtRest while stages stand apart (the node syncs or has just been interrupted), and
+    PartialPersistence when Finish says that a part of a block is written. A part on any other
+    stage is normal.
+    """
+    if not txn.has_table("StageCheckpoints"):
+        raise DatabaseDamaged(
+            "there is no table StageCheckpoints: this is not a Reth database; name the node's "
+            "data directory"
+        )
+    finish = checkpoint_of(txn, FINISH)
+    if finish is None:
+        raise NotAtRest(
+            "the node has not finished its first sync: wait for it, or use the RPC back end "
+            "(--rpc)",
+            finish=None,
+            stages={},
+        )
+    apart = {}
+    for stage in STATE_STAGES:
+        found = checkpoint_of(txn, stage)
+        if found is None or found.block_number != finish.block_number:
+            apart[stage] = None if found is None else found.block_number
+    if apart:
+        listed = ", ".join(f"{stage} at {number}" for stage, number in apart.items())
+        raise NotAtRest(
+            f"stage Finish is at block {finish.block_number}, but {listed}: the node is syncing; "
+            "wait until it follows the chain head, or use the RPC back end (--rpc)",
+            finish=finish.block_number,
+            stages=apart,
+        )
+    if finish.has_part:
+        raise PartialPersistence(
+            f"stage Finish at block {finish.block_number} carries a stage part: the node persists "
+            "blocks in parts; turn partial persistence off, or use the RPC back end (--rpc)",
+            finish=finish.block_number,
+        )
+    return finish.block_number
+
+
+def has_code(txn: ReadTransaction, address: bytes) -> bool | None:
+    """Whether the account has code; None when there is no such account."""
+    row = txn.get("HashedAccounts", keccak256(address))
+    if row is None:
+        return None
+    return bool(int.from_bytes(row[:2], "little") & _HAS_CODE)
+
+
+def block_number_of(txn: ReadTransaction, block_hash: bytes) -> int | None:
+    """Number of a block of the database's chain; None when the hash is not on it."""
+    row = txn.get("HeaderNumbers", block_hash)
+    return None if row is None else int.from_bytes(row, "little")
+
+
+def storage_layout(txn: ReadTransaction) -> str:
+    """`v1` or `v2`, as Metadata says. Reported only: the hashed tables are the same in both."""
+    row = txn.get("Metadata", b"storage_settings")
+    try:
+        settings = json.loads(row[row.index(b"{") :]) if row else {}
+    except ValueError:
+        settings = {}
+    chosen = settings.get("storage_v2") if isinstance(settings, dict) else None
+    return "v2" if chosen is True else "v1"
+
+
+class HashedStorage:
+    """A slot reader over one transaction (slots.SlotReader)."""
+
+    def __init__(self, txn: ReadTransaction, block_number: int):
+        self._txn = txn
+        self._block_number = block_number
+        self._accounts: dict[bytes, tuple[bytes, bool | None]] = {}
+
+    def __call__(
+        self, requests: Sequence[tuple[PoolTarget, SlotList]]
+    ) -> list[Sequence[int] | PoolInvalid]:
+        return [self._read(target, wanted) for target, wanted in requests]
+
+    def _read(self, target: PoolTarget, wanted: SlotList) -> Sequence[int] | PoolInvalid:
+        address = target.address
+        if address not in self._accounts:
+            self._accounts[address] = keccak256(address), has_code(self._txn, address)
+        hashed, is_contract = self._accounts[address]
+        if is_contract:
+            return self._txn.read_words("HashedStorages", hashed, wanted)
+        return missing_account(target, self._block_number, exists=is_contract is not None)
+
+
+def missing_account(target: PoolTarget, block_number: int, *, exists: bool) -> PoolInvalid:
+    """The error for a pool whose account does not exist, or exists without code."""
+    key, address = "0x" + target.spec.key.hex(), "0x" + target.address.hex()
+    error = PoolInvalid if exists else AccountMissing
+    found = f"account {address} {'has no code' if exists else 'does not exist'}"
+    return error(
+        f"pool {key} is not installed: {found} at block {block_number}; check its address in the "
+        "pool list",
+        key=target.spec.key,
+        found=found,
+        address=target.address,
+    )
+
+
+# What runs in a reader process
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseAccess:
+    """How to reach the database: the node's data directory or its `db`, and libmdbx."""
+
+    path: str
+    library: str | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[Environment]:
+        """The environment, after a look at database.version. DatabaseRefused."""
+        folder = database_directory(self.path)
+        _check_version(folder)
+        with Environment(folder, self.library) as environment:
+            yield environment
+
+
+def _check_version(folder: Path) -> None:
+    path = folder / "database.version"
+    try:
+        with path.open("rb") as stream:
+            found = stream.read(20).strip()
+    except OSError:
+        return  # a copy made with mdbx_copy has none
+    if found != DATABASE_VERSION:
+        raise DatabaseVersion(
+            f"{path} says {found!r}, this program reads {DATABASE_VERSION!r}; upgrade one of the "
+            "two, or use the RPC back end (--rpc)",
+            path=str(folder),
+            found=found,
+            expected=DATABASE_VERSION,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Outcome of each target in order, and what it took."""
+
+    outcomes: list[PoolValues | PoolInvalid]
+    slots_read: int
+    transactions: int
+
+
+def read_batch(
+    access: DatabaseAccess,
+    targets: Sequence[PoolTarget],
+    canonical: Mapping[int, bytes] | None = None,
+    *,
+    transaction_s: float = TRANSACTION_S,
+) -> Batch:
+    """Read pools in as few transactions as their time limit allows, each pool inside one.
+
+    With `canonical` (hashes of recent blocks, by number) the database's block must be one of them
+    and have that hash in the database too: OtherFork otherwise. DatabaseRefused.
+    """
+    outcomes: list[PoolValues | PoolInvalid] = []
+    slots_read = transactions = 0
+    with access.open() as environment:
+        while len(outcomes) < len(targets):
+            deadline = time.monotonic() + transaction_s
+            transactions += 1
+            with environment.read() as txn:
+                block_number = state_block(txn)
+                if canonical is not None:
+                    _check_fork(txn, block_number, canonical)
+                read = HashedStorage(txn, block_number)
+                while len(outcomes) < len(targets):
+                    done, slot_count = read_targets([targets[len(outcomes)]], block_number, read)
+                    outcomes += done
+                    slots_read += slot_count
+                    if time.monotonic() >= deadline:
+                        break
+    return Batch(outcomes, slots_read, transactions)
+
+
+def _check_fork(txn: ReadTransaction, block_number: int, canonical: Mapping[int, bytes]) -> None:
+    wanted = canonical.get(block_number)
+    if wanted is None:
+        found = f"its hash is not among those of blocks {min(canonical)} to {max(canonical)}"
+    elif block_number_of(txn, wanted) != block_number:
+        found = f"it does not contain the chain's block 0x{wanted.hex()}"
+    else:
+        return
+    raise OtherFork(
+        f"the database stands at block {block_number}, and {found}; the node is about to write a "
+        "reorg, or the RPC node is another one: wait, or name the RPC endpoint of the same node",
+        block_number=block_number,
+        wanted=wanted,
+    )
+
+
+def read_block_number(access: DatabaseAccess) -> int:
+    """The block a read would be of now. DatabaseRefused."""
+    with access.open() as environment, environment.read() as txn:
+        return state_block(txn)
+
+
+def read_is_canonical(access: DatabaseAccess, block_hash: bytes, number: int) -> bool:
+    """Whether the database's chain has block `block_hash` at `number`. DatabaseRefused."""
+    with access.open() as environment, environment.read() as txn:
+        return block_number_of(txn, block_hash) == number
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Values of an account's slots at a block; `has_code` is None when there is no account."""
+
+    block_number: int
+    has_code: bool | None
+    values: tuple[int, ...]
+
+
+def read_words(
+    access: DatabaseAccess, requests: Sequence[tuple[bytes, Sequence[bytes]]]
+) -> list[Words]:
+    """Raw slots (32-byte keys) of accounts, all in one transaction. DatabaseRefused."""
+    with access.open() as environment, environment.read() as txn:
+        block_number = state_block(txn)
+        return [
+            Words(
+                block_number,
+                has_code(txn, address),
+                tuple(txn.read_words("HashedStorages", keccak256(address), SlotList(slots))),
+            )
+            for address, slots in requests
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFacts:
+    """What a look at a database shows, for diagnosis.
+
+    `refusal` says why pools cannot be read from it now (NotAtRest, PartialPersistence), else None.
+    """
+
+    directory: str
+    library_version: str
+    database_version: str | None
+    layout: str
+    page_nbytes: int
+    data_nbytes: int
+    transaction_id: int
+    block_number: int | None
+    refusal: Scraper | None
+    checkpoints: dict[str, Checkpoint | None]
+
+
+def inspect(access: DatabaseAccess) -> DatabaseFacts:
+    """Look at the database without reading pools. DatabaseRefused when it cannot be opened."""
+    folder = database_directory(access.path)
+    with access.open() as environment, environment.read() as txn:
+        block_number, refusal = None, None
+        try:
+            block_number = state_block(txn)
+        except (NotAtRest, PartialPersistence) as error:
+            refusal = error
+        version = folder / "database.version"
+        return DatabaseFacts(
+            directory=str(folder),
+            library_version=environment.library_version,
+            database_version=version.read_text("ascii", "replace") if version.exists() else None,
+            layout=storage_layout(txn),
+            page_nbytes=txn.page_nbytes(),
+            data_nbytes=(folder / "mdbx.dat").stat().st_size,
+            transaction_id=txn.id,
+            block_number=block_number,
+            refusal=refusal,
+            checkpoints={stage: checkpoint_of(txn, stage) for stage in STAGES},
+        )
+
+
+def _enter_reader_process() -> None:
+    """Leave signals of the terminal to the writer, and end with it however it ends."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        sentinel = parent.sentinel
+
+        def follow() -> None:
+            wait_for_any([sentinel])
+            os._exit(1)
+
+        threading.Thread(target=follow, name="follow-parent", daemon=True).start()
+
+
+# The scraper
+
+
+class ProcessLost(Exception):
+    """A reader process ended, or was given up by a call beside this one, before it answered."""
+
+
+class RethDB:
+    """PoolScraper over a Reth database.
+
+    `path` is the node's data directory or its `db`. `scraping_concurrency` reader processes are
+    spawned with the first read and stay until close; as everywhere with spawned processes, a
+    program's main module must be importable without side effects. `canonical_hashes`, where given,
+    returns the hashes of the chain's recent blocks by number; it is called before each read, and
+    pools are read only from a block it names (waiting up to `fork_wait_s` for one).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        pools: Sequence[PoolTarget],
+        *,
+        scraping_concurrency: int = 2,
+        library: str | os.PathLike[str] | None = None,
+        canonical_hashes: Callable[[], Mapping[int, bytes]] | None = None,
+        fork_wait_s: float = 60.0,
+        batch_timeout_s: float = BATCH_TIMEOUT_S,
+    ):
+        if scraping_concurrency < 1:
+            raise ValueError(f"scraping_concurrency {scraping_concurrency} is not at least 1")
+        self.access = DatabaseAccess(
+            os.path.abspath(path), None if library is None else os.path.abspath(library)
+        )
+        self._targets = {target.spec.key: target for target in pools}
+        self._concurrency = scraping_concurrency
+        self._canonical_hashes = canonical_hashes
+        self._fork_wait_s = fork_wait_s
+        self._batch_timeout_s = batch_timeout_s
+        self._lock = threading.Lock()
+        self._executor: ProcessPoolExecutor | None = None
+        self._closed = threading.Event()
+        self._warned = False
+        self.slots_read = 0
+
+    def get_current_block_number(self) -> int:
+        """The block pools would be read at now. DatabaseRefused."""
+        return self._run(read_block_number, self.access)
+
+    def is_canonical(self, block_hash: bytes, number: int) -> bool:
+        """Whether the database's chain has block `block_hash` at `number`. DatabaseRefused."""
+        return self._run(read_is_canonical, self.access, block_hash, number)
+
+    def inspect(self) -> DatabaseFacts:
+        """What `doctor` shows of the database. DatabaseRefused."""
+        return self._run(inspect, self.access)
+
+    def read_words(self, requests: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Words]:
+        """Raw slots of accounts, all at one block. DatabaseRefused."""
+        return self._run(read_words, self.access, requests)
+
+    def list_pools(self) -> Sequence[PoolSpec]:
+        """The pools given, V2 first."""
+        specs = [target.spec for target in self._targets.values()]
+        return sorted(specs, key=lambda spec: spec.protocol != UNISWAP_V2)
+
+    def read_pools(self, keys: Sequence[bytes]) -> Scrape:
+        """Values of those pools, each at the block of the transaction it was read in.
+
+        DatabaseRefused when the database as a whole cannot be read.
+        """
+        self._warn_of_lockless_reading()
+        known = [self._targets[key] for key in keys if key in self._targets]
+        invalid = [
+            PoolInvalid(f"pool 0x{key.hex()} is not in the pool list", key=key, found="no entry")
+            for key in keys
+            if key not in self._targets
+        ]
+        found: list[ScrapedPool] = []
+        for target, outcome in zip(known, self._read_known(known), strict=True):
+            if isinstance(outcome, PoolInvalid):
+                invalid.append(outcome)
+            else:
+                found.append(ScrapedPool(target.spec, outcome))
+        return Scrape(tuple(found), tuple(invalid))
+
+    def close(self) -> None:
+        """End the reader processes. Safe to call twice."""
+        self._closed.set()
+        with self._lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            _end_processes(executor)
+
+    def __enter__(self) -> "RethDB":
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def _read_known(self, targets: list[PoolTarget]) -> list[PoolValues | PoolInvalid]:
+        deadline = time.monotonic() + self._fork_wait_s
+        while True:
+            canonical = dict(self._canonical_hashes()) if self._canonical_hashes else None
+            try:
+                works = [
+                    partial(read_batch, self.access, piece, canonical)
+                    for piece in self._pieces(targets)
+                ]
+                batches = self._run_all(works)
+            except OtherFork:
+                if time.monotonic() >= deadline or self._closed.wait(FORK_POLL_S):
+                    raise
+                continue
+            outcomes: list[PoolValues | PoolInvalid] = []
+            for batch in batches:
+                outcomes += batch.outcomes
+                self.slots_read += batch.slots_read
+            return outcomes
+
+    def _pieces(self, targets: list[PoolTarget]) -> list[list[PoolTarget]]:
+        """Cut in order, at changes between V2 and the rest too, so that every process has work."""
+        share = -(-len(targets) // self._concurrency)
+        pieces: list[list[PoolTarget]] = []
+        previous_is_v2: bool | None = None
+        for target in targets:
+            is_v2 = target.spec.protocol == UNISWAP_V2
+            limit = min(V2_BATCH if is_v2 else CL_BATCH, share)
+            if is_v2 != previous_is_v2 or len(pieces[-1]) >= limit:
+                pieces.append([])
+            pieces[-1].append(target)
+            previous_is_v2 = is_v2
+        return pieces
+
+    def _run(self, work: Callable[..., T], *arguments: object) -> T:
+        return self._run_all([partial(work, *arguments)])[0]
+
+    def _run_all(self, works: Sequence[Callable[[], T]]) -> list[T]:
+        """Results of `works`, run in the reader processes; once more when a process died."""
+        try:
+            return self._run_once(works)
+        except ProcessLost:
+            log.warning("event=reader_process_died path=%s action=again", self.access.path)
+        try:
+            return self._run_once(works)
+        except ProcessLost as error:
+            raise DatabaseUnreadable(
+                f"a process that reads {self.access.path} died twice: the file may have been cut "
+                "or the machine is out of memory; see the system log, or use the RPC back end "
+                "(--rpc)",
+                path=self.access.path,
+            ) from error
+
+    def _run_once(self, works: Sequence[Callable[[], T]]) -> list[T]:
+        executor = self._processes()
+        futures: list[Future[T]] = []
+        try:
+            for work in works:
+                futures.append(_submit(executor, work))
+            deadline = time.monotonic() + self._batch_timeout_s
+            return [future.result(max(0.0, deadline - time.monotonic())) for future in futures]
+        except (ProcessLost, BrokenProcessPool, CancelledError) as error:
+            self._discard(executor)
+            self._refuse_when_closed()
+            raise ProcessLost from error
+        except TimeoutError as error:
+            self._discard(executor)
+            raise DatabaseUnreadable(
+                f"reading {self.access.path} took longer than {self._batch_timeout_s:g} s: is it "
+                "on a slow or a network disk? use the RPC back end (--rpc)",
+                path=self.access.path,
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _processes(self) -> ProcessPoolExecutor:
+        with self._lock:
+            self._refuse_when_closed()
+            if self._executor is None:
+                self._executor = ProcessPoolExecutor(
+                    self._concurrency,
+                    mp_context=multiprocessing.get_context("spawn"),
+                    initializer=_enter_reader_process,
+                )
+            return self._executor
+
+    def _discard(self, executor: ProcessPoolExecutor) -> None:
+        with self._lock:
+            if self._executor is executor:
+                self._executor = None
+        _end_processes(executor)
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed.is_set():
+            raise Scraper(f"the reader of {self.access.path} is closed")
+
+    def _warn_of_lockless_reading(self) -> None:
+        if self._warned:
+            return
+        folder = database_directory(self.access.path)
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            self._warned = True
+            log.warning(
+                "event=database_mounted_read_only path=%s reason='read without locks; a node that "
+                "starts meanwhile waits'",
+                folder,
+            )
+
+
+def _submit(executor: ProcessPoolExecutor, work: Callable[[], T]) -> Future[T]:
+    try:
+        return executor.submit(work)
+    except RuntimeError as error:  # shut down meanwhile by a call beside this one, or by close
+        raise ProcessLost from error
+
+
+def _end_processes(executor: ProcessPoolExecutor) -> None:
+    """End the pool now, also where a process hangs in a read."""
+    processes = list((executor._processes or {}).values())
+    for process in processes:
+        process.kill()
+    executor.shutdown(wait=True, cancel_futures=True)
+    for process in processes:
+        process.join()
