@@ -67,7 +67,7 @@ _PAGE = 4096
 _FULL = {
     lib.PSA_FULL_POOLS: ("pools", "--max-pools"),
     lib.PSA_FULL_TICKS: ("tick heap", "--tick-bytes"),
-    lib.PSA_FULL_TOKENS: ("tokens", "--max-tokens"),
+    lib.PSA_FULL_TOKENS: ("tokens", "--max-pools"),
     lib.PSA_FULL_SHM: ("pages of /dev/shm", "the size of /dev/shm"),
 }
 

@@ -61,6 +61,7 @@ Result = TypeVar("Result")
 _FOLLOW_PAUSE = 0.1  # seconds between two looks for a successor under the name
 _WAIT_SLICE = 0.1  # seconds in the kernel before looking for a successor
 _ATTACH_PAUSES = (0.002, 0.05)  # first and longest pause between two tries, seconds
+_LIVE_PAUSE = 0.02  # seconds between two looks at the phase
 
 
 def attach(
@@ -355,6 +356,23 @@ class Arena:
     def committed(self) -> int:
         """Number of the newest commit; it only grows within a generation."""
         return int(self._current().committed[0])
+
+    def wait_live(self, timeout: float | None = None) -> int:
+        """Wait until the writer's phase is live; the head block then.
+
+        For the start of a program: attaching succeeds as soon as the arena exists. Looks every 20 ms.
+        ArenaNotReady after `timeout` seconds (None: no limit), with the phase and its reason.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.phase != "live":
+            if deadline is not None and time.monotonic() >= deadline:
+                raise ArenaNotReady(
+                    f"{self.name} is {self.phase} after {timeout} s: {self.phase_reason or 'no reason'}",
+                    name=self.name,
+                    phase=self.phase,
+                )
+            time.sleep(_LIVE_PAUSE)
+        return self.head_block
 
     def wait_block(self, after: int, timeout: float | None = None) -> int | None:
         """Sleep until the head block is above `after`; the head then, or None at the timeout.
