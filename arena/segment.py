@@ -15,6 +15,7 @@ import grp
 import mmap
 import os
 import re
+import resource
 import struct
 import threading
 from typing import Self
@@ -91,7 +92,7 @@ def _permission(name: str, *, writable: bool) -> ArenaPermission:
 def _full(name: str, requested: int, available: int) -> ArenaFull:
     return ArenaFull(
         f"{name} needs {requested} bytes of shared memory, {available} are available; "
-        "enlarge /dev/shm, or choose smaller --max-pools or --tick-bytes",
+        "enlarge /dev/shm (or ulimit -f), or choose smaller --max-pools or --tick-bytes",
         name=name,
         requested_bytes=requested,
         available_bytes=available,
@@ -164,6 +165,10 @@ class Segment:
                 if error.errno not in _FULL:
                     raise
                 os.ftruncate(fd, 0)
+                if error.errno == errno.EFBIG:  # the limit counts the whole size, holes too
+                    raise _full(
+                        name, nbytes, resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+                    ) from error
                 raise _full(name, reserve_bytes, _available(fd)) from error
             return cls(name, fd, mmap.mmap(fd, nbytes), nbytes)
         except BaseException:

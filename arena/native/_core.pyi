@@ -155,7 +155,6 @@ class Lib:
     PSA_FEE_GIVEN: Final[int]
     PSA_ZERO_FOR_ONE: Final[int]
     PSA_ONE_POOL: Final[int]
-
     def psa_arena_nbytes(self, capacities: Any, /) -> int: ...
     def psa_arena_format(
         self, base: Any, nbytes: int, capacities: Any, generation: int, digest: Any, /
