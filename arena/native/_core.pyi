@@ -141,6 +141,7 @@ class Lib:
     PSA_COUNTER_BYTES: Final[int]
     PSA_COUNTER_CONNECTIONS: Final[int]
     PSA_COUNTER_GAPS: Final[int]
+    PSA_COUNTER_ARENA_FULL: Final[int]
     PSA_COUNTER_APPLIED: Final[int]
     PSA_COUNTER_FAULTS: Final[int]
     PSA_COUNTER_UNSUPPORTED: Final[int]
