@@ -342,7 +342,7 @@ def test_pools_are_read_only_from_a_block_the_chain_still_has(folder: Path) -> N
     database = unpack("v2_rest", folder)
     orphan = from_hex(TRUTH["orphan"]["hash"])
     known = from_hex(TRUTH["block"]["hash"])
-    hashes = [{BLOCK: orphan}, {BLOCK: orphan}, {BLOCK + 1: known}, {BLOCK: known}]
+    hashes: list[dict[int, bytes]] = [{BLOCK: orphan}, {}, {BLOCK + 1: known}, {BLOCK: known}]
     with RethDB(
         folder, targets_of(MOVING), scraping_concurrency=1, canonical_hashes=lambda: hashes.pop(0)
     ) as reader:
