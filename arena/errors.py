@@ -278,3 +278,35 @@ class PartialPersistence(DatabaseRefused):
 
 class OtherFork(DatabaseRefused):
     """The block the database stands at is not on the chain the node follows now."""
+
+
+class RpcError(Scraper):
+    """Root of why a node's JSON-RPC interface gave no usable answer."""
+
+
+class RpcUnavailable(RpcError):
+    """The node could not be reached, or gave no whole answer, in any of the tries."""
+
+
+class RpcRefused(RpcError):
+    """The node answered with an error; `code` and `reason` are its own."""
+
+
+class RpcAnswerInvalid(RpcError):
+    """The node's answer is not what the method promises."""
+
+
+class ChainMismatch(RpcError):
+    """The node follows another chain than the one asked for."""
+
+
+class BlockUnavailable(RpcError):
+    """The node does not have that block, or no longer its state."""
+
+
+class PoolListError(Scraper):
+    """A list of pools cannot be read, or names no usable pool."""
+
+
+class PoolEntryInvalid(PoolInvalid):
+    """One entry of a list of pools does not describe a pool this arena can hold."""

@@ -1,4 +1,4 @@
-"""Command lines: arena-writer (run, status), arena-replay and arena-demo.
+"""Command lines: arena-writer (run, scrape, status), arena-replay and arena-demo.
 
 Exit codes: 0 done, 2 refused (wrong usage, or an error of this project: one line with its class), 1
 anything unexpected, with its traceback.
@@ -146,6 +146,43 @@ def status_command(
             print_status(found)
 
 
+@app.command("scrape")
+def scrape_command(
+    pools: Annotated[Path, typer.Option("--pools", help="list of pools, JSON or TOML")],
+    reth_db: Annotated[
+        Path | None, typer.Option("--reth-db", help="a Reth node's data directory or its db")
+    ] = None,
+    rpc: Annotated[
+        str | None, typer.Option("--rpc", help="node: http(s)://, ws(s)://, or IPC socket path")
+    ] = None,
+    block: Annotated[int | None, typer.Option(min=0, help="block to read at; newest")] = None,
+    chain_id: Annotated[
+        int | None, typer.Option(min=1, help="refuse a node of another chain")
+    ] = None,
+    way: Annotated[
+        str | None, typer.Option(help="how --rpc reads words; the fastest unless given")
+    ] = None,
+    libmdbx: Annotated[Path | None, typer.Option(help="libmdbx's shared library")] = None,
+    log_level: LogLevelOption = LogLevel.warning,
+) -> None:
+    """Read pools from a node's database or RPC interface; print them as a state file."""
+    configure_logging(log_level)
+    with refusing(""):
+        from arena.writer.scrape import scrape
+        from arena.writer.scrapers.rpc import Way
+
+        scrape(
+            pools,
+            sys.stdout,
+            reth_db=reth_db,
+            rpc=rpc,
+            block=block,
+            chain_id=chain_id,
+            way=None if way is None else Way(way),
+            library=libmdbx,
+        )
+
+
 replay_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -233,7 +270,8 @@ def refusing(program: str) -> Iterator[None]:
             line = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         else:
             line = str(error)
-        print(f"{program}: {type(error).__name__}: {line}", file=sys.stderr)
+        source = f"{program}: " if program else ""
+        print(f"{source}{type(error).__name__}: {line}", file=sys.stderr)
         raise typer.Exit(EXIT_REFUSED) from error
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_REFUSED) from None

@@ -161,6 +161,10 @@ def read_state_file(path: str | os.PathLike[str]) -> StateFileContent:
                 if "pool" not in record:
                     header = line.header(record)
                     continue
+                if "error" in record:
+                    if (failed := line.failed(record)) is not None:
+                        invalid[failed.key] = failed
+                    continue
                 spec, values = line.pool(record)
                 if spec.key in lines:
                     line.refuse(
@@ -246,6 +250,18 @@ class _Line:
                 "a line is a pool or the header with `head_block`",
             )
         return self._integer(record, "head_block", 0, (1 << 64) - 1)
+
+    def failed(self, record: dict[str, Any]) -> PoolInvalid | None:
+        """What a scrape says of a pool it could not read; None when it had no key for it."""
+        if record.get("pool") is None:
+            return None
+        key = self._hex(record, "pool", (20, 32))
+        found = f"{record['error']}: {record.get('reason', '')}"
+        return PoolInvalid(
+            f"pool 0x{key.hex()} is not installed: {self.path}, line {self.number} says {found}",
+            key=key,
+            found=found,
+        )
 
     def pool(self, record: dict[str, Any]) -> tuple[PoolSpec, PoolValues]:
         """The pool of a line. Types and field widths are checked here, meaning by check_pool."""

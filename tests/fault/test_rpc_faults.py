@@ -1,0 +1,537 @@
+"""A node that is slow, busy, gone, cut off, on another chain or without the state asked for.
+
+Transport faults come from a server that answers by itself; faults of a scrape from the same server
+in front of a real node (marker `node`).
+"""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node.market import Market
+from node.process import Node
+from node.proxy import Fault, FaultyServer, node_answer, plain_answer
+
+from arena.errors import (
+    BlockUnavailable,
+    ChainMismatch,
+    RpcAnswerInvalid,
+    RpcRefused,
+    RpcUnavailable,
+)
+from arena.writer.jsonrpc import JsonRpc, Limits
+from arena.writer.scrapers.rpc import RpcScraper, Way, block_by_hash, head_block, is_canonical
+from arena.writer.whitelist import parse_pool_list
+
+CHAIN_ID = 31337
+
+
+def quick(**changed: Any) -> Limits:
+    return Limits(**{"timeout_s": 10.0, "tries": 4, "first_pause_s": 0.01} | changed)
+
+
+# Transport
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=429),
+        Fault(status=429, headers={"Retry-After": "0"}),
+        Fault(status=500),
+        Fault(status=502),
+        Fault(status=503),
+        Fault(cut="json"),
+        Fault(cut="connection"),
+        Fault(body=b""),
+        Fault(body=b"<html>busy</html>"),
+        Fault(error=(429, "slow down")),
+        Fault(error=(-32005, "rate limit reached")),
+    ],
+    ids=str,
+)
+def test_what_may_pass_is_tried_again(fault: Fault) -> None:
+    with (
+        FaultyServer(plain_answer, lambda _, number: fault if number < 3 else None) as server,
+        JsonRpc(server.http, quick()) as rpc,
+    ):
+        assert rpc.call("any_method", "value") == "value"
+        assert server.request_count == 4
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(status=429), Fault(status=503), Fault(cut="json")], ids=str
+)
+def test_tries_end(fault: Fault) -> None:
+    with (
+        FaultyServer(plain_answer, lambda *_: fault) as server,
+        JsonRpc(server.http + "/v3/secret-key", quick(tries=3)) as rpc,
+        pytest.raises(RpcUnavailable) as caught,
+    ):
+        rpc.call("any_method")
+    assert server.request_count == 3
+    assert caught.value.tries == 3
+    assert "any_method" in str(caught.value)
+    assert "3 tries" in str(caught.value)
+    assert "secret-key" not in str(caught.value)
+
+
+def test_the_pause_a_node_asks_for_is_kept() -> None:
+    asked = Fault(status=429, headers={"Retry-After": "1"})
+    arrivals: list[float] = []
+
+    def rule(_: Any, number: int) -> Fault | None:
+        arrivals.append(time.monotonic())
+        return asked if number == 0 else None
+
+    with FaultyServer(plain_answer, rule) as server, JsonRpc(server.http, quick()) as rpc:
+        assert rpc.call("any_method", 1) == 1
+    assert arrivals[1] - arrivals[0] >= 1
+
+
+def test_a_time_out_is_tried_again_and_then_named() -> None:
+    def slow_twice(_: Any, number: int) -> Fault | None:
+        return Fault(delay_s=30) if number < 2 else None
+
+    limits = quick(timeout_s=0.2, tries=3)
+    with FaultyServer(plain_answer, slow_twice) as server, JsonRpc(server.http, limits) as rpc:
+        assert rpc.call("any_method", 1) == 1
+    with (
+        FaultyServer(plain_answer, lambda *_: Fault(delay_s=30)) as server,
+        JsonRpc(server.http, limits) as rpc,
+        pytest.raises(RpcUnavailable, match=r"no answer within 0\.2 s"),
+    ):
+        rpc.call("any_method")
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 413])
+def test_a_refusing_status_is_not_tried_again(code: int) -> None:
+    with (
+        FaultyServer(plain_answer, lambda *_: Fault(status=code)) as server,
+        JsonRpc(server.http, quick()) as rpc,
+    ):
+        with pytest.raises(RpcRefused) as caught:
+            rpc.call("any_method")
+        assert server.request_count == 1
+    assert caught.value.code == code
+
+
+def test_an_error_of_the_node_keeps_code_and_reason() -> None:
+    with (
+        FaultyServer(plain_answer, lambda *_: Fault(error=(-32602, "bad parameters"))) as server,
+        JsonRpc(server.http, quick()) as rpc,
+    ):
+        with pytest.raises(RpcRefused) as caught:
+            rpc.call("any_method")
+        assert server.request_count == 1
+    assert (caught.value.code, caught.value.reason) == (-32602, "bad parameters")
+
+
+@pytest.mark.parametrize("body", [b"7", b"{}", b'{"id":99,"result":1}', b"[]"])
+def test_an_answer_that_is_none_is_an_error(body: bytes) -> None:
+    with (
+        FaultyServer(plain_answer, lambda *_: Fault(body=body)) as server,
+        JsonRpc(server.http, quick()) as rpc,
+        pytest.raises(RpcAnswerInvalid),
+    ):
+        rpc.call("any_method")
+
+
+def test_a_batch_is_matched_by_id_whatever_its_order() -> None:
+    def reversed_answer(body: bytes) -> bytes:
+        return json.dumps(json.loads(plain_answer(body))[::-1]).encode()
+
+    with FaultyServer(reversed_answer) as server, JsonRpc(server.http, quick()) as rpc:
+        assert rpc.batch([("echo", [number]) for number in range(50)]) == list(range(50))
+
+
+def test_a_batch_with_answers_missing_is_tried_again() -> None:
+    served = []
+
+    def short_once(body: bytes) -> bytes:
+        answers = json.loads(plain_answer(body))
+        served.append(len(answers))
+        return json.dumps(answers[: 3 if len(served) == 1 else None]).encode()
+
+    with FaultyServer(short_once) as server, JsonRpc(server.http, quick()) as rpc:
+        assert rpc.batch([("echo", [number]) for number in range(5)]) == list(range(5))
+    assert served == [5, 5]
+
+
+def test_a_batch_refused_as_a_whole_is_refused() -> None:
+    fault = Fault(whole_error=(-32600, "batch too large"))
+    with (
+        FaultyServer(plain_answer, lambda *_: fault) as server,
+        JsonRpc(server.http, quick()) as rpc,
+        pytest.raises(RpcRefused, match="batch too large"),
+    ):
+        rpc.batch([("echo", [1])])
+
+
+def test_no_more_requests_than_allowed_are_under_way() -> None:
+    with (
+        FaultyServer(plain_answer, lambda *_: Fault(delay_s=0.02)) as server,
+        JsonRpc(server.http, quick(concurrency=3)) as rpc,
+    ):
+        calls = [("echo", [number]) for number in range(30)]
+        assert rpc.call_many(calls) == list(range(30))
+        assert server.most_at_once == 3
+
+
+def test_a_request_above_the_limit_is_never_sent() -> None:
+    with (
+        FaultyServer(plain_answer) as server,
+        JsonRpc(server.http, quick(max_request_nbytes=200)) as rpc,
+    ):
+        assert rpc.call("echo", "x" * 100) == "x" * 100
+        with pytest.raises(RpcRefused) as caught:
+            rpc.call("echo", "x" * 200)
+        assert caught.value.code == 413
+        assert server.request_count == 1
+
+
+def test_an_answer_above_the_limit_is_refused() -> None:
+    body = b'{"id":1,"result":"' + b"x" * 2000 + b'"}'
+    with (
+        FaultyServer(plain_answer, lambda *_: Fault(body=body)) as server,
+        JsonRpc(server.http, quick(max_response_nbytes=1000)) as rpc,
+        pytest.raises(RpcRefused, match="above 1000 bytes"),
+    ):
+        rpc.call("echo")
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws", "ipc"])
+def test_nobody_there(scheme: str, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = str(tmp_path / "none.ipc") if scheme == "ipc" else f"{scheme}://127.0.0.1:{port}"
+    with JsonRpc(address, quick(tries=2)) as rpc, pytest.raises(RpcUnavailable, match="2 tries"):
+        rpc.call("eth_chainId")
+
+
+def test_an_address_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="none of"):
+        JsonRpc("ftp://node")
+
+
+def test_close_ends_a_waiting_call() -> None:
+    outcome: list[BaseException] = []
+    with FaultyServer(plain_answer, lambda *_: Fault(delay_s=30)) as server:
+        rpc = JsonRpc(server.http, quick())
+
+        def wait() -> None:
+            try:
+                rpc.call("echo")
+            except RpcUnavailable as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        while server.request_count == 0:
+            thread.join(0.01)
+        rpc.close()
+        thread.join(20)
+        assert not thread.is_alive()
+    assert "closed" in str(outcome[0])
+    with pytest.raises(RpcUnavailable, match="closed"):
+        rpc.call("echo")
+    rpc.close()
+
+
+# A scrape
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+    with Node(tmp_path_factory.mktemp("node")) as node:
+        made = Market(node, seed=11)
+        made.create_pools(v2=4, v3=4, v4=4, cake=4)
+        for _ in range(5):
+            made.step(10)
+        yield made
+
+
+def plain(pool: Any) -> dict[str, Any]:
+    """The fields the getters give."""
+    values = pool.values
+    if not pool.spec.tick_spacing:
+        return {"reserve0": values.reserve0, "reserve1": values.reserve1}
+    found = {
+        "sqrt_price_x96": values.sqrt_price_x96,
+        "tick": values.tick,
+        "liquidity": values.liquidity,
+        "ticks": [list(item) for item in values.ticks],
+    }
+    if len(pool.spec.key) == 32:
+        found |= {"protocol_fee": values.protocol_fee, "lp_fee": values.lp_fee}
+    return found
+
+
+def scraper(market: Market, address: str, **more: Any) -> RpcScraper:
+    targets = parse_pool_list(market.pool_list(), name="pools").targets
+    limits = more.pop("limits", quick())
+    return RpcScraper(JsonRpc(address, limits), targets, **{"chain_id": CHAIN_ID} | more)
+
+
+def read(source: RpcScraper) -> dict[str, dict[str, Any]]:
+    try:
+        found = source.read_pools([spec.key for spec in source.list_pools()])
+    finally:
+        source.close()
+    assert found.invalid == ()
+    return {"0x" + pool.spec.key.hex(): plain(pool) for pool in found.pools}
+
+
+def methods(request: Any) -> set[str]:
+    return {item["method"] for item in (request if isinstance(request, list) else [request])}
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("way", [None, *Way])
+def test_a_scrape_survives_faults_of_every_kind(market: Market, way: Way | None) -> None:
+    kinds = [Fault(status=429), Fault(status=502), Fault(cut="json"), Fault(cut="connection")]
+
+    def rule(_: Any, number: int) -> Fault | None:
+        return kinds[number // 2 % 4] if number % 2 else None
+
+    with FaultyServer(node_answer(market.node.port), rule) as server:
+        limits = quick(tries=30, first_pause_s=0.001)
+        assert read(scraper(market, server.http, way=way, limits=limits)) == market.states()
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("way", list(Way))
+def test_a_node_that_takes_little_at_once_is_asked_for_less(market: Market, way: Way) -> None:
+    def rule(request: Any, _: int) -> Fault | None:
+        if isinstance(request, list):
+            return Fault(whole_error=(-32600, "batch too large")) if len(request) > 100 else None
+        return Fault(status=413) if len(str(request)) > 20_000 else None
+
+    with FaultyServer(node_answer(market.node.port), rule) as server:
+        assert read(scraper(market, server.http, way=way)) == market.states()
+
+
+@pytest.mark.node
+@pytest.mark.parametrize(
+    ("hidden", "expected"),
+    [
+        (set(), {Way.storage_values, Way.code_override}),
+        ({"eth_getStorageValues"}, {Way.code_override}),
+        ({"override"}, {Way.storage_values}),
+        ({"eth_getStorageValues", "override"}, {Way.extsload}),
+        ({"eth_getStorageValues", "eth_call"}, {Way.storage_at}),
+    ],
+    ids=str,
+)
+def test_the_way_is_what_the_node_offers(
+    market: Market, hidden: set[str], expected: set[Way]
+) -> None:
+    def rule(request: Any, _: int) -> Fault | None:
+        if methods(request) & hidden:
+            return Fault(error=(-32601, "the method does not exist"))
+        if "override" in hidden and methods(request) == {"eth_call"} and len(request["params"]) > 2:
+            return Fault(error=(-32602, "too many arguments, want at most 2"))
+        return None
+
+    with FaultyServer(node_answer(market.node.port), rule) as server:
+        source = scraper(market, server.http)
+        assert source.way(source.block()) in expected
+        assert read(source) == market.states()
+
+
+@pytest.mark.node
+def test_a_node_that_ignores_the_override_is_found_out(market: Market) -> None:
+    forward = node_answer(market.node.port)
+
+    def without_override(body: bytes) -> bytes:
+        asked = json.loads(body)
+        if isinstance(asked, dict) and asked["method"] == "eth_call":
+            asked["params"] = asked["params"][:2]
+        return forward(json.dumps(asked).encode())
+
+    def rule(request: Any, _: int) -> Fault | None:
+        no_values = methods(request) == {"eth_getStorageValues"}
+        return Fault(error=(-32601, "no such method")) if no_values else None
+
+    with FaultyServer(without_override, rule) as server:
+        source = scraper(market, server.http)
+        assert source.way(source.block()) is Way.extsload
+        assert read(source) == market.states()
+
+
+@pytest.mark.node
+def test_a_way_that_gives_other_words_is_not_taken(market: Market) -> None:
+    forward = node_answer(market.node.port)
+
+    def wrong_values(body: bytes) -> bytes:
+        asked, answer = json.loads(body), forward(body)
+        if isinstance(asked, dict) and asked["method"] == "eth_getStorageValues":
+            zeros = {key: ["0x" + "00" * 32] * len(v) for key, v in asked["params"][0].items()}
+            return json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": zeros}).encode()
+        return answer
+
+    with FaultyServer(wrong_values) as server:
+        source = scraper(market, server.http)
+        assert source.way(source.block()) is Way.code_override
+        assert read(source) == market.states()
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("way", list(Way))
+@pytest.mark.parametrize("body", [b"null", b'"0x"', b"[]", b"{}", b'"0x1234"', b"7"])
+def test_answers_that_are_not_what_was_promised_are_an_error(
+    market: Market, way: Way, body: bytes
+) -> None:
+    reads = {"eth_getStorageValues", "eth_call", "eth_getStorageAt"}
+
+    def answer(asked: bytes) -> bytes:
+        request = json.loads(asked)
+        if not methods(request) & reads:
+            return forward(asked)
+        made = [
+            {"jsonrpc": "2.0", "id": item["id"], "result": json.loads(body)}
+            for item in (request if isinstance(request, list) else [request])
+        ]
+        return json.dumps(made if isinstance(request, list) else made[0]).encode()
+
+    forward = node_answer(market.node.port)
+    with FaultyServer(answer) as server:
+        source = scraper(market, server.http, way=way)
+        if way is Way.storage_at and body == b'"0x1234"':
+            # A short word is a word: some nodes leave out leading zeros. The checks find it.
+            found = source.read_pools([spec.key for spec in source.list_pools()])
+            assert found.pools == ()
+        else:
+            with pytest.raises(RpcAnswerInvalid):
+                source.read_pools([spec.key for spec in source.list_pools()])
+        source.close()
+
+
+@pytest.mark.node
+def test_another_chain_is_refused(market: Market) -> None:
+    source = scraper(market, market.node.http, chain_id=1)
+    with pytest.raises(ChainMismatch) as caught:
+        source.get_current_block_number()
+    source.close()
+    assert (caught.value.found, caught.value.expected) == (CHAIN_ID, 1)
+
+
+@pytest.mark.node
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "missing trie node 8a5f (path ) state 0x8a5f is not available",
+        "state at block #100 is pruned",
+        "historical state 0x12 is not available",
+        "required historical state unavailable (reexec=128)",
+    ],
+)
+@pytest.mark.parametrize("way", list(Way))
+def test_a_block_whose_state_is_gone_is_named(market: Market, way: Way, reason: str) -> None:
+    reads = {"eth_getStorageValues", "eth_call", "eth_getStorageAt"}
+
+    def rule(request: Any, _: int) -> Fault | None:
+        return Fault(error=(-32000, reason)) if methods(request) & reads else None
+
+    with FaultyServer(node_answer(market.node.port), rule) as server:
+        source = scraper(market, server.http, way=way)
+        with pytest.raises(BlockUnavailable, match="its state is gone") as caught:
+            source.read_pools([spec.key for spec in source.list_pools()])
+        source.close()
+    assert caught.value.block_number == market.node.block()["number"]
+
+
+@pytest.mark.node
+def test_a_pruning_node_says_that_the_state_is_gone(tmp_path: Path) -> None:
+    with Node(tmp_path, more=("--prune-history", "3")) as node:
+        made = Market(node, seed=3)
+        made.create_pools(v2=2, v3=1, v4=1, cake=1)
+        old = made.node.block()["number"]
+        for _ in range(8):
+            made.step(3)
+        for way in Way:
+            source = scraper(made, node.http, way=way, block=old)
+            with pytest.raises(BlockUnavailable):
+                source.read_pools([spec.key for spec in source.list_pools()])
+            source.close()
+        assert read(scraper(made, node.http)) == made.states()
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("way", list(Way))
+def test_an_orphaned_block_is_not_read(market: Market, way: Way) -> None:
+    source = scraper(market, market.node.http, way=way)
+    block = source.block()
+    keys = [spec.key for spec in source.list_pools()]
+    assert is_canonical(source.rpc, block)
+    assert block_by_hash(source.rpc, block.hash) == block
+    market.reorg(2, method="anvil_reorg", operations=6)
+    assert not is_canonical(source.rpc, block)
+    with pytest.raises(BlockUnavailable, match="no longer part of the chain"):
+        source.read_at(block, keys)
+    assert head_block(source.rpc).number == block.number
+    assert read(source) == market.states()
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("way", list(Way))
+@pytest.mark.parametrize("when", [3, 4, 6])
+def test_a_reorg_in_the_middle_of_a_scrape_leaves_no_mixture(
+    market: Market, way: Way, when: int
+) -> None:
+    changed = threading.Event()
+
+    def rule(_: Any, number: int) -> Fault | None:
+        if number >= when and not changed.is_set():
+            changed.set()
+            market.reorg(2, method="anvil_reorg", operations=12)
+        return None
+
+    # One request at a time and small ones, so that the reorg falls between two of them.
+    with FaultyServer(node_answer(market.node.port), rule) as server:
+        source = scraper(market, server.http, way=way, limits=quick(concurrency=1))
+        source._slots_at_once[way] = 500
+        assert read(source) == market.states()
+    assert changed.is_set()
+
+
+@pytest.mark.node
+def test_a_chain_that_never_rests_ends_in_an_error(market: Market) -> None:
+    reads = {"eth_getStorageValues"}
+
+    def rule(request: Any, _: int) -> Fault | None:
+        if methods(request) & reads:
+            market.reorg(1, method="anvil_reorg", operations=1)
+        return None
+
+    with FaultyServer(node_answer(market.node.port), rule) as server:
+        limits = quick(concurrency=1)
+        source = scraper(market, server.http, way=Way.storage_values, limits=limits)
+        with pytest.raises(BlockUnavailable, match="left the chain"):
+            source.read_pools([source.list_pools()[0].key])
+        source.close()
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("transport", ["http", "ws", "ipc"])
+def test_a_node_that_goes_and_comes_back(tmp_path: Path, transport: str) -> None:
+    with Node(tmp_path) as node:
+        made = Market(node, seed=5)
+        made.create_pools(v2=3)
+        source = scraper(made, str(getattr(node, transport)), limits=quick(tries=2))
+        keys = [spec.key for spec in source.list_pools()]
+        assert len(source.read_pools(keys).pools) == 3
+        node.stop()
+        with pytest.raises(RpcUnavailable):
+            source.read_pools(keys)
+        with Node(tmp_path, port=node.port) as again:
+            assert str(getattr(again, transport)) == str(getattr(node, transport))
+            revived = Market(again, seed=5)
+            revived.create_pools(v2=3)
+            assert read(source) == revived.states()

@@ -1,0 +1,694 @@
+"""Pool state from any node's JSON-RPC interface, all of it at one block hash.
+
+Four ways lead to the same storage words. The faster of the first two is taken, else the third for
+V4 pools, else the last; what the node offers is found out once, by reading known words through it.
+
+    storage_values  eth_getStorageValues: many slots of many accounts in one request
+    code_override   eth_call with code put in place of the pools' own, which returns raw slots
+    extsload        eth_call of the V4 PoolManager's own extsload(bytes32[]); batches for the rest
+    storage_at      batches of eth_getStorageAt, which every node has
+"""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from arena.arena import PoolSpec, PoolValues
+from arena.errors import (
+    AccountMissing,
+    BlockUnavailable,
+    ChainMismatch,
+    PoolInvalid,
+    RpcAnswerInvalid,
+    RpcError,
+    RpcRefused,
+)
+from arena.layouts.slots import UNISWAP_V2, UNISWAP_V4
+from arena.writer.jsonrpc import Call, JsonRpc
+from arena.writer.scrapers import Scrape, ScrapedPool
+from arena.writer.scrapers.slots import (
+    PoolTarget,
+    SlotList,
+    bitmap_words,
+    pool_stages,
+    read_targets,
+)
+
+__all__ = [
+    "Block",
+    "RpcScraper",
+    "Way",
+    "block_by_hash",
+    "block_by_number",
+    "check_chain",
+    "head_block",
+    "is_canonical",
+]
+
+log = logging.getLogger(__name__)
+
+
+# Blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block as the node names it; hashes are 32 bytes, `timestamp` seconds since 1970."""
+
+    number: int
+    hash: bytes
+    parent_hash: bytes
+    timestamp: int
+
+
+def head_block(rpc: JsonRpc) -> Block:
+    """The newest block. RpcError."""
+    found = _block(rpc, "eth_getBlockByNumber", "latest")
+    if found is None:
+        raise BlockUnavailable(f"{rpc.shown} has no newest block yet", address=rpc.shown)
+    return found
+
+
+def block_by_number(rpc: JsonRpc, number: int) -> Block | None:
+    """The canonical block of that number; None when the node has none. RpcError."""
+    return _block(rpc, "eth_getBlockByNumber", hex(number))
+
+
+def block_by_hash(rpc: JsonRpc, block_hash: bytes) -> Block | None:
+    """That block, whether or not it is canonical still; None when the node does not know it."""
+    return _block(rpc, "eth_getBlockByHash", "0x" + block_hash.hex())
+
+
+def is_canonical(rpc: JsonRpc, block: Block) -> bool:
+    """Whether the node's chain has exactly this block at its height. RpcError."""
+    found = block_by_number(rpc, block.number)
+    return found is not None and found.hash == block.hash
+
+
+def check_chain(rpc: JsonRpc, chain_id: int | None) -> int:
+    """The node's chain id. ChainMismatch when it is not `chain_id` (None accepts any)."""
+    found = _quantity(rpc, "eth_chainId", rpc.call("eth_chainId"))
+    if chain_id is not None and found != chain_id:
+        raise ChainMismatch(
+            f"{rpc.shown} follows chain {found}, expected {chain_id}; give the address of a node "
+            "of that chain",
+            found=found,
+            expected=chain_id,
+        )
+    return found
+
+
+def _block(rpc: JsonRpc, method: str, which: str) -> Block | None:
+    found = rpc.call(method, which, False)
+    if found is None:
+        return None
+    if not isinstance(found, dict):
+        raise _not_promised(rpc, method)
+    return Block(
+        _quantity(rpc, method, found.get("number")),
+        _content(rpc, method, found.get("hash"), 32),
+        _content(rpc, method, found.get("parentHash"), 32),
+        _quantity(rpc, method, found.get("timestamp")),
+    )
+
+
+def _not_promised(rpc: JsonRpc, method: str) -> RpcAnswerInvalid:
+    return RpcAnswerInvalid(
+        f"{rpc.shown} answers {method} with something else than that method returns",
+        address=rpc.shown,
+        method=method,
+    )
+
+
+def _quantity(rpc: JsonRpc, method: str, value: Any) -> int:
+    if isinstance(value, str) and re.fullmatch(r"0x[0-9a-fA-F]{1,64}", value):
+        return int(value, 16)
+    raise _not_promised(rpc, method)
+
+
+def _content(rpc: JsonRpc, method: str, value: Any, nbytes: int) -> bytes:
+    """Exactly `nbytes` bytes of a 0x-hex string."""
+    if isinstance(value, str) and len(value) == 2 + 2 * nbytes and value.startswith("0x"):
+        try:
+            return bytes.fromhex(value[2:])
+        except ValueError:
+            pass
+    raise _not_promised(rpc, method)
+
+
+# Ways
+
+
+class Way(StrEnum):
+    """How storage words are asked for; see the module."""
+
+    storage_values = "storage_values"
+    code_override = "code_override"
+    extsload = "extsload"
+    storage_at = "storage_at"
+
+
+# Slots in one request. reth takes at most 1,024 by eth_getStorageValues. A word read through a call
+# costs about 2,100 gas for a cold slot and up to 1,280 for its 32 bytes of calldata, against the
+# 50 million that geth and reth allow a call. Halved whenever the node refuses.
+SLOTS_AT_ONCE = {
+    Way.storage_values: 1024,
+    Way.code_override: 8192,
+    Way.extsload: 8192,
+    Way.storage_at: 1000,
+}
+FEWEST_SLOTS_AT_ONCE = 8
+# Values of one group of pools in memory at a time; 50 pools of tick spacing 1 are 350,000 slots.
+GROUP_SLOTS = 400_000
+CANONICAL_TRIES = 3
+
+
+def _assembled(*lines: tuple[str, str]) -> bytes:
+    return b"".join(bytes.fromhex(code) for code, _ in lines)
+
+
+# Put in place of a pool's code: calldata is n slots of 32 bytes, the answer their n values.
+# No PUSH0, so that it runs on chains without it. Comments show the stack, top on the right.
+SLOT_READER = _assembled(
+    ("60 00", "PUSH1 0             i"),
+    ("5b", "JUMPDEST (2)        i"),
+    ("36 81 10", "CALLDATASIZE DUP2 LT    i, i < size"),
+    ("15 60 15 57", "ISZERO PUSH1 21 JUMPI   i"),
+    ("80 35 54", "DUP1 CALLDATALOAD SLOAD i, value"),
+    ("81 52", "DUP2 MSTORE         i           memory[i] = value"),
+    ("60 20 01", "PUSH1 32 ADD        i + 32"),
+    ("60 02 56", "PUSH1 2 JUMP"),
+    ("5b", "JUMPDEST (21)"),
+    ("36 60 00 f3", "CALLDATASIZE PUSH1 0 RETURN"),
+)
+
+# Asks several pools in one call. Calldata: for each an account (32 bytes), the size of its slots in
+# bytes (32 bytes), the slots. Returns all values; fails when one account does not answer in full.
+POOL_ASKER = _assembled(
+    ("60 00 60 00", "PUSH1 0 PUSH1 0     out, in"),
+    ("5b", "JUMPDEST (4)        out, in"),
+    ("36 81 10", "CALLDATASIZE DUP2 LT    out, in, in < size"),
+    ("15 60 34 57", "ISZERO PUSH1 52 JUMPI   out, in"),
+    ("80 60 20 01 35", "DUP1 PUSH1 32 ADD CALLDATALOAD      out, in, n"),
+    ("80 82 60 40 01", "DUP1 DUP3 PUSH1 64 ADD              out, in, n, n, in + 64"),
+    ("84 37", "DUP5 CALLDATACOPY   out, in, n      memory[out:] = the slots"),
+    ("80 83", "DUP1 DUP4           out, in, n, n, out"),
+    ("81 81", "DUP2 DUP2           out, in, n, n, out, n, out"),
+    ("85 35 5a fa", "DUP6 CALLDATALOAD GAS STATICCALL    out, in, n, ok"),
+    ("81 3d 14 16", "DUP2 RETURNDATASIZE EQ AND          out, in, n, ok and answered n"),
+    ("15 60 39 57", "ISZERO PUSH1 57 JUMPI   out, in, n"),
+    ("90 81 01", "SWAP1 DUP2 ADD      out, n, in + n"),
+    ("60 40 01", "PUSH1 64 ADD        out, n, in'"),
+    ("91 01 90", "SWAP2 ADD SWAP1     out + n, in'"),
+    ("60 04 56", "PUSH1 4 JUMP"),
+    ("5b", "JUMPDEST (52)       out, in"),
+    ("50 60 00 f3", "POP PUSH1 0 RETURN"),
+    ("5b", "JUMPDEST (57)"),
+    ("60 00 80 fd", "PUSH1 0 DUP1 REVERT"),
+)
+# Where POOL_ASKER is put: an address nobody has a key for.
+ASKER_ADDRESS = b"pool-state-arena-rpc"
+EXTSLOAD_SELECTOR = bytes.fromhex("dbd035ff")  # extsload(bytes32[])
+
+# What nodes say about state they have dropped, or a block they do not know.
+_NO_STATE = re.compile(
+    r"pruned|missing trie node|historical state|state .{0,60}(not|un)\s?available|(header|block)"
+    r".{0,80}not found|resource not found|unknown block|out ?of ?range|distance to target",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Slots of one account, part of request number `index`."""
+
+    index: int
+    address: bytes
+    keys: Sequence[bytes]
+
+
+_Chunk = list[_Piece]
+"""What one request asks for."""
+
+
+def _chunks(pieces: Sequence[_Piece], slot_limit: int) -> Iterator[_Chunk]:
+    """The pieces in order, cut so that no chunk has more slots than `slot_limit`."""
+    chunk: _Chunk = []
+    free = slot_limit
+    for piece in pieces:
+        start = 0
+        while start < len(piece.keys):
+            part = piece.keys[start : start + free]
+            chunk.append(_Piece(piece.index, piece.address, part))
+            start += len(part)
+            free -= len(part)
+            if free == 0:
+                yield chunk
+                chunk, free = [], slot_limit
+    if chunk:
+        yield chunk
+
+
+def _slot_count(chunk: Sequence[_Piece]) -> int:
+    return sum(len(piece.keys) for piece in chunk)
+
+
+def _hex(content: bytes) -> str:
+    return "0x" + content.hex()
+
+
+class RpcScraper:
+    """Reads the pools of a list from a node.
+
+    Each `read_pools` is at the newest block of its moment, or at `block` (a number) when that is
+    given; a block that leaves the chain meanwhile is read again at another. `chain_id` is checked
+    with the first use, None accepts any; `way` None takes the fastest the node offers. The client
+    is closed with the scraper. Calls may come from several threads.
+    """
+
+    def __init__(
+        self,
+        rpc: JsonRpc,
+        targets: Sequence[PoolTarget],
+        *,
+        chain_id: int | None = None,
+        way: Way | None = None,
+        block: int | None = None,
+    ) -> None:
+        self.rpc = rpc
+        self._targets = {target.spec.key: target for target in targets}
+        self._chain_id = chain_id
+        self._block = block
+        self._way = way
+        self._checked = False
+        self._lock = threading.Lock()
+        self._slots_at_once = dict(SLOTS_AT_ONCE)
+        self.slots_read = 0
+        """Storage words read so far."""
+
+    # What the coordinator asks
+
+    def get_current_block_number(self) -> int:
+        """The node's newest block, or the block given. RpcError."""
+        self._check()
+        if self._block is not None:
+            return self._block
+        return _quantity(self.rpc, "eth_blockNumber", self.rpc.call("eth_blockNumber"))
+
+    def list_pools(self) -> Sequence[PoolSpec]:
+        """The pools of the list, V2 first, then in its order."""
+        specs = [target.spec for target in self._targets.values()]
+        return sorted(specs, key=lambda spec: spec.protocol != UNISWAP_V2)
+
+    def read_pools(self, keys: Sequence[bytes]) -> Scrape:
+        """Values of these pools, all at one block that was canonical before and after. RpcError."""
+        for _ in range(CANONICAL_TRIES):
+            block = self.block()
+            try:
+                scrape = self.read_at(block, keys)
+            except BlockUnavailable:
+                # Gone because the chain changed, or out of the node's reach for good?
+                if self._block is not None or is_canonical(self.rpc, block):
+                    raise
+                continue
+            if is_canonical(self.rpc, block):
+                return scrape
+        raise BlockUnavailable(
+            f"block {block.number} left the chain while it was read, {CANONICAL_TRIES} times in a "
+            "row; try again when the chain is calmer",
+            block_number=block.number,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.rpc.close()
+
+    # At one block
+
+    def block(self) -> Block:
+        """The block that is read next: the node's newest, or the one of the number given."""
+        self._check()
+        if self._block is None:
+            return head_block(self.rpc)
+        found = block_by_number(self.rpc, self._block)
+        if found is None:
+            head = head_block(self.rpc)
+            raise BlockUnavailable(
+                f"{self.rpc.shown} has no block {self._block}; its newest is {head.number}",
+                block_number=self._block,
+                head_block=head.number,
+            )
+        return found
+
+    def way(self, block: Block) -> Way:
+        """How words are read: the way given, else the fastest that works, found once. RpcError."""
+        with self._lock:
+            if self._way is None:
+                self._way = self._probe(block)
+            return self._way
+
+    def read_at(self, block: Block, keys: Sequence[bytes]) -> Scrape:
+        """Values of these pools at exactly this block. BlockUnavailable, RpcError."""
+        self._check()
+        way = self.way(block)
+        pools: list[ScrapedPool] = []
+        invalid: list[PoolInvalid] = []
+        known = [self._targets[key] for key in keys if key in self._targets]
+        for key in keys:
+            if key not in self._targets:
+                message = f"pool 0x{key.hex()} is not in the list of pools"
+                invalid.append(PoolInvalid(message, key=key, found="no entry"))
+        for group in _groups(known):
+            outcomes, slot_count = read_targets(
+                group, block.number, lambda requests: self._read(way, block, requests)
+            )
+            self.slots_read += slot_count
+            failed: list[tuple[PoolTarget, PoolInvalid]] = []
+            for target, outcome in zip(group, outcomes, strict=True):
+                if isinstance(outcome, PoolValues):
+                    pools.append(ScrapedPool(target.spec, outcome))
+                else:
+                    failed.append((target, outcome))
+            invalid += self._explained(block, failed)
+        return Scrape(tuple(pools), tuple(invalid))
+
+    # Inside
+
+    def _check(self) -> None:
+        with self._lock:
+            if not self._checked:
+                check_chain(self.rpc, self._chain_id)
+                self._checked = True
+
+    def _probe(self, block: Block) -> Way:
+        """The fastest way that reads a few words of each kind of pool as eth_getStorageAt does."""
+        samples: dict[str, PoolTarget] = {}
+        for target in self._targets.values():
+            samples.setdefault(target.layout.name, target)
+        wanted: list[tuple[PoolTarget, SlotList]] = []
+        for target in samples.values():
+            try:
+                wanted.append((target, next(pool_stages(target, block.number))))
+            except PoolInvalid:
+                continue
+        known = [(target, SlotList(slots.keys[:3])) for target, slots in wanted]
+        truth = self._read(Way.storage_at, block, known)
+        rates: dict[Way, float] = {}
+        for way in (Way.storage_values, Way.code_override):
+            if self._tells(way, block, known, truth):
+                begin = time.perf_counter()
+                self._read(way, block, wanted)
+                slot_count = sum(len(slots) for _, slots in wanted)
+                rates[way] = slot_count / (time.perf_counter() - begin)
+        if rates:
+            chosen = max(rates, key=rates.__getitem__)
+        elif any(_is_v4(target) for target in samples.values()) and self._tells(
+            Way.extsload, block, known, truth
+        ):
+            chosen = Way.extsload
+        else:
+            chosen = Way.storage_at
+        log.info(
+            "event=rpc_way node=%s way=%s%s",
+            self.rpc.shown,
+            chosen,
+            "".join(f" {way}_slots_per_s={rate:.0f}" for way, rate in rates.items()),
+        )
+        return chosen
+
+    def _tells(
+        self,
+        way: Way,
+        block: Block,
+        known: Sequence[tuple[PoolTarget, SlotList]],
+        truth: Sequence[Sequence[int]],
+    ) -> bool:
+        """Whether this way reads what is known already."""
+        try:
+            found = self._read(way, block, known)
+        except (RpcRefused, RpcAnswerInvalid) as error:
+            reason = str(error)
+        else:
+            if found == truth:
+                return True
+            reason = "other words than eth_getStorageAt"
+        log.debug('event=rpc_way_missing node=%s way=%s reason="%s"', self.rpc.shown, way, reason)
+        return False
+
+    def _explained(
+        self, block: Block, failed: Sequence[tuple[PoolTarget, PoolInvalid]]
+    ) -> list[PoolInvalid]:
+        """The same errors; AccountMissing for pools whose account has no code at that block."""
+        accounts = list(dict.fromkeys(target.address for target, _ in failed))
+        calls: list[Call] = [("eth_getCode", (_hex(account), _at(block))) for account in accounts]
+        answers = self.rpc.call_many(calls)
+        empty = {account for account, code in zip(accounts, answers, strict=True) if code == "0x"}
+        return [
+            AccountMissing(
+                f"pool 0x{target.spec.key.hex()} is not installed: there is no contract at "
+                f"0x{target.address.hex()} at block {block.number}",
+                key=target.spec.key,
+                found="no code",
+            )
+            if target.address in empty
+            else error
+            for target, error in failed
+        ]
+
+    def _read(
+        self, way: Way, block: Block, requests: Sequence[tuple[PoolTarget, SlotList]]
+    ) -> list[list[int]]:
+        """Values of every request's slots, at this block, by this way."""
+        pieces = [
+            _Piece(index, target.address, wanted.keys)
+            for index, (target, wanted) in enumerate(requests)
+        ]
+        if way is not Way.extsload:
+            found = self._read_pieces(way, block, pieces)
+        else:
+            managed = [_is_v4(target) for target, _ in requests]
+            found = self._read_pieces(way, block, [p for p in pieces if managed[p.index]])
+            rest = [piece for piece in pieces if not managed[piece.index]]
+            found |= self._read_pieces(Way.storage_at, block, rest)
+        return [found[index] for index in range(len(requests))]
+
+    def _read_pieces(
+        self, way: Way, block: Block, pieces: Sequence[_Piece]
+    ) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {piece.index: [] for piece in pieces}
+        waiting = _by_account(pieces) if way is Way.extsload else [list(pieces)]
+        chunks = [c for part in waiting for c in _chunks(part, self._slots_at_once[way])]
+        answers: list[list[int] | None] = self._ask(way, block, chunks)
+        # Chunks keep the order of the pieces, so values can be put together as they stand.
+        for chunk, values in zip(chunks, answers, strict=True):
+            if values is None:
+                values = self._ask_less(way, block, chunk)
+            at = 0
+            for piece in chunk:
+                found[piece.index] += values[at : at + len(piece.keys)]
+                at += len(piece.keys)
+        return found
+
+    def _ask_less(self, way: Way, block: Block, chunk: _Chunk) -> list[int]:
+        """The values of a chunk that was refused, in smaller parts."""
+        size = min(_slot_count(chunk), self._slots_at_once[way])
+        while True:
+            parts = list(_chunks(chunk, size))
+            answers = self._ask(way, block, parts[:1])
+            if answers[0] is not None:
+                break
+            size = max(1, min(size, _slot_count(parts[0])) // 2)
+        self._slots_at_once[way] = min(self._slots_at_once[way], size)
+        log.info("event=rpc_fewer_slots node=%s way=%s slots=%d", self.rpc.shown, way, size)
+        answers += self._ask(way, block, parts[1:])
+        values: list[int] = []
+        for part, answer in zip(parts, answers, strict=True):
+            values += self._ask_less(way, block, part) if answer is None else answer
+        return values
+
+    def _ask(self, way: Way, block: Block, chunks: Sequence[_Chunk]) -> list[list[int] | None]:
+        """Values of each chunk; None for one the node refused but may answer in smaller parts."""
+        if not chunks:
+            return []
+        if way is Way.storage_at:
+            batches = [_storage_at_calls(chunk, block) for chunk in chunks]
+            answers = self.rpc.batch_many(batches)
+        else:
+            encode = _ENCODERS[way]
+            answers = self.rpc.call_many([encode(chunk, block) for chunk in chunks])
+        return [
+            self._decoded(way, block, chunk, answer)
+            for chunk, answer in zip(chunks, answers, strict=True)
+        ]
+
+    def _decoded(self, way: Way, block: Block, chunk: _Chunk, answer: Any) -> list[int] | None:
+        refusal = answer if isinstance(answer, RpcRefused) else None
+        if isinstance(answer, list):
+            refusal = next((item for item in answer if isinstance(item, RpcRefused)), None)
+        if refusal is None:
+            return _DECODERS[way](self.rpc, chunk, answer)
+        if error := self._lost(block, refusal):
+            raise error from refusal
+        if _slot_count(chunk) <= FEWEST_SLOTS_AT_ONCE:
+            raise refusal
+        return None
+
+    def _lost(self, block: Block, refusal: RpcRefused) -> RpcError | None:
+        """BlockUnavailable when the refusal is about the block and not about the request."""
+        if not _NO_STATE.search(refusal.reason):
+            return None
+        if block_by_hash(self.rpc, block.hash) is None:
+            why = "it is no longer part of the chain"
+        else:
+            why = "its state is gone; read a newer block, or ask an archive node"
+        return BlockUnavailable(
+            f"{self.rpc.shown} cannot read block {block.number} ({_hex(block.hash)}): {why} "
+            f"({refusal.reason})",
+            block_number=block.number,
+            block_hash=block.hash,
+            reason=refusal.reason,
+        )
+
+
+def _is_v4(target: PoolTarget) -> bool:
+    return target.spec.protocol == UNISWAP_V4
+
+
+def _groups(targets: Sequence[PoolTarget]) -> Iterator[list[PoolTarget]]:
+    """Consecutive targets whose first stages together stay near GROUP_SLOTS."""
+    group: list[PoolTarget] = []
+    slot_count = 0
+    for target in targets:
+        spacing = target.spec.tick_spacing
+        wanted = 3 if spacing < 1 else 2 + len(bitmap_words(spacing))
+        if group and slot_count + wanted > GROUP_SLOTS:
+            yield group
+            group, slot_count = [], 0
+        group.append(target)
+        slot_count += wanted
+    if group:
+        yield group
+
+
+def _by_account(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
+    found: dict[bytes, list[_Piece]] = {}
+    for piece in pieces:
+        found.setdefault(piece.address, []).append(piece)
+    return list(found.values())
+
+
+# Requests and answers of each way
+
+
+def _at(block: Block) -> dict[str, str]:
+    """EIP-1898: a block by its hash, so that a change of the chain is an error, not other data."""
+    return {"blockHash": _hex(block.hash)}
+
+
+def _storage_values_call(chunk: _Chunk, block: Block) -> Call:
+    slots: dict[str, list[str]] = {}
+    for piece in chunk:
+        slots.setdefault(_hex(piece.address), []).extend(map(_hex, piece.keys))
+    return "eth_getStorageValues", (slots, _at(block))
+
+
+def _storage_values_answer(rpc: JsonRpc, chunk: _Chunk, answer: Any) -> list[int]:
+    wrong = _not_promised(rpc, "eth_getStorageValues")
+    if not isinstance(answer, dict):
+        raise wrong
+    remaining = {str(account).lower(): iter(values) for account, values in answer.items()}
+    counts: dict[str, int] = {}
+    values: list[int] = []
+    for piece in chunk:
+        account = _hex(piece.address)
+        if account not in remaining:
+            raise wrong
+        counts[account] = counts.get(account, 0) + len(piece.keys)
+        # zip takes from keys first, so it never swallows a value of the next piece.
+        values += [_word(rpc, value) for _, value in zip(piece.keys, remaining[account])]  # noqa: B905
+    if len(values) != _slot_count(chunk):
+        raise wrong
+    if any(
+        len(answer_values) != counts.get(str(account).lower())
+        for account, answer_values in answer.items()
+    ):
+        raise wrong
+    return values
+
+
+def _word(rpc: JsonRpc, value: Any) -> int:
+    if isinstance(value, str) and value.startswith("0x") and 2 < len(value) <= 66:
+        try:
+            return int(value, 16)
+        except ValueError:
+            pass
+    raise _not_promised(rpc, "a read of storage")
+
+
+def _storage_at_calls(chunk: _Chunk, block: Block) -> list[Call]:
+    at = _at(block)
+    return [
+        ("eth_getStorageAt", (_hex(piece.address), _hex(key), at))
+        for piece in chunk
+        for key in piece.keys
+    ]
+
+
+def _storage_at_answer(rpc: JsonRpc, chunk: _Chunk, answer: Any) -> list[int]:
+    return [_word(rpc, value) for value in answer]
+
+
+def _code_override_call(chunk: _Chunk, block: Block) -> Call:
+    data = b"".join(
+        part
+        for piece in chunk
+        for part in (
+            piece.address.rjust(32, b"\0"),
+            (32 * len(piece.keys)).to_bytes(32, "big"),
+            *piece.keys,
+        )
+    )
+    codes = {_hex(piece.address): {"code": _hex(SLOT_READER)} for piece in chunk}
+    codes[_hex(ASKER_ADDRESS)] = {"code": _hex(POOL_ASKER)}
+    return "eth_call", ({"to": _hex(ASKER_ADDRESS), "data": _hex(data)}, _at(block), codes)
+
+
+def _code_override_answer(rpc: JsonRpc, chunk: _Chunk, answer: Any) -> list[int]:
+    return _words(_content(rpc, "eth_call", answer, 32 * _slot_count(chunk)))
+
+
+def _extsload_call(chunk: _Chunk, block: Block) -> Call:
+    keys = [key for piece in chunk for key in piece.keys]
+    head = (32).to_bytes(32, "big") + len(keys).to_bytes(32, "big")
+    data = EXTSLOAD_SELECTOR + head + b"".join(keys)
+    return "eth_call", ({"to": _hex(chunk[0].address), "data": _hex(data)}, _at(block))
+
+
+def _extsload_answer(rpc: JsonRpc, chunk: _Chunk, answer: Any) -> list[int]:
+    count = _slot_count(chunk)
+    offset, length, *values = _words(_content(rpc, "eth_call", answer, 64 + 32 * count))
+    if (offset, length) != (32, count):
+        raise _not_promised(rpc, "extsload")
+    return values
+
+
+def _words(content: bytes) -> list[int]:
+    return [int.from_bytes(content[at : at + 32], "big") for at in range(0, len(content), 32)]
+
+
+_ENCODERS: dict[Way, Callable[[_Chunk, Block], Call]] = {
+    Way.storage_values: _storage_values_call,
+    Way.code_override: _code_override_call,
+    Way.extsload: _extsload_call,
+}
+_DECODERS: dict[Way, Callable[[JsonRpc, _Chunk, Any], list[int]]] = {
+    Way.storage_values: _storage_values_answer,
+    Way.code_override: _code_override_answer,
+    Way.extsload: _extsload_answer,
+    Way.storage_at: _storage_at_answer,
+}
