@@ -484,9 +484,12 @@ class WriterArena:
 
     def stale_slots(self) -> npt.NDArray[np.uint32]:
         """(n,) slots whose committed status is STALE, ascending."""
+        return self.slots_with(slots.STATUS_STALE)
+
+    def slots_with(self, status: int) -> npt.NDArray[np.uint32]:
+        """(n,) slots with that committed status, ascending."""
         self._live()
-        status = self._statuses()
-        return np.flatnonzero(status == slots.STATUS_STALE).astype(np.uint32)
+        return np.flatnonzero(self._statuses() == status).astype(np.uint32)
 
     def _statuses(self) -> npt.NDArray[np.uint8]:
         """(slots_used,) committed status of each slot."""

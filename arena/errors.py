@@ -236,6 +236,29 @@ class PoolInvalid(Scraper):
     """A pool's scraped values contradict each other."""
 
 
+# A node's blocks and logs
+
+
+class NodeBehind(Scraper):
+    """The node does not have a block the stream has already sent."""
+
+
+class ChainMoved(Scraper):
+    """What the node answered belongs to two branches, or to another one than the stream's."""
+
+
+class LogsRefused(Scraper):
+    """The node does not give the logs of this range: too many blocks or too large an answer."""
+
+
+class LogInvalid(Scraper):
+    """A block or log of the node is not encoded as it has to be."""
+
+
+class GapNotClosed(Scraper):
+    """Missing blocks could not be fetched from the node; the pools are read anew."""
+
+
 class AccountMissing(PoolInvalid):
     """The account that should hold the pool's storage does not exist at that block."""
 

@@ -14,7 +14,7 @@ import socket
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -580,6 +580,25 @@ class EventBuffer:
         """The kept blocks above `after` as one new array, (n,) of EVENT."""
         found = list(self.blocks(after=after))
         return np.concatenate(found) if found else np.empty(0, EVENT)
+
+    def prepend(self, blocks: Sequence[Records]) -> None:
+        """Put blocks from another source in front, ascending, the last one followed by first_block.
+
+        Capacity is not asked; the next block that arrives makes room as `keep_blocks` says.
+        """
+        for records in reversed(blocks):
+            number = int(records["block_number"][0])
+            if self._blocks and number + 1 != self._blocks[0].number:
+                raise ValueError(f"block {number} does not precede {self._blocks[0].number}")
+            self._blocks.appendleft(_Kept(number, len(records) - 2, records))
+            self.event_count += len(records) - 2
+            if self._tip is None:
+                self._tip = number
+
+    def restore(self, blocks: Sequence[Records]) -> None:
+        """Hold exactly these blocks, ascending, again; reverts since then stay noted."""
+        self.clear()
+        self.prepend(blocks)
 
     def clear(self) -> None:
         """Forget all blocks and what the next one must follow; revert marks stay valid."""

@@ -306,6 +306,9 @@ static void on_reverted(psa_writer *writer, const psa_event *event, uint32_t slo
     const psa_line *newest = &arena->slots[slot].lines[psa_newest_line(&arena->slots[slot])];
     uint32_t status = psa_line_status(newest);
     if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) return;
+    /* Above the head before this series of reverts: the block was never applied, nor scraped. */
+    if (writer->revert_block > writer->reverted_high && writer->revert_block > newest->scrape_block)
+        return;
     int in_ring = writer->revert_known && writer->revert_block > newest->scrape_block;
     psa_edit edit;
     if (in_ring) {

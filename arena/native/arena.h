@@ -339,7 +339,7 @@ typedef struct {
     uint32_t sqrt_price_hi;  /* LINE: before, as the next five */
     uint32_t tx_index;
     uint32_t log_index;
-    uint32_t reserved0;
+    uint32_t unsure;         /* LINE: PSA_UNSURE_* before: the image is no known state then */
     uint64_t block_number;
     uint64_t before[4];      /* LINE: a[2], b[2]; TICK: gross[2], net[2] (all 0: the tick was absent) */
     uint64_t reserved1;
