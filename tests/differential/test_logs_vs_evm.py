@@ -77,7 +77,9 @@ def shown(state: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("name", "most"), [("v2_chain", 200), ("v3_chain", 500), ("v4_chain", 500)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("v2_chain", 200), ("v3_chain", 500), ("v4_chain", 500)]
+)
 def test_logs_lead_from_state_to_state(name: str, most: int, arena_name: str) -> None:
     chain: Chain = load(name)
     rows = [row for row in records(name) if row["kind"] == "block"]
