@@ -112,11 +112,11 @@ class PriceLimitReached(QuoteError, ValueError):
 
 
 class InsufficientLiquidity(QuoteError):
-    """The pool cannot pay that output, or has no reserves."""
+    """The pool cannot pay that output."""
 
 
 class PoolNotInitialized(QuoteError):
-    """The pool exists but has no price yet."""
+    """The pool exists but has no price yet; V2: a reserve is 0."""
 
 
 class HookedPool(QuoteError):
@@ -234,6 +234,29 @@ class StateFileError(Scraper):
 
 class PoolInvalid(Scraper):
     """A pool's scraped values contradict each other."""
+
+
+# A node's blocks and logs
+
+
+class NodeBehind(Scraper):
+    """The node does not have a block the stream has already sent."""
+
+
+class ChainMoved(Scraper):
+    """What the node answered belongs to two branches, or to another one than the stream's."""
+
+
+class LogsRefused(Scraper):
+    """The node does not give the logs of this range: too many blocks or too large an answer."""
+
+
+class LogInvalid(Scraper):
+    """A block or log of the node is not encoded as it has to be."""
+
+
+class GapNotClosed(Scraper):
+    """Missing blocks could not be fetched from the node; the pools are read anew."""
 
 
 class AccountMissing(PoolInvalid):

@@ -22,7 +22,7 @@ from arena.layouts.slots import (
 DATA_MAGIC = int.from_bytes(b"PARENA01", "little")
 CONTROL_MAGIC = int.from_bytes(b"PARENACT", "little")
 BYTE_ORDER = 0x01020304
-LAYOUT_VERSION = 1 << 16 | 0  # major << 16 | minor
+LAYOUT_VERSION = 1 << 16 | 1  # major << 16 | minor
 
 CONTROL_NBYTES = 4096
 HEADER_NBYTES = 4096
@@ -226,6 +226,7 @@ COUNTER_NAMES: dict[int, str] = {
     10: "bytes",
     11: "connections",
     12: "gaps",
+    13: "arena_full",
     **{
         COUNTER_APPLIED + protocol * 8 + kind: f"applied_{_PROTOCOLS[protocol]}_{event}"
         for protocol in range(3)

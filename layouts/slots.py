@@ -139,7 +139,7 @@ UNDO_RECORD = record(
         ("sqrt_price_hi", "<u4", 24),  # LINE: before the block, as the next four
         ("tx_index", "<u4", 28),
         ("log_index", "<u4", 32),
-        ("reserved0", "<u4", 36),  # zero
+        ("unsure", "<u4", 36),  # LINE: PSA_UNSURE_* before; such an image settles nothing
         ("block_number", "<u8", 40),
         ("before", ("<u8", 4), 48),  # LINE: a[2], b[2]; TICK: gross[2], net[2] (0: absent)
         ("reserved1", "<u8", 80),  # zero

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,6 +66,14 @@ LogLevelOption = Annotated[
     LogLevel, typer.Option("--log-level", help="least severe level written to stderr")
 ]
 
+RethDbOption = Annotated[
+    Path | None, typer.Option("--reth-db", help="a Reth node's data directory or its db")
+]
+RpcOption = Annotated[
+    str | None, typer.Option("--rpc", help="node: http(s)://, ws(s)://, or IPC socket path")
+]
+LibmdbxOption = Annotated[Path | None, typer.Option(help="libmdbx's shared library")]
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -78,7 +86,15 @@ def _arena_writer() -> None:
 def run_command(
     name: Annotated[str, typer.Option("--name", help="name of the arena; readers attach by it")],
     socket: Annotated[Path, typer.Option("--socket", help="Unix socket of the event stream")],
-    states: Annotated[Path, typer.Option("--states", help="state file to start from; waited for")],
+    states: Annotated[
+        Path | None, typer.Option("--states", help="state file to start from; waited for")
+    ] = None,
+    reth_db: RethDbOption = None,
+    rpc: RpcOption = None,
+    pools: Annotated[
+        Path | None, typer.Option("--pools", help="list of pools to read, JSON or TOML")
+    ] = None,
+    libmdbx: LibmdbxOption = None,
     dialect: Annotated[Dialect, typer.Option(help="wire family; auto finds it")] = Dialect.auto,
     max_pools: Annotated[
         int, typer.Option(min=1, max=1 << 24, help="pools the arena can hold")
@@ -86,7 +102,9 @@ def run_command(
     tick_bytes: Annotated[str, typer.Option(help="size of the tick heap, e.g. 64MiB")] = "64MiB",
     mode: Annotated[str, typer.Option(help="octal permissions of the segments")] = "0600",
     group: Annotated[str | None, typer.Option(help="group that owns the segments")] = None,
-    chain_id: Annotated[int, typer.Option(min=0, help="shown to readers; 0 is unknown")] = 0,
+    chain_id: Annotated[
+        int, typer.Option(min=0, help="shown to readers, required of the node; 0 asks the node")
+    ] = 0,
     preset: Annotated[
         PresetName, typer.Option(help="sizes of buffer and scrape batches")
     ] = PresetName.cold_start,
@@ -95,10 +113,12 @@ def run_command(
     ] = None,
     scrape_timeout: Annotated[
         float,
-        typer.Option(
-            min=0.0, help="seconds to wait for the state file to exist and to be new enough"
-        ),
+        typer.Option(min=0.0, help="seconds to wait for the source to exist and to be new enough"),
     ] = 60.0,
+    gap_timeout: Annotated[
+        float,
+        typer.Option(min=0.0, help="seconds to try closing a gap from --rpc before reading anew"),
+    ] = 30.0,
     keep_segment: Annotated[
         bool,
         typer.Option("--keep-segment", help="leave the segments behind at the end, marked closed"),
@@ -108,26 +128,82 @@ def run_command(
     """Follow an event stream and keep an arena live until SIGTERM or SIGINT."""
     configure_logging(log_level)
     with refusing("arena-writer"):
-        from arena.writer.scrapers.statefile import StateFile
         from arena.writer.service import Service, Settings
+        from arena.writer.sources import check_node_chain, open_sources
 
-        settings = Settings(
-            name=name,
-            socket=socket,
-            dialect=dialect.value,
-            max_pools=max_pools,
-            tick_bytes=parse_size(tick_bytes),
-            mode=parse_mode(mode),
-            group=group,
-            chain_id=chain_id,
-            preset=preset.value,
-            buffer_events=buffer_events,
-            scrape_timeout_s=scrape_timeout,
-            keep_segment=keep_segment,
+        sources = open_sources(
+            states=states,
+            reth_db=reth_db,
+            rpc=rpc,
+            pools=pools,
+            chain_id=chain_id or None,
+            libmdbx=libmdbx,
+            wait_s=scrape_timeout,
         )
-        scraper = StateFile(states, wait_s=scrape_timeout)
-        with progress_display() as observe:
-            asyncio.run(Service(settings, scraper, observe=observe).run())
+        with closing(sources):
+            chain_id = check_node_chain(sources, chain_id or None) or chain_id
+            settings = Settings(
+                name=name,
+                socket=socket,
+                dialect=dialect.value,
+                max_pools=max_pools,
+                tick_bytes=parse_size(tick_bytes),
+                mode=parse_mode(mode),
+                group=group,
+                chain_id=chain_id,
+                preset=preset.value,
+                buffer_events=buffer_events,
+                scrape_timeout_s=scrape_timeout,
+                gap_timeout_s=gap_timeout,
+                keep_segment=keep_segment,
+            )
+            with progress_display() as observe:
+                service = Service(settings, sources.scraper, node=sources.node, observe=observe)
+                asyncio.run(service.run())
+
+
+@app.command("doctor")
+def doctor_command(
+    socket: Annotated[
+        Path | None, typer.Option("--socket", help="Unix socket of the event stream")
+    ] = None,
+    states: Annotated[Path | None, typer.Option("--states", help="state file")] = None,
+    reth_db: RethDbOption = None,
+    rpc: RpcOption = None,
+    pools: Annotated[
+        Path | None, typer.Option("--pools", help="list of pools, JSON or TOML")
+    ] = None,
+    chain_id: Annotated[
+        int | None, typer.Option(min=1, help="refuse a node of another chain")
+    ] = None,
+    libmdbx: LibmdbxOption = None,
+    tick_bytes: Annotated[str, typer.Option(help="size of the tick heap, e.g. 64MiB")] = "64MiB",
+    wait: Annotated[
+        float, typer.Option(min=0.0, help="seconds to wait for a block on the socket")
+    ] = 15.0,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    log_level: LogLevelOption = LogLevel.error,
+) -> None:
+    """Open what a run would use, show it, and say whether a start would work (exit code 0)."""
+    configure_logging(log_level)
+    with refusing("arena-writer"):
+        from arena.writer.doctor import Doctor
+
+        doctor = Doctor(
+            socket=socket,
+            states=states,
+            reth_db=reth_db,
+            rpc=rpc,
+            pools=pools,
+            chain_id=chain_id,
+            libmdbx=libmdbx,
+            tick_nbytes=parse_size(tick_bytes),
+            wait_s=wait,
+        )
+        for finding in doctor.run():
+            print(json.dumps(finding.as_dict()) if as_json else finding.line(), flush=True)
+        if not doctor.would_start:
+            raise typer.Exit(EXIT_REFUSED)
 
 
 @app.command("status")

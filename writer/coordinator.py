@@ -20,16 +20,28 @@ from arena.errors import (
     ArenaError,
     ArenaFull,
     ArenaRegistry,
+    BlockUnavailable,
     BufferOverflow,
+    ChainMoved,
     CoverageError,
+    GapNotClosed,
     InvalidEventData,
+    LogInvalid,
+    LogsRefused,
+    NodeBehind,
+    NotAtRest,
     NotLive,
+    OtherFork,
+    PartialPersistence,
     PoolInvalid,
+    RpcUnavailable,
     Scraper,
 )
 from arena.native import lib
+from arena.writer.branch import Branch
 from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict
-from arena.writer.scrapers import PoolScraper
+from arena.writer.logs import NodeBlock, NodeClient
+from arena.writer.scrapers import PoolScraper, ScrapedPool
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +54,14 @@ SCRAPE_POLL_S = 0.1
 RESYNC_PAUSE_S = 1.0
 RESCRAPE_FIRST_PAUSE_S = 0.2
 RESCRAPE_LONGEST_PAUSE_S = 60.0
+WITNESS_PAUSE_S = 0.25
+WITNESS_FAILED_PAUSE_S = 2.0
+# A scrape this far behind the stream is joined with the node's logs; one further behind is read anew.
+MAX_BACKFILL_BLOCKS = 512
+
+
+# What a source says that will pass while one waits.
+PASSING = (NotAtRest, PartialPersistence, OtherFork, BlockUnavailable, RpcUnavailable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +93,9 @@ class Metrics:
     head_block: int | None = None
     reference_block: int | None = None
     buffered_events: int = 0
+    source_block: int | None = None
+    blocks_fetched: int = 0
+    gaps_closed: int = 0
     events_replayed: int = 0
     phase_s: dict[str, float] = field(default_factory=dict)
     _phase_started: float = field(default_factory=time.monotonic)
@@ -101,6 +124,13 @@ class Metrics:
         return self.pools_done / elapsed if elapsed > 0 else 0.0
 
     @property
+    def estimate_s(self) -> float | None:
+        """Seconds until all pools are scraped at the present rate; None while there is no rate."""
+        rate = self.pools_per_s
+        left = self.pools_total - self.pools_done - self.pools_invalid
+        return max(0, left) / rate if rate > 0 else None
+
+    @property
     def blocks_behind(self) -> int:
         """Blocks the oldest scrape lies behind the stream; 0 while either is unknown."""
         if self.head_block is None or self.reference_block is None:
@@ -119,6 +149,10 @@ class Coordinator:
 
     `observe` is called with the metrics whenever they moved. cold_start and resync return when the
     arena is live; both start over by themselves when the stream breaks meanwhile.
+
+    With a `node` gaps are closed from its logs, scraped blocks are checked against the stream by
+    their hashes, and a scrape older than the stream is brought up to it; the intake must have been
+    told with `closes_gaps`. `gap_timeout_s` is how long that is tried before pools are read anew.
     """
 
     def __init__(
@@ -129,6 +163,9 @@ class Coordinator:
         *,
         preset: Preset = COLD_START,
         scrape_timeout_s: float = 60.0,
+        node: NodeClient | None = None,
+        gap_timeout_s: float = 30.0,
+        witness_pause_s: float = WITNESS_PAUSE_S,
         observe: Callable[[Metrics], None] = lambda metrics: None,
     ):
         self.intake = intake
@@ -137,6 +174,13 @@ class Coordinator:
         self._call = call
         self._preset = preset
         self._scrape_timeout_s = scrape_timeout_s
+        self._branch = None if node is None else Branch(node)
+        self._gap_timeout_s = gap_timeout_s
+        self._witness_pause_s = witness_pause_s
+        self._carried: dict[bytes, ScrapedPool] = {}
+        self._gaps_closed = 0
+        self._unconfirmed_since: float | None = None
+        self._has_been_live = False
         self._observe = observe
         self._moved = asyncio.Event()
         self._broken = asyncio.Event()
@@ -175,8 +219,10 @@ class Coordinator:
         """
         if self.is_live:
             raise AlreadyLive("the arena is live; nothing to resynchronise")
+        if await self._close_gap():
+            return self.metrics
         self._stale.clear()
-        self.metrics = Metrics()
+        self.metrics = Metrics(gaps_closed=self._gaps_closed)
         while True:
             try:
                 return await self._join()
@@ -194,8 +240,19 @@ class Coordinator:
 
     async def run_live(self) -> None:
         """Stay live until cancelled: resync after gaps, re-read stale pools. NotLive."""
-        if not self.is_live:
+        if not self._has_been_live:
             raise NotLive("there is nothing to keep live: run a cold start first")
+        watching = None
+        if self._branch is not None:
+            watching = asyncio.ensure_future(self._keep_witnesses(self._branch))
+        try:
+            await self._keep_live()
+        finally:
+            if watching is not None:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+
+    async def _keep_live(self) -> None:
         while True:
             self._moved.clear()
             if not self.is_live:
@@ -205,6 +262,7 @@ class Coordinator:
             try:
                 await self._rescrape_due()
             except StreamBroken:
+                await self._wait_moved(SCRAPE_POLL_S)
                 continue
             pause = None
             if self._stale:
@@ -221,7 +279,12 @@ class Coordinator:
         if not await self._call(lambda: self.intake.is_stale(key)):
             return True
         epoch, _first = await self._call(self.intake.joining_block)
-        candidates, _ = await self._read([key], epoch)
+        candidates, invalid = await self._read([key], epoch)
+        for error in invalid:
+            raise error
+        if self._branch is not None and candidates:
+            wrong, _ = await self._confirm(self._branch, epoch, candidates)
+            candidates = [each for each in candidates if each.pool.spec.key not in wrong]
         for candidate in candidates:
             while True:
                 verdict = await self._call(partial(self.intake.replace, epoch, candidate))
@@ -250,8 +313,12 @@ class Coordinator:
         self.metrics.first_block = first
         log.info("event=scraping pools=%d first_block=%d", len(specs), first)
         joined: dict[bytes, Candidate] = {}
-        wanted = list(specs)
         deadline = time.monotonic() + self._scrape_timeout_s
+        await self._wait_for_source(first, deadline)
+        await self._install_carried(epoch, first, joined)
+        wanted = [spec for spec in specs if spec.key not in joined]
+        if self._branch is not None:
+            self._branch.pools = {spec.key: spec for spec in specs}
         while True:
             if wanted:
                 await self._scrape(wanted, epoch, first, deadline, joined)
@@ -263,8 +330,16 @@ class Coordinator:
             self._enter("replaying")
             await self._call(lambda: self.intake.enter(epoch, "replaying"))
             candidates = list(joined.values())
-            verdict = await self._call(partial(self.intake.go_live, epoch, candidates))
+            earlier: Sequence[NodeBlock] = ()
+            verdict = Verdict()
+            if self._branch is not None:
+                again, earlier = await self._confirm(self._branch, epoch, candidates)
+                verdict = Verdict(again=tuple(again))
             if verdict.is_clear:
+                go = partial(self.intake.go_live, epoch, candidates, earlier)
+                verdict = await self._call(go)
+            if verdict.is_clear:
+                self.metrics.blocks_fetched += len(earlier)
                 break
             await self._show_progress()
             wanted = [spec for spec in specs if spec.key in verdict.again]
@@ -276,6 +351,11 @@ class Coordinator:
                 self._enter("scraping")
                 await self._call(lambda: self.intake.enter(epoch, "scraping"))
             await self._unbroken(asyncio.sleep(SCRAPE_POLL_S))
+        self._has_been_live = True
+        self._carried.clear()
+        if self._branch is not None:
+            self._branch.forget()
+        self._retry_later([spec.key for spec in specs if spec.key not in joined])
         await self._show_progress()
         self._enter("live")
         log.info(
@@ -318,7 +398,12 @@ class Coordinator:
                 self._scrape_batch(batch, gate, epoch, first, joined, late)
                 for batch in self._batches(wanted)
             ]
-            await self._unbroken(_all_or_error(works))
+            try:
+                await self._unbroken(_all_or_error(works))
+            except PASSING as error:
+                await self._wait_out(error, deadline)
+                wanted = [spec for spec in wanted if spec.key not in joined]
+                continue
             if not late:
                 return
             behind = min(late, key=lambda candidate: candidate.block_number)
@@ -349,10 +434,116 @@ class Coordinator:
                 self.metrics.pools_invalid += 1
                 joined.pop(error.key, None)
                 self._report(error.key, error)
-            late += [each for each in candidates if each.block_number < first - 1]
-            accepted = [each for each in candidates if each.block_number >= first - 1]
+            accepted: list[Candidate] = []
+            for each in candidates:
+                (accepted if self._reaches(each.pool, first) else late).append(each)
             await self._install(accepted, epoch, joined)
             await self._show_progress()
+
+    @property
+    def _trails(self) -> bool:
+        return bool(getattr(self._scraper, "trails", False))
+
+    def _reaches(self, pool: ScrapedPool, first: int) -> bool:
+        """Whether values join a stream that begins at block `first`, if need be with the node's
+        logs in between."""
+        block_number = pool.values.block_number
+        if self._branch is not None and pool.block_hash is not None:
+            return block_number >= first - 1 - MAX_BACKFILL_BLOCKS
+        return block_number >= first - 1
+
+    async def _wait_for_source(self, first: int, deadline: float) -> None:
+        """Let a source that trails come up to the stream before anything is read from it.
+
+        CoverageError when the time is over.
+        """
+        while self._trails:
+            try:
+                ask = asyncio.to_thread(self._scraper.get_current_block_number)
+                found = await self._unbroken(ask)
+            except PASSING as error:
+                await self._wait_out(error, deadline)
+                continue
+            self.metrics.source_block = found
+            await self._show_progress()
+            if found >= first - 1:
+                return
+            if time.monotonic() >= deadline:
+                raise CoverageError(
+                    f"the source is at block {found}, the first whole block of the stream is "
+                    f"{first}: values of block {first - 1} or later are needed (waited "
+                    f"{self._scrape_timeout_s:g} s). Let the node catch up, or wait longer with "
+                    "--scrape-timeout",
+                    scraped_block=found,
+                    first_block=first,
+                )
+            await self._unbroken(asyncio.sleep(SCRAPE_POLL_S))
+
+    async def _wait_out(self, error: Scraper, deadline: float) -> None:
+        """Pause before asking the source again; the error itself when the time is over."""
+        if time.monotonic() >= deadline:
+            raise error
+        if (b"", type(error).__name__) not in self._reported:
+            self._reported.add((b"", type(error).__name__))
+            log.warning(
+                "event=source_not_ready error=%s reason=%r", type(error).__name__, str(error)
+            )
+        await self._unbroken(asyncio.sleep(SCRAPE_POLL_S))
+
+    async def _install_carried(
+        self, epoch: int, first: int, joined: dict[bytes, Candidate]
+    ) -> None:
+        """Use again what was read before the stream broke, where a node can tell if it is still
+        canonical; _confirm asks it."""
+        mark = await self._call(lambda: self.intake.mark(epoch))
+        carried = [
+            Candidate(pool, mark, self._trails)
+            for pool in self._carried.values()
+            if pool.block_hash is not None and self._reaches(pool, first)
+        ]
+        self._carried.clear()
+        if self._branch is not None and carried:
+            log.info("event=scrape_carried_over pools=%d", len(carried))
+            await self._install(carried, epoch, joined)
+
+    async def _confirm(
+        self, branch: Branch, epoch: int, candidates: Sequence[Candidate]
+    ) -> tuple[set[bytes], Sequence[NodeBlock]]:
+        """Pools whose scraped block is not on the stream's branch, and the blocks that lead from the
+        oldest of the others to the stream. StreamBroken."""
+        hashed: dict[tuple[int, bytes], list[bytes]] = {}
+        for each in candidates:
+            if each.pool.block_hash is not None:
+                place = (each.block_number, each.pool.block_hash)
+                hashed.setdefault(place, []).append(each.pool.spec.key)
+        if not hashed:
+            return set(), ()
+        kept = await self._call(lambda: self.intake.kept(epoch))
+        if not kept:
+            return {key for keys in hashed.values() for key in keys}, ()
+        try:
+            wrong, earlier = await self._unbroken(
+                asyncio.to_thread(branch.confirm, kept, list(hashed))
+            )
+        except Scraper as error:
+            await self._not_confirmed(error)
+            return {key for keys in hashed.values() for key in keys}, ()
+        self._unconfirmed_since = None
+        return {key for place in wrong for key in hashed[place]}, earlier
+
+    async def _not_confirmed(self, error: Scraper) -> None:
+        """Stream and node differ. Usually one of them is ahead; if it stays so, the kept blocks are of
+        a branch whose end the stream never told: begin again with the next block."""
+        now = time.monotonic()
+        if self._unconfirmed_since is None:
+            self._unconfirmed_since = now
+            log.info(
+                "event=scrape_not_confirmed error=%s reason=%r", type(error).__name__, str(error)
+            )
+        elif isinstance(error, ChainMoved) and now >= self._unconfirmed_since + self._gap_timeout_s:
+            self._unconfirmed_since = None
+            if not self.is_live:
+                await self._call(self.intake.drop_buffer)
 
     def _batches(self, specs: Sequence[PoolSpec]) -> list[list[bytes]]:
         v2 = [spec.key for spec in specs if spec.protocol == lib.PSA_UNISWAP_V2]
@@ -370,7 +561,8 @@ class Coordinator:
         if scrape.as_of_ns is not None:
             as_of_ns = scrape.as_of_ns
             mark = min(mark, await self._call(lambda: self.intake.mark_at(epoch, as_of_ns)))
-        return [Candidate(pool, mark) for pool in scrape.pools], scrape.invalid
+        trails = self._trails
+        return [Candidate(pool, mark, trails) for pool in scrape.pools], scrape.invalid
 
     async def _install(
         self, candidates: list[Candidate], epoch: int, joined: dict[bytes, Candidate]
@@ -385,6 +577,7 @@ class Coordinator:
                     self._report(key, failed[key])
                 else:
                     joined[key] = candidate
+                    self._carried[key] = candidate.pool
                     self.metrics.pools_done += 1
         blocks = [candidate.block_number for candidate in joined.values()]
         self.metrics.reference_block = min(blocks, default=None)
@@ -416,7 +609,104 @@ class Coordinator:
             first_block=self.metrics.first_block,
         )
 
+    # -- gaps
+
+    async def _close_gap(self) -> bool:
+        """Close an open gap from the node's logs; whether the arena is live.
+
+        What stands in the way is tried again until `gap_timeout_s` after the stream came back; then
+        the gap is given up, which makes every pool stale.
+        """
+        branch = self._branch
+        if branch is None or not self.intake.has_gap:
+            return False
+        started: float | None = None
+        reason = "no block has come"
+        while True:
+            self._broken.clear()
+            try:
+                epoch, _first = await self._first_block()
+                started = time.monotonic() if started is None else started
+                witnesses = tuple(branch.witnesses)
+                facts = await self._call(partial(self.intake.gap_facts, epoch, witnesses))
+                if facts is not None:
+                    blocks = await self._unbroken(asyncio.to_thread(branch.fetch_gap, facts))
+                    closed = await self._call(partial(self.intake.close_gap, epoch, facts, blocks))
+                    if closed:
+                        branch.witnesses = [
+                            each
+                            for each in facts.witnesses
+                            if each.number <= blocks.ancestor.number
+                        ]
+                        branch.add((*blocks.missing, *blocks.compared), facts.mark)
+                        self._gap_is_closed(facts.head, blocks.ancestor.number, len(blocks.missing))
+                        return True
+                reason = "the stream moved while the missing blocks were fetched"
+            except StreamBroken as error:
+                reason = str(error)
+            except BufferOverflow as error:
+                reason = str(error)
+                await self._call(self.intake.drop_buffer)
+            except (GapNotClosed, LogInvalid, LogsRefused) as error:
+                reason, started = f"{type(error).__name__}: {error}", -self._gap_timeout_s
+            except (ChainMoved, NodeBehind, Scraper, ArenaFull) as error:
+                reason = f"{type(error).__name__}: {error}"
+            if started is not None and time.monotonic() >= started + self._gap_timeout_s:
+                break
+            await asyncio.sleep(min(SCRAPE_POLL_S, self._gap_timeout_s / 10))
+        log.warning("event=gap_not_closed reason=%r", reason)
+        await self._call(lambda: self.intake.give_up_gap(reason))
+        branch.forget()
+        return False
+
+    def _gap_is_closed(self, head: int, ancestor: int, missing: int) -> None:
+        self._gaps_closed += 1
+        self.metrics.gaps_closed = self._gaps_closed
+        self.metrics.blocks_fetched += missing
+        self._enter("live")
+        log.info(
+            "event=gap_closed head=%d ancestor=%d undone=%d fetched=%d",
+            head,
+            ancestor,
+            head - ancestor,
+            missing,
+        )
+
+    async def _keep_witnesses(self, branch: Branch) -> None:
+        """Learn the hashes of the blocks the arena holds, as they come, until cancelled."""
+        while True:
+            pause = self._witness_pause_s
+            try:
+                await self._witness(branch)
+            except Scraper as error:
+                log.debug("event=no_hash error=%s reason=%r", type(error).__name__, str(error))
+                pause = min(WITNESS_FAILED_PAUSE_S, 8 * pause)
+            await asyncio.sleep(pause)
+
+    async def _witness(self, branch: Branch) -> None:
+        if not self.is_live:
+            return
+        known = tuple(branch.witnesses)
+        valid = await self._call(partial(self.intake.valid, known))
+        newest = valid[-1].number if valid else 0
+        found = await self._call(partial(self.intake.unwitnessed, newest))
+        if found is None or not found[1]:
+            return
+        mark, kept = found
+        looked = Branch(branch.node)
+        looked.pools, looked.witnesses = branch.pools, list(valid)
+        await asyncio.to_thread(looked.witness, kept, mark)
+        if self.is_live and tuple(branch.witnesses) == known:
+            branch.witnesses = looked.witnesses
+
     # -- single pools
+
+    def _retry_later(self, keys: Sequence[bytes]) -> None:
+        """Pools that were left out are read again while the others are live."""
+        for key in keys:
+            self._stale.setdefault(
+                key, (time.monotonic() + RESCRAPE_FIRST_PAUSE_S, 2 * RESCRAPE_FIRST_PAUSE_S)
+            )
 
     async def _rescrape_due(self) -> None:
         now = time.monotonic()

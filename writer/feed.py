@@ -14,7 +14,7 @@ import socket
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -187,7 +187,7 @@ class Feed:
             client.close()
             self.refusals += 1
             self._schedule()
-            log.debug("connect refused path=%s error=%s", self.path, error)
+            log.debug("event=connect_refused socket=%s error=%r", self.path, str(error))
             return False
         self._past_frames += int(self._feed.frames)
         self._past_bytes += int(self._feed.bytes)
@@ -198,7 +198,7 @@ class Feed:
         self._poll.register(client, select.POLLIN)
         self.connections += 1
         self._schedule()
-        log.info("connected path=%s connections=%d", self.path, self.connections)
+        log.info("event=connected socket=%s connections=%d", self.path, self.connections)
         return True
 
     def _schedule(self) -> None:
@@ -500,6 +500,8 @@ class EventBuffer:
         numbers = records["block_number"][begins].tolist()
         reverts = (records["flags"][begins] & lib.PSA_EVENT_IS_REVERT).tolist()
         gaps: list[Gap] = []
+        # One copy for the batch; blocks are views of it, so it lives until its last block goes.
+        kept = records.copy() if not all(reverts) else records
         for begin, end, number, is_revert in zip(
             begins.tolist(), ends.tolist(), numbers, reverts, strict=True
         ):
@@ -515,7 +517,7 @@ class EventBuffer:
                     self._revert(number)
             self._tip = number
             if event_count <= self.capacity:
-                self._blocks.append(_Kept(number, event_count, records[begin : end + 1].copy()))
+                self._blocks.append(_Kept(number, event_count, kept[begin : end + 1]))
                 self.event_count += event_count
         return gaps
 
@@ -578,6 +580,25 @@ class EventBuffer:
         """The kept blocks above `after` as one new array, (n,) of EVENT."""
         found = list(self.blocks(after=after))
         return np.concatenate(found) if found else np.empty(0, EVENT)
+
+    def prepend(self, blocks: Sequence[Records]) -> None:
+        """Put blocks from another source in front, ascending, the last one followed by first_block.
+
+        Capacity is not asked; the next block that arrives makes room as `keep_blocks` says.
+        """
+        for records in reversed(blocks):
+            number = int(records["block_number"][0])
+            if self._blocks and number + 1 != self._blocks[0].number:
+                raise ValueError(f"block {number} does not precede {self._blocks[0].number}")
+            self._blocks.appendleft(_Kept(number, len(records) - 2, records))
+            self.event_count += len(records) - 2
+            if self._tip is None:
+                self._tip = number
+
+    def restore(self, blocks: Sequence[Records]) -> None:
+        """Hold exactly these blocks, ascending, again; reverts since then stay noted."""
+        self.clear()
+        self.prepend(blocks)
 
     def clear(self) -> None:
         """Forget all blocks and what the next one must follow; revert marks stay valid."""

@@ -9,13 +9,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from arena.arena import PoolSpec
 from arena.errors import ArenaError, ArenaFull, BufferOverflow, InvalidEventData
 from arena.native import lib
+from arena.writer.branch import COMPARED_BLOCKS, WITNESS_BLOCKS, GapBlocks, GapFacts, Witness
 from arena.writer.feed import EventBuffer, Records
+from arena.writer.logs import NodeBlock
 from arena.writer.processor import CATCH_UP_COMMIT_NS, Processor
 from arena.writer.scrapers import ScrapedPool
 
@@ -23,6 +26,7 @@ log = logging.getLogger(__name__)
 
 HISTORY_BLOCKS = 1024  # as many as the undo ring
 MAX_REVERT_TIMES = 4096
+NEVER_NS = 1 << 62  # as min_commit_ns: one commit for all
 
 
 class StreamBroken(ArenaError):
@@ -31,10 +35,15 @@ class StreamBroken(ArenaError):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A scraped pool waiting to join: `mark` is older than the reading of its values."""
+    """A scraped pool waiting to join: `mark` is older than the reading of its values.
+
+    `trails`: the source may lag behind the stream, so values of a block number that was reverted
+    may be of the old branch although the revert came before the reading.
+    """
 
     pool: ScrapedPool
     mark: int
+    trails: bool = False
 
     @property
     def block_number(self) -> int:
@@ -43,15 +52,20 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What keeps candidates from joining: pools to scrape again, the block still to come."""
+    """What keeps candidates from joining: pools to scrape again, the block still to come.
+
+    `moved`: the stream begins at another block than the blocks fetched from the node lead to.
+    """
 
     again: tuple[bytes, ...] = ()
     wait_for_block: int | None = None
     in_reorg: bool = False
+    moved: bool = False
 
     @property
     def is_clear(self) -> bool:
-        return not self.again and self.wait_for_block is None and not self.in_reorg
+        waits = self.wait_for_block is not None or self.in_reorg or self.moved
+        return not self.again and not waits
 
 
 class Intake:
@@ -59,6 +73,9 @@ class Intake:
 
     `notify` is called from that thread with one of the strings `first_block`, `broken`, `overflow`,
     `stale`; it must not block.
+
+    With `closes_gaps` a gap leaves the pools' values and the undo ring alone and shows the pools as
+    syncing, until close_gap or give_up_gap; without, they are stale at once.
     """
 
     def __init__(
@@ -68,6 +85,7 @@ class Intake:
         *,
         notify: Callable[[str], None],
         history_blocks: int = HISTORY_BLOCKS,
+        closes_gaps: bool = False,
     ):
         self.processor = processor
         self.arena = processor.arena
@@ -75,11 +93,17 @@ class Intake:
         self.epoch = 0
         self.is_live = False
         self.overflow: BufferOverflow | None = None
+        self.closes_gaps = closes_gaps
+        # Blocks the arena holds, up to its head, while a gap is open; None otherwise.
+        self._applied: list[Records] | None = None
+        self._before_reorg: list[Records] | None = None
+        self._reverted: dict[int, None] = {}  # block numbers, the oldest first
         self._notify = notify
         self._history_blocks = history_blocks
         self._revert_times: deque[tuple[int, int]] = deque(maxlen=MAX_REVERT_TIMES)
         self._in_reorg = False
         self._announced = False
+        self._is_connected = False
         self._gap_pending = False
         self._installed = False
 
@@ -87,36 +111,66 @@ class Intake:
 
     def connected(self) -> None:
         """A connection is up; what came before its first whole block may be lost."""
+        self._is_connected = True
         if self.is_live:
             self._gap_pending = True
         else:
             self._begin_again()
-            self.arena.set_phase("buffering")
+            self._set_phase_waiting("reconnected")
 
     def disconnected(self, reason: str) -> None:
         """The connection ended. Values stay exact at the head; half a reorg is taken back."""
-        self.arena.commit()
-        self.arena.abort()
-        self._in_reorg = False
-        if not self.is_live:
+        self._settle()
+        self._is_connected = False
+        if self.is_live:
+            self.epoch += 1  # what is being read may be of a branch whose reverts nobody will tell
+        else:
             self._begin_again()
         self.arena.set_phase("connecting", reason)
 
     def lost(self, reason: str, first: int = 0, last: int = 0) -> None:
-        """Events are gone: every live pool goes stale and a resync is due. Block 0 is unknown."""
-        self.arena.commit()
-        self.arena.abort()
+        """Events are gone and a resync is due; block 0 is unknown.
+
+        Live pools go stale, or are syncing while the gap can still be closed.
+        """
+        self._settle()
         self._gap_pending = False
         was_live, self.is_live = self.is_live, False
         if was_live:
             self.arena.counters[lib.PSA_COUNTER_GAPS] += 1
-            self.arena.set_status_all(lib.PSA_STATUS_LIVE, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
-            self.arena.undo_clear()
+            if self.closes_gaps:
+                self._applied = list(self.buffer.blocks())
+                self.arena.set_status_all(lib.PSA_STATUS_LIVE, lib.PSA_STATUS_SYNCING)
+            else:
+                self._all_stale(lib.PSA_STATUS_LIVE)
             self.arena.commit()
         log.warning("event=gap first=%d last=%d reason=%r", first, last, reason)
-        self.processor.forget_stale()
         self._begin_again()
-        self.arena.set_phase("gap" if was_live else "buffering", reason, gap=(first, last))
+        in_gap = was_live or self._applied is not None
+        self.arena.set_phase("gap" if in_gap else "buffering", reason, gap=(first, last))
+
+    def _settle(self) -> None:
+        """End at a block: publish whole ones, take half a reorg back."""
+        self.arena.commit()
+        self.arena.abort()
+        self._in_reorg = False
+        if self._before_reorg is not None:
+            if self.is_live:
+                self.buffer.restore(self._before_reorg)
+            self._before_reorg = None
+
+    def _all_stale(self, status: int) -> None:
+        """Also what was stale for its price alone: the next price would settle no lost event."""
+        for each in (status, lib.PSA_STATUS_STALE):
+            self.arena.set_status_all(each, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
+        self.arena.undo_clear()
+        self.processor.forget_stale()
+
+    def _set_phase_waiting(self, reason: str) -> None:
+        if self._applied is None:
+            self.arena.set_phase("buffering")
+        else:
+            self.arena.set_phase("gap", f"{reason}; a gap is being closed")
 
     def take(self, records: Records) -> None:
         """Whole blocks, reorg marks and epilogues in arrival order; kept, and applied when live.
@@ -135,30 +189,67 @@ class Intake:
             self.buffer.append(records)
             return
         if self._gap_pending:
-            head, first = self.arena.head_block, int(records["block_number"][0])
+            begins = records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK
+            if not begins.any():
+                return  # the end of a reorg whose blocks are lost
+            head = self.arena.head_block
+            first = int(records["block_number"][np.argmax(begins)])
             missing = (head + 1, first - 1) if first > head + 1 else (0, 0)
             self.lost(f"reconnected at block {first}, the head was {head}", *missing)
+        starts = np.flatnonzero(records["kind"] == lib.PSA_EVENT_REORG_START).tolist()
+        self._take(records[: starts[0]] if starts else records)
+        for start, end in pairwise([*starts, len(records)]):
+            if self.is_live:
+                # What is returned to when the rest of the reorg never comes.
+                self.arena.commit()
+                self._before_reorg = list(self.buffer.blocks())
+            self._take(records[start:end])
+
+    def _take(self, records: Records) -> None:
+        """Units with at most one ReorgStart, in front; cut where a block does not follow."""
+        gap = self._first_gap(records)
+        if gap is None:
+            self._take_whole(records)
+            return
+        index, expected, found = gap
+        self._take_whole(records[:index])
+        if found > expected:
+            self.lost(f"block {found} came after block {expected - 1}", expected, found - 1)
+        else:
+            self.lost(f"block {found} came again without having been reverted")
+        self._take(records[index:])
+
+    def _first_gap(self, records: Records) -> tuple[int, int, int] | None:
+        """Index of the first BeginBlock that does not follow, the number expected, the one found."""
+        begins = np.flatnonzero(records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK)
+        numbers = records["block_number"][begins].tolist()
+        reverts = (records["flags"][begins] & lib.PSA_EVENT_IS_REVERT).tolist()
+        tip = self.buffer.tip
+        for index, number, is_revert in zip(begins.tolist(), numbers, reverts, strict=True):
+            if is_revert:
+                tip = number - 1 if tip is None else min(tip, number - 1)
+                continue
+            if tip is not None and number != tip + 1:
+                return index, tip + 1, number
+            tip = number
+        return None
+
+    def _take_whole(self, records: Records) -> None:
+        if not len(records):
+            return
         self._note_reverts(records)
         try:
-            gaps = self.buffer.append(records)
+            self.buffer.append(records)
         except BufferOverflow as error:
             self.lost(str(error))
             self.overflow = error
             self._notify("overflow")
             return
-        if gaps:
-            gap = gaps[-1]
-            if gap.first <= gap.last:
-                self.lost(
-                    f"block {gap.found} came after block {gap.expected - 1}", gap.first, gap.last
-                )
-            else:
-                self.lost(f"block {gap.found} came again without having been reverted")
-            self.take(records[_last_begin(records, gap.found) :])
-            return
         if self.is_live:
             self._apply(records)
-        elif not self._announced and self.buffer.first_block is not None:
+        elif self.buffer.first_block is None:
+            self._announced = False  # reverted again: the next one is a first block, too
+        elif not self._announced:
             self._announced = True
             self._notify("first_block")
 
@@ -180,12 +271,21 @@ class Intake:
         ]
         if len(marks):
             self._in_reorg = bool(marks[-1] == lib.PSA_EVENT_REORG_START)
-        reverts = records["flags"][kinds == lib.PSA_EVENT_BEGIN_BLOCK] & lib.PSA_EVENT_IS_REVERT
-        if reverts.any():
+        if not self._in_reorg:
+            self._before_reorg = None
+        begins = records[kinds == lib.PSA_EVENT_BEGIN_BLOCK]
+        reverts = begins["block_number"][begins["flags"] & lib.PSA_EVENT_IS_REVERT != 0]
+        if len(reverts):
             self._revert_times.append((time.time_ns(), self.buffer.mark()))
+        for number in reverts.tolist():
+            self._reverted.pop(number, None)
+            self._reverted[number] = None
+        while len(self._reverted) > MAX_REVERT_TIMES:
+            del self._reverted[next(iter(self._reverted))]
 
     def _begin_again(self) -> None:
         self.epoch += 1
+        self._before_reorg = None
         self._announced = False
         self._in_reorg = False
         self.buffer.clear()
@@ -242,16 +342,24 @@ class Intake:
         self.arena.commit()
         return failed
 
-    def go_live(self, epoch: int, candidates: Sequence[Candidate]) -> Verdict:
+    def go_live(
+        self, epoch: int, candidates: Sequence[Candidate], earlier: Sequence[NodeBlock] = ()
+    ) -> Verdict:
         """Replay the kept blocks and open the arena, or say what is missing. StreamBroken.
 
-        The pools of `candidates` were installed before. Readers see nothing in between: pools are
-        syncing until the last commit of this call.
+        The pools of `candidates` were installed before; `earlier` are blocks of the node that lead up
+        to the stream's first. Readers see nothing in between: pools are syncing until the last
+        commit of this call.
         """
         self._check(epoch)
         verdict = self._judge(candidates)
         if not verdict.is_clear:
             return verdict
+        if earlier:
+            if earlier[-1].header.number + 1 != self.buffer.first_block:
+                return Verdict(moved=True)
+            self.buffer.prepend([block.records for block in earlier])
+        self._leave_out_others(candidates)
         records = self.buffer.records()
         self.arena.undo_clear()
         self.arena.set_head(max(0, int(records["block_number"][0]) - 1))
@@ -266,6 +374,99 @@ class Intake:
         if self.processor.has_stale:
             self._notify("stale")
         return verdict
+
+    def _leave_out_others(self, candidates: Sequence[Candidate]) -> None:
+        """Pools installed on the way that are no candidates any more must not go live."""
+        keys = {candidate.pool.spec.key for candidate in candidates}
+        for slot in self.arena.slots_with(lib.PSA_STATUS_SYNCING).tolist():
+            if self.arena.spec(slot).key not in keys:
+                self.arena.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
+
+    # -- gaps
+
+    def kept(self, epoch: int) -> tuple[Records, ...]:
+        """The kept blocks, ascending. StreamBroken."""
+        self._check(epoch)
+        return tuple(self.buffer.blocks())
+
+    def unwitnessed(self, after: int) -> tuple[int, list[Records]] | None:
+        """A mark and the newest blocks the arena holds above `after`; None unless live and whole."""
+        if not self.is_live or self._in_reorg or self._gap_pending:
+            return None
+        return self.buffer.mark(), list(self.buffer.blocks(after=after))[-WITNESS_BLOCKS:]
+
+    def valid(self, witnesses: Sequence[Witness]) -> list[Witness]:
+        """The witnesses at or above whose block no revert came since."""
+        return [
+            each
+            for each in witnesses
+            if (lowest := self.buffer.reverts_since(each.mark)) is None or lowest > each.number
+        ]
+
+    def gap_facts(self, epoch: int, witnesses: Sequence[Witness]) -> GapFacts | None:
+        """What it takes to ask a node for the missing blocks; None while no block has come, or no
+        gap is open. StreamBroken."""
+        self._check(epoch)
+        kept = tuple(self.buffer.blocks())[:COMPARED_BLOCKS]
+        if self._applied is None or not kept:
+            return None
+        head, first = self.arena.head_block, int(kept[0]["block_number"][0])
+        held = len(self._applied)
+        usable = tuple(
+            each
+            for each in self.valid(witnesses)
+            if head - held <= each.number <= head and each.number < first
+        )
+        return GapFacts(self.buffer.mark(), head, usable, kept)
+
+    @property
+    def has_gap(self) -> bool:
+        """A gap is open and may still be closed."""
+        return self._applied is not None
+
+    def close_gap(self, epoch: int, facts: GapFacts, blocks: GapBlocks) -> bool:
+        """Return to the common ancestor, apply what was missing and what came since, and go live,
+        in one commit; False when the stream has moved since `facts`. StreamBroken.
+
+        Reverted blocks are turned back by the undo ring, with the events they brought.
+        """
+        self._check(epoch)
+        applied = self._applied
+        lowest = self.buffer.reverts_since(facts.mark)
+        moved = lowest is not None and lowest < facts.first
+        if applied is None or self._in_reorg or moved or self.buffer.first_block != facts.first:
+            return False
+        ancestor = blocks.ancestor.number
+        kept = [each for each in applied if each["block_number"][0] <= ancestor]
+        orphaned = [_as_revert(each) for each in reversed(applied[len(kept) :])]
+        missing = [block.records for block in blocks.missing]
+        records = np.concatenate([*orphaned, *missing, *self.buffer.blocks()])
+        try:
+            self.processor.apply(records, min_commit_ns=NEVER_NS)
+            self.arena.set_status_all(lib.PSA_STATUS_SYNCING, lib.PSA_STATUS_LIVE)
+            self.arena.commit()
+        except BaseException:
+            self.arena.abort()
+            raise
+        self.buffer.prepend([*kept, *missing])
+        self.buffer.keep_blocks = self._history_blocks
+        self._applied = None
+        self.is_live = True
+        self.arena.set_phase("live")
+        if self.processor.has_stale:
+            self._notify("stale")
+        return True
+
+    def give_up_gap(self, reason: str) -> None:
+        """The gap stays open: every pool is to be read anew."""
+        if self._applied is None:
+            return
+        self._applied = None
+        self._all_stale(lib.PSA_STATUS_SYNCING)
+        self.arena.commit()
+        self.arena.set_phase("gap", reason)
+
+    # -- single pools
 
     def replace(self, epoch: int, candidate: Candidate) -> Verdict:
         """Exchange one stale pool's values while the others stay live, or say what is missing.
@@ -296,7 +497,7 @@ class Intake:
 
     def is_stale(self, key: bytes) -> bool:
         """Whether the pool still needs to be scraped; an absolute value may have settled it."""
-        return self.arena.find(key) in set(self.arena.stale_slots().tolist())
+        return self.arena.find(key) not in set(self.arena.slots_with(lib.PSA_STATUS_LIVE).tolist())
 
     def stale_specs(self) -> list[PoolSpec]:
         """The pools to scrape again, one by one; none while a reorg is half received."""
@@ -312,7 +513,7 @@ class Intake:
     def _check(self, epoch: int) -> None:
         if self.overflow is not None:
             raise self.overflow
-        if epoch != self.epoch:
+        if epoch != self.epoch or self._gap_pending or not self._is_connected:
             raise StreamBroken("the stream was interrupted while pools were read")
 
     def _judge(self, candidates: Sequence[Candidate]) -> Verdict:
@@ -323,7 +524,9 @@ class Intake:
         again = []
         for candidate in candidates:
             reverted = lowest[candidate.mark]
-            if reverted is not None and reverted <= candidate.block_number:
+            if (reverted is not None and reverted <= candidate.block_number) or (
+                candidate.trails and candidate.block_number in self._reverted
+            ):
                 again.append(candidate.pool.spec.key)
         head = self.buffer.last_block
         needed = max((candidate.block_number for candidate in candidates), default=0)
@@ -331,11 +534,9 @@ class Intake:
         return Verdict(tuple(again), None if reached else needed, self._in_reorg)
 
 
-def _last_begin(records: Records, number: int) -> int:
-    """Index of the last BeginBlock of block `number` that is not a revert."""
-    found = np.flatnonzero(
-        (records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK)
-        & (records["flags"] & lib.PSA_EVENT_IS_REVERT == 0)
-        & (records["block_number"] == number)
-    )
-    return int(found[-1])
+def _as_revert(block: Records) -> Records:
+    """The same block as a feed would send it reverted, payloads as they were."""
+    reverted = block.copy()
+    reverted["flags"] |= lib.PSA_EVENT_IS_REVERT
+    reverted["stream_seq"] = 0
+    return reverted

@@ -22,6 +22,8 @@ def describe(metrics: Metrics) -> str:
     return (
         f"phase={metrics.phase} pools_done={metrics.pools_done} pools_total={metrics.pools_total} "
         f"pools_invalid={metrics.pools_invalid} pools_per_s={int(metrics.pools_per_s)} "
+        f"left_s={'-' if metrics.estimate_s is None else int(metrics.estimate_s)} "
+        f"source_block={metrics.source_block or '-'} "
         f"buffered_events={metrics.buffered_events} blocks_behind={metrics.blocks_behind} "
         f"duration_ms={int(metrics.duration_s * 1000)}"
     )
@@ -50,12 +52,14 @@ def progress_bar(console: Console) -> Iterator[Observe]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("pools  {task.fields[rate]}/s  {task.fields[buffered]} events buffered"),
-        TextColumn("{task.fields[behind]} blocks behind"),
+        TextColumn("{task.fields[behind]} blocks behind  {task.fields[left]}"),
         TimeElapsedColumn(),
         console=console,
         transient=True,
     )
-    task = progress.add_task("", total=None, phase="starting", rate=0, buffered=0, behind=0)
+    task = progress.add_task(
+        "", total=None, phase="starting", rate=0, buffered=0, behind=0, left=""
+    )
 
     def observe(metrics: Metrics) -> None:
         progress.update(
@@ -66,6 +70,7 @@ def progress_bar(console: Console) -> Iterator[Observe]:
             rate=int(metrics.pools_per_s),
             buffered=metrics.buffered_events,
             behind=metrics.blocks_behind,
+            left="" if metrics.estimate_s is None else f"{int(metrics.estimate_s)} s left",
         )
         if metrics.phase == "live":
             progress.stop()

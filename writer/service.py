@@ -21,6 +21,7 @@ from arena.native import lib
 from arena.writer.coordinator import PRESETS, Coordinator, Metrics, Preset
 from arena.writer.feed import EventBuffer, Feed
 from arena.writer.intake import Intake
+from arena.writer.logs import NodeClient
 from arena.writer.processor import Processor
 from arena.writer.scrapers import PoolScraper
 
@@ -47,6 +48,7 @@ class Settings:
     preset: str = "cold_start"
     buffer_events: int | None = None
     scrape_timeout_s: float = 60.0
+    gap_timeout_s: float = 30.0
     keep_segment: bool = False
 
 
@@ -128,10 +130,12 @@ class Service:
         settings: Settings,
         scraper: PoolScraper,
         *,
+        node: NodeClient | None = None,
         observe: Callable[[Metrics], None] = lambda metrics: None,
     ):
         self.settings = settings
         self._scraper = scraper
+        self._node = node
         self._observe = observe
 
     async def run(self) -> None:
@@ -193,6 +197,7 @@ class Service:
             Processor(arena),
             EventBuffer(settings.buffer_events or preset.buffer_events),
             notify=notify,
+            closes_gaps=self._node is not None,
         )
         thread = FeedThread(feed, intake, on_end)
 
@@ -216,6 +221,8 @@ class Service:
             call,
             preset=preset,
             scrape_timeout_s=settings.scrape_timeout_s,
+            node=self._node,
+            gap_timeout_s=settings.gap_timeout_s,
             observe=self._observe,
         )
         arena.set_phase("connecting", f"waiting for {settings.socket}")

@@ -28,7 +28,11 @@ void psa_make_stale(psa_writer *writer, psa_edit *edit, uint32_t unsure) {
 }
 
 static void fault(psa_writer *writer, const psa_event *event, uint32_t slot, int status, int stale) {
-    psa_count(writer, (uint32_t)(PSA_COUNTER_FAULTS + status - PSA_POOL_NOT_FOUND), 1);
+    psa_count(writer,
+              status < PSA_POOL_NOT_FOUND
+                  ? PSA_COUNTER_ARENA_FULL
+                  : (uint32_t)(PSA_COUNTER_FAULTS + status - PSA_POOL_NOT_FOUND),
+              1);
     if (writer->fault_count < PSA_FAULTS) {
         psa_fault *entry = &writer->faults[writer->fault_count];
         *entry = (psa_fault){
@@ -290,7 +294,6 @@ static void on_forward(psa_writer *writer, const psa_event *event, uint32_t slot
     } else {
         int was_sure = edit.line.unsure == 0;
         psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
-        if (result < PSA_POOL_NOT_FOUND) result = PSA_ARITHMETIC_OVERFLOW; /* tick heap is full */
         if (was_sure) fault(writer, event, slot, result, 1);
     }
     psa_edit_end(writer, &edit);
@@ -303,6 +306,9 @@ static void on_reverted(psa_writer *writer, const psa_event *event, uint32_t slo
     const psa_line *newest = &arena->slots[slot].lines[psa_newest_line(&arena->slots[slot])];
     uint32_t status = psa_line_status(newest);
     if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) return;
+    /* Above the head before this series of reverts: the block was never applied, nor scraped. */
+    if (writer->revert_block > writer->reverted_high && writer->revert_block > newest->scrape_block)
+        return;
     int in_ring = writer->revert_known && writer->revert_block > newest->scrape_block;
     psa_edit edit;
     if (in_ring) {
@@ -333,7 +339,7 @@ static void on_reverted(psa_writer *writer, const psa_event *event, uint32_t slo
     }
     if (result != PSA_OK) {
         psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
-        fault(writer, event, slot, PSA_REORG_TOO_DEEP, 1);
+        fault(writer, event, slot, result < PSA_POOL_NOT_FOUND ? result : PSA_REORG_TOO_DEEP, 1);
     }
     psa_edit_end(writer, &edit);
 }

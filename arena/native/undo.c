@@ -78,6 +78,7 @@ void psa_undo_note_line(psa_writer *writer, const psa_edit *edit) {
     record->sqrt_price_hi = edit->line.sqrt_price_hi;
     record->tx_index = edit->line.tx_index;
     record->log_index = edit->line.log_index;
+    record->unsure = edit->line.unsure;
     record->block_number = edit->line.block_number;
     memcpy(&record->before[0], edit->line.a, sizeof(edit->line.a));
     memcpy(&record->before[2], edit->line.b, sizeof(edit->line.b));
@@ -113,6 +114,8 @@ static void restore(psa_writer *writer, const psa_undo_record *record, uint64_t 
             line->tx_index = record->tx_index;
             line->log_index = record->log_index;
             line->current_index = psa_ticks_index(&writer->arena, line, line->tick);
+            /* A reverted price waited for an absolute one when this image was taken. */
+            if (record->unsure) psa_make_stale(writer, &edit, record->unsure);
         }
     }
     psa_edit_end(writer, &edit);
@@ -151,6 +154,9 @@ static void lower_floors(psa_writer *writer, uint64_t first, int all_undone, int
         psa_edit edit;
         psa_edit_begin(writer, slot, &edit);
         psa_line *line = &edit.line;
+        /* Scraped above a block that is reverted before those above it are: until they are, too, its
+         * values are of no block, and without an envelope readers would see them. */
+        if (line->base_block > first && !writer->in_reorg) psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
         if (line->base_block >= first) line->base_block = first - 1;
         if (above) {
             line->block_number = first - 1;

@@ -33,7 +33,7 @@
 #include <unistd.h>
 
 #define PSA_MAGIC UINT64_C(0x3130414e45524150) /* "PARENA01" */
-#define PSA_LAYOUT_VERSION UINT32_C(0x00010000)
+#define PSA_LAYOUT_VERSION UINT32_C(0x00010001)
 #define PSA_BYTE_ORDER UINT32_C(0x01020304)
 #define PSA_READ_TRIES 64
 
@@ -441,6 +441,8 @@ int psa_abort(psa_writer *writer) {
                 drop_line(writer, &arena->slots[slot], which, 1);
     }
     load_record(writer);
+    /* A revert that was dropped had lowered it: the next one looks at every pool again. */
+    writer->highest_base_block = UINT64_MAX;
     return PSA_OK;
 }
 

@@ -18,10 +18,15 @@ __all__ = ["PoolScraper", "Scrape", "ScrapedPool"]
 
 @dataclass(frozen=True, slots=True)
 class ScrapedPool:
-    """One pool as its source shows it: what never changes, and its values at one block."""
+    """One pool as its source shows it: what never changes, and its values at one block.
+
+    `block_hash` is the hash of that block where the source knows it. With a node at hand it tells
+    whether the values are of the stream's branch.
+    """
 
     spec: PoolSpec
     values: PoolValues
+    block_hash: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,12 @@ class Scrape:
 
 
 class PoolScraper(Protocol):
-    """What the coordinator asks of a source. Calls block; several may run at once in threads."""
+    """What the coordinator asks of a source. Calls block; several may run at once in threads.
+
+    A source may have an attribute `trails`, True when it lags behind the node it belongs to, as a
+    database does: it is waited for before anything is read, and what it shows may still be of a
+    branch whose reverts the stream has already brought.
+    """
 
     def get_current_block_number(self) -> int:
         """The newest block the source can answer for. Raises Scraper when it cannot tell."""

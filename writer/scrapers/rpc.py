@@ -371,7 +371,7 @@ class RpcScraper:
             failed: list[tuple[PoolTarget, PoolInvalid]] = []
             for target, outcome in zip(group, outcomes, strict=True):
                 if isinstance(outcome, PoolValues):
-                    pools.append(ScrapedPool(target.spec, outcome))
+                    pools.append(ScrapedPool(target.spec, outcome, block.hash))
                 else:
                     failed.append((target, outcome))
             invalid += self._explained(block, failed)

@@ -1,0 +1,160 @@
+"""Logs of the recorded chains, as eth_getLogs gives them, applied: every pool equals its storage.
+
+The logs are those of real contracts, decoys and foreign contracts included. Nothing of what decodes
+them has a part in the expected states.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from oracle.chain_oracle import plain_record
+from oracle.evm_data import Chain, Pool, load, records
+
+import arena
+from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
+from arena.native import lib
+from arena.writer.logs import block_records, decode_log, read_header, read_log
+
+PROTOCOLS = {"uniswap_v2": 0, "uniswap_v3": 1, "uniswap_v4": 2}
+TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
+
+
+def spec_of(pool: Pool) -> PoolSpec:
+    return PoolSpec(
+        bytes.fromhex(pool.key[2:]),
+        PROTOCOLS[pool.protocol],
+        *TOKENS,
+        pool.fee_pips,
+        pool.tick_spacing or 0,
+        bytes.fromhex(pool.emitter[2:]),
+        bytes.fromhex((pool.hooks or "0x" + "00" * 20)[2:]),
+    )
+
+
+def values_of(state: dict[str, Any], number: int) -> PoolValues:
+    shown = plain_record(state)
+    if "reserve0" in shown:
+        return PoolValues(number, 3000, **shown)
+    ticks = tuple(tuple(tick) for tick in shown.pop("ticks"))
+    return PoolValues(number, 3000, ticks=ticks, **shown)
+
+
+def as_answer(row: dict[str, Any], log: dict[str, Any]) -> dict[str, Any]:
+    """The recorded log in the node's form."""
+    return {
+        "address": log["address"],
+        "topics": log["topics"],
+        "data": log["data"],
+        "blockNumber": hex(log["blockNumber"]),
+        "blockHash": row["hash"],
+        "transactionIndex": hex(log["transactionIndex"]),
+        "logIndex": hex(log["logIndex"]),
+        "removed": False,
+    }
+
+
+def header_of(row: dict[str, Any]) -> Any:
+    return read_header(
+        {
+            "number": hex(row["number"]),
+            "hash": row["hash"],
+            "parentHash": row["parentHash"],
+            "timestamp": hex(row["timestamp"]),
+            "baseFeePerGas": "0x0",
+        }
+    )
+
+
+def shown(state: Any) -> dict[str, Any]:
+    if state.protocol == "uniswap_v2":
+        return {"reserve0": state.reserve0, "reserve1": state.reserve1}
+    return {
+        "sqrt_price_x96": state.sqrt_price_x96,
+        "tick": state.tick,
+        "liquidity": state.liquidity,
+        "ticks": [list(tick) for tick in state.ticks],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("v2_chain", 200), ("v3_chain", 500), ("v4_chain", 500)]
+)
+def test_logs_lead_from_state_to_state(name: str, most: int, arena_name: str) -> None:
+    chain: Chain = load(name)
+    rows = [row for row in records(name) if row["kind"] == "block"]
+    start = next(
+        row
+        for row in rows
+        if chain.has_state(row["hash"])
+        and len(chain.initialised_at(row["hash"])) >= len(chain.pools) - 1
+    )
+    keys = chain.initialised_at(start["hash"])
+    pools = {bytes.fromhex(key[2:]): spec_of(chain.pools[key]) for key in keys}
+    compared = 0
+    with WriterArena.create(arena_name, max_pools=32, tick_bytes=1 << 20) as writer:
+        for key in keys:
+            slot = writer.add_pool(pools[bytes.fromhex(key[2:])])
+            values = values_of(chain.state_at(start["hash"])[key], start["number"])
+            writer.install(slot, values, status=lib.PSA_STATUS_LIVE)
+        writer.set_head(start["number"])
+        writer.commit()
+        with arena.attach(arena_name) as reader:
+            for row in rows:
+                if row["number"] <= start["number"]:
+                    continue
+                logs = [read_log(as_answer(row, log)) for log in row["logs"]]
+                writer.apply(block_records(header_of(row), logs, pools))
+                writer.commit()
+                if not chain.has_state(row["hash"]):
+                    continue
+                truth = chain.state_at(row["hash"])
+                for key in keys:
+                    state = reader[key].state()
+                    assert state.status == "live"
+                    assert shown(state) == plain_record(truth[key]), (key, row["number"])
+                compared += 1
+        faults, _ = writer.take_faults()
+        writer.close(unlink=True)
+    assert faults == []
+    assert compared > most / 3
+
+
+def test_an_emitter_that_is_no_pool_is_ignored() -> None:
+    chain = load("v3_chain")
+    pools = {bytes.fromhex(key[2:]): spec_of(pool) for key, pool in chain.pools.items()}
+    decoy = chain.meta["decoyEmitter"]
+    ignored = [
+        log
+        for row in records("v3_chain")
+        if row["kind"] == "block"
+        for log in row["logs"]
+        if log["address"] == decoy
+    ]
+    assert ignored
+    for log in ignored:
+        found = read_log(as_answer({"hash": "0x" + "11" * 32}, log))
+        assert decode_log(found, pools) is None
+        as_pool = dict(pools) | {found.address: spec_of(next(iter(chain.pools.values())))}
+        if len(found.data) == 160:
+            assert decode_log(found, as_pool) is not None, "it is the emitter that decides"
+
+
+def test_positions_ascend_within_a_transaction_and_begin_at_its_first_log() -> None:
+    chain = load("v3_chain")
+    pools = {bytes.fromhex(key[2:]): spec_of(pool) for key, pool in chain.pools.items()}
+    several = 0
+    for row in records("v3_chain"):
+        if row["kind"] != "block":
+            continue
+        logs = [read_log(as_answer(row, log)) for log in row["logs"]]
+        found = block_records(header_of(row), logs, pools)[1:-1]
+        firsts: dict[int, int] = {}
+        for log in logs:
+            firsts.setdefault(log.tx_index, log.log_index)
+        places = [(int(each["tx_index"]), int(each["log_index"])) for each in found]
+        assert places == sorted(set(places))
+        several += len(places) - len(np.unique(found["tx_index"]))
+        kept = [log for log in logs if decode_log(log, pools) is not None]
+        assert places == [(x.tx_index, x.log_index - firsts[x.tx_index]) for x in kept]
+    assert several > 100

@@ -1,0 +1,375 @@
+"""Simulated chains with forks: what happened, what a producer sends of it, what a node answers.
+
+Everything follows from one seed. A block knows its whole state, so that any pool at any block of any
+branch can be looked up. Imports nothing of the product.
+"""
+
+import copy
+import hashlib
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from .chain_oracle import ChainOracle, V2State, V3State, plain
+from .evm_data import Block, Event, State
+from .frames import Exex, Order
+
+GENESIS = 1000
+MANAGER = "0x" + "99" * 20
+DECOY = "0x" + "dd" * 20
+SPACING = 10
+TICKS = (-400, -120, -60, -20, -10, 0, 10, 20, 60, 130, 400)
+
+# Signature hashes as recorded from the contracts in tests/data/evm.
+TOPIC = {
+    ("uniswap_v2", "Sync"): "0x1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1",
+    ("uniswap_v3", "Swap"): "0xc42079f94a6350d7e6235f29174924f928cc2ac818eb64fed8004e115fbcca67",
+    ("uniswap_v3", "Mint"): "0x7a53080ba414158be7ec69b987b5fb7d07dee101fe85488f0853ae16239d0bde",
+    ("uniswap_v3", "Burn"): "0x0c396cd989a39f4459b5fa1aed6a9a8dcdbc45908acfd67e028cd568da98982c",
+    ("uniswap_v4", "Swap"): "0x40e9cecb9f5f1f1c5b9c97dec2917b7ee92e57ba5563708daca94dd84ad7112f",
+    (
+        "uniswap_v4",
+        "ModifyLiquidity",
+    ): "0xf208f4912782fd25c7f114ca3723a2d5dd6f3bcc3ac8db5af63baa85f711d5ec",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFacts:
+    key: str
+    protocol: str
+
+    @property
+    def emitter(self) -> str:
+        return MANAGER if self.protocol == "uniswap_v4" else self.key
+
+
+@dataclass(frozen=True, slots=True)
+class SimBlock:
+    """`events` of known pools; `states` of all pools after it; `logs` as eth_getLogs gives them,
+    with those of a contract that is no pool among them."""
+
+    block: Block
+    base_fee: int
+    states: dict[str, V2State | V3State]
+    logs: tuple[dict[str, Any], ...]
+
+    @property
+    def number(self) -> int:
+        return self.block.number
+
+    @property
+    def hash(self) -> str:
+        return self.block.hash
+
+    def state(self, key: str) -> dict[str, Any]:
+        """The fields a reader shows."""
+        return plain(self.states[key])
+
+    def record(self, key: str) -> State:
+        """The fields the frames of an epilogue carry."""
+        pool = self.states[key]
+        if isinstance(pool, V2State):
+            return {"reserve0": pool.reserve0, "reserve1": pool.reserve1}
+        return {"sqrtPriceX96": pool.sqrt_price_x96, "tick": pool.tick, "liquidity": pool.liquidity}
+
+    def header(self) -> dict[str, Any]:
+        """As eth_getBlockByNumber gives it, the fields that matter."""
+        return {
+            "number": hex(self.number),
+            "hash": self.hash,
+            "parentHash": self.block.parent_hash,
+            "timestamp": hex(self.block.timestamp),
+            "baseFeePerGas": hex(self.base_fee),
+        }
+
+
+def price_at(tick: int, rng: random.Random) -> int:
+    return int(1.0001 ** (tick / 2) * 2**96) + rng.randrange(1000)
+
+
+class Universe:
+    """Every block that ever existed, and the canonical chain now.
+
+    A base fee depends on the parent's and on the block, as on a real chain: branches differ in it.
+    Timestamps of replaced blocks may be equal.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.pools = (
+            PoolFacts("0x" + "21" * 20, "uniswap_v2"),
+            PoolFacts("0x" + "22" * 20, "uniswap_v2"),
+            PoolFacts("0x" + "31" * 20, "uniswap_v3"),
+            PoolFacts("0x" + "32" * 20, "uniswap_v3"),
+            PoolFacts("0x" + "41" * 32, "uniswap_v4"),
+        )
+        self.protocols = {pool.key: pool.protocol for pool in self.pools}
+        genesis = self._genesis()
+        self.by_number: dict[int, list[SimBlock]] = {genesis.number: [genesis]}
+        self.by_hash = {genesis.hash: genesis}
+        self.chain: tuple[SimBlock, ...] = (genesis,)
+        self._count = 0
+
+    def _genesis(self) -> SimBlock:
+        states: dict[str, V2State | V3State] = {}
+        for pool in self.pools:
+            if pool.protocol == "uniswap_v2":
+                states[pool.key] = V2State(10**18, 3 * 10**18)
+                continue
+            amount = 10**15
+            ticks = {-400: [amount, amount], 400: [amount, -amount]}
+            states[pool.key] = V3State(price_at(0, self.rng), 0, amount, ticks)
+        block = Block(GENESIS, _hash("genesis"), _hash("before"), GENESIS * 12, ())
+        return SimBlock(block, 1_000_000_000, states, ())
+
+    @property
+    def tip(self) -> SimBlock:
+        return self.chain[-1]
+
+    def mine(self, parent: SimBlock | None = None) -> SimBlock:
+        """A new block on the canonical tip."""
+        assert parent is None or parent is self.tip
+        parent = self.tip
+        number = parent.number + 1
+        self._count += 1
+        oracle = ChainOracle(copy.deepcopy(parent.states))
+        events: list[Event] = []
+        logs: list[dict[str, Any]] = []
+        name = _hash(f"{parent.hash} {self._count} {self.rng.random()}")
+        tx_index = block_log = 0
+        quiet = self.rng.random() < 0.25
+        for _ in range(0 if quiet else self.rng.randrange(4)):
+            tx_index += self.rng.randrange(1, 3)
+            log_index = 0
+            for _ in range(self.rng.randrange(1, 4)):
+                for _ in range(self.rng.randrange(3)):  # logs of other contracts
+                    log_index, block_log = log_index + 1, block_log + 1
+                pool = self.rng.choice(self.pools)
+                event = self._event(pool, oracle, tx_index, log_index, block_log)
+                if self.rng.random() < 0.2:
+                    logs.append(_log(event, number, name, DECOY, block_log))
+                else:
+                    oracle.apply(event)
+                    events.append(event)
+                    logs.append(_log(event, number, name, event.emitter, block_log))
+                log_index, block_log = log_index + 1, block_log + 1
+        assert not oracle.failed
+        timestamp = parent.block.timestamp + 12 * self.rng.randrange(1, 3)
+        block = Block(number, name, parent.hash, timestamp, tuple(events))
+        found = SimBlock(block, int(name[2:10], 16), oracle.pools, tuple(logs))
+        self.by_hash[name] = found
+        self.by_number.setdefault(number, []).append(found)
+        self.chain = (*self.chain, found)
+        return found
+
+    def cut(self, depth: int) -> list[SimBlock]:
+        """Orphan the newest `depth` blocks, oldest first."""
+        orphaned = list(self.chain[-depth:])
+        self.chain = self.chain[:-depth]
+        return orphaned
+
+    def _event(
+        self, pool: PoolFacts, oracle: ChainOracle, tx_index: int, log_index: int, block_log: int
+    ) -> Event:
+        state = oracle.pools[pool.key]
+        kind, args = self._v2() if isinstance(state, V2State) else self._v3(state, pool.protocol)
+        return Event(
+            pool.protocol, kind, pool.key, pool.emitter, tx_index, log_index, block_log, args
+        )
+
+    def _v2(self) -> tuple[str, dict[str, Any]]:
+        reserves = [self.rng.randrange(1, 2 ** self.rng.choice((20, 64, 112))) for _ in range(2)]
+        return "Sync", {"reserve0": reserves[0], "reserve1": reserves[1]}
+
+    def _v3(self, state: V3State, protocol: str) -> tuple[str, dict[str, Any]]:
+        is_v4 = protocol == "uniswap_v4"
+        what = self.rng.random()
+        if what < 0.4:
+            tick = self.rng.randrange(-399, 399)
+            active = sum(net for at, (_gross, net) in state.ticks.items() if at <= tick)
+            return "Swap", {
+                "sqrtPriceX96": price_at(tick, self.rng),
+                "tick": tick,
+                "liquidity": active,
+                "amount0": self.rng.randrange(-(10**6), 10**6),
+                "amount1": self.rng.randrange(-(10**6), 10**6),
+            }
+        lower, upper = sorted(self.rng.sample(TICKS, 2))
+        most = self._removable(state, lower, upper)
+        amount = self.rng.randrange(1, 10**12)
+        if what < 0.7 and most:
+            amount = -(most if self.rng.random() < 0.5 else self.rng.randrange(most + 1))
+        if is_v4:
+            return "ModifyLiquidity", {
+                "tickLower": lower,
+                "tickUpper": upper,
+                "liquidityDelta": amount,
+            }
+        kind = "Mint" if amount > 0 else "Burn"
+        return kind, {"tickLower": lower, "tickUpper": upper, "amount": abs(amount)}
+
+    @staticmethod
+    def _removable(state: V3State, lower: int, upper: int) -> int:
+        """Liquidity of positions with exactly this range, if nothing else shares its ends."""
+        ends = [state.ticks.get(tick) for tick in (lower, upper)]
+        if ends[0] is None or ends[1] is None:
+            return 0
+        if ends[0][0] != ends[0][1] or ends[1][0] != -ends[1][1]:
+            return 0
+        between = [net for at, (_gross, net) in state.ticks.items() if lower < at < upper]
+        if between:
+            return 0
+        return min(ends[0][0], ends[1][0]) if (lower, upper) != (-400, 400) else 0
+
+
+def _hash(text: str) -> str:
+    return "0x" + hashlib.sha256(text.encode()).hexdigest()
+
+
+# -- what a node answers
+
+
+def _word(value: int) -> str:
+    return (value % 2**256).to_bytes(32, "big").hex()
+
+
+def _log(
+    event: Event, number: int, block_hash: str, emitter: str, block_log: int
+) -> dict[str, Any]:
+    args = event.args
+    topics = [TOPIC[event.protocol, event.kind]]
+    somebody = "0x" + _word(0xABCDEF)
+    if event.protocol == "uniswap_v2":
+        data = _word(args["reserve0"]) + _word(args["reserve1"])
+    elif event.kind == "Swap":
+        topics += [event.pool if event.protocol == "uniswap_v4" else somebody, somebody]
+        names = ("amount0", "amount1", "sqrtPriceX96", "liquidity", "tick")
+        data = "".join(_word(args[name]) for name in names)
+        data += _word(3000) if event.protocol == "uniswap_v4" else ""
+    elif event.kind == "ModifyLiquidity":
+        topics += [event.pool, somebody]
+        data = "".join(_word(args[name]) for name in ("tickLower", "tickUpper", "liquidityDelta"))
+        data += _word(7)
+    else:
+        topics += [somebody, "0x" + _word(args["tickLower"]), "0x" + _word(args["tickUpper"])]
+        data = (_word(5) if event.kind == "Mint" else "") + _word(args["amount"])
+        data += _word(11) + _word(12)
+    return {
+        "address": emitter,
+        "topics": topics,
+        "data": "0x" + data,
+        "blockNumber": hex(number),
+        "blockHash": block_hash,
+        "transactionIndex": hex(event.tx_index),
+        "logIndex": hex(block_log),
+        "transactionHash": _hash(f"{block_hash} {event.tx_index}"),
+        "removed": False,
+    }
+
+
+def answer(chain: tuple[SimBlock, ...], method: str, params: list[Any]) -> Any:
+    """What a node with that canonical chain answers to the methods that are asked of it."""
+    first = chain[0].number
+    if method == "eth_chainId":
+        return "0x1"
+    if method == "eth_blockNumber":
+        return hex(chain[-1].number)
+    if method == "eth_getBlockByNumber":
+        index = int(params[0], 16) - first
+        return chain[index].header() if 0 <= index < len(chain) else None
+    assert method == "eth_getLogs", method
+    if "blockHash" in params[0]:
+        named = [each for each in chain if each.hash == params[0]["blockHash"]]
+        if not named:
+            raise LookupError("unknown block")
+        wanted = set(params[0]["topics"][0])
+        return [log for log in named[0].logs if log["topics"][0] in wanted]
+    low, high = int(params[0]["fromBlock"], 16), int(params[0]["toBlock"], 16)
+    wanted = set(params[0]["topics"][0])
+    found = []
+    for each in chain:
+        if low <= each.number <= high:
+            found += [log for log in each.logs if log["topics"][0] in wanted]
+    return found
+
+
+# -- what a producer sends
+
+
+class Producer(Exex):
+    """The exex dialect with each block's own base fee."""
+
+    def __init__(self, universe: Universe, *, order: Order, envelope: bool) -> None:
+        super().__init__(first_seq=universe.rng.randrange(1, 10**6))
+        self.universe = universe
+        self.order = order
+        self.envelope = envelope
+
+    def _envelope(self, block: Block, events: Any, *, is_revert: bool) -> bytes:
+        self.base_fee = self.universe.by_hash[block.hash].base_fee
+        return super()._envelope(block, events, is_revert=is_revert)
+
+    def mined(self, blocks: list[SimBlock]) -> bytes:
+        return b"".join(self.block(each.block) for each in blocks)
+
+    def reorganised(self, old: list[SimBlock], new: list[SimBlock], tip: SimBlock) -> bytes:
+        """`tip` is the canonical tip afterwards."""
+        olds, news = [each.block for each in old], [each.block for each in new]
+        if not self.envelope:
+            return b"".join(self.bare_reorg(olds, news, self.order))
+        final = {key: tip.record(key) for key in tip.states}
+        return self.reorg(olds, news, final, self.order)
+
+
+def frames_of(data: bytes) -> list[bytes]:
+    found = []
+    at = 0
+    while at < len(data):
+        end = at + 4 + int.from_bytes(data[at : at + 4], "little")
+        found.append(data[at:end])
+        at = end
+    return found
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What reaches the client: `None` closes the connection, bytes are sent as they are."""
+
+    parts: list[bytes | None] = field(default_factory=list)
+    note: str = ""
+
+
+FAULTS = ("lose", "repeat", "truncate", "drop", "offline", "skip", "garble")
+
+
+def disturb(data: bytes, fault: str | None, rng: random.Random) -> Delivery:
+    """`data`, whole frames, with one fault on its way."""
+    frames = frames_of(data)
+    if fault is None or not frames:
+        return Delivery([data], "sent")
+    at = rng.randrange(len(frames))
+    if fault == "lose":
+        end = rng.randrange(at + 1, len(frames) + 1)
+        kept = frames[:at] + frames[end:]
+        return Delivery([b"".join(kept)], f"lost frames {at} to {end - 1} of {len(frames)}")
+    if fault == "repeat":
+        kept = [*frames[: at + 1], *frames[at:]]
+        return Delivery([b"".join(kept)], f"frame {at} of {len(frames)} twice")
+    if fault == "truncate":
+        cut = rng.randrange(1, len(frames[at]))
+        rest = b"".join(frames[rng.randrange(at, len(frames)) :])
+        parts: list[bytes | None] = [b"".join(frames[:at]) + frames[at][:cut], None]
+        if rng.random() < 0.5:
+            parts.append(rest)
+        return Delivery(parts, f"frame {at} of {len(frames)} cut, the rest to a new connection")
+    if fault == "drop":
+        return Delivery(
+            [b"".join(frames[:at]), None, b"".join(frames[at:])], f"closed before frame {at}"
+        )
+    if fault == "garble":
+        broken = bytearray(frames[at])
+        broken[4] ^= 0x55
+        parts = [b"".join([*frames[:at], bytes(broken), *frames[at + 1 :]]), None]
+        return Delivery(parts, f"frame {at} garbled")
+    return Delivery([None], "nothing is sent")

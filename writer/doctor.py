@@ -1,0 +1,369 @@
+"""What `arena-writer doctor` finds: each thing a run would use, opened, shown, and judged."""
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arena.errors import (
+    ArenaError,
+    Connection,
+    DatabaseRefused,
+    FeedError,
+    LogInvalid,
+    PoolListError,
+    Scraper,
+)
+from arena.native import lib
+from arena.writer.feed import Feed
+from arena.writer.jsonrpc import JsonRpc
+from arena.writer.scrapers.rethdb import RethDB
+from arena.writer.scrapers.rpc import RpcScraper, block_by_number, check_chain, head_block
+from arena.writer.scrapers.slots import PoolTarget, slot_key
+from arena.writer.scrapers.statefile import StateFile
+from arena.writer.whitelist import read_pool_list
+
+SHM = Path("/dev/shm")
+COMPARED_SLOTS = 20
+COMPARE_TRIES = 5
+COMPARE_PAUSE_S = 1.0
+FIXED_SHM_NBYTES = 32 << 20  # tables of the default capacities, rounded up
+DIALECTS = {
+    lib.PSA_DIALECT_SEED_TAGGED: "seed-tagged",
+    lib.PSA_DIALECT_SEED_INDEXED: "seed-indexed",
+    lib.PSA_DIALECT_EXEX: "exex",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `verdict` is ok, note (a start works without it) or fail."""
+
+    verdict: str
+    subject: str
+    found: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def line(self) -> str:
+        return f"{self.verdict:4}  {self.subject:9}  {self.found}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"verdict": self.verdict, "subject": self.subject, "found": self.found, **self.facts}
+
+
+class Doctor:
+    """Looks at what is given, in order; `would_start` is known when `run` has ended.
+
+    A start works when the socket accepts a client and one source of pool values can be read: the
+    database, else the node. Nothing is changed anywhere.
+    """
+
+    def __init__(
+        self,
+        *,
+        socket: Path | None,
+        states: Path | None,
+        reth_db: Path | None,
+        rpc: str | None,
+        pools: Path | None,
+        chain_id: int | None,
+        libmdbx: Path | None,
+        tick_nbytes: int,
+        wait_s: float,
+    ):
+        self._socket = socket
+        self._states = states
+        self._reth_db = reth_db
+        self._rpc = rpc
+        self._pools = pools
+        self._chain_id = chain_id
+        self._libmdbx = libmdbx
+        self._tick_nbytes = tick_nbytes
+        self._wait_s = wait_s
+        self._targets: Sequence[PoolTarget] = ()
+        self._database: RethDB | None = None
+        self._client: JsonRpc | None = None
+        self._blocks: dict[str, int] = {}  # newest block by subject
+        self._sources = 0
+        self._failed = False
+
+    @property
+    def would_start(self) -> bool:
+        return not self._failed and self._sources > 0
+
+    def run(self) -> Iterator[Finding]:
+        """Every finding as it is made."""
+        try:
+            for look in (
+                self._look_at_shared_memory,
+                self._look_at_pools,
+                self._look_at_states,
+                self._look_at_database,
+                self._look_at_node,
+                self._compare,
+                self._look_at_socket,
+                self._look_at_lag,
+                self._look_at_nats,
+            ):
+                for finding in look():
+                    if finding.verdict == "fail":
+                        self._failed = True
+                    yield finding
+            if self._sources == 0:
+                yield Finding("fail", "start", "no source of pool values can be read")
+            else:
+                found = "would not work" if self._failed else "would work"
+                yield Finding("fail" if self._failed else "ok", "start", found)
+        finally:
+            if self._database is not None:
+                self._database.close()
+            if self._client is not None:
+                self._client.close()
+
+    # -- one thing each
+
+    def _look_at_shared_memory(self) -> Iterator[Finding]:
+        if not SHM.is_dir():
+            yield Finding("fail", "memory", f"{SHM} does not exist; mount a tmpfs there")
+            return
+        if not os.access(SHM, os.W_OK | os.X_OK):
+            yield Finding("fail", "memory", f"{SHM} is not writable for this user")
+            return
+        free = shutil.disk_usage(SHM).free
+        needed = FIXED_SHM_NBYTES + self._tick_nbytes
+        facts = {"free_bytes": free, "needed_bytes": needed}
+        text = f"{SHM} has {free >> 20} MiB free, an arena takes up to about {needed >> 20} MiB"
+        if free < FIXED_SHM_NBYTES:
+            yield Finding("fail", "memory", text + "; enlarge it (docker: --shm-size)", facts)
+        else:
+            yield Finding("ok" if free >= needed else "note", "memory", text, facts)
+
+    def _look_at_pools(self) -> Iterator[Finding]:
+        if self._pools is None:
+            if self._reth_db is not None or (self._rpc is not None and self._states is None):
+                yield Finding("fail", "pools", "--pools is missing: the list of pools to read")
+            return
+        try:
+            listed = read_pool_list(self._pools)
+        except PoolListError as error:
+            yield _failure("fail", "pools", error)
+            return
+        self._targets = listed.targets
+        refused = f", {len(listed.refused)} entries refused" if listed.refused else ""
+        yield Finding("ok", "pools", f"{len(listed.targets)} pools in {self._pools}{refused}")
+        for each in listed.refused:
+            yield _failure("note", "pools", each)
+
+    def _look_at_states(self) -> Iterator[Finding]:
+        if self._states is None:
+            return
+        file = StateFile(self._states, wait_s=0.0)
+        try:
+            pools = len(file.list_pools())
+            block = file.get_current_block_number()
+        except Scraper as error:
+            yield _failure("fail", "states", error)
+            return
+        self._sources += 1
+        self._blocks["states"] = block
+        yield Finding("ok", "states", f"{pools} pools, head block {block}", {"block": block})
+
+    def _look_at_database(self) -> Iterator[Finding]:
+        if self._reth_db is None:
+            return
+        database = RethDB(
+            self._reth_db, self._targets, scraping_concurrency=1, library=self._libmdbx
+        )
+        self._database = database
+        # With a node to fall back on a start works without the database.
+        verdict = "note" if self._rpc is not None else "fail"
+        try:
+            facts = database.inspect()
+        except DatabaseRefused as error:
+            yield _failure(verdict, "database", error)
+            return
+        shown = {
+            "layout": facts.layout,
+            "block": facts.block_number,
+            "database_version": facts.database_version,
+            "library_version": facts.library_version,
+        }
+        text = (
+            f"{facts.directory}: layout {facts.layout}, version {facts.database_version or '-'}, "
+            f"{facts.data_nbytes >> 20} MiB, libmdbx {facts.library_version}, "
+            f"block {facts.block_number if facts.block_number is not None else '-'}"
+        )
+        if facts.refusal is not None:
+            yield Finding(verdict, "database", text, shown)
+            yield _failure(verdict, "database", facts.refusal)
+            return
+        assert facts.block_number is not None
+        self._blocks["database"] = facts.block_number
+        self._sources += 1
+        yield Finding("ok", "database", text, shown)
+
+    def _look_at_node(self) -> Iterator[Finding]:
+        if self._rpc is None:
+            if self._reth_db is not None or self._states is not None:
+                yield Finding("note", "node", "no --rpc: gaps are closed by reading pools anew")
+            return
+        client = self._client = JsonRpc(self._rpc)
+        try:
+            chain_id = check_chain(client, self._chain_id)
+            block = head_block(client)
+            way = "-"
+            if self._targets:
+                way = str(RpcScraper(client, self._targets).way(block))
+        except (Scraper, LogInvalid) as error:
+            # A node that is named and does not answer is a mistake also where it is only a fallback.
+            yield _failure("fail", "node", error)
+            return
+        self._sources += bool(self._targets)
+        self._blocks["node"] = block.number
+        yield Finding(
+            "ok",
+            "node",
+            f"{client.shown}: chain {chain_id}, block {block.number}, reads pools by {way}",
+            {"chain_id": chain_id, "block": block.number, "way": way},
+        )
+
+    def _compare(self) -> Iterator[Finding]:
+        """The same random slots of known pools from database and node at the same block."""
+        database, client = self._database, self._client
+        if database is None or client is None or not self._targets:
+            return
+        if "database" not in self._blocks or "node" not in self._blocks:
+            return
+        chosen = random.SystemRandom().choices(self._targets, k=COMPARED_SLOTS)
+        requests = [(each.address, [slot_key(_slot_of(each))]) for each in chosen]
+        last: ArenaError | None = None
+        for attempt in range(COMPARE_TRIES):
+            if attempt:
+                time.sleep(COMPARE_PAUSE_S)
+            try:
+                words = database.read_words(requests)
+                number = words[0].block_number
+                block = block_by_number(client, number)
+                if block is None or not database.is_canonical(block.hash, number):
+                    continue
+                answers = client.batch(
+                    [
+                        (
+                            "eth_getStorageAt",
+                            (
+                                "0x" + address.hex(),
+                                "0x" + slots[0].hex(),
+                                {"blockHash": "0x" + block.hash.hex()},
+                            ),
+                        )
+                        for address, slots in requests
+                    ]
+                )
+            except Scraper as error:
+                last = error
+                continue
+            for answer in answers:
+                if isinstance(answer, Scraper):
+                    last = answer
+                    break
+            else:
+                yield _compared(number, requests, words, answers)
+                return
+        reason = f": {type(last).__name__}: {last}" if last is not None else ""
+        yield Finding(
+            "note", "compare", f"database and node had no common block to compare{reason}"
+        )
+
+    def _look_at_socket(self) -> Iterator[Finding]:
+        if self._socket is None:
+            yield Finding("fail", "socket", "--socket is missing: the event stream")
+            return
+        mode = ""
+        if self._socket.exists():
+            mode = f", mode {self._socket.stat().st_mode & 0o777:04o}"
+        with Feed(self._socket) as feed:
+            if not feed.connect(timeout=min(self._wait_s, 2.0)):
+                yield Finding(
+                    "fail",
+                    "socket",
+                    f"{self._socket} does not accept a client{mode}; start the producer, or check "
+                    "the path and its permissions",
+                )
+                return
+            block, fault = _first_block(feed, self._wait_s)
+        if fault is not None:
+            yield _failure("fail", "socket", fault)
+        elif block is None:
+            yield Finding(
+                "note", "socket", f"{self._socket} accepts{mode}; no block in {self._wait_s:g} s"
+            )
+        else:
+            self._blocks["socket"] = block
+            yield Finding(
+                "ok", "socket", f"{self._socket} accepts{mode}; block {block}", {"block": block}
+            )
+
+    def _look_at_lag(self) -> Iterator[Finding]:
+        head = self._blocks.get("socket", self._blocks.get("node"))
+        if head is None:
+            return
+        for subject in ("database", "node", "states"):
+            if subject in self._blocks:
+                lag = head - self._blocks[subject]
+                text = f"the {subject} was {lag} blocks behind the head {head}"
+                yield Finding("ok", "lag", text, {"of": subject, "blocks": lag})
+
+    def _look_at_nats(self) -> Iterator[Finding]:
+        yield Finding("note", "nats", "not configured; the list of pools is the file's")
+
+
+def _failure(verdict: str, subject: str, error: BaseException) -> Finding:
+    name = type(error).__name__
+    return Finding(verdict, subject, f"{name}: {error}", {"error": name})
+
+
+def _slot_of(target: PoolTarget) -> int:
+    """A slot that holds something for every pool of its layout: reserves, price, or liquidity."""
+    return 8 if target.spec.protocol == lib.PSA_UNISWAP_V2 else random.choice((0, 1, 2, 4))
+
+
+def _compared(
+    number: int, requests: Sequence[Any], words: Sequence[Any], answers: Sequence[Any]
+) -> Finding:
+    different = [
+        f"0x{address.hex()} slot {int.from_bytes(slots[0], 'big')}"
+        for (address, slots), word, answer in zip(requests, words, answers, strict=True)
+        if not isinstance(answer, str) or int(answer, 16) != word.values[0]
+    ]
+    facts = {"block": number, "slots": len(answers), "different": len(different)}
+    if different:
+        return Finding(
+            "fail",
+            "compare",
+            f"{len(different)} of {len(answers)} slots differ at block {number}: {different[0]}; the "
+            "database and the RPC address are not of the same node, or the layout is unknown",
+            facts,
+        )
+    return Finding("ok", "compare", f"{len(answers)} random slots equal at block {number}", facts)
+
+
+def _first_block(
+    feed: Feed, wait_s: float, clock: Callable[[], float] = time.monotonic
+) -> tuple[int | None, FeedError | None]:
+    """The first whole block's number, or what was wrong with the stream; neither in time: None."""
+    limit = clock() + wait_s
+    while (left := limit - clock()) > 0:
+        try:
+            batch = feed.receive(left)
+        except Connection as error:
+            return None, error
+        ends = batch.records[batch.records["kind"] == lib.PSA_EVENT_END_BLOCK]
+        if len(ends):
+            return int(ends["block_number"][-1]), None
+        if batch.faults:
+            return None, batch.faults[0]
+    return None, None

@@ -1,0 +1,560 @@
+"""Blocks of a node's logs as the event records the feed would have sent.
+
+A node answers by number, and what it answers for a number may change between two questions. So a
+range is read as a chain of headers, each naming its parent, and logs that name the hash of their
+block; whatever does not link is ChainMoved, never a guess.
+
+`log_index` of these records counts from the first log of the transaction that the node shows. The
+feed counts from the first log of the receipt, which a filtered answer does not show. Both ascend within
+a transaction, and a block is applied whole from one source, so positions compare as they must: by
+block, then by transaction, then by log.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from arena.arena import PoolSpec
+from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused
+from arena.layouts.events import EVENT
+from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.native import lib
+from arena.writer.feed import Records
+
+# keccak256 of the event signatures (v2-core, v3-core, PancakeSwap v3-core, v4-core).
+V2_SYNC = bytes.fromhex("1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1")
+V3_SWAP = bytes.fromhex("c42079f94a6350d7e6235f29174924f928cc2ac818eb64fed8004e115fbcca67")
+PANCAKE_SWAP = bytes.fromhex("19b47279256b2a23a1665c810c8d55a1758940ee09377d4f8d26497a3577dc83")
+V3_MINT = bytes.fromhex("7a53080ba414158be7ec69b987b5fb7d07dee101fe85488f0853ae16239d0bde")
+V3_BURN = bytes.fromhex("0c396cd989a39f4459b5fa1aed6a9a8dcdbc45908acfd67e028cd568da98982c")
+V4_SWAP = bytes.fromhex("40e9cecb9f5f1f1c5b9c97dec2917b7ee92e57ba5563708daca94dd84ad7112f")
+V4_MODIFY = bytes.fromhex("f208f4912782fd25c7f114ca3723a2d5dd6f3bcc3ac8db5af63baa85f711d5ec")
+TOPICS = (V2_SYNC, V3_SWAP, PANCAKE_SWAP, V3_MINT, V3_BURN, V4_SWAP, V4_MODIFY)
+
+MAX_RANGE_BLOCKS = 1024  # of one eth_getLogs; halved each time a node refuses
+MAX_ASKED_BLOCKS = 64  # asked for by hash in one batch
+MAX_FETCH_BLOCKS = 4096  # of one fetch; a longer gap is cheaper to read anew
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is needed of a block's header. `base_fee` in wei, 0 before London."""
+
+    number: int
+    hash: bytes
+    parent_hash: bytes
+    timestamp: int
+    base_fee: int
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One log as eth_getLogs gives it; `log_index` counts in the block."""
+
+    address: bytes
+    topics: tuple[bytes, ...]
+    data: bytes
+    block_number: int
+    block_hash: bytes
+    tx_index: int
+    log_index: int
+
+
+class NodeClient(Protocol):
+    """What is asked of a node. Calls block; they raise a Scraper error when it does not answer."""
+
+    def chain_id(self) -> int:
+        """eth_chainId."""
+
+    def head_number(self) -> int:
+        """eth_blockNumber."""
+
+    def headers(self, numbers: Sequence[int]) -> Sequence[Header | None]:
+        """The canonical headers of these numbers, None where the node has no such block."""
+
+    def logs(self, first: int, last: int, topics: Sequence[bytes]) -> Sequence[Log]:
+        """Logs of blocks `first` to `last` whose first topic is one of `topics`, of any contract.
+
+        LogsRefused when the node finds the range or the answer too large.
+        """
+
+    def block_logs(
+        self, hashes: Sequence[bytes], topics: Sequence[bytes]
+    ) -> Sequence[Sequence[Log]]:
+        """The same for single blocks by hash; an error where the node does not know the hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBlock:
+    """One block as the node has it; `records`, (n,) of EVENT, from BeginBlock to EndBlock."""
+
+    header: Header
+    records: Records
+
+
+def fetch_blocks(
+    node: NodeClient,
+    first: int,
+    last: int,
+    pools: Mapping[bytes, PoolSpec],
+    *,
+    parent: bytes | None = None,
+) -> list[NodeBlock]:
+    """Blocks `first` to `last` with the events of `pools` (by key), all of one branch.
+
+    `parent` is the hash the first one must follow. ChainMoved when it does not, or when the node's
+    chain changed while it was read; NodeBehind when it does not have all blocks; LogInvalid;
+    LogsRefused when not even one block's logs are to be had; whatever the node raises.
+    """
+    if last < first:
+        return []
+    if last - first >= MAX_FETCH_BLOCKS:
+        raise LogsRefused(
+            f"blocks {first} to {last} are {last - first + 1}, at most {MAX_FETCH_BLOCKS} are "
+            "fetched as logs; the pools are to be read anew",
+            first=first,
+            last=last,
+        )
+    headers = fetch_headers(node, first, last, parent=parent)
+    logs = _fetch_logs(node, first, last)
+    again = node.headers([last])[0]
+    if again is None or again.hash != headers[-1].hash:
+        raise ChainMoved(f"block {last} changed while its logs were read", block=last)
+    by_block: dict[int, list[Log]] = {header.number: [] for header in headers}
+    for log in logs:
+        if log.block_number not in by_block:
+            raise LogInvalid(
+                f"a log of block {log.block_number} in an answer for {first} to {last}",
+                block=log.block_number,
+            )
+        if log.block_hash != headers[log.block_number - first].hash:
+            raise ChainMoved(
+                f"block {log.block_number} changed while its logs were read",
+                block=log.block_number,
+            )
+        by_block[log.block_number].append(log)
+    _ask_again(node, headers, by_block)
+    return [
+        NodeBlock(header, block_records(header, by_block[header.number], pools))
+        for header in headers
+    ]
+
+
+def _ask_again(node: NodeClient, headers: Sequence[Header], by_block: dict[int, list[Log]]) -> None:
+    """Ask for blocks without logs by their hash: a node that does not have a block yet answers a
+    range with nothing, and one behind a balancer may be another than gave the headers."""
+    empty = [header for header in headers if not by_block[header.number]]
+    for start in range(0, len(empty), MAX_ASKED_BLOCKS):
+        asked = empty[start : start + MAX_ASKED_BLOCKS]
+        answers = node.block_logs([header.hash for header in asked], TOPICS)
+        for header, logs in zip(asked, answers, strict=True):
+            if any(log.block_hash != header.hash for log in logs):
+                raise LogInvalid(
+                    f"asked for logs of block 0x{header.hash.hex()}, got another's",
+                    block=header.number,
+                )
+            by_block[header.number] += logs
+
+
+def fetch_headers(
+    node: NodeClient, first: int, last: int, *, parent: bytes | None = None
+) -> list[Header]:
+    """Headers `first` to `last`, each naming the one before as its parent. As fetch_blocks."""
+    headers: list[Header] = []
+    for number, header in zip(
+        range(first, last + 1), node.headers(list(range(first, last + 1))), strict=True
+    ):
+        if header is None:
+            raise NodeBehind(f"the node does not have block {number} yet", block=number)
+        if header.number != number:
+            raise LogInvalid(f"asked for block {number}, got {header.number}", block=number)
+        if parent is not None and header.parent_hash != parent:
+            raise ChainMoved(
+                f"block {number} follows 0x{header.parent_hash.hex()}, not 0x{parent.hex()}",
+                block=number,
+            )
+        headers.append(header)
+        parent = header.hash
+    return headers
+
+
+def _fetch_logs(node: NodeClient, first: int, last: int) -> list[Log]:
+    """All logs of the range in order; a refused range is halved, and stays so."""
+    found: list[Log] = []
+    size = min(MAX_RANGE_BLOCKS, last - first + 1)
+    at = first
+    while at <= last:
+        end = min(at + size - 1, last)
+        try:
+            found += node.logs(at, end, TOPICS)
+        except LogsRefused:
+            if end == at:
+                raise
+            size = max(1, (end - at + 1) // 2)
+            continue
+        at = end + 1
+    return found
+
+
+# -- decoding
+
+
+def block_records(header: Header, logs: Iterable[Log], pools: Mapping[bytes, PoolSpec]) -> Records:
+    """BeginBlock, the events of `pools` in log order, EndBlock. LogInvalid."""
+    ordered = sorted(logs, key=lambda log: log.log_index)
+    for before, after in pairwise(ordered):
+        if before.log_index == after.log_index or before.tx_index > after.tx_index:
+            raise LogInvalid(
+                f"logs {before.log_index} and {after.log_index} of block {header.number} are out "
+                "of order",
+                block=header.number,
+            )
+    first_log: dict[int, int] = {}
+    found: list[dict[str, Any]] = []
+    for log in ordered:
+        first_log.setdefault(log.tx_index, log.log_index)
+        fields = decode_log(log, pools)
+        if fields is not None:
+            position = log.log_index - first_log[log.tx_index]
+            found.append(fields | {"tx_index": log.tx_index, "log_index": position})
+    records = np.zeros(len(found) + 2, EVENT)
+    records["block_number"] = header.number
+    records["timestamp"] = header.timestamp
+    records["kind"][0] = lib.PSA_EVENT_BEGIN_BLOCK
+    records["flags"][0] = lib.PSA_EVENT_HAS_BASE_FEE
+    records["words"][0, 0] = header.base_fee
+    records["kind"][-1] = lib.PSA_EVENT_END_BLOCK
+    records["words"][-1, 0] = len(found)
+    for index, fields in enumerate(found, 1):
+        records["flags"][index] = lib.PSA_EVENT_IN_BLOCK
+        for name, value in fields.items():
+            records[name][index] = value
+    return records
+
+
+def decode_log(log: Log, pools: Mapping[bytes, PoolSpec]) -> dict[str, Any] | None:
+    """Fields of the event record, or None for a log that is no event of one of `pools`.
+
+    A log counts when its emitter is a pool of the protocol the topic belongs to, or the manager of a
+    V4 pool. LogInvalid when such a log is not encoded as the contract's ABI says.
+    """
+    decode = _DECODERS.get(log.topics[0]) if log.topics else None
+    if decode is None:
+        return None
+    protocol, topic_count, word_count, read = decode
+    if protocol == UNISWAP_V4:
+        key = log.topics[1] if len(log.topics) > 1 else b""
+    else:
+        key = log.address
+    spec = pools.get(key)
+    if spec is None or spec.protocol != protocol:
+        return None
+    if protocol == UNISWAP_V4 and spec.factory != log.address:
+        return None
+    if len(log.topics) != topic_count or len(log.data) != 32 * word_count:
+        raise LogInvalid(
+            f"log {log.log_index} of block {log.block_number} has {len(log.topics)} topics and "
+            f"{len(log.data)} bytes, its event has {topic_count} and {32 * word_count}",
+            block=log.block_number,
+            log_index=log.log_index,
+        )
+    words = [log.data[start : start + 32] for start in range(0, len(log.data), 32)]
+    common = {
+        "protocol": protocol,
+        "key": np.frombuffer(key.ljust(32, b"\0"), np.uint8),
+        "key_nbytes": len(key),
+    }
+    return common | read(_Word(log), log.topics, words)
+
+
+class _Word:
+    """Reads 32-byte ABI words of one log; LogInvalid when one exceeds its type."""
+
+    def __init__(self, log: Log):
+        self._log = log
+
+    def unsigned(self, word: bytes, bits: int) -> int:
+        value = int.from_bytes(word, "big")
+        if value >> bits:
+            self._refuse(value, f"uint{bits}")
+        return value
+
+    def signed(self, word: bytes, bits: int) -> int:
+        value = int.from_bytes(word, "big", signed=True)
+        if not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
+            self._refuse(value, f"int{bits}")
+        return value
+
+    def _refuse(self, value: int, kind: str) -> None:
+        raise LogInvalid(
+            f"log {self._log.log_index} of block {self._log.block_number}: {value} is no {kind}",
+            block=self._log.block_number,
+            log_index=self._log.log_index,
+        )
+
+
+def _limbs(value: int, count: int) -> list[int]:
+    return [(value >> (64 * index)) & (2**64 - 1) for index in range(count)]
+
+
+def _sync(read: _Word, topics: Sequence[bytes], words: Sequence[bytes]) -> dict[str, Any]:
+    reserves = [read.unsigned(word, 112) for word in words]
+    return {
+        "kind": lib.PSA_EVENT_V2_SYNC,
+        "update_type": lib.PSA_UPDATE_SWAP,
+        "variant": 22,
+        "words": [*_limbs(reserves[0], 4), *_limbs(reserves[1], 4)],
+    }
+
+
+def _swap(variant: int) -> Callable[..., dict[str, Any]]:
+    """V3 (variant 2) and V4 (4): two amounts, then price, liquidity, tick and what follows."""
+
+    def read_swap(read: _Word, topics: Sequence[bytes], words: Sequence[bytes]) -> dict[str, Any]:
+        for amount in words[:2]:
+            read.signed(amount, 128 if variant == 4 else 256)
+        for more in words[5:]:  # V4: fee; PancakeSwap: two protocol fees
+            read.unsigned(more, 24 if variant == 4 else 128)
+        return {
+            "kind": lib.PSA_EVENT_CL_SWAP,
+            "update_type": lib.PSA_UPDATE_SWAP,
+            "variant": variant,
+            "words": [*_limbs(read.unsigned(words[2], 160), 4), 0, 0, 0, 0],
+            "amount": _limbs(read.unsigned(words[3], 128), 2),
+            "tick": read.signed(words[4], 24),
+        }
+
+    return read_swap
+
+
+def _liquidity(
+    read: _Word, lower: bytes, upper: bytes, delta: int, variant: int, is_mint: bool
+) -> dict[str, Any]:
+    return {
+        "kind": lib.PSA_EVENT_CL_LIQUIDITY,
+        "update_type": lib.PSA_UPDATE_MINT if is_mint else lib.PSA_UPDATE_BURN,
+        "variant": variant,
+        "tick_lower": read.signed(lower, 24),
+        "tick_upper": read.signed(upper, 24),
+        "amount": _limbs(delta, 2),
+    }
+
+
+def _mint(read: _Word, topics: Sequence[bytes], words: Sequence[bytes]) -> dict[str, Any]:
+    # The pool casts the amount to int128, so 2**127 and more cannot occur (v3-core, mint).
+    return _liquidity(read, topics[2], topics[3], read.unsigned(words[1], 127), 3, True)
+
+
+def _burn(read: _Word, topics: Sequence[bytes], words: Sequence[bytes]) -> dict[str, Any]:
+    return _liquidity(read, topics[2], topics[3], -read.unsigned(words[0], 127), 3, False)
+
+
+def _modify(read: _Word, topics: Sequence[bytes], words: Sequence[bytes]) -> dict[str, Any]:
+    delta = read.signed(words[2], 128)
+    return _liquidity(read, words[0], words[1], delta, 5, delta > 0)
+
+
+# topic -> protocol, topics, words of data, reader
+_DECODERS: dict[bytes, tuple[int, int, int, Callable[..., dict[str, Any]]]] = {
+    V2_SYNC: (UNISWAP_V2, 1, 2, _sync),
+    V3_SWAP: (UNISWAP_V3, 3, 5, _swap(2)),
+    PANCAKE_SWAP: (UNISWAP_V3, 3, 7, _swap(2)),
+    V3_MINT: (UNISWAP_V3, 4, 4, _mint),
+    V3_BURN: (UNISWAP_V3, 4, 3, _burn),
+    V4_SWAP: (UNISWAP_V4, 3, 6, _swap(4)),
+    V4_MODIFY: (UNISWAP_V4, 3, 4, _modify),
+}
+
+
+# -- is a block of the feed the node's block?
+
+
+def same_block(kept: Records, found: NodeBlock, pools: Mapping[bytes, PoolSpec]) -> bool:
+    """Whether a block the feed sent is this block of the node.
+
+    The feed carries no hashes. Compared are time, base fee (it follows from all blocks before, so
+    branches differ in it) and every event of `pools`. Streams that send V2 changes in place of Sync
+    are compared without V2. A feed without timestamps cannot be compared: False.
+    """
+    begin = kept[0]
+    if begin["timestamp"] == 0 or begin["timestamp"] != found.header.timestamp:
+        return False
+    has_base_fee = bool(begin["flags"] & lib.PSA_EVENT_HAS_BASE_FEE)
+    if has_base_fee and int(begin["words"][0]) != found.header.base_fee:
+        return False
+    with_v2 = not (kept["kind"] == lib.PSA_EVENT_V2_DELTA).any()
+    return _effects(kept, pools, with_v2) == _effects(found.records, pools, with_v2)
+
+
+def _effects(
+    records: Records, pools: Mapping[bytes, PoolSpec], with_v2: bool
+) -> list[tuple[Any, ...]]:
+    kinds = [lib.PSA_EVENT_CL_SWAP, lib.PSA_EVENT_CL_LIQUIDITY]
+    if with_v2:
+        kinds.append(lib.PSA_EVENT_V2_SYNC)
+    effects = []
+    for record in records[np.isin(records["kind"], kinds)]:
+        key = record["key"].tobytes()[: record["key_nbytes"]]
+        if key in pools:
+            effects.append(
+                (
+                    int(record["kind"]),
+                    key,
+                    int(record["tx_index"]),
+                    int(record["tick"]),
+                    int(record["tick_lower"]),
+                    int(record["tick_upper"]),
+                    record["words"].tobytes(),
+                    record["amount"].tobytes(),
+                )
+            )
+    return effects
+
+
+# -- a node behind a JSON-RPC transport
+
+
+class Caller(Protocol):
+    """What is used of arena.writer.jsonrpc.JsonRpc."""
+
+    def call(self, method: str, *parameters: Any) -> Any:
+        """The result. RpcRefused when the node answers with an error; other RpcErrors."""
+
+    def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> Sequence[Any]:
+        """Results in order, RpcRefused in place of what was refused. RpcError."""
+
+
+# What nodes and providers say when a range or an answer is too large for them.
+_TOO_LARGE = (
+    "too many", "too large", "more than", "limit", "exceed", "range", "response size", "timed out",
+    "timeout", "query returned",
+)  # fmt: skip
+
+
+class RpcNode:
+    """NodeClient over a JSON-RPC transport. Answers are checked strictly: LogInvalid."""
+
+    def __init__(self, transport: Caller):
+        self._transport = transport
+
+    def chain_id(self) -> int:
+        return _quantity(self._transport.call("eth_chainId"), "eth_chainId")
+
+    def head_number(self) -> int:
+        return _quantity(self._transport.call("eth_blockNumber"), "eth_blockNumber")
+
+    def headers(self, numbers: Sequence[int]) -> Sequence[Header | None]:
+        found: list[Header | None] = []
+        for start in range(0, len(numbers), MAX_ASKED_BLOCKS):
+            asked = numbers[start : start + MAX_ASKED_BLOCKS]
+            calls = [("eth_getBlockByNumber", (hex(number), False)) for number in asked]
+            answers = self._batch(calls)
+            found += [None if each is None else read_header(each) for each in answers]
+        return found
+
+    def logs(self, first: int, last: int, topics: Sequence[bytes]) -> Sequence[Log]:
+        wanted = {
+            "fromBlock": hex(first),
+            "toBlock": hex(last),
+            "topics": [["0x" + topic.hex() for topic in topics]],
+        }
+        try:
+            answer = self._transport.call("eth_getLogs", wanted)
+        except RpcRefused as error:
+            if not _is_too_large(error):
+                raise
+            raise LogsRefused(
+                f"the node refuses the logs of blocks {first} to {last}: {error}",
+                first=first,
+                last=last,
+            ) from error
+        return _read_logs(answer)
+
+    def block_logs(
+        self, hashes: Sequence[bytes], topics: Sequence[bytes]
+    ) -> Sequence[Sequence[Log]]:
+        first = ["0x" + topic.hex() for topic in topics]
+        calls = [
+            ("eth_getLogs", ({"blockHash": "0x" + each.hex(), "topics": [first]},))
+            for each in hashes
+        ]
+        return [_read_logs(answer) for answer in self._batch(calls)]
+
+    def _batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        answers = list(self._transport.batch(calls)) if calls else []
+        for answer in answers:
+            if isinstance(answer, RpcRefused):
+                raise answer
+        return answers
+
+
+def _read_logs(answer: Any) -> list[Log]:
+    if not isinstance(answer, list):
+        raise LogInvalid(f"eth_getLogs answered with a JSON {type(answer).__name__}")
+    return [read_log(item) for item in answer]
+
+
+def _is_too_large(error: RpcRefused) -> bool:
+    text = str(error).lower()
+    return any(words in text for words in _TOO_LARGE)
+
+
+def read_header(answer: Any) -> Header:
+    """A header of eth_getBlockByNumber's answer. LogInvalid."""
+    if not isinstance(answer, dict):
+        raise LogInvalid(f"a block is a JSON {type(answer).__name__}")
+    base_fee = answer.get("baseFeePerGas")
+    return Header(
+        number=_quantity(answer.get("number"), "number"),
+        hash=_bytes(answer.get("hash"), "hash", 32),
+        parent_hash=_bytes(answer.get("parentHash"), "parentHash", 32),
+        timestamp=_quantity(answer.get("timestamp"), "timestamp"),
+        base_fee=0 if base_fee is None else _quantity(base_fee, "baseFeePerGas"),
+    )
+
+
+def read_log(answer: Any) -> Log:
+    """One log of eth_getLogs' answer. LogInvalid; ChainMoved for one that was removed."""
+    if not isinstance(answer, dict):
+        raise LogInvalid(f"a log is a JSON {type(answer).__name__}")
+    topics = answer.get("topics")
+    if not isinstance(topics, list) or len(topics) > 4:
+        raise LogInvalid("a log has no list of at most four topics")
+    if answer.get("removed"):
+        raise ChainMoved("the node names a removed log")
+    return Log(
+        address=_bytes(answer.get("address"), "address", 20),
+        topics=tuple(_bytes(topic, "topic", 32) for topic in topics),
+        data=_bytes(answer.get("data"), "data", None),
+        block_number=_quantity(answer.get("blockNumber"), "blockNumber"),
+        block_hash=_bytes(answer.get("blockHash"), "blockHash", 32),
+        tx_index=_quantity(answer.get("transactionIndex"), "transactionIndex"),
+        log_index=_quantity(answer.get("logIndex"), "logIndex"),
+    )
+
+
+def _quantity(value: Any, name: str) -> int:
+    if not isinstance(value, str) or not value.startswith("0x") or len(value) < 3:
+        raise LogInvalid(f"{name} is {value!r}, no 0x quantity")
+    try:
+        number = int(value, 16)
+    except ValueError:
+        raise LogInvalid(f"{name} is {value!r}, no 0x quantity") from None
+    if number >> 64:
+        raise LogInvalid(f"{name} is {value!r}, more than 64 bits")
+    return number
+
+
+def _bytes(value: Any, name: str, size: int | None) -> bytes:
+    if not isinstance(value, str) or not value.startswith("0x"):
+        raise LogInvalid(f"{name} is {value!r}, no 0x bytes")
+    try:
+        found = bytes.fromhex(value[2:])
+    except ValueError:
+        raise LogInvalid(f"{name} is {value[:80]!r}, no 0x bytes") from None
+    if size is not None and len(found) != size:
+        raise LogInvalid(f"{name} has {len(found)} bytes, not {size}")
+    return found
