@@ -112,11 +112,11 @@ class PriceLimitReached(QuoteError, ValueError):
 
 
 class InsufficientLiquidity(QuoteError):
-    """The pool cannot pay that output, or has no reserves."""
+    """The pool cannot pay that output."""
 
 
 class PoolNotInitialized(QuoteError):
-    """The pool exists but has no price yet."""
+    """The pool exists but has no price yet; V2: a reserve is 0."""
 
 
 class HookedPool(QuoteError):

@@ -15,6 +15,7 @@ import grp
 import mmap
 import os
 import re
+import resource
 import struct
 import threading
 from typing import Self
@@ -91,7 +92,7 @@ def _permission(name: str, *, writable: bool) -> ArenaPermission:
 def _full(name: str, requested: int, available: int) -> ArenaFull:
     return ArenaFull(
         f"{name} needs {requested} bytes of shared memory, {available} are available; "
-        "enlarge /dev/shm, or choose smaller --max-pools or --tick-bytes",
+        "enlarge /dev/shm (or ulimit -f), or choose smaller --max-pools or --tick-bytes",
         name=name,
         requested_bytes=requested,
         available_bytes=available,
@@ -164,6 +165,10 @@ class Segment:
                 if error.errno not in _FULL:
                     raise
                 os.ftruncate(fd, 0)
+                if error.errno == errno.EFBIG:  # the limit counts the whole size, holes too
+                    raise _full(
+                        name, nbytes, resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+                    ) from error
                 raise _full(name, reserve_bytes, _available(fd)) from error
             return cls(name, fd, mmap.mmap(fd, nbytes), nbytes)
         except BaseException:
@@ -219,6 +224,30 @@ class _File:
         self.lock_fd = -1
         self.lock_pid = 0  # process that took the lock here; a forked child is another one
 
+    def mapping(self, writable: bool) -> mmap.mmap | None:
+        """The mapping of that kind, if there is one yet."""
+        return self.writing if writable else self.reading
+
+    def map(self, name: str, fd: int, nbytes: int, *, writable: bool) -> None:
+        """Map the file through `fd`. ArenaNotReady while it is shorter than `nbytes`."""
+        size = os.fstat(fd).st_size
+        if writable and size == 0:  # its creator is here, or died here; growing harms neither
+            os.ftruncate(fd, nbytes)
+            size = nbytes
+        if size < nbytes:
+            raise ArenaNotReady(
+                f"{name} has {size} of {nbytes} bytes: its writer is still creating it, "
+                "or died while it did",
+                name=name,
+            )
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        mapping = mmap.mmap(fd, nbytes, mmap.MAP_SHARED, access)
+        if writable:
+            self.writing = mapping
+            self.lock_fd = fd
+        else:
+            self.reading = mapping
+
     def close(self) -> bool:
         """Close everything; False when a mapping is still in use somewhere."""
         for mapping in (self.reading, self.writing):
@@ -227,9 +256,8 @@ class _File:
                     mapping.close()
                 except BufferError:
                     return False
-        for fd in self.fds:
-            os.close(fd)
-        self.fds.clear()
+        while self.fds:
+            os.close(self.fds.pop())
         return True
 
 
@@ -258,10 +286,14 @@ def _linked(name: str) -> tuple[int, int] | None:
 
 
 def _purge() -> None:
-    """Close the control files nobody uses any more."""
+    """Close the control files nobody uses any more.
+
+    The garbage collector may call this at any point, through ControlSegment.__del__: users are counted
+    before anything else happens to a file.
+    """
     for identity, file in list(_files.items()):
         if file.users == 0 and file.close():
-            del _files[identity]
+            _files.pop(identity, None)
 
 
 class ControlSegment:
@@ -318,38 +350,28 @@ class ControlSegment:
     def _take(cls, name: str, nbytes: int, *, writable: bool, created_fd: int) -> Self:
         with _guard:
             _purge()
-            linked = _linked(name)
-            file = _files.get(linked) if linked is not None and created_fd < 0 else None
-            mapping = None if file is None else (file.writing if writable else file.reading)
-            if file is None or linked is None or mapping is None:
+            identity = _linked(name)
+            file = _files.get(identity) if identity is not None and created_fd < 0 else None
+            if file is None or identity is None or file.mapping(writable) is None:
                 fd = created_fd
                 if fd < 0:
                     fd = _open(name, writable=writable, create=False)
-                found = os.fstat(fd)
-                linked = _identity(found)
-                file = _files.setdefault(linked, _File())
+                identity = _identity(os.fstat(fd))
+                file = _files.setdefault(identity, _File())
+                file.users += 1
                 file.fds.append(fd)  # from here on closed with the file only
-                if writable and found.st_size == 0:  # its creator died here; growing harms nobody
-                    os.ftruncate(fd, nbytes)
-                    found = os.fstat(fd)
-                if found.st_size < nbytes:
+                try:
+                    if file.mapping(writable) is None:
+                        file.map(name, fd, nbytes, writable=writable)
+                except BaseException:
+                    file.users -= 1
                     _purge()
-                    raise ArenaNotReady(
-                        f"{name} has {found.st_size} of {nbytes} bytes: its writer is still "
-                        "creating it, or died while it did",
-                        name=name,
-                    )
-                mapping = file.writing if writable else file.reading
-                if mapping is None:
-                    access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-                    mapping = mmap.mmap(fd, nbytes, mmap.MAP_SHARED, access)
-                    if writable:
-                        file.writing = mapping
-                        file.lock_fd = fd
-                    else:
-                        file.reading = mapping
-            file.users += 1
-            return cls(name, linked, file, mapping)
+                    raise
+            else:
+                file.users += 1
+            mapping = file.mapping(writable)
+            assert mapping is not None
+            return cls(name, identity, file, mapping)
 
     def __del__(self) -> None:
         self.close()

@@ -40,13 +40,11 @@ def shared_arena(pools: int) -> tuple[PrivateArena, object]:
 
 def write_for_ever(arena: PrivateArena, share: float) -> None:
     first = int(arena.writer.record.block_number) + 1
-    laps = [blocks(arena.keys, 60_000, share, first=0, seed=seed) for seed in range(4)]
+    laps = [blocks(arena.keys, 60_000, share, first=first + 200 * n, seed=n) for n in range(4)]
     while True:
         for lap in laps:
-            numbered = lap.copy()
-            numbered["block_number"] += first
-            first += 200
-            arena.apply(numbered)
+            arena.apply(lap)
+            lap["block_number"] += 800
 
 
 def snapshots(arena: PrivateArena, count: int, seconds: float) -> tuple[list[float], int]:
@@ -109,7 +107,7 @@ def main() -> None:
     report.add(against(read, base))
 
     # Snapshots, idle and contended.
-    table = np.zeros((pools, 128), dtype="u1")
+    table = np.ones((pools, 128), dtype="u1")  # written to, so that it has pages of its own
     table_copy = table.copy()
     for count in (pools // 10, pools):
         idle, _ = snapshots(arena, count, seconds / 3)

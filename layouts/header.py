@@ -226,6 +226,7 @@ COUNTER_NAMES: dict[int, str] = {
     10: "bytes",
     11: "connections",
     12: "gaps",
+    13: "arena_full",
     **{
         COUNTER_APPLIED + protocol * 8 + kind: f"applied_{_PROTOCOLS[protocol]}_{event}"
         for protocol in range(3)

@@ -4,17 +4,12 @@ Needs numpy, posix_ipc and cffi only. Reads without locks from a read-only mappi
 can disturb the writer.
 """
 
-from arena.arena import Phase
+from arena.mapping import Phase
+from arena.readers.pool import Pool
 from arena.readers.quote import Ladder, Quote, QuoteBatch
-from arena.readers.reader import Arena, Pool, attach
-from arena.readers.snapshot import (
-    FrozenPool,
-    FrozenSnapshot,
-    PoolState,
-    SharedSnapshot,
-    Snapshot,
-    Token,
-)
+from arena.readers.reader import Arena, attach
+from arena.readers.snapshot import FrozenSnapshot, SharedSnapshot, Snapshot
+from arena.readers.state import FrozenPool, PoolState, Token
 
 __all__ = [
     "Arena",

@@ -12,12 +12,13 @@ from typing import Any, NoReturn
 
 from arena.errors import ArenaError
 from arena.readers.reader import attach
-from arena.readers.snapshot import FrozenSnapshot, PoolState, Token
+from arena.readers.snapshot import FrozenSnapshot
+from arena.readers.state import PoolState, Token
 
 
 def _fail(program: str, error: BaseException) -> NoReturn:
-    text = " ".join(str(error).split()) or type(error).__name__
-    print(f"{program}: {text}", file=sys.stderr)
+    text = " ".join(str(error).split())
+    print(f"{program}: {type(error).__name__}: {text}", file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from arena.arena import lib_name
 from arena.errors import AmountOutOfRange, ArenaError
 from arena.layouts.slots import record
 from arena.layouts.words import ints_from_limbs
+from arena.mapping import lib_name
 from arena.native import EXCEPTIONS, ffi, lib
 
 if TYPE_CHECKING:
-    from arena.readers.snapshot import FrozenPool
+    from arena.readers.state import FrozenPool
 
 # psa_quote_result in arena.h.
 RESULT = record(
@@ -44,7 +44,12 @@ _ALLOW_DYNAMIC: int = lib.PSA_ALLOW_DYNAMIC
 _FEE_GIVEN: int = lib.PSA_FEE_GIVEN
 _CONTENDED: int = lib.PSA_CONTENDED
 
+_CLOSED: int = lib.PSA_CLOSED
+_WORD = (1 << 64) - 1
+
+_from_bytes = int.from_bytes
 _quote_prepared = lib.psa_quote_prepared
+_quote_word = lib.psa_quote_word
 _quote_shared = lib.psa_quote
 _quote_copy = lib.psa_quote_copy
 
@@ -74,32 +79,32 @@ class Quote:
     @property
     def amount_in(self) -> int:
         """Wei paid to the pool, fee included."""
-        return int.from_bytes(self._raw[:32], "little")
+        return _from_bytes(self._raw[:32], "little")
 
     @property
     def amount_out(self) -> int:
         """Wei paid by the pool."""
-        return int.from_bytes(self._raw[32:64], "little")
+        return _from_bytes(self._raw[32:64], "little")
 
     @property
     def sqrt_price_x96_after(self) -> int:
         """Square root of token1/token0 after the swap, Q64.96; 0 for V2."""
-        return int.from_bytes(self._raw[64:96], "little")
+        return _from_bytes(self._raw[64:96], "little")
 
     @property
     def liquidity_after(self) -> int:
         """Liquidity in range after the swap; 0 for V2."""
-        return int.from_bytes(self._raw[96:112], "little")
+        return _from_bytes(self._raw[96:112], "little")
 
     @property
     def tick_after(self) -> int:
         """slot0 tick after the swap; 0 for V2."""
-        return int.from_bytes(self._raw[112:116], "little", signed=True)
+        return _from_bytes(self._raw[112:116], "little", signed=True)
 
     @property
     def ticks_crossed(self) -> int:
         """Initialised ticks crossed."""
-        return int.from_bytes(self._raw[116:120], "little")
+        return _from_bytes(self._raw[116:120], "little")
 
     @property
     def is_complete(self) -> bool:
@@ -109,12 +114,12 @@ class Quote:
     @property
     def commit(self) -> int:
         """Commit that wrote the version the answer was computed from."""
-        return int.from_bytes(self._raw[128:136], "little")
+        return _from_bytes(self._raw[128:136], "little")
 
     @property
     def block_number(self) -> int:
         """Block of the pool's last applied event (its scrape block when there is none)."""
-        return int.from_bytes(self._raw[136:144], "little")
+        return _from_bytes(self._raw[136:144], "little")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Quote):
@@ -149,9 +154,13 @@ def quote_error(status: int, key: str, amount: int | None, flags: int) -> Except
     way = "token0 to token1" if flags & _ZERO_FOR_ONE else "token1 to token0"
     side = "out of" if flags & _EXACT_OUT else "into"
     what = "the batch's arguments" if amount is None else f"{amount} {side} pool {key}, {way}"
+    if status == lib.PSA_BAD_ARGUMENT:
+        return cls(
+            f"{what}: an option does not fit the pool: V2 takes no price limit, "
+            "and only V4 pools with a dynamic fee take lp_fee"
+        )
     text = f"{what}: {lib_name(status)}"
     remedy = {
-        lib.PSA_BAD_ARGUMENT: "an argument is out of range (V2 takes no price limit)",
         lib.PSA_POOL_STALE: "wait until it is live, or pass allow_stale=True",
         lib.PSA_DYNAMIC_FEE: "pass lp_fee, or allow_dynamic_fee=True",
         lib.PSA_SNAPSHOT_TOO_OLD: "take a new snapshot, or snapshot(keys) to keep a copy",
@@ -344,15 +353,15 @@ class Same(Sequence[str]):
 class SharedQuotes:
     """Quotes on shared memory; the half of a pool handle that answers them.
 
-    `_gate[0]` is 0 while `_call` may be used; a closed arena releases it, so looking raises ValueError.
+    `_call` is the handle's psa_quote_call; C refuses it once the handle is closed or has to move on.
     """
 
-    __slots__ = ("_call", "_gate", "key")
-    _gate: Any
+    __slots__ = ("_call", "key")
     _call: Any
     key: str
 
     def _refresh(self) -> None:
+        """Follow a re-created arena. ArenaClosed, ArenaReplaced, or UnknownPool."""
         raise NotImplementedError
 
     def _copy(self) -> "FrozenPool":
@@ -370,18 +379,18 @@ class SharedQuotes:
         if options:
             return self._with_options(amount_in, flags, options)
         try:
-            if self._gate[0]:
-                self._refresh()
-            data = amount_in.to_bytes(32, "little")
             item = _pop()
-        except (AttributeError, IndexError, OverflowError, ValueError):
-            self._refresh()
-            data = amount_bytes(amount_in)
+            if type(amount_in) is int and amount_in <= _WORD:
+                status = _quote_word(self._call, amount_in, flags, item[0])
+            else:
+                data = amount_in.to_bytes(32, "little")
+                status = _quote_prepared(self._call, data, flags, item[0])
+        except (AttributeError, IndexError, OverflowError):
             item = _make_result()
-        status = _quote_prepared(self._call, data, flags, item[0])
+            status = _quote_prepared(self._call, amount_bytes(amount_in), flags, item[0])
         if status:
             _push(item)
-            return self._without_answer(status, data, flags, ffi.NULL, 0)
+            return self._without_answer(status, amount_bytes(amount_in), flags, ffi.NULL, 0)
         quote = Quote()
         quote._raw = item[1][:]
         _push(item)
@@ -396,18 +405,18 @@ class SharedQuotes:
         if options:
             return self._with_options(amount_out, flags, options)
         try:
-            if self._gate[0]:
-                self._refresh()
-            data = amount_out.to_bytes(32, "little")
             item = _pop()
-        except (AttributeError, IndexError, OverflowError, ValueError):
-            self._refresh()
-            data = amount_bytes(amount_out)
+            if type(amount_out) is int and amount_out <= _WORD:
+                status = _quote_word(self._call, amount_out, flags, item[0])
+            else:
+                data = amount_out.to_bytes(32, "little")
+                status = _quote_prepared(self._call, data, flags, item[0])
+        except (AttributeError, IndexError, OverflowError):
             item = _make_result()
-        status = _quote_prepared(self._call, data, flags, item[0])
+            status = _quote_prepared(self._call, amount_bytes(amount_out), flags, item[0])
         if status:
             _push(item)
-            return self._without_answer(status, data, flags, ffi.NULL, 0)
+            return self._without_answer(status, amount_bytes(amount_out), flags, ffi.NULL, 0)
         quote = Quote()
         quote._raw = item[1][:]
         _push(item)
@@ -416,7 +425,10 @@ class SharedQuotes:
     def _with_options(self, amount: int, flags: int, options: QuoteOptions) -> Quote:
         flags, limit, lp_fee = resolve_options(flags, **options)
         self._refresh()
-        data = amount_bytes(amount)
+        return self._ask(amount_bytes(amount), flags, limit, lp_fee)
+
+    def _ask(self, data: bytes, flags: int, limit: Any, lp_fee: int) -> Quote:
+        """Quote without looking whether the handle may be used."""
         result, buffer = _make_result()
         call = self._call
         status = _quote_shared(
@@ -437,7 +449,10 @@ class SharedQuotes:
     def _without_answer(
         self, status: int, data: bytes, flags: int, limit: Any, lp_fee: int
     ) -> Quote:
-        """Quote a copy when the writer was too fast; raise the error otherwise."""
+        """Move on, quote a copy when the writer was too fast, or raise the error."""
+        if status == _CLOSED:
+            self._refresh()
+            return self._ask(data, flags, limit, lp_fee)
         if status == _CONTENDED:
             return self._copy().answer(data, flags, limit, lp_fee)
         raise quote_error(status, self.key, int.from_bytes(data, "little"), flags)

@@ -13,7 +13,18 @@ from typing import Any, Self, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from arena.arena import (
+from arena.errors import (
+    ArenaClosed,
+    ArenaMissing,
+    ArenaNotReady,
+    ArenaReplaced,
+    SnapshotContended,
+    SnapshotTooOld,
+    WriterDead,
+)
+from arena.layouts import header as layout
+from arena.layouts import slots
+from arena.mapping import (
     MappedArena,
     Phase,
     check_control,
@@ -22,40 +33,17 @@ from arena.arena import (
     control_state,
     owned,
     read_phase,
-    read_spec,
 )
-from arena.errors import (
-    ArenaClosed,
-    ArenaMissing,
-    ArenaNotReady,
-    ArenaReplaced,
-    PoolRemoved,
-    SnapshotContended,
-    SnapshotTooOld,
-    WriterDead,
-)
-from arena.layouts import header as layout
-from arena.layouts import slots
 from arena.native import ffi, lib
-from arena.readers.quote import (
-    QuoteBatch,
-    SharedQuotes,
-    amounts_array,
-    batch,
-    direction,
-    resolve_options,
-)
-from arena.readers.snapshot import (
+from arena.readers.pool import Pool
+from arena.readers.quote import QuoteBatch, amounts_array, batch, direction, resolve_options
+from arena.readers.snapshot import FrozenSnapshot, Snapshot, freeze
+from arena.readers.state import (
     READ_TRIES,
     FrozenPool,
-    FrozenSnapshot,
     Key,
-    PoolState,
-    Snapshot,
-    Token,
     find_slot,
     find_slots,
-    freeze,
     is_visible,
     key_bytes,
     key_of,
@@ -64,7 +52,6 @@ from arena.readers.snapshot import (
     raise_read,
     read_frozen,
     read_lines,
-    token_of,
     unknown,
 )
 from arena.segment import ControlSegment, segment_name
@@ -74,6 +61,7 @@ Result = TypeVar("Result")
 _FOLLOW_PAUSE = 0.1  # seconds between two looks for a successor under the name
 _WAIT_SLICE = 0.1  # seconds in the kernel before looking for a successor
 _ATTACH_PAUSES = (0.002, 0.05)  # first and longest pause between two tries, seconds
+_LIVE_PAUSE = 0.02  # seconds between two looks at the phase
 
 
 def attach(
@@ -129,126 +117,6 @@ def _reattach(name: str, follow: bool, require_writer: bool, heartbeat_limit: fl
         return found
 
 
-class Pool(SharedQuotes):
-    """A handle on one pool: its slot is resolved once, everything else is read when asked.
-
-    From an Arena it shows the newest block, from a Snapshot that snapshot's. Handles pickle, survive
-    fork, and follow a re-created arena.
-    """
-
-    __slots__ = ("_arena", "_commit", "_mapped", "_slot")
-
-    def __init__(
-        self,
-        arena: "Arena",
-        key: str,
-        mapped: MappedArena,
-        slot: int,
-        commit: int,
-        gate: Any,
-    ) -> None:
-        self.key = key
-        self._arena = arena
-        self._commit = commit
-        self._bind(mapped, slot, gate)
-
-    def _bind(self, mapped: MappedArena, slot: int, gate: Any) -> None:
-        call = owned("psa_quote_call *", mapped.pointer)
-        call.arena = mapped.pointer
-        call.commit = self._commit
-        call.slot = slot
-        call.generation = mapped.pointer.statics[slot].generation
-        self._mapped = mapped
-        self._slot = slot
-        self._call = call
-        self._gate = gate
-
-    def _refresh(self) -> None:
-        if self._commit:
-            if self._gate[0]:
-                raise ArenaClosed(f"the snapshot of pool {self.key} is closed", key=self.key)
-            return
-        mapped = self._arena._current()
-        if mapped is not self._mapped:
-            slot = find_slot(mapped, key_bytes(self.key))
-            if slot is None:
-                raise unknown(self.key, self._arena.name)
-            self._bind(mapped, slot, mapped.superseded)
-
-    def _copy(self) -> FrozenPool:
-        return read_frozen(self._mapped, self._slot, self._call.generation, self._commit)
-
-    def _line(self) -> Any:
-        self._refresh()
-        line = ffi.new("psa_line *")
-        call = self._call
-        status = lib.psa_pool_read(call.arena, call.slot, call.generation, call.commit, line)
-        raise_read(self._mapped, status, self._slot, self._commit)
-        return line
-
-    def state(self) -> PoolState:
-        """Everything about the pool, ticks included, from one version."""
-        return self.freeze().state()
-
-    def freeze(self) -> FrozenPool:
-        """Private copy, ticks included: answers state and quotes for ever, and pickles."""
-        self._refresh()
-        return self._copy()
-
-    @property
-    def status(self) -> str:
-        """live, syncing, stale or removed."""
-        try:
-            return slots.STATUS_NAMES[self._line().fee_status >> 24]
-        except PoolRemoved:
-            return slots.STATUS_NAMES[slots.STATUS_REMOVED]
-
-    @property
-    def block_number(self) -> int:
-        """Block of the pool's last applied event, or of its scrape."""
-        line = self._line()
-        return int(line.block_number or line.base_block)
-
-    @property
-    def protocol(self) -> str:
-        """uniswap_v2, uniswap_v3 or uniswap_v4."""
-        self._refresh()
-        return slots.PROTOCOL_NAMES[self._mapped.pointer.statics[self._slot].protocol]
-
-    @property
-    def token0(self) -> Token:
-        """Token 0."""
-        self._refresh()
-        return token_of(read_spec(self._mapped.pointer, self._slot).token0)
-
-    @property
-    def token1(self) -> Token:
-        """Token 1."""
-        self._refresh()
-        return token_of(read_spec(self._mapped.pointer, self._slot).token1)
-
-    @property
-    def slot(self) -> int:
-        """Slot index in the present generation."""
-        self._refresh()
-        return self._slot
-
-    def __repr__(self) -> str:
-        where = f", commit {self._commit}" if self._commit else ""
-        return f"Pool({self.key}, arena {self._arena.name}{where})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._commit:
-            raise TypeError(
-                "a pool of a snapshot does not pickle: pickle the snapshot, or freeze()"
-            )
-        return (_get_pool, (self._arena, self.key))
-
-
-def _get_pool(arena: "Arena", key: str) -> Pool:
-    return arena[key]
-
-
 class Arena:
     """A read-only attachment, see attach.
 
@@ -268,6 +136,7 @@ class Arena:
         self._pools: dict[Key, Pool] = {}
         self._pools_topology = -1
         self._look_again = 0.0
+        self._closed = ffi.new("uint32_t *")  # not 0: handles must not quote any more
         self._mapped: MappedArena | None = None
         self._control: ControlSegment | None = None
         control = ControlSegment.attach(name, layout.CONTROL_NBYTES)
@@ -314,6 +183,7 @@ class Arena:
     def close(self) -> None:
         """Let go of the arena. A second close does nothing."""
         with self._lock:
+            self._closed[0] = 1
             mapped, self._mapped = self._mapped, None
             control, self._control = self._control, None
             self._shared = None
@@ -411,13 +281,15 @@ class Arena:
         slot = find_slot(mapped, data)
         if slot is None or not self._exists(mapped, slot):
             raise unknown(data, self.name)
-        pool = self._make_pool(key_text(data), mapped, slot, 0, mapped.superseded)
+        pool = self._make_pool(key_text(data), mapped, slot, 0, self._closed)
         if isinstance(key, str | bytes):
             pools[key] = pool
         return pool
 
-    def _make_pool(self, key: str, mapped: MappedArena, slot: int, commit: int, gate: Any) -> Pool:
-        return Pool(self, key, mapped, slot, commit, gate)
+    def _make_pool(
+        self, key: str, mapped: MappedArena, slot: int, commit: int, closed: Any
+    ) -> Pool:
+        return Pool(self, key, mapped, slot, commit, closed)
 
     def _exists(self, mapped: MappedArena, slot: int) -> bool:
         line = ffi.new("psa_line *")
@@ -484,6 +356,23 @@ class Arena:
     def committed(self) -> int:
         """Number of the newest commit; it only grows within a generation."""
         return int(self._current().committed[0])
+
+    def wait_live(self, timeout: float | None = None) -> int:
+        """Wait until the writer's phase is live; the head block then.
+
+        For the start of a program: attaching succeeds as soon as the arena exists. Looks every 20 ms.
+        ArenaNotReady after `timeout` seconds (None: no limit), with the phase and its reason.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.phase != "live":
+            if deadline is not None and time.monotonic() >= deadline:
+                raise ArenaNotReady(
+                    f"{self.name} is {self.phase} after {timeout} s: {self.phase_reason or 'no reason'}",
+                    name=self.name,
+                    phase=self.phase,
+                )
+            time.sleep(_LIVE_PAUSE)
+        return self.head_block
 
     def wait_block(self, after: int, timeout: float | None = None) -> int | None:
         """Sleep until the head block is above `after`; the head then, or None at the timeout.

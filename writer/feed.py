@@ -187,7 +187,7 @@ class Feed:
             client.close()
             self.refusals += 1
             self._schedule()
-            log.debug("connect refused path=%s error=%s", self.path, error)
+            log.debug("event=connect_refused socket=%s error=%r", self.path, str(error))
             return False
         self._past_frames += int(self._feed.frames)
         self._past_bytes += int(self._feed.bytes)
@@ -198,7 +198,7 @@ class Feed:
         self._poll.register(client, select.POLLIN)
         self.connections += 1
         self._schedule()
-        log.info("connected path=%s connections=%d", self.path, self.connections)
+        log.info("event=connected socket=%s connections=%d", self.path, self.connections)
         return True
 
     def _schedule(self) -> None:
@@ -500,6 +500,8 @@ class EventBuffer:
         numbers = records["block_number"][begins].tolist()
         reverts = (records["flags"][begins] & lib.PSA_EVENT_IS_REVERT).tolist()
         gaps: list[Gap] = []
+        # One copy for the batch; blocks are views of it, so it lives until its last block goes.
+        kept = records.copy() if not all(reverts) else records
         for begin, end, number, is_revert in zip(
             begins.tolist(), ends.tolist(), numbers, reverts, strict=True
         ):
@@ -515,7 +517,7 @@ class EventBuffer:
                     self._revert(number)
             self._tip = number
             if event_count <= self.capacity:
-                self._blocks.append(_Kept(number, event_count, records[begin : end + 1].copy()))
+                self._blocks.append(_Kept(number, event_count, kept[begin : end + 1]))
                 self.event_count += event_count
         return gaps
 

@@ -2,7 +2,8 @@
 
 The record shapes are told apart field by field: tokens are addresses or objects, an identity is
 `pool_id`, `id` or `address`. An entry that names no pool this arena can hold is refused by itself;
-the others stand. docs/howto/run-against-rpc.md shows a list.
+the others stand. Whether a pool is what its entry says is found out when it is read.
+docs/howto/run-against-rpc.md shows a list.
 """
 
 import os
@@ -24,7 +25,6 @@ from arena.writer.scrapers.slots import (
     PoolTarget,
     StorageLayout,
     pool_target,
-    v4_pool_id,
 )
 
 __all__ = ["PoolList", "parse_pool_list", "read_pool_list"]
@@ -214,11 +214,6 @@ class _Entry:
                 f"`fee` is {spec.fee_pips}",
                 f"it is at most {FEE_DENOMINATOR_PIPS}, or {DYNAMIC_FEE_PIPS} for a dynamic fee",
             )
-        if (computed := v4_pool_id(spec)) != self.key:
-            self.refuse(
-                f"tokens, fee, tick spacing and hooks have the pool id 0x{computed.hex()}",
-                "correct them; without `hooks` the pool has none",
-            )
         return spec
 
     def _protocol(self) -> tuple[int, StorageLayout | None]:
@@ -229,10 +224,7 @@ class _Entry:
         return known
 
     def _tokens(self) -> tuple[TokenSpec, TokenSpec]:
-        token0, token1 = self._token("token0"), self._token("token1")
-        if token0.address >= token1.address:
-            self.refuse("token0 is not below token1", "sort them as the pool does, by address")
-        return token0, token1
+        return self._token("token0"), self._token("token1")
 
     def _token(self, name: str) -> TokenSpec:
         token = self._field(name)

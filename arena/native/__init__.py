@@ -21,6 +21,7 @@ EXCEPTIONS: dict[int, type[Exception]] = {
     lib.PSA_CONTENDED: errors.SnapshotContended,
     lib.PSA_BUFFER_TOO_SMALL: BufferError,
     lib.PSA_TIMED_OUT: TimeoutError,
+    lib.PSA_CLOSED: errors.ArenaClosed,
     lib.PSA_FULL_POOLS: errors.ArenaFull,
     lib.PSA_FULL_TICKS: errors.ArenaFull,
     lib.PSA_FULL_TOKENS: errors.ArenaFull,

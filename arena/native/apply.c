@@ -28,7 +28,11 @@ void psa_make_stale(psa_writer *writer, psa_edit *edit, uint32_t unsure) {
 }
 
 static void fault(psa_writer *writer, const psa_event *event, uint32_t slot, int status, int stale) {
-    psa_count(writer, (uint32_t)(PSA_COUNTER_FAULTS + status - PSA_POOL_NOT_FOUND), 1);
+    psa_count(writer,
+              status < PSA_POOL_NOT_FOUND
+                  ? PSA_COUNTER_ARENA_FULL
+                  : (uint32_t)(PSA_COUNTER_FAULTS + status - PSA_POOL_NOT_FOUND),
+              1);
     if (writer->fault_count < PSA_FAULTS) {
         psa_fault *entry = &writer->faults[writer->fault_count];
         *entry = (psa_fault){
@@ -290,7 +294,6 @@ static void on_forward(psa_writer *writer, const psa_event *event, uint32_t slot
     } else {
         int was_sure = edit.line.unsure == 0;
         psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
-        if (result < PSA_POOL_NOT_FOUND) result = PSA_ARITHMETIC_OVERFLOW; /* tick heap is full */
         if (was_sure) fault(writer, event, slot, result, 1);
     }
     psa_edit_end(writer, &edit);
@@ -336,7 +339,7 @@ static void on_reverted(psa_writer *writer, const psa_event *event, uint32_t slo
     }
     if (result != PSA_OK) {
         psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
-        fault(writer, event, slot, PSA_REORG_TOO_DEEP, 1);
+        fault(writer, event, slot, result < PSA_POOL_NOT_FOUND ? result : PSA_REORG_TOO_DEEP, 1);
     }
     psa_edit_end(writer, &edit);
 }

@@ -32,6 +32,7 @@
 #define PSA_SNAPSHOT_TOO_OLD 13   /* both versions are newer than the pinned commit */
 #define PSA_CONTENDED 14          /* retry budget spent: a read raced with the writer every time */
 #define PSA_BUFFER_TOO_SMALL 15   /* caller's array is too small; the needed count was stored */
+#define PSA_CLOSED 17             /* psa_quote_prepared: handle closed, or its arena superseded */
 #define PSA_TIMED_OUT 16          /* psa_wait_commit: no commit within the timeout */
 /* capacity: all mean ArenaFull, the detail tells which table */
 #define PSA_FULL_POOLS 20
@@ -190,6 +191,7 @@
 #define PSA_COUNTER_BYTES 10
 #define PSA_COUNTER_CONNECTIONS 11
 #define PSA_COUNTER_GAPS 12
+#define PSA_COUNTER_ARENA_FULL 13        /* events that found no room for their ticks */
 #define PSA_COUNTER_APPLIED 16
 #define PSA_COUNTER_FAULTS 48
 #define PSA_COUNTER_UNSUPPORTED 64       /* + protocol, 15 = unknown string */
@@ -764,14 +766,20 @@ int psa_ladder_quote(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee,
 
 typedef struct {
     const psa_arena *arena;
+    const uint32_t *closed;  /* private word: not 0 once the handle may not be used any more */
     uint64_t commit;         /* 0: newest */
     uint32_t slot;
     uint32_t generation;
 } psa_quote_call;
 
-/* psa_quote without limit and given fee. */
+/* psa_quote without limit and given fee. PSA_CLOSED, with `result` untouched, when the caller must look
+ * first: the handle is closed, or reads the newest commit of a superseded arena. */
 int psa_quote_prepared(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
                        psa_quote_result *result);
+
+/* The same for an amount below 2^64, which saves the caller its conversion to bytes. */
+int psa_quote_word(const psa_quote_call *call, uint64_t amount, uint32_t flags,
+                   psa_quote_result *result);
 
 /* cffi: end */
 

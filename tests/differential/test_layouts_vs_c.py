@@ -1,5 +1,9 @@
-"""The dtypes in layouts/ against the C structs: cffi's view of arena.h, which the compiler checked."""
+"""The dtypes in layouts/ against the C structs: cffi's view of arena.h, which the compiler checked.
 
+Run this file, then ruff format, to write arena/native/_core.pyi anew after a change of arena.h.
+"""
+
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,18 @@ from arena.layouts.events import EVENT
 from arena.native import EXCEPTIONS, ffi, lib
 from arena.readers.quote import RESULT
 
+STUB = '''\
+"""What the compiled module offers, for type checkers; a test holds the names equal to arena.h.
+
+Pointers are Any: cffi checks their types when a function is called. Buffers may be bytes.
+"""
+
+from typing import Any, Final
+
+ffi: Any  # cffi.FFI; its own stubs know no numpy arrays and no struct fields
+
+class Lib:
+'''
 HEADER_FILE = Path(__file__).resolve().parents[2] / "arena" / "native" / "arena.h"
 STRUCTS = {**header.STRUCTS, "psa_event": EVENT, "psa_quote_result": RESULT}
 SIGNED = {"int8_t", "int16_t", "int32_t", "int64_t"}
@@ -203,6 +219,31 @@ def test_every_status_code_and_nothing_else_has_an_exception() -> None:
     assert {getattr(lib, name) for name in codes} == set(codes.values()) == set(EXCEPTIONS)
 
 
+def test_stub_names_every_constant_and_function_and_nothing_else() -> None:
+    text = HEADER_FILE.with_name("_core.pyi").read_text(encoding="utf-8")
+    (body,) = [
+        node.body
+        for node in ast.parse(text).body
+        if isinstance(node, ast.ClassDef) and node.name == "Lib"
+    ]
+    constants = {
+        node.target.id
+        for node in body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    functions = {
+        node.name: len(node.args.posonlyargs) - 1
+        for node in body
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert constants == {name for name in dir(lib) if isinstance(getattr(lib, name), int)}
+    assert set(functions) == set(dir(lib)) - constants
+    for name, count in functions.items():
+        if count >= 0:
+            assert len(ffi.typeof(getattr(lib, name)).args) == count, name
+    assert ast.unparse(ast.parse(text)) == ast.unparse(ast.parse(stub()))
+
+
 def test_a_formatted_segment_reads_back_through_the_dtype() -> None:
     capacities = ffi.new(
         "psa_capacities *",
@@ -262,3 +303,30 @@ def test_digest_changes_with_any_struct(name: str) -> None:
     assert header.layout_digest(header.LAYOUT_VERSION, header.STRUCTS) == header.LAYOUT_DIGEST
     assert header.LAYOUT_DIGEST not in digests
     assert len(digests) == 4
+
+
+def stub() -> str:
+    """The text of _core.pyi: constants and functions in the order of arena.h."""
+    text = HEADER_FILE.read_text(encoding="utf-8")
+    text = re.sub(r"/\*.*?\*/", "", text[: text.index("/* cffi: end */")], flags=re.DOTALL)
+    lines = [
+        f"    {name}: Final[int]"
+        for name in re.findall(r"^#define (\w+)", text, re.MULTILINE)
+        if hasattr(lib, name)
+    ]
+    for name, listed in re.findall(r"\b(psa_\w+)\(([^)]*)\);", text):
+        ctype = ffi.typeof(getattr(lib, name))
+        words = [re.findall(r"\w+", argument) for argument in listed.split(",")]
+        arguments = ["self"]
+        for word, argument in zip(words, ctype.args, strict=False):
+            known = f"{word[-1]}_" if word[-1] in ("from", "bytes") else word[-1]
+            arguments.append(f"{known}: {'int' if argument.kind == 'primitive' else 'Any'}")
+        if ctype.args:
+            arguments.append("/")
+        result = {"void": "None", "primitive": "int"}.get(ctype.result.kind, "Any")
+        lines.append(f"    def {name}({', '.join(arguments)}) -> {result}: ...")
+    return STUB + "\n".join(lines) + "\n\nlib: Lib\n"
+
+
+if __name__ == "__main__":
+    HEADER_FILE.with_name("_core.pyi").write_text(stub(), encoding="utf-8")

@@ -3,6 +3,7 @@
 The states in truth.json.gz come from the contracts' getters on a node, never from storage words.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from arena.arena import PoolValues
 from arena.errors import AccountMissing, PoolInvalid
 from arena.writer.scrapers import rethdb
 from arena.writer.scrapers.rethdb import DatabaseAccess, RethDB, read_batch
-from arena.writer.scrapers.slots import PANCAKESWAP_V3_LAYOUT, V3_LAYOUT, PoolTarget, slot_key
+from arena.writer.scrapers.slots import (
+    PANCAKESWAP_V3_LAYOUT,
+    V3_LAYOUT,
+    PoolTarget,
+    read_targets,
+    slot_key,
+)
 
 TRUTH = truth()
 POOLS: list[dict[str, Any]] = TRUTH["pools"]
@@ -205,6 +212,39 @@ def test_a_pool_that_is_not_listed_is_reported(tmp_path: Path) -> None:
         scrape = database.read_pools([b"\1" * 20, from_hex(POOLS[0]["key"])])
     assert [each.spec.key for each in scrape.pools] == [from_hex(POOLS[0]["key"])]
     assert [error.key for error in scrape.invalid] == [b"\1" * 20]
+
+
+def test_reader_processes_show_the_database_as_it_is(tmp_path: Path) -> None:
+    for variant in ("v2_rest", "v2_pipeline"):
+        unpack(variant, tmp_path / variant)
+        access = DatabaseAccess(str(tmp_path / variant))
+        request = [(from_hex(POOLS[0]["key"]), [slot_key(8)])]
+        with RethDB(tmp_path / variant, [], scraping_concurrency=1) as database:
+            found, direct = database.inspect(), rethdb.inspect(access)
+            assert type(found.refusal) is type(direct.refusal)
+            assert replace(found, refusal=None) == replace(direct, refusal=None)
+            if direct.refusal is None:
+                assert database.read_words(request) == rethdb.read_words(access, request)
+                block_hash = from_hex(TRUTH["block"]["hash"])
+                assert database.is_canonical(block_hash, BLOCK)
+                assert not database.is_canonical(block_hash, BLOCK - 1)
+
+
+def test_pools_that_advance_together_are_read_as_alone(v2_rest: DatabaseAccess) -> None:
+    calls: list[int] = []
+    with v2_rest.open() as environment, environment.read() as txn:
+        one = rethdb.HashedStorage(txn, BLOCK)
+
+        def read(requests: Any) -> Any:
+            calls.append(len(requests))
+            return one(requests)
+
+        outcomes, slot_count = read_targets(targets_of(POOLS), BLOCK, read)
+    assert calls[0] == 40
+    assert len(calls) == 2
+    for pool, outcome in zip(POOLS, outcomes, strict=True):
+        assert matches(pool, expected("v2_rest", pool), outcome)
+    assert slot_count == read_batch(v2_rest, targets_of(POOLS)).slots_read
 
 
 def test_raw_words_and_accounts_are_read_for_comparison(v2_rest: DatabaseAccess) -> None:

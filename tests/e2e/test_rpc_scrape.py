@@ -172,12 +172,21 @@ def spoiled(market: Market) -> dict[str, tuple[dict[str, Any], type[PoolInvalid]
     cake["protocol"] = "uniswap_v3"
     other = next(p for p in market.pools if p.kind == "uniswap_v2" and p.key != two["address"])
     two["address"] = other.key
+    turned, turned_id = (dict(market.pool_list([key])[0]) for key in _second_keys(market))
+    for entry in (turned, turned_id):
+        entry["token0"], entry["token1"] = entry["token1"], entry["token0"]
     return {
+        turned["address"]: (turned, PoolInvalid),
+        turned_id["pool_id"]: (turned_id, PoolInvalid),
         other.key: (two, PoolInvalid),
         three["address"]: (three, PoolInvalid),
         cake["address"]: (cake, PoolInvalid),
         nobody: (entries["uniswap_v3"] | {"address": nobody}, AccountMissing),
     }
+
+
+def _second_keys(market: Market) -> list[str]:
+    return [[p.key for p in market.pools if p.kind == kind][1] for kind in (KINDS[1], KINDS[3])]
 
 
 def test_pools_described_wrongly_fail_and_the_others_do_not(market: Market) -> None:

@@ -342,7 +342,7 @@ def test_pools_are_read_only_from_a_block_the_chain_still_has(folder: Path) -> N
     database = unpack("v2_rest", folder)
     orphan = from_hex(TRUTH["orphan"]["hash"])
     known = from_hex(TRUTH["block"]["hash"])
-    hashes = [{BLOCK: orphan}, {BLOCK: orphan}, {BLOCK + 1: known}, {BLOCK: known}]
+    hashes: list[dict[int, bytes]] = [{BLOCK: orphan}, {}, {BLOCK + 1: known}, {BLOCK: known}]
     with RethDB(
         folder, targets_of(MOVING), scraping_concurrency=1, canonical_hashes=lambda: hashes.pop(0)
     ) as reader:
@@ -377,6 +377,51 @@ def test_a_lock_file_of_another_user_is_named(database: Path, folder: Path) -> N
         (database / "mdbx.lck").chmod(0o666)
         (database / "mdbx.dat").chmod(0o444)
         assert as_nobody(lambda: read_block_number(access(folder))) == BLOCK
+
+
+def test_members_of_the_files_group_can_read_beside_a_live_node(
+    database: Path, folder: Path
+) -> None:
+    """As the how-to sets it up: directory 2750, data file 0640, lock file 0660, one group."""
+    group = 61234 if os.geteuid() == 0 else os.getegid()
+
+    def as_member() -> int:
+        if os.geteuid() == 0:
+            os.setgroups([group])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        return read_block_number(access(folder))
+
+    with Node(database):
+        for path, mode in (("", 0o2750), ("mdbx.dat", 0o640), ("mdbx.lck", 0o660)):
+            os.chown(database / path, -1, group)
+            (database / path).chmod(mode)
+        assert in_child(as_member) == BLOCK
+
+
+def test_a_lock_file_made_by_the_reader_does_not_shut_the_node_out(
+    database: Path, folder: Path
+) -> None:
+    """Root reads a copy whose owner is another user, who opens it read-write afterwards."""
+    node_user = NOBODY if os.geteuid() == 0 else os.geteuid()
+    for path in (database, database / "mdbx.dat"):
+        os.chown(path, node_user, -1)
+    before = os.umask(0o077)
+    try:
+        assert read_block_number(access(folder)) == BLOCK
+    finally:
+        os.umask(before)
+    assert (database / "mdbx.lck").stat().st_mode & 0o777 == 0o660
+
+    def write() -> None:
+        opened = NodeDatabase(database)
+        with opened.write() as txn:
+            txn.set_checkpoints(BLOCK + 1)
+        opened.close()
+
+    reth_database.load()
+    as_nobody(write)
+    assert read_block_number(access(folder)) == BLOCK + 1
 
 
 def test_a_missing_lock_file_that_cannot_be_made_is_named(database: Path, folder: Path) -> None:

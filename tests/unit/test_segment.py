@@ -15,8 +15,9 @@ import posix_ipc
 import pytest
 
 from arena import errors
-from arena.arena import MappedArena, PoolSpec, PoolValues, TokenSpec, WriterArena, control_pointer
+from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.layouts import header, slots
+from arena.mapping import MappedArena, control_pointer
 from arena.native import ffi
 from arena.readers import attach
 from arena.segment import ControlSegment, Segment, data_name, segment_name, unlink
@@ -515,7 +516,7 @@ def test_capacities_are_errors_that_name_numbers_and_remedy(arena_name: str) -> 
         with pytest.raises(errors.ArenaFull, match="2 of 2 pools.*--max-pools"):
             writer.add_pool(PoolSpec(b"\x13" * 20, slots.UNISWAP_V2, TOKEN, OTHER, 3000))
         third, fourth = TokenSpec(b"\3" * 20, 1, "3"), TokenSpec(b"\4" * 20, 1, "4")
-        with pytest.raises(errors.ArenaFull, match="3 of 3 tokens.*--max-tokens"):
+        with pytest.raises(errors.ArenaFull, match="3 of 3 tokens.*--max-pools"):
             writer.add_pool(PoolSpec(b"\x14" * 20, slots.UNISWAP_V2, third, fourth, 3000))
         ticks = tuple((n, 1, 1 if n < 0 else -1) for n in (*range(-200, 0), *range(1, 201)))
         values = PoolValues(1, 500, sqrt_price_x96=1 << 96, liquidity=200, ticks=ticks)

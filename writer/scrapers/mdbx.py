@@ -6,6 +6,7 @@ closed by one thread; never used across fork. Failures become the DatabaseRefuse
 what to do.
 """
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -361,6 +362,7 @@ class Environment:
         self._lib = _load(find_library(library))
         self._env: Any = None
         _require_file(path)
+        has_lock = (path / LOCK_FILE).exists()
         env = _FFI.new("void **")
         self._check(self._lib.mdbx_env_create(env))
         self._env = env[0]
@@ -369,6 +371,8 @@ class Environment:
             self._check(self._lib.mdbx_env_set_option(self._env, _OPT_MAX_READERS, MAX_READERS))
             flags = _RDONLY | _NORDAHEAD | _NOSTICKYTHREADS
             self._check(self._lib.mdbx_env_open(self._env, os.fsencode(path), flags, 0o660))
+            if not has_lock:
+                _share_lock_file(path)
         except BaseException:
             self.close()
             raise
@@ -410,6 +414,18 @@ def _text(lib: Any, code: int) -> str:
         return os.strerror(code)
     found = _FFI.string(lib.mdbx_strerror(code))
     return found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
+
+
+def _share_lock_file(path: Path) -> None:
+    """Keep a lock file that this process has just made from shutting the node out.
+
+    It goes to the data file's owner where this process may give it away, and its group may write.
+    """
+    lock, owner = path / LOCK_FILE, os.stat(path / DATA_FILE)
+    with contextlib.suppress(OSError):  # made by somebody else meanwhile, or a read-only mount
+        if os.geteuid() == 0:
+            os.chown(lock, owner.st_uid, owner.st_gid)
+        os.chmod(lock, os.stat(lock).st_mode | 0o060)
 
 
 def database_directory(path: str | os.PathLike[str]) -> Path:

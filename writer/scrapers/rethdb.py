@@ -287,7 +287,7 @@ def read_batch(
 def _check_fork(txn: ReadTransaction, block_number: int, canonical: Mapping[int, bytes]) -> None:
     wanted = canonical.get(block_number)
     if wanted is None:
-        found = f"its hash is not among those of blocks {min(canonical)} to {max(canonical)}"
+        found = f"the node named the hashes of blocks {_span(canonical)} only"
     elif block_number_of(txn, wanted) != block_number:
         found = f"it does not contain the chain's block 0x{wanted.hex()}"
     else:
@@ -298,6 +298,10 @@ def _check_fork(txn: ReadTransaction, block_number: int, canonical: Mapping[int,
         block_number=block_number,
         wanted=wanted,
     )
+
+
+def _span(numbers: Mapping[int, bytes]) -> str:
+    return f"{min(numbers)} to {max(numbers)}" if numbers else "(none)"
 
 
 def read_block_number(access: DatabaseAccess) -> int:
@@ -382,9 +386,9 @@ def inspect(access: DatabaseAccess) -> DatabaseFacts:
 
 def _enter_reader_process() -> None:
     """Leave signals of the terminal to the writer, and end with it however it ends."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     parent = multiprocessing.parent_process()
     if parent is not None:
         sentinel = parent.sentinel
@@ -606,10 +610,14 @@ class RethDB:
 
 
 def _submit(executor: ProcessPoolExecutor, work: Callable[[], T]) -> Future[T]:
+    # A process spawned here inherits the mask, so that an interrupt does not meet it starting up.
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return executor.submit(work)
     except RuntimeError as error:  # shut down meanwhile by a call beside this one, or by close
         raise ProcessLost from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
 def _end_processes(executor: ProcessPoolExecutor) -> None:

@@ -256,6 +256,9 @@ def _concentrated_stages(target: PoolTarget, block_number: int) -> Stages:
         base = v4_base(pool_id)
         first = _first_slots(base, layout, spec.tick_spacing)
     else:
+        # A V3 pool keeps its tokens in its code, not in storage.
+        if spec.token0.address >= spec.token1.address:
+            raise _refuse(spec, "token0 as listed is not below token1: a pool sorts its tokens")
         first = _v3_first_slots(layout, spec.tick_spacing)
     slot0, liquidity, *bitmap = yield first
     price = slot0 & _UINT160

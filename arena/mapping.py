@@ -1,0 +1,270 @@
+"""The arena as any process may look at it: control segment, one mapped generation, static rows.
+
+Nothing here writes. Readers build on it; the writing side is arena.py.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from arena.errors import ArenaMissing, ArenaNotReady, LayoutMismatch
+from arena.layouts import header as layout
+from arena.layouts import slots
+from arena.native import EXCEPTIONS, ffi, lib, raise_status
+from arena.segment import ControlSegment, Segment, data_name
+
+REASON_NBYTES = 216  # of psa_phase.reason
+_OPEN_TRIES = 64
+
+
+def lib_name(status: int) -> str:
+    """Words for a status code: the first line of its exception's docstring."""
+    cls = EXCEPTIONS.get(status)
+    return f"status {status}" if cls is None else (cls.__doc__ or cls.__name__).split("\n")[0]
+
+
+# The control segment
+
+
+def control_pointer(control: ControlSegment) -> Any:
+    """psa_control over the mapping; keeps it alive."""
+    return ffi.from_buffer("psa_control *", control.map)
+
+
+def check_control(control: Any, name: str) -> None:
+    """Refuse a control segment of another layout. ArenaNotReady while it has no content yet."""
+    if lib.psa_load_acquire_u64(ffi.addressof(control, "magic")) == 0:
+        raise ArenaNotReady(f"{name} is still being created", name=name)
+    check_identity(control, name, layout.CONTROL_MAGIC)
+
+
+def check_identity(struct_pointer: Any, name: str, magic: int) -> None:
+    found = bytes(ffi.buffer(struct_pointer.layout_digest))
+    version = struct_pointer.layout_version
+    if struct_pointer.magic != magic:
+        raise LayoutMismatch(
+            f"{name} is not a segment of this program: magic {struct_pointer.magic:#x}, "
+            f"expected {magic:#x}; choose another name",
+            name=name,
+            found=struct_pointer.magic,
+            expected=magic,
+            is_arena=False,
+        )
+    if (
+        version != layout.LAYOUT_VERSION
+        or struct_pointer.byte_order != layout.BYTE_ORDER
+        or found != layout.LAYOUT_DIGEST
+    ):
+        raise LayoutMismatch(
+            f"{name} has layout {version >> 16}.{version & 0xFFFF} digest {found.hex()}, this build "
+            f"has {layout.LAYOUT_VERSION >> 16}.{layout.LAYOUT_VERSION & 0xFFFF} digest "
+            f"{layout.LAYOUT_DIGEST.hex()}; run writer and readers of one version",
+            name=name,
+            found=found,
+            expected=layout.LAYOUT_DIGEST,
+            found_version=version,
+            expected_version=layout.LAYOUT_VERSION,
+            is_arena=True,
+        )
+
+
+def control_state(control: Any) -> int:
+    """PSA_STATE_*."""
+    return int(lib.psa_load_acquire_u32(ffi.addressof(control, "state")))
+
+
+def control_generation(control: Any) -> int:
+    """Number of the current data segment; 0 = none yet."""
+    return int(lib.psa_load_acquire_u64(ffi.addressof(control, "generation")))
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What the writer is doing, since when (CLOCK_MONOTONIC ns), why, and which blocks are missing."""
+
+    name: str
+    reason: str
+    since_ns: int
+    gap: tuple[int, int]
+
+
+def read_phase(control: Any) -> Phase:
+    """The current phase. SnapshotContended when it changed during every try."""
+    record = ffi.new("psa_phase *")
+    status = lib.psa_phase_read(control, record)
+    if status:
+        raise_status(status, "the phase changed during every try to read it")
+    number = record.phase
+    names = layout.PHASE_NAMES
+    return Phase(
+        name=names[number] if number < len(names) else f"phase {number}",
+        reason=ffi.string(record.reason, REASON_NBYTES).decode("utf-8", "replace"),
+        since_ns=record.since_ns,
+        gap=(record.gap_first, record.gap_last),
+    )
+
+
+# The data segment
+
+
+def header_offset(field: str) -> int:
+    fields = layout.HEADER.fields
+    assert fields is not None
+    return int(fields[field][1])
+
+
+class OwnedArray(np.ndarray[Any, Any]):
+    """An array that keeps another object alive, and so does every view of it."""
+
+    owner: Any
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.owner = getattr(source, "owner", None)
+
+
+def owned(ctype: str, owner: Any) -> Any:
+    """New zeroed struct, as a pointer of type `ctype` that keeps `owner` alive.
+
+    Whoever passes the pointer to C thus keeps the memory it leads to mapped during the call.
+    """
+    block = np.zeros(ffi.sizeof(ctype.removesuffix("*").strip()), np.uint8).view(OwnedArray)
+    block.owner = owner
+    return ffi.from_buffer(ctype, block)
+
+
+class MappedArena:
+    """One generation, mapped read-only.
+
+    `pointer` is a psa_arena that keeps the mapping alive; the mapping goes when nobody refers to this
+    object, its pointer, or an array from `array` any more.
+    """
+
+    def __init__(self, segment: Segment, generation: int) -> None:
+        self.segment = segment
+        self.generation = generation
+        self.base = ffi.from_buffer("uint8_t *", segment.map)
+        self.pointer = owned("psa_arena *", self.base)
+        if segment.nbytes < layout.HEADER_NBYTES:
+            raise LayoutMismatch(
+                f"{segment.name} has {segment.nbytes} bytes, a data segment has at least "
+                f"{layout.HEADER_NBYTES}",
+                name=segment.name,
+            )
+        head = ffi.cast("psa_header *", self.base)
+        check_identity(head, segment.name, layout.DATA_MAGIC)
+        if lib.psa_arena_open(self.pointer, self.base, segment.nbytes):
+            raise LayoutMismatch(
+                f"{segment.name}: capacities and offsets in the header do not fit {segment.nbytes} bytes",
+                name=segment.name,
+            )
+        self.header = self.pointer.header
+        if self.header.generation != generation:
+            raise LayoutMismatch(
+                f"{segment.name} says generation {self.header.generation}, expected {generation}",
+                name=segment.name,
+            )
+        head = self.header
+        self.statics = self.array(head.statics_offset, slots.STATIC, head.max_pools)
+        self.versions = self.array(head.slots_offset, slots.SLOT, head.max_pools)
+        self.tokens = self.array(head.tokens_offset, slots.TOKEN, head.max_tokens)
+        self.token_cache: dict[int, Any] = {}  # rows of the token table never change
+        # One word each, read without leaving Python; released by close.
+        self.superseded = self._word("superseded", "I")
+        self.topology = self._word("topology", "Q")
+        self.committed = self._word("committed", "Q")
+
+    @classmethod
+    def open(cls, name: str, control: Any) -> Self:
+        """Map the generation the control segment names now."""
+        for _ in range(_OPEN_TRIES):
+            generation = control_generation(control)
+            if generation == 0:
+                raise ArenaNotReady(f"{name} has no data yet: its writer is starting", name=name)
+            try:
+                return cls(Segment.attach(data_name(name, generation)), generation)
+            except ArenaMissing:
+                if control_generation(control) == generation:
+                    raise
+        raise ArenaNotReady(f"{name} is being re-created over and over", name=name)
+
+    def _word(self, field: str, code: Literal["I", "Q"]) -> memoryview:
+        offset = header_offset(field)
+        size = 4 if code == "I" else 8
+        return memoryview(self.segment.map)[offset : offset + size].cast(code)
+
+    def array(self, offset: int, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+        """(count,) read-only view of shared memory; it changes under the reader's eyes."""
+        return np.frombuffer(self.segment.map, dtype=dtype, count=count, offset=offset)
+
+    def close(self) -> None:
+        """Release the word views, so that their use raises ValueError; the rest goes by itself."""
+        self.superseded.release()
+        self.topology.release()
+        self.committed.release()
+
+
+# Static rows
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSpec:
+    """A token: 20-byte address (zero = native coin), decimals (None = unknown), symbol.
+
+    A symbol longer than 32 bytes of UTF-8 is cut between two characters.
+    """
+
+    address: bytes
+    decimals: int | None
+    symbol: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """What never changes about a pool.
+
+    `key` is the 20-byte address (V2, V3) or the 32-byte pool id (V4); `protocol` one of
+    layouts.slots.UNISWAP_*; `fee_pips` 1e-6, for V4 as in the pool key (0x800000 = dynamic);
+    `factory` is the PoolManager for V4.
+    """
+
+    key: bytes
+    protocol: int
+    token0: TokenSpec
+    token1: TokenSpec
+    fee_pips: int
+    tick_spacing: int = 0
+    factory: bytes = bytes(20)
+    hooks: bytes = bytes(20)
+
+
+def read_token(arena: Any, index: int) -> TokenSpec:
+    """Row of the token table."""
+    token = arena.tokens[index]
+    known = token.flags & slots.TOKEN_DECIMALS_KNOWN
+    symbol = bytes(ffi.buffer(token.symbol))[: token.symbol_nbytes]
+    return TokenSpec(
+        address=bytes(ffi.buffer(token.address)),
+        decimals=token.decimals if known else None,
+        symbol=symbol.decode("utf-8", "replace"),
+    )
+
+
+def read_spec(arena: Any, slot: int) -> PoolSpec:
+    """Static row of a slot, tokens resolved. IndexError for a slot never used."""
+    if not 0 <= slot < arena.header.slots_used:
+        raise IndexError(f"slot {slot} is not in use; {arena.header.slots_used} are")
+    row = arena.statics[slot]
+    if max(row.token0, row.token1) >= arena.max_tokens:
+        raise LayoutMismatch(f"slot {slot} names tokens {row.token0} and {row.token1}")
+    return PoolSpec(
+        key=bytes(ffi.buffer(row.key))[: row.key_nbytes],
+        protocol=row.protocol,
+        token0=read_token(arena, row.token0),
+        token1=read_token(arena, row.token1),
+        fee_pips=row.fee_pips,
+        tick_spacing=row.tick_spacing,
+        factory=bytes(ffi.buffer(row.factory)),
+        hooks=bytes(ffi.buffer(row.hooks)),
+    )

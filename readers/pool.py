@@ -1,0 +1,146 @@
+"""The handle on one pool in shared memory."""
+
+from typing import TYPE_CHECKING, Any
+
+from arena.errors import ArenaClosed, PoolRemoved
+from arena.layouts import slots
+from arena.mapping import MappedArena, owned
+from arena.native import ffi, lib
+from arena.readers.quote import SharedQuotes
+from arena.readers.state import (
+    FrozenPool,
+    PoolState,
+    Token,
+    find_slot,
+    key_bytes,
+    raise_read,
+    read_frozen,
+    read_tokens,
+    unknown,
+)
+
+if TYPE_CHECKING:
+    from arena.readers.reader import Arena
+
+
+class Pool(SharedQuotes):
+    """A handle on one pool: its slot is resolved once, everything else is read when asked.
+
+    From an Arena it shows the newest block, from a Snapshot that snapshot's. Handles pickle, survive
+    fork, and follow a re-created arena.
+    """
+
+    __slots__ = ("_arena", "_closed", "_commit", "_where")
+
+    def __init__(
+        self,
+        arena: "Arena",
+        key: str,
+        mapped: MappedArena,
+        slot: int,
+        commit: int,
+        closed: Any,
+    ) -> None:
+        self.key = key
+        self._arena = arena
+        self._commit = commit
+        self._closed = closed  # a uint32_t pointer
+        self._bind(mapped, slot)
+
+    def _bind(self, mapped: MappedArena, slot: int) -> None:
+        call = owned("psa_quote_call *", (mapped.pointer, self._closed))
+        call.arena = mapped.pointer
+        call.closed = self._closed
+        call.commit = self._commit
+        call.slot = slot
+        call.generation = mapped.pointer.statics[slot].generation
+        # One assignment each: other threads may be reading through the handle meanwhile.
+        self._where = (mapped, slot, call)
+        self._call = call
+
+    def _refresh(self) -> None:
+        if self._commit:
+            if self._closed[0]:
+                raise ArenaClosed(f"the snapshot of pool {self.key} is closed", key=self.key)
+            return
+        mapped = self._arena._current()
+        if mapped is not self._where[0]:
+            slot = find_slot(mapped, key_bytes(self.key))
+            if slot is None:
+                raise unknown(self.key, self._arena.name)
+            self._bind(mapped, slot)
+
+    def _copy(self) -> FrozenPool:
+        mapped, slot, call = self._where
+        return read_frozen(mapped, slot, call.generation, self._commit)
+
+    def _line(self) -> Any:
+        self._refresh()
+        line = ffi.new("psa_line *")
+        mapped, slot, call = self._where
+        status = lib.psa_pool_read(mapped.pointer, slot, call.generation, call.commit, line)
+        raise_read(mapped, status, slot, self._commit)
+        return line
+
+    def state(self) -> PoolState:
+        """Everything about the pool, ticks included, from one version."""
+        return self.freeze().state()
+
+    def freeze(self) -> FrozenPool:
+        """Private copy, ticks included: answers state and quotes for ever, and pickles."""
+        self._refresh()
+        return self._copy()
+
+    @property
+    def status(self) -> str:
+        """live, syncing, stale or removed."""
+        try:
+            return slots.STATUS_NAMES[self._line().fee_status >> 24]
+        except PoolRemoved:
+            return slots.STATUS_NAMES[slots.STATUS_REMOVED]
+
+    @property
+    def block_number(self) -> int:
+        """Block of the pool's last applied event, or of its scrape."""
+        line = self._line()
+        return int(line.block_number or line.base_block)
+
+    @property
+    def protocol(self) -> str:
+        """uniswap_v2, uniswap_v3 or uniswap_v4."""
+        self._refresh()
+        mapped, slot, _ = self._where
+        return slots.PROTOCOL_NAMES[mapped.pointer.statics[slot].protocol]
+
+    @property
+    def token0(self) -> Token:
+        """Token 0."""
+        self._refresh()
+        return read_tokens(*self._where[:2])[0]
+
+    @property
+    def token1(self) -> Token:
+        """Token 1."""
+        self._refresh()
+        return read_tokens(*self._where[:2])[1]
+
+    @property
+    def slot(self) -> int:
+        """Slot index in the present generation."""
+        self._refresh()
+        return self._where[1]
+
+    def __repr__(self) -> str:
+        where = f", commit {self._commit}" if self._commit else ""
+        return f"Pool({self.key}, arena {self._arena.name}{where})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._commit:
+            raise TypeError(
+                "a pool of a snapshot does not pickle: pickle the snapshot, or freeze()"
+            )
+        return (_get_pool, (self._arena, self.key))
+
+
+def _get_pool(arena: "Arena", key: str) -> Pool:
+    return arena[key]

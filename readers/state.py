@@ -1,0 +1,356 @@
+"""One pool as it was: its key, its state, and a private copy that answers quotes for ever."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from arena.errors import PoolRemoved, SnapshotContended, SnapshotTooOld, UnknownPool
+from arena.layouts import slots
+from arena.layouts.words import ints_from_limbs
+from arena.mapping import MappedArena, TokenSpec, read_token
+from arena.native import ffi, lib, raise_status
+from arena.readers.quote import CopyQuotes
+
+READ_TRIES = 64
+
+Key = str | bytes
+Ticks = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of a pool: 0x-hex address (zero = native coin), decimals (None = unknown), symbol."""
+
+    address: str
+    decimals: int | None
+    symbol: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """Everything known about one pool, from one version.
+
+    `block_number, tx_index, log_index` are the position of the last applied event; without one since the
+    scrape they are (`base_block`, 0, 0). `protocol` is uniswap_v2, uniswap_v3 or uniswap_v4, `status`
+    live, syncing, stale or removed. Fields the protocol does not have are None. V2 has reserves (wei);
+    V3 and V4 have sqrt_price_x96 (Q64.96), tick, liquidity, tick_spacing and ticks, ascending (tick,
+    liquidity_gross, liquidity_net); V4 also protocol_fee (24 bits as stored), lp_fee (pips), the
+    fee_block at which both were read, and hooks. `fee_pips` of a V4 pool is the fee of its pool key,
+    0x800000 when it is dynamic; what swaps pay is lp_fee and protocol_fee.
+    """
+
+    protocol: str
+    pool_key: str
+    block_number: int
+    tx_index: int
+    log_index: int
+    status: str
+    token0: Token
+    token1: Token
+    fee_pips: int
+    base_block: int
+    factory: str
+    reserve0: int | None = None
+    reserve1: int | None = None
+    sqrt_price_x96: int | None = None
+    tick: int | None = None
+    liquidity: int | None = None
+    tick_spacing: int | None = None
+    ticks: Ticks | None = None
+    protocol_fee: int | None = None
+    lp_fee: int | None = None
+    fee_block: int | None = None
+    hooks: str | None = None
+
+
+def key_bytes(key: Key) -> bytes:
+    """20 or 32 bytes of a key. ValueError when it is malformed, TypeError when it is no key at all."""
+    if isinstance(key, str):
+        if key[:2] not in ("0x", "0X") or len(key) not in (42, 66):
+            raise ValueError(f"{key!r} is no pool key: 0x and 40 or 64 hex digits")
+        try:
+            return bytes.fromhex(key[2:])
+        except ValueError:
+            raise ValueError(f"{key!r} is no pool key: it has other than hex digits") from None
+    if isinstance(key, bytes | bytearray | memoryview):
+        data = bytes(key)
+        if len(data) not in (20, 32):
+            raise ValueError(f"a pool key has 20 or 32 bytes, not {len(data)}")
+        return data
+    raise TypeError(f"a pool key is a 0x-hex string or bytes, not {type(key).__name__}")
+
+
+def key_text(data: bytes) -> str:
+    """0x and lower-case hex digits."""
+    return "0x" + data.hex()
+
+
+def unknown(key: Key, name: str) -> UnknownPool:
+    text = key if isinstance(key, str) else key_text(bytes(key))
+    return UnknownPool(f"arena {name} has no pool {text}", key=text, name=name)
+
+
+def token_of(spec: TokenSpec) -> Token:
+    return Token(address=key_text(spec.address), decimals=spec.decimals, symbol=spec.symbol)
+
+
+def find_slot(mapped: MappedArena, data: bytes) -> int | None:
+    """Slot of a 20- or 32-byte key; None when the arena has none."""
+    slot = ffi.new("uint32_t *")
+    if lib.psa_find(mapped.pointer, data.ljust(32, b"\0"), slot):
+        return None
+    found = int(slot[0])
+    return found if mapped.pointer.statics[found].key_nbytes == len(data) else None
+
+
+def find_slots(mapped: MappedArena, keys: Sequence[Key], name: str) -> npt.NDArray[np.uint32]:
+    """(n,) slots of n keys. UnknownPool for one that the arena of that name has not."""
+    wanted = [key_bytes(key) for key in keys]
+    found = np.zeros(len(wanted), np.uint32)
+    if wanted:
+        data = b"".join([key.ljust(32, b"\0") for key in wanted])
+        count = lib.psa_find_many(
+            mapped.pointer, data, len(wanted), ffi.from_buffer("uint32_t *", found)
+        )
+        sizes = np.fromiter(map(len, wanted), np.uint8, len(wanted))
+        if count < len(wanted):
+            missing = found == slots.NO_SLOT
+        else:
+            missing = mapped.statics["key_nbytes"][found] != sizes
+        if missing.any():
+            raise unknown(wanted[int(missing.argmax())], name)
+    return found
+
+
+def pin(mapped: MappedArena) -> Any:
+    """psa_commit_record of the newest commit, as a pointer."""
+    record = ffi.new("psa_commit_record *")
+    status = lib.psa_pin(mapped.pointer, record)
+    if status:
+        raise_status(status, "the commit record changed during every try to read it")
+    return record
+
+
+def read_lines(
+    mapped: MappedArena,
+    numbers: npt.NDArray[np.uint32],
+    commit: int,
+    out: npt.NDArray[np.void] | None = None,
+) -> npt.NDArray[np.void]:
+    """(n,) lines (dtype LINE) of n slots as of `commit`; all zero where there is no pool then."""
+    lines = np.empty(len(numbers), slots.LINE) if out is None else out
+    if len(numbers) == 0 or commit == 0:
+        lines[:] = np.zeros((), slots.LINE)
+        return lines
+    failed = ffi.new("uint32_t *")
+    status = lib.psa_snapshot(
+        mapped.pointer,
+        ffi.from_buffer("uint32_t *", numbers),
+        len(numbers),
+        commit,
+        ffi.from_buffer("psa_line *", lines),
+        failed,
+    )
+    if status:
+        raise too_old(commit, key_of(mapped, int(numbers[failed[0]])), status)
+    return lines
+
+
+def too_old(commit: int, key: str, status: int = lib.PSA_SNAPSHOT_TOO_OLD) -> Exception:
+    if status != lib.PSA_SNAPSHOT_TOO_OLD:
+        try:
+            raise_status(status, f"pool {key} cannot be read at commit {commit}", key=key)
+        except Exception as error:
+            return error
+    return SnapshotTooOld(
+        f"pool {key} was overwritten twice since commit {commit}; take a new snapshot, "
+        "or snapshot(keys) to keep a copy",
+        key=key,
+        commit=commit,
+    )
+
+
+def key_of(mapped: MappedArena, slot: int) -> str:
+    """Key of a slot as text."""
+    row = mapped.pointer.statics[slot]
+    return key_text(bytes(ffi.buffer(row.key))[: row.key_nbytes])
+
+
+def is_visible(status: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Which statuses belong to pools that exist."""
+    found: npt.NDArray[np.bool_] = (status != slots.STATUS_ABSENT) & (
+        status != slots.STATUS_REMOVED
+    )
+    return found
+
+
+class FrozenPool(CopyQuotes):
+    """One pool as it was: state and quotes, no shared memory, valid for ever. Pickles."""
+
+    __slots__ = ("_gross", "_keep", "_line", "_net", "_row", "_ticks", "_tokens")
+
+    def __init__(
+        self,
+        line: npt.NDArray[np.void],
+        row: npt.NDArray[np.void],
+        ticks: npt.NDArray[np.int32],
+        net: npt.NDArray[np.uint64],
+        gross: npt.NDArray[np.uint64],
+        tokens: tuple[Token, Token],
+    ) -> None:
+        self._line = line  # (1,) LINE
+        self._row = row  # (1,) STATIC
+        self._ticks = ticks  # (n,)
+        self._net = net  # (n, 2)
+        self._gross = gross  # (n, 2)
+        self._tokens = tokens
+        self.key = key_text(row["key"][0].tobytes()[: int(row["key_nbytes"][0])])
+        arrays = (
+            ffi.from_buffer("psa_static *", row),
+            ffi.from_buffer("int32_t *", ticks) if len(ticks) else ffi.NULL,
+            ffi.from_buffer("uint64_t *", net) if len(ticks) else ffi.NULL,
+        )
+        pool = ffi.new("psa_pool_copy *")
+        ffi.memmove(ffi.addressof(pool, "line"), line.tobytes(), slots.LINE.itemsize)
+        pool.row, pool.ticks, pool.net = arrays
+        self._pool = pool
+        self._keep = arrays
+
+    @property
+    def status(self) -> str:
+        """live, syncing, stale or removed, at the time of the copy."""
+        return slots.STATUS_NAMES[int(self._line["status"][0])]
+
+    @property
+    def protocol(self) -> str:
+        """uniswap_v2, uniswap_v3 or uniswap_v4."""
+        return slots.PROTOCOL_NAMES[int(self._row["protocol"][0])]
+
+    @property
+    def token0(self) -> Token:
+        """Token 0."""
+        return self._tokens[0]
+
+    @property
+    def token1(self) -> Token:
+        """Token 1."""
+        return self._tokens[1]
+
+    def ticks(self) -> Ticks:
+        """(tick, liquidity_gross, liquidity_net), ascending."""
+        return tuple(
+            zip(
+                self._ticks.tolist(),
+                ints_from_limbs(self._gross),
+                ints_from_limbs(self._net, signed=True),
+                strict=True,
+            )
+        )
+
+    def state(self) -> PoolState:
+        """Everything about the pool."""
+        line = self._pool.line
+        row = self._pool.row
+        position = (line.block_number, line.tx_index, line.log_index)
+        block, tx, log = position if line.block_number else (line.base_block, 0, 0)
+        fee = line.fee_status & 0xFFFFFF
+        common = {
+            "protocol": self.protocol,
+            "pool_key": self.key,
+            "block_number": block,
+            "tx_index": tx,
+            "log_index": log,
+            "status": self.status,
+            "token0": self._tokens[0],
+            "token1": self._tokens[1],
+            "fee_pips": fee,
+            "base_block": line.base_block,
+            "factory": key_text(bytes(ffi.buffer(row.factory))),
+        }
+        a = line.a[0] | line.a[1] << 64
+        b = line.b[0] | line.b[1] << 64
+        if row.protocol == slots.UNISWAP_V2:
+            return PoolState(**common, reserve0=a, reserve1=b)
+        common |= {
+            "sqrt_price_x96": a | line.sqrt_price_hi << 128,
+            "tick": line.tick,
+            "liquidity": b,
+            "tick_spacing": row.tick_spacing,
+            "ticks": self.ticks(),
+        }
+        if row.protocol == slots.UNISWAP_V4:
+            common |= {
+                "fee_pips": row.fee_pips,
+                "protocol_fee": line.protocol_fee,
+                "lp_fee": fee,
+                "fee_block": line.fee_block,
+                "hooks": key_text(bytes(ffi.buffer(row.hooks))),
+            }
+        return PoolState(**common)
+
+    def __repr__(self) -> str:
+        return f"FrozenPool({self.key}, {self.protocol}, {self.status})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arrays = (self._line, self._row, self._ticks, self._net, self._gross)
+        return (FrozenPool, (*(array.copy() for array in arrays), self._tokens))
+
+
+def read_frozen(mapped: MappedArena, slot: int, generation: int, commit: int) -> FrozenPool:
+    """Copy one pool with its ticks, as of `commit` (0: the newest)."""
+    line = np.zeros(1, slots.LINE)
+    pointer = ffi.from_buffer("psa_line *", line)
+    capacity = 64
+    for _ in range(READ_TRIES):
+        ticks = np.empty(capacity, np.int32)
+        net = np.empty((capacity, 2), "<u8")
+        gross = np.empty((capacity, 2), "<u8")
+        status = lib.psa_pool_read_ticks(
+            mapped.pointer,
+            slot,
+            generation,
+            commit,
+            pointer,
+            ffi.from_buffer("int32_t *", ticks),
+            ffi.from_buffer("uint64_t *", net),
+            ffi.from_buffer("uint64_t *", gross),
+            capacity,
+        )
+        if status == lib.PSA_BUFFER_TOO_SMALL:
+            capacity = pointer.tick_count + 64  # the writer may add some before the next try
+            continue
+        raise_read(mapped, status, slot, commit)
+        count = pointer.tick_count
+        row = mapped.statics[slot : slot + 1].copy()
+        return FrozenPool(
+            line, row, ticks[:count], net[:count], gross[:count], read_tokens(mapped, slot)
+        )
+    raise SnapshotContended(f"the ticks of pool {key_of(mapped, slot)} outgrew every buffer")
+
+
+def raise_read(mapped: MappedArena, status: int, slot: int, commit: int) -> None:
+    """Raise what kept a pool from being read."""
+    if status == 0:
+        return
+    key = key_of(mapped, slot)
+    if status == lib.PSA_POOL_REMOVED:
+        raise PoolRemoved(f"pool {key} was removed", key=key)
+    if status == lib.PSA_SNAPSHOT_TOO_OLD:
+        raise too_old(commit, key)
+    raise_status(status, f"pool {key} cannot be read", key=key)
+
+
+def read_tokens(mapped: MappedArena, slot: int) -> tuple[Token, Token]:
+    """The two tokens of a slot's pool."""
+    row = mapped.pointer.statics[slot]
+    return _read_token(mapped, row.token0), _read_token(mapped, row.token1)
+
+
+def _read_token(mapped: MappedArena, index: int) -> Token:
+    found: Token | None = mapped.token_cache.get(index)
+    if found is None:
+        found = mapped.token_cache[index] = token_of(read_token(mapped.pointer, index))
+    return found

@@ -1,0 +1,605 @@
+"""The documentation says what the program does: its blocks run, its tables name what there is.
+
+Shell and Python blocks of README, tutorial, how-to pages and reference run in the order of their page,
+shell blocks in one bash, Python blocks in one interpreter. Only the arena's name, the node's socket path and
+waiting times are exchanged for the test's own. A comment `not run` above a block takes it out; NOT_RUN lists
+all of those, so none is lost by accident.
+"""
+
+import contextlib
+import inspect
+import json
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from oracle.processes import remove_segments
+
+import arena
+import arena.writer.demo
+from arena.layouts.header import COUNTER_NAMES
+from arena.readers.quote import QuoteOptions
+from arena.readers.table import TABLE
+from arena.writer.scrapers.statefile import StateFile
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+BIN = Path(sys.executable).parent
+DEMO = Path(arena.writer.demo.__file__).parent
+LAST_BLOCK = 68  # of chain_reorg.exex
+SECONDS = 60.0
+
+PAGES = [
+    "README.md",
+    "docs/tutorial.md",
+    *sorted(str(path.relative_to(ROOT)) for path in DOCS.glob("howto/*.md")),
+    *sorted(str(path.relative_to(ROOT)) for path in DOCS.glob("reference/*.md")),
+]
+EXECUTED = {"sh", "python"}
+SHOWN = {"json", "ini"}
+
+# Page and first line of every block that does not run here -> why.
+NOT_RUN = {
+    (
+        "README.md",
+        "python3 -m venv .venv && .venv/bin/pip install -q '.[writer]' && .venv/bin/arena-demo",
+    ): ("command: demo"),
+    (
+        "README.md",
+        "python3 -m venv .venv && .venv/bin/pip install -q '.[writer,test]' && .venv/bin/pytest -q",
+    ): ("command: tests"),
+    ("docs/tutorial.md", "python3 -m venv .venv"): (
+        "not run: the installation is what the tests run on"
+    ),
+    ("docs/howto/deploy.md", "groupadd --system arena"): "not run: needs root and the group",
+    (
+        "docs/howto/deploy.md",
+        "docker run --ipc=shareable --shm-size=1g --name writer ... arena-writer run --name pools ...",
+    ): "not run: needs a container runtime",
+}
+
+# The pool of the README, at a price of about 2000, with liquidity over the whole range.
+README_POOL = {
+    "pool": "0x88e6a0c2ddd26feeb64f039a2c41296fcb3f5640",
+    "protocol": "uniswap_v3",
+    "block": 47,
+    "token0": {
+        "address": "0xa0b86991c6218b36c1d19d4a2e9eb0ce3606eb48",
+        "decimals": 6,
+        "symbol": "USDC",
+    },
+    "token1": {
+        "address": "0xc02aaa39b223fe8d0a0e5c4f27ead9083c756cc2",
+        "decimals": 18,
+        "symbol": "WETH",
+    },
+    "fee_pips": 500,
+    "tick_spacing": 10,
+    "sqrt_price_x96": str(int(1.0001**100000.25 * 2**96)),
+    "tick": 200000,
+    "liquidity": str(10**19),
+    "ticks": [[-887270, str(10**19), str(10**19)], [887270, str(10**19), str(-(10**19))]],
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block; `note` is the comment on the line above it."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    note: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.page, self.text.split("\n")[0]
+
+
+def read_blocks(page: str) -> list[Block]:
+    found: list[Block] = []
+    lines = (ROOT / page).read_text(encoding="utf-8").split("\n")
+    start: int | None = None
+    for number, line in enumerate(lines):
+        if not line.startswith("```"):
+            continue
+        if start is None:
+            start = number
+            continue
+        above = re.fullmatch(r"<!-- (.*) -->", lines[start - 1])
+        text = "\n".join(lines[start + 1 : number])
+        note = above[1] if above else ""
+        found.append(Block(page, start + 1, lines[start][3:], text, note))
+        start = None
+    assert start is None, f"{page} ends inside a block"
+    return found
+
+
+def test_every_block_is_run_shown_or_listed() -> None:
+    left_out = {}
+    for page in PAGES:
+        for block in read_blocks(page):
+            assert block.language in EXECUTED | SHOWN, f"{page}:{block.line}: {block.language!r}"
+            if block.language in EXECUTED and block.note:
+                left_out[block.key] = block.note
+    assert left_out == NOT_RUN
+    # The commands of the README run in the release check instead.
+    assert "for name in demo tests; do" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+# ---- running a page
+
+
+class Asked:
+    """A process that is given one block at a time and says when, and how, it ended."""
+
+    mark = "=== block ended with "
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self._process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def answer(self, what: str) -> str:
+        """What the block printed; the test fails when the block did."""
+        printed: list[str] = []
+        limit = time.monotonic() + SECONDS
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, limit - time.monotonic()))
+            except queue.Empty:
+                pytest.fail(f"{what} does not end; it printed\n{''.join(printed)}")
+            if line is None:
+                pytest.fail(f"{what} ended the process; it printed\n{''.join(printed)}")
+            if line.startswith(self.mark):
+                assert line == f"{self.mark}0\n", f"{what}: {line}{''.join(printed)}"
+                return "".join(printed)
+            printed.append(line)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(SECONDS)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+DRIVER = f"""
+import sys, traceback
+space = {{"__name__": "__main__"}}
+for path in sys.stdin:
+    try:
+        exec(compile(open(path.strip()).read(), path.strip(), "exec"), space)
+    except BaseException:
+        traceback.print_exc()
+        print("{Asked.mark}1", flush=True)
+    else:
+        print("{Asked.mark}0", flush=True)
+"""
+
+
+class Page:
+    """Runs the blocks of one page in a folder, with the test's arena name and shorter waits."""
+
+    def __init__(self, page: str, folder: Path, name: str, swaps: dict[str, str]) -> None:
+        self.page = page
+        self.folder = folder
+        self.name = name
+        self.work = folder  # where the reader of the page stands
+        self.swaps = swaps
+        self.swapped: set[str] = set()
+        self.printed: dict[int, str] = {}
+        self._count = 0
+        self.shell = Asked(["bash"], folder)
+        self.shell.tell(
+            "trap 'kill -CONT $(jobs -p); kill $(jobs -p); wait' EXIT; set -eo pipefail"
+        )
+        self._python: Asked | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._python is not None:
+            self._python.close()
+        with contextlib.suppress(BrokenPipeError):  # a failed block has ended it
+            self.shell.tell("exit 0")
+        self.shell.close()
+        remove_segments(self.name)
+
+    def own(self, text: str) -> str:
+        """A block with the arena name, socket and waits of the test."""
+        places = (
+            r'(attach(?:_live)?\("|--name |arena-writer status |arena-dump |arena-quote |/dev/shm/)'
+        )
+        text = re.sub(places + r"(?:pools|tutorial)\b(?!\.jsonl)", rf"\g<1>{self.name}", text)
+        text = text.replace("/tmp/reth_exex_pool_updates.sock", "feed.sock")
+        for old, new in self.swaps.items():
+            if old in text:
+                self.swapped.add(old)
+                text = text.replace(old, new)
+        return text
+
+    def write(self, text: str, suffix: str) -> Path:
+        self._count += 1
+        path = self.folder / f"block{self._count}{suffix}"
+        path.write_text(text + "\n", encoding="utf-8")
+        return path
+
+    def start_shell(self, text: str) -> None:
+        text = self.own(text)
+        if re.fullmatch("arena-writer run .*[^&]", text):
+            text += " 2>writer.log &"  # it runs until it is stopped
+        path = self.write(text, ".sh")
+        self.shell.tell(f". {path}; printf '\\n%s%d\\n' '{Asked.mark}' $?")
+
+    def run_shell(self, text: str) -> str:
+        self.start_shell(text)
+        return self.shell.answer(f"{self.page}: {text}")
+
+    def start_python(self, text: str) -> None:
+        if self._python is None:
+            self._python = Asked([sys.executable, "-P", "-c", DRIVER], self.work)
+        self._python.tell(str(self.write(self.own(text), ".py")))
+
+    def end_python(self, text: str) -> str:
+        assert self._python is not None
+        return self._python.answer(f"{self.page}: {text}")
+
+    def run_python(self, text: str) -> str:
+        self.start_python(text)
+        return self.end_python(text)
+
+    def run(self, block: Block) -> None:
+        if block.language == "python":
+            self.printed[block.line] = self.run_python(block.text)
+        else:
+            self.printed[block.line] = self.run_shell(block.text)
+            if block.text.startswith("arena-writer run"):
+                self.wait_live()
+
+    def status(self) -> dict[str, Any] | None:
+        done = subprocess.run(
+            [str(BIN / "arena-writer"), "status", self.name, "--json"],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        return None if done.returncode else dict(json.loads(done.stdout))
+
+    def wait_live(self, head: int = 0) -> dict[str, Any]:
+        limit = time.monotonic() + SECONDS
+        while True:
+            found = self.status()
+            if found is not None and found["phase"] == "live" and found["head_block"] >= head:
+                return found
+            assert time.monotonic() < limit, f"not live: {found}"
+            time.sleep(0.05)
+
+
+def runnable(page: str) -> list[Block]:
+    return [block for block in read_blocks(page) if block.language in EXECUTED and not block.note]
+
+
+def starts_its_writer(page: str) -> bool:
+    return any(re.search("^arena-writer run", block.text, re.M) for block in runnable(page))
+
+
+@pytest.fixture
+def open_page(tmp_path: Path, arena_name: str) -> Callable[..., Any]:
+    """A page with a stream on feed.sock, a state file pools.jsonl and, where it starts none, a writer."""
+
+    @contextlib.contextmanager
+    def opened(
+        page: str, *, rate: str = "--at-once", swaps: dict[str, str] | None = None
+    ) -> Iterator[Page]:
+        states = (DEMO / "states_reorg.jsonl").read_text(encoding="utf-8")
+        (tmp_path / "pools.jsonl").write_text(states + json.dumps(README_POOL) + "\n")
+        with Page(page, tmp_path, arena_name, swaps or {}) as found:
+            found.run_shell(
+                f"arena-replay {DEMO / 'chain_reorg.exex'} --socket feed.sock {rate} "
+                "--linger 600 2>replay.log &"
+            )
+            if not starts_its_writer(page):
+                found.run_shell(
+                    "arena-writer run --name pools --socket feed.sock --states pools.jsonl 2>writer.log &"
+                )
+                found.wait_live(LAST_BLOCK)
+            yield found
+
+    return opened
+
+
+ORDINARY = [
+    page
+    for page in PAGES
+    if page not in ("README.md", "docs/tutorial.md", "docs/howto/recover.md") and runnable(page)
+]
+
+
+@pytest.mark.parametrize("page", ORDINARY)
+def test_the_blocks_of_a_page_run(page: str, open_page: Callable[..., Any]) -> None:
+    with open_page(page) as opened:
+        for block in runnable(page):
+            opened.run(block)
+
+
+def test_the_readme_runs(open_page: Callable[..., Any]) -> None:
+    """Its loop ends when the writer is stopped, which happens once the recording is over."""
+    swaps = {"timeout=30": "timeout=0.5"}
+    with open_page("README.md", rate="--rate 20", swaps=swaps) as opened:
+        writer, reader = runnable("README.md")
+        opened.run(writer)
+        opened.start_python(reader.text)
+        opened.wait_live(LAST_BLOCK)
+        time.sleep(2)  # longer than the loop's wait: it has seen the last block
+        opened.run_shell("kill %2; wait %2")
+        opened.end_python(reader.text)
+        opened.run_python(
+            f"assert block == view.block_number == {LAST_BLOCK}, block\n"
+            "assert quote.amount_out > 10**9 and quote.is_complete, quote\n"
+            "assert state.status == 'live' and state.pool_key == usdc_weth.key, state"
+        )
+        assert opened.swapped == set(swaps)
+
+
+def test_the_tutorial_runs(tmp_path: Path, arena_name: str) -> None:
+    """The replay stands still from live until the loop begins: a slow machine misses no reorg either."""
+    swaps = {"--rate 1 ": "--rate 4 ", "timeout=20": "timeout=6"}
+    (tmp_path / "writer").symlink_to(ROOT / "writer")
+    with Page("docs/tutorial.md", tmp_path, arena_name, swaps) as opened:
+        opened.work = tmp_path / "tutorial"
+        blocks = runnable("docs/tutorial.md")
+        for block in blocks:
+            if block.text.startswith("commit, reorgs"):
+                first, loop = block.text.split("\n", 1)
+                opened.run_python(first)
+                opened.run_shell("kill -CONT %1")
+                opened.printed[block.line] = opened.run_python(loop)
+                continue
+            opened.run(block)
+            if block.text.startswith("arena-writer run"):
+                opened.run_shell("kill -STOP %1")
+        assert opened.swapped == set(swaps)
+
+        def printed(start: str) -> str:
+            return next(opened.printed[each.line] for each in blocks if each.text.startswith(start))
+
+        assert printed("import arena").startswith("live ")
+        assert "cannot pay that output" in printed("try:")
+        assert printed("commit, reorgs").count("after a reorg") >= 1
+        assert printed("print(pools.head_block, pools.counters") == "68 3 12\n"
+        assert "the writer ended with 0" in printed("kill %2")
+        assert printed("print(pools.phase, pools.writer_alive").startswith("stopped False 68\n")
+        dump = (tmp_path / "tutorial" / "dump.jsonl").read_text().splitlines()
+        assert json.loads(dump[0])["head_block"] == LAST_BLOCK
+        assert len(dump) == 1 + 11
+
+
+def test_the_recovery_page_runs(open_page: Callable[..., Any]) -> None:
+    with open_page("docs/howto/recover.md") as opened:
+        blocks = runnable("docs/howto/recover.md")
+        for block in blocks:
+            opened.run(block)
+        assert "rm /dev/shm/pools" in blocks[-1].text
+        assert opened.status() is not None, "the clean-up removed a living arena"
+        opened.run_shell("kill -9 %2; wait %2 || true")
+        opened.run(blocks[-1])
+        assert opened.status() is None
+
+
+# ---- tables that name what there is
+
+
+def section(page: str, title: str) -> str:
+    """Text of the section with that heading, subsections included."""
+    text = (DOCS / "reference" / page).read_text(encoding="utf-8")
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    assert found is not None, f"{page} has no section {title!r}"
+    return found[1]
+
+
+def spans(text: str) -> list[str]:
+    """Code spans outside blocks."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+
+
+def first_column(text: str) -> list[str]:
+    return [span for row in re.findall(r"^\| (.*?) \|", text, re.M) for span in spans(row)]
+
+
+def is_exception(name: str) -> bool:
+    found = getattr(arena, name)
+    return inspect.isclass(found) and issubclass(found, BaseException)
+
+
+PUBLIC = [name for name in arena.__all__ if not is_exception(name)]
+CLASSES = [name for name in PUBLIC if inspect.isclass(getattr(arena, name))]
+# Made in __init__, so not to be seen on the class.
+INSTANCE = {
+    "Arena": {"name", "follow", "require_writer", "heartbeat_limit"},
+    "SharedSnapshot": {"snapshot"},
+}
+# Between modules of the package, or of collections.abc.Sequence.
+INTERNAL = {
+    "FrozenPool": {"answer", "store_answer"},
+    "SharedSnapshot": {"put"},
+    "QuoteBatch": {"count", "index"},
+}
+
+
+def written(name: str, function: Any) -> str:
+    """A signature as the page writes it: names and defaults."""
+    words: list[str] = []
+    starred = False
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == "self":
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not starred:
+            starred = True
+            words.append("*")
+        prefix = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+        default = "" if parameter.default is parameter.empty else f"={parameter.default!r}"
+        words.append(prefix + parameter.name + default)
+    return f"{name}({', '.join(words)})"
+
+
+def members(name: str) -> dict[str, str]:
+    """Public members of a class -> how the page writes them."""
+    cls = getattr(arena, name)
+    found = {}
+    for member in dir(cls):
+        if member.startswith("_") or member in INTERNAL.get(name, ()):
+            continue
+        value = inspect.getattr_static(cls, member)
+        is_method = inspect.isfunction(value) or isinstance(value, classmethod)
+        found[member] = written(member, getattr(cls, member)) if is_method else member
+    return found | {member: member for member in INSTANCE.get(name, ())}
+
+
+def test_attach_is_documented_as_it_is() -> None:
+    assert written("attach", arena.attach) in spans(section("api.md", "attach"))
+    assert set(PUBLIC) - set(CLASSES) == {"attach"}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_api_page_names_every_member_with_its_signature(name: str) -> None:
+    text = section("api.md", name)
+    shown = set(spans(text))
+    missing = [how for how in members(name).values() if how not in shown]
+    assert not missing, f"{name}: {missing}"
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_api_page_names_nothing_that_is_not_there(name: str) -> None:
+    there = set(members(name).values())
+    if name == "Pool":
+        there |= set(QuoteOptions.__annotations__)
+    if name == "Snapshot":
+        there |= set(TABLE.names or ())
+    listed = [span for span in first_column(section("api.md", name)) if "..." not in span]
+    assert listed, f"{name} has no table"
+    assert [span for span in listed if span not in there] == []
+
+
+def test_the_table_of_a_snapshot_is_documented() -> None:
+    shown = set(first_column(section("api.md", "Snapshot")))
+    columns = {column for column in TABLE.names or () if not column.startswith("reserved")}
+    columns |= {"reserve0", "reserve1"}
+    assert columns <= shown
+
+
+def test_every_exception_is_documented_and_no_other() -> None:
+    text = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
+    assert sorted(first_column(text)) == sorted(
+        name for name in arena.__all__ if is_exception(name)
+    )
+
+
+def test_every_counter_is_documented_and_no_other() -> None:
+    text = (DOCS / "reference" / "counters.md").read_text(encoding="utf-8")
+    names = set(COUNTER_NAMES.values())
+    shown = spans(text)
+    assert names <= set(shown)
+    listed = {span for span in first_column(text) if re.fullmatch(r"[a-z_0-9]+", span)}
+    prefixed = {span for span in shown if re.match(r"(applied|fault|unsupported)_[a-z]", span)}
+    assert listed | prefixed <= names
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "arena-writer run",
+        "arena-writer status",
+        "arena-replay",
+        "arena-demo",
+        "arena-dump",
+        "arena-quote",
+    ],
+)
+def test_every_option_is_documented_and_no_other(program: str) -> None:
+    name, *command = program.split()
+    done = subprocess.run(
+        [str(BIN / name), *command, "--help"],
+        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+    option = r"(?<![\w-])--[a-z][a-z-]*"
+    shown = set(re.findall(option, done.stdout)) - {"--help"}
+    assert shown, done.stdout
+    assert set(re.findall(option, section("cli.md", program))) - {"--help"} == shown
+
+
+def test_every_program_has_a_section() -> None:
+    scripts = re.search(
+        r"^\[project\.scripts\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), re.M | re.S
+    )
+    assert scripts is not None
+    page = (DOCS / "reference" / "cli.md").read_text(encoding="utf-8")
+    for name in re.findall(r"^([a-z-]+) =", scripts[1], re.M):
+        assert f"\n## {name}" in page
+
+
+def test_the_sample_of_the_state_file_page_loads(tmp_path: Path) -> None:
+    (sample,) = [
+        each for each in read_blocks("docs/reference/state-file.md") if each.language == "json"
+    ]
+    path = tmp_path / "sample.jsonl"
+    path.write_text(sample.text + "\n", encoding="utf-8")
+    states = StateFile(path, wait_s=0)
+    keys = [spec.key for spec in states.list_pools()]
+    scrape = states.read_pools(keys)
+    assert (len(keys), len(scrape.pools), scrape.invalid) == (2, 2, ())
+    assert states.get_current_block_number() == 18000104
+
+
+@pytest.mark.parametrize("page", sorted(str(path.relative_to(ROOT)) for path in DOCS.rglob("*.md")))
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        target, _, anchor = link.partition("#")
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+            assert anchor in [title.lower().replace(" ", "-") for title in titles], link
