@@ -67,7 +67,7 @@ PRESET = Preset(buffer_events=10_000, v2_batch=1, cl_batch=2, concurrency=2)
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
 PROTOCOLS = {"uniswap_v2": 0, "uniswap_v3": 1, "uniswap_v4": 2}
 # Seeds that once failed.
-EXAMPLES: tuple[str, ...] = ()
+EXAMPLES = ("m:3", "m:126", "m:212", "m:234", "m:383", "m:429")
 
 
 @dataclass(frozen=True, slots=True)
