@@ -45,6 +45,7 @@ def main() -> None:
         node = stack.enter_context(Node(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
         market = Market(node, seed=7)
         market.create_pools(v2=count, v3=count, v4=count, cake=count)
+        market.step(15)  # this node reads slowly at a block of very many transactions
         targets = parse_pool_list(market.pool_list(), name="pools").targets
         # The older methods are slow: a part of the pools is enough to time them.
         few = random.Random(7).sample(targets, max(4, len(targets) // 8))

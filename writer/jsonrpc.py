@@ -295,7 +295,7 @@ class JsonRpc:
                 await asyncio.sleep(pause)
         raise RpcUnavailable(
             f"{self.shown} gave no answer to {name} in {limits.tries} tries: "
-            f"{'; '.join(dict.fromkeys(reasons))}",
+            f"{'; '.join(dict.fromkeys(reasons))}; is the node up, and is this its address?",
             address=self.shown,
             method=name,
             tries=limits.tries,

@@ -451,7 +451,8 @@ class RpcScraper:
         return [
             AccountMissing(
                 f"pool 0x{target.spec.key.hex()} is not installed: there is no contract at "
-                f"0x{target.address.hex()} at block {block.number}",
+                f"0x{target.address.hex()} at block {block.number}; "
+                "check its address in the list of pools",
                 key=target.spec.key,
                 found="no code",
             )
