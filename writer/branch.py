@@ -62,6 +62,19 @@ class GapBlocks:
     compared: tuple[NodeBlock, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """What a node says of scraped (block, hash): those in `wrong` are not on the stream's branch.
+
+    `reached_at` is the highest scraped block when the stream has yet to come to it: only then can it
+    be compared. `earlier` are the blocks between the lowest good one and the stream's first.
+    """
+
+    wrong: frozenset[tuple[int, bytes]]
+    earlier: tuple[NodeBlock, ...] = ()
+    reached_at: int | None = None
+
+
 class Branch:
     """A node's view of the stream's chain. `pools` are those whose events count, by key."""
 
@@ -169,9 +182,8 @@ class Branch:
 
     def confirm(
         self, kept: Sequence[Records], scraped: Iterable[tuple[int, bytes]]
-    ) -> tuple[set[tuple[int, bytes]], list[NodeBlock]]:
-        """Which of the scraped (block, hash) are not on the stream's branch, and the blocks between
-        the lowest good one and the stream's first block.
+    ) -> Confirmation:
+        """Whether scraped (block, hash) are on the stream's branch.
 
         `kept` are the stream's blocks, ascending, at least one. ChainMoved, NodeBehind and what the
         node raises: ask again.
@@ -198,9 +210,11 @@ class Branch:
                 good = _same_identity(begins[number], headers[number])
             if not good:
                 wrong.add((number, block_hash))
+        highest = max((number for number, _hash in wanted), default=0)
+        reached_at = highest if highest > _number(kept[-1]) else None
         below = [each for each in wanted if each not in wrong and each[0] < first - 1]
         if not below:
-            return wrong, []
+            return Confirmation(frozenset(wrong), (), reached_at)
         blocks = fetch_blocks(self.node, below[0][0] + 1, first, self.pools, parent=below[0][1])
         hashes = {block.header.number: block.header.hash for block in blocks}
         if any(hashes.get(number, known) != known for number, known in below):
@@ -209,7 +223,7 @@ class Branch:
             raise ChainMoved(
                 f"block {first} of the stream is another one than the node's", block=first
             )
-        return wrong, blocks[:-1]
+        return Confirmation(frozenset(wrong), tuple(blocks[:-1]), reached_at)
 
 
 def _number(records: Records) -> int:

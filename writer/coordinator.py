@@ -282,9 +282,13 @@ class Coordinator:
         candidates, invalid = await self._read([key], epoch)
         for error in invalid:
             raise error
-        if self._branch is not None and candidates:
-            wrong, _ = await self._confirm(self._branch, epoch, candidates)
-            candidates = [each for each in candidates if each.pool.spec.key not in wrong]
+        while self._branch is not None and candidates:
+            found, _ = await self._confirm(self._branch, epoch, candidates)
+            if found.again:
+                return False
+            if found.is_clear:
+                break
+            await self._wait_moved(SCRAPE_POLL_S)
         for candidate in candidates:
             while True:
                 verdict = await self._call(partial(self.intake.replace, epoch, candidate))
@@ -333,8 +337,7 @@ class Coordinator:
             earlier: Sequence[NodeBlock] = ()
             verdict = Verdict()
             if self._branch is not None:
-                again, earlier = await self._confirm(self._branch, epoch, candidates)
-                verdict = Verdict(again=tuple(again))
+                verdict, earlier = await self._confirm(self._branch, epoch, candidates)
             if verdict.is_clear:
                 go = partial(self.intake.go_live, epoch, candidates, earlier)
                 verdict = await self._call(go)
@@ -508,28 +511,28 @@ class Coordinator:
 
     async def _confirm(
         self, branch: Branch, epoch: int, candidates: Sequence[Candidate]
-    ) -> tuple[set[bytes], Sequence[NodeBlock]]:
-        """Pools whose scraped block is not on the stream's branch, and the blocks that lead from the
-        oldest of the others to the stream. StreamBroken."""
+    ) -> tuple[Verdict, Sequence[NodeBlock]]:
+        """What a node says of the scraped blocks: whose are not on the stream's branch, whether the
+        stream has come to them, and the blocks that lead from the oldest to it. StreamBroken."""
         hashed: dict[tuple[int, bytes], list[bytes]] = {}
         for each in candidates:
             if each.pool.block_hash is not None:
                 place = (each.block_number, each.pool.block_hash)
                 hashed.setdefault(place, []).append(each.pool.spec.key)
         if not hashed:
-            return set(), ()
+            return Verdict(), ()
+        everyone = tuple(key for keys in hashed.values() for key in keys)
         kept = await self._call(lambda: self.intake.kept(epoch))
         if not kept:
-            return {key for keys in hashed.values() for key in keys}, ()
+            return Verdict(again=everyone), ()
         try:
-            wrong, earlier = await self._unbroken(
-                asyncio.to_thread(branch.confirm, kept, list(hashed))
-            )
+            found = await self._unbroken(asyncio.to_thread(branch.confirm, kept, list(hashed)))
         except Scraper as error:
             await self._not_confirmed(error)
-            return {key for keys in hashed.values() for key in keys}, ()
+            return Verdict(again=everyone), ()
         self._unconfirmed_since = None
-        return {key for place in wrong for key in hashed[place]}, earlier
+        again = tuple(key for place in found.wrong for key in hashed[place])
+        return Verdict(again=again, wait_for_block=found.reached_at), found.earlier
 
     async def _not_confirmed(self, error: Scraper) -> None:
         """Stream and node differ. Usually one of them is ahead; if it stays so, the kept blocks are of
@@ -698,6 +701,8 @@ class Coordinator:
         await asyncio.to_thread(looked.witness, kept, mark)
         if self.is_live and tuple(branch.witnesses) == known:
             branch.witnesses = looked.witnesses
+            if branch.witnesses:
+                log.debug("event=hashes_known newest=%d", branch.witnesses[-1].number)
 
     # -- single pools
 

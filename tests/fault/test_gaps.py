@@ -1,0 +1,278 @@
+"""Blocks are lost, with a node at hand and without: real processes, a real socket, real HTTP.
+
+The state file is as old as the start, so only the node's logs can bring the pools up to date; where
+a test writes a newer one, it is to show that it is needed. Expected states are the simulated chain's.
+"""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oracle.chain_oracle import V2State
+from oracle.feed_server import FeedServer
+from oracle.history import Producer, SimBlock, Universe, frames_of
+from oracle.node_server import NodeServer
+from oracle.processes import ReaderProcess, WriterProcess
+
+SECONDS = 30.0
+FEES = {"uniswap_v2": {}, "uniswap_v3": {"tick_spacing": 10}, "uniswap_v4": {"tick_spacing": 10}}
+
+
+def write_states(path: Path, universe: Universe, block: SimBlock) -> None:
+    """Every pool at the end of `block`, as a state file; it appears whole."""
+    lines = []
+    for key, protocol in universe.protocols.items():
+        pool = block.states[key]
+        line: dict[str, Any] = {
+            "pool": key,
+            "protocol": protocol,
+            "block": block.number,
+            "fee_pips": 3000,
+            "token0": {"address": "0x" + "01" * 20, "decimals": 18, "symbol": "ONE"},
+            "token1": {"address": "0x" + "02" * 20, "decimals": 18, "symbol": "TWO"},
+        } | FEES[protocol]
+        if isinstance(pool, V2State):
+            line |= {"reserve0": str(pool.reserve0), "reserve1": str(pool.reserve1)}
+        else:
+            line |= {
+                "sqrt_price_x96": str(pool.sqrt_price_x96),
+                "tick": pool.tick,
+                "liquidity": str(pool.liquidity),
+                "ticks": [[t, str(g), str(n)] for t, (g, n) in sorted(pool.ticks.items())],
+            }
+        if protocol == "uniswap_v4":
+            line |= {
+                "factory": "0x" + "99" * 20,
+                "hooks": "0x" + "00" * 20,
+                "lp_fee": 3000,
+                "protocol_fee": 0,
+            }
+        lines.append(json.dumps(line))
+    part = path.with_suffix(".part")
+    part.write_text("\n".join(lines) + "\n")
+    part.rename(path)
+
+
+class Stage:
+    """A chain, its producer's socket, its node and one writer with a reader."""
+
+    def __init__(self, folder: Path, name: str, *more: str, node: bool = True) -> None:
+        self.universe = Universe(random.Random(f"gaps {folder.name}"))
+        self.producer = Producer(self.universe, order="newest-first", envelope=True)
+        self.states = folder / "states.jsonl"
+        write_states(self.states, self.universe, self.universe.tip)
+        self.node = NodeServer(self.universe.chain)
+        self.server = FeedServer(folder / "feed.sock", b"", folder / "stream.bin")
+        rpc = ("--rpc", self.node.address) if node else ()
+        self.writer = WriterProcess(
+            folder,
+            name=name,
+            socket=self.server.socket_path,
+            states=self.states,
+            dialect="exex",
+            more=(*rpc, "--gap-timeout", "5", "--log-level", "debug", *more),
+        )
+        self.reader = ReaderProcess(folder, name)
+
+    def mine(self, count: int = 1) -> bytes:
+        """Blocks with events of every kind in the long run; the frames of them."""
+        data = self.producer.mined([self.universe.mine() for _ in range(count)])
+        self.node.chain = self.universe.chain
+        return data
+
+    def reorg(self, depth: int, count: int) -> bytes:
+        old = self.universe.cut(depth)
+        new = [self.universe.mine() for _ in range(count)]
+        self.node.chain = self.universe.chain
+        return self.producer.reorganised(old, new, self.universe.tip)
+
+    def send(self, data: bytes) -> None:
+        for start in range(0, len(data), 20_000):
+            self.server.send_bytes(data[start : start + 20_000])
+
+    def start(self, blocks: int = 3) -> None:
+        self.server.await_clients(1)
+        self.send(self.mine(blocks))
+        self.reader.wait_live()
+        self.equal()
+        self.know(self.universe.tip.number)
+
+    def know(self, number: int) -> None:
+        """Wait until the writer knows the hash of block `number`."""
+        self.wait_log(f"event=hashes_known newest={number}")
+
+    def truth(self) -> dict[str, Any]:
+        tip = self.universe.tip
+        return {key: tip.state(key) for key in self.universe.protocols}
+
+    def equal(self) -> None:
+        """Every pool is live and at the canonical tip."""
+        self.reader.expect(self.universe.tip.number, self.truth(), settle=True, seconds=SECONDS)
+
+    def log(self) -> str:
+        return self.writer.log.read_text(errors="replace")
+
+    def wait_log(self, text: str) -> None:
+        limit = time.monotonic() + SECONDS
+        while text not in self.log():
+            assert time.monotonic() < limit, f"{text!r} is not in\n{self.writer.log_tail()}"
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        self.reader.__exit__(None, None, None)
+        try:
+            self.writer.__exit__(None, None, None)
+        finally:
+            self.server.close()
+            self.node.close()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, arena_name: str) -> Iterator[Stage]:
+    found = Stage(tmp_path, arena_name)
+    yield found
+    found.close()
+
+
+def test_blocks_missed_while_disconnected_come_from_the_node(stage: Stage) -> None:
+    stage.start()
+    stage.server.drop()
+    stage.mine(7)
+    stage.server.await_clients(2)
+    stage.send(stage.mine())
+    stage.wait_log("event=gap_closed")
+    stage.equal()
+    assert "fetched=7" in stage.log()
+    assert stage.log().count("event=scraping") == 1, "nothing was read anew"
+
+
+def test_a_lost_message_inside_a_connection(stage: Stage) -> None:
+    stage.start()
+    frames = frames_of(stage.mine(4))
+    stage.send(b"".join(frames[:3] + frames[4:]))
+    stage.send(stage.mine())
+    stage.wait_log("event=gap_closed")
+    stage.equal()
+    assert stage.log().count("event=scraping") == 1
+
+
+def test_a_block_number_that_jumps(stage: Stage) -> None:
+    stage.start()
+    before = stage.producer.next_seq
+    stage.mine(3)
+    stage.producer.next_seq = before  # no trace of them in the numbering
+    stage.send(stage.mine())
+    stage.wait_log("event=gap_closed")
+    stage.equal()
+    assert "fetched=3" in stage.log()
+
+
+@pytest.mark.parametrize(("depth", "count"), [(1, 1), (3, 5), (8, 9)])
+def test_a_reorg_inside_the_gap_leads_to_the_true_state(
+    stage: Stage, depth: int, count: int
+) -> None:
+    stage.start(blocks=10)
+    stage.server.drop()
+    stage.reorg(depth, count)
+    stage.server.await_clients(2)
+    stage.send(stage.mine())
+    stage.wait_log("event=gap_closed")
+    stage.equal()
+    assert f"undone={depth}" in stage.log()
+    stage.send(stage.reorg(2, 2))
+    stage.equal()
+
+
+def test_a_connection_lost_inside_a_reorg(stage: Stage) -> None:
+    stage.start(blocks=8)
+    frames = frames_of(stage.reorg(4, 5))
+    stage.send(b"".join(frames[: len(frames) // 2]))
+    stage.server.drop()
+    stage.server.await_clients(2)
+    stage.send(b"".join(frames[len(frames) // 2 :]))
+    stage.send(stage.mine())
+    stage.wait_log("event=gap_closed")
+    stage.equal()
+
+
+def test_a_node_that_gives_few_blocks_at_once(stage: Stage) -> None:
+    stage.start()
+    stage.node.most_blocks = 2
+    stage.server.drop()
+    stage.mine(40)
+    stage.server.await_clients(2)
+    stage.node.ranges.clear()
+    stage.send(stage.mine())
+    stage.wait_log("event=gap_closed")
+    stage.equal()
+    assert all(high - low < 2 for low, high in stage.node.ranges)
+
+
+def test_a_node_that_is_down_for_a_while(stage: Stage) -> None:
+    stage.start()
+    stage.node.is_down = True
+    stage.server.drop()
+    stage.mine(5)
+    stage.server.await_clients(2)
+    stage.send(stage.mine())
+    stage.wait_log("event=gap ")
+    time.sleep(0.5)
+    assert not stage.reader.ask(do="live", seconds=0.1)["ok"], "a gap is open"
+    stage.node.is_down = False
+    stage.wait_log("event=gap_closed")
+    stage.equal()
+
+
+def test_a_node_without_these_blocks_means_reading_anew(stage: Stage) -> None:
+    stage.start()
+    stage.server.drop()
+    stage.mine(5)
+    stage.server.await_clients(2)
+    stage.node.chain = stage.universe.chain[:1]
+    stage.send(stage.producer.mined([stage.universe.mine()]))
+    stage.wait_log("event=gap_not_closed")
+    stage.wait_log("error=CoverageError")
+    assert not stage.reader.ask(do="live", seconds=0.1)["ok"], "the file is too old"
+    write_states(stage.states, stage.universe, stage.universe.tip)
+    stage.equal()
+    assert stage.log().count("event=scraping") > 1
+
+
+def test_without_a_node_pools_are_read_anew(tmp_path: Path, arena_name: str) -> None:
+    stage = Stage(tmp_path, arena_name, "--scrape-timeout", "1", node=False)
+    try:
+        stage.server.await_clients(1)
+        stage.send(stage.mine(3))
+        stage.reader.wait_live()
+        stage.server.drop()
+        stage.mine(5)
+        stage.server.await_clients(2)
+        stage.send(stage.mine())
+        stage.wait_log("error=CoverageError")
+        assert not stage.reader.ask(do="live", seconds=0.1)["ok"]
+        write_states(stage.states, stage.universe, stage.universe.tip)
+        stage.equal()
+        assert "event=gap_closed" not in stage.log()
+    finally:
+        stage.close()
+
+
+def test_a_node_of_another_chain_is_refused(tmp_path: Path, arena_name: str) -> None:
+    universe = Universe(random.Random(1))
+    states = tmp_path / "states.jsonl"
+    write_states(states, universe, universe.tip)
+    with NodeServer(universe.chain) as node:
+        writer = WriterProcess(
+            tmp_path,
+            name=arena_name,
+            socket=tmp_path / "feed.sock",
+            states=states,
+            dialect="exex",
+            more=("--rpc", node.address, "--chain-id", "5"),
+        )
+        assert writer.process.wait(SECONDS) == 2
+        assert "ChainMismatch" in writer.log_tail()
