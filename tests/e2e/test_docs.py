@@ -74,7 +74,8 @@ NOT_RUN = {
     ): "not run: needs a node's database and root",
     (
         "docs/howto/run-against-rpc.md",
-        "arena-writer scrape --rpc http://127.0.0.1:8545 --pools pools.json --chain-id 1 --log-level info > pools.jsonl",
+        "arena-writer scrape --rpc http://127.0.0.1:8545 --pools pools.json --chain-id 1 "
+        "--log-level info > pools.jsonl",
     ): "not run: needs a node",
     (
         "docs/howto/run-against-rpc.md",
@@ -83,6 +84,11 @@ NOT_RUN = {
     (
         "docs/howto/run-against-rpc.md",
         "arena-writer scrape --rpc http://127.0.0.1:8545 --pools pools.json --block 21500000 > pools.jsonl",
+    ): "not run: needs a node",
+    (
+        "docs/howto/errors.md",
+        "arena-writer doctor --socket /run/exex.sock --reth-db /var/lib/reth --rpc http://127.0.0.1:8545 "
+        "--pools pools.json",
     ): "not run: needs a node",
 }
 
