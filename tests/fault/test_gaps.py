@@ -4,7 +4,6 @@ The state file is as old as the start, so only the node's logs can bring the poo
 a test writes a newer one, it is to show that it is needed. Expected states are the simulated chain's.
 """
 
-import json
 import random
 import time
 from collections.abc import Iterator
@@ -12,49 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle.chain_oracle import V2State
 from oracle.feed_server import FeedServer
-from oracle.history import Producer, SimBlock, Universe, frames_of
+from oracle.history import Producer, Universe, frames_of, write_states
 from oracle.node_server import NodeServer
 from oracle.processes import ReaderProcess, WriterProcess
 
 SECONDS = 30.0
-FEES = {"uniswap_v2": {}, "uniswap_v3": {"tick_spacing": 10}, "uniswap_v4": {"tick_spacing": 10}}
-
-
-def write_states(path: Path, universe: Universe, block: SimBlock) -> None:
-    """Every pool at the end of `block`, as a state file; it appears whole."""
-    lines = []
-    for key, protocol in universe.protocols.items():
-        pool = block.states[key]
-        line: dict[str, Any] = {
-            "pool": key,
-            "protocol": protocol,
-            "block": block.number,
-            "fee_pips": 3000,
-            "token0": {"address": "0x" + "01" * 20, "decimals": 18, "symbol": "ONE"},
-            "token1": {"address": "0x" + "02" * 20, "decimals": 18, "symbol": "TWO"},
-        } | FEES[protocol]
-        if isinstance(pool, V2State):
-            line |= {"reserve0": str(pool.reserve0), "reserve1": str(pool.reserve1)}
-        else:
-            line |= {
-                "sqrt_price_x96": str(pool.sqrt_price_x96),
-                "tick": pool.tick,
-                "liquidity": str(pool.liquidity),
-                "ticks": [[t, str(g), str(n)] for t, (g, n) in sorted(pool.ticks.items())],
-            }
-        if protocol == "uniswap_v4":
-            line |= {
-                "factory": "0x" + "99" * 20,
-                "hooks": "0x" + "00" * 20,
-                "lp_fee": 3000,
-                "protocol_fee": 0,
-            }
-        lines.append(json.dumps(line))
-    part = path.with_suffix(".part")
-    part.write_text("\n".join(lines) + "\n")
-    part.rename(path)
 
 
 class Stage:

@@ -6,8 +6,10 @@ branch can be looked up. Imports nothing of the product.
 
 import copy
 import hashlib
+import json
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .chain_oracle import ChainOracle, V2State, V3State, plain
@@ -277,7 +279,7 @@ def answer(chain: tuple[SimBlock, ...], method: str, params: list[Any]) -> Any:
     if method == "eth_blockNumber":
         return hex(chain[-1].number)
     if method == "eth_getBlockByNumber":
-        index = int(params[0], 16) - first
+        index = len(chain) - 1 if params[0] == "latest" else int(params[0], 16) - first
         return chain[index].header() if 0 <= index < len(chain) else None
     assert method == "eth_getLogs", method
     if "blockHash" in params[0]:
@@ -374,3 +376,47 @@ def disturb(data: bytes, fault: str | None, rng: random.Random) -> Delivery:
         parts = [b"".join([*frames[:at], bytes(broken), *frames[at + 1 :]]), None]
         return Delivery(parts, f"frame {at} garbled")
     return Delivery([None], "nothing is sent")
+
+
+# -- a state file
+
+FEES: dict[str, dict[str, Any]] = {
+    "uniswap_v2": {},
+    "uniswap_v3": {"tick_spacing": 10},
+    "uniswap_v4": {"tick_spacing": 10},
+}
+
+
+def write_states(path: Path, universe: Universe, block: SimBlock) -> None:
+    """Every pool at the end of `block`, as a state file; it appears whole."""
+    lines = []
+    for key, protocol in universe.protocols.items():
+        pool = block.states[key]
+        line: dict[str, Any] = {
+            "pool": key,
+            "protocol": protocol,
+            "block": block.number,
+            "fee_pips": 3000,
+            "token0": {"address": "0x" + "01" * 20, "decimals": 18, "symbol": "ONE"},
+            "token1": {"address": "0x" + "02" * 20, "decimals": 18, "symbol": "TWO"},
+        } | FEES[protocol]
+        if isinstance(pool, V2State):
+            line |= {"reserve0": str(pool.reserve0), "reserve1": str(pool.reserve1)}
+        else:
+            line |= {
+                "sqrt_price_x96": str(pool.sqrt_price_x96),
+                "tick": pool.tick,
+                "liquidity": str(pool.liquidity),
+                "ticks": [[t, str(g), str(n)] for t, (g, n) in sorted(pool.ticks.items())],
+            }
+        if protocol == "uniswap_v4":
+            line |= {
+                "factory": "0x" + "99" * 20,
+                "hooks": "0x" + "00" * 20,
+                "lp_fee": 3000,
+                "protocol_fee": 0,
+            }
+        lines.append(json.dumps(line))
+    part = path.with_suffix(".part")
+    part.write_text("\n".join(lines) + "\n")
+    part.rename(path)
