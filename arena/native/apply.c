@@ -365,6 +365,9 @@ static void on_epilogue(psa_writer *writer, const psa_event *event, uint32_t slo
             before.base_block == before.scrape_block)
             fault(writer, event, slot, PSA_REORG_MISMATCH, 0);
         settle_price(&edit.line);
+        /* Reserves are those of the new branch now, and no block of it has touched the pool. */
+        if (event->kind == PSA_EVENT_V2_FINAL && edit.line.scrape_block > edit.line.base_block)
+            edit.line.scrape_block = edit.line.base_block;
     } else {
         psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
         fault(writer, event, slot, result, 1);

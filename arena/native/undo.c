@@ -79,6 +79,11 @@ void psa_undo_note_line(psa_writer *writer, const psa_edit *edit) {
     record->tx_index = edit->line.tx_index;
     record->log_index = edit->line.log_index;
     record->unsure = edit->line.unsure;
+    /* Inside an envelope reverted V2 blocks bring no payload: reserves scraped above them are the old
+     * branch's until the epilogue. */
+    if (edit->line.base_block < edit->line.scrape_block &&
+        writer->arena.statics[edit->slot].protocol == PSA_UNISWAP_V2)
+        record->unsure |= PSA_UNSURE_PRICE;
     record->block_number = edit->line.block_number;
     memcpy(&record->before[0], edit->line.a, sizeof(edit->line.a));
     memcpy(&record->before[2], edit->line.b, sizeof(edit->line.b));
