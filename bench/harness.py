@@ -36,6 +36,17 @@ class Row:
     target: str = ""
     note: str = ""
 
+    def summary(self) -> dict[str, Any]:
+        """The row for the result file: percentiles instead of samples."""
+        values = self.per_item_ns
+        shares = {"p50_ns": 0.5, "p99_ns": 0.99, "p999_ns": 0.999, "max_ns": 1.0}
+        fields = {name: value for name, value in asdict(self).items() if name != "samples"}
+        return (
+            fields
+            | {name: percentile(values, share) for name, share in shares.items()}
+            | {"samples": len(values)}
+        )
+
     @property
     def per_item_ns(self) -> list[float]:
         return [sample / self.items * 1e9 for sample in self.samples]
@@ -71,9 +82,7 @@ class Report:
                 "question": self.question,
                 "machine": machine(),
                 "facts": self.facts,
-                "rows": [
-                    asdict(row) | {"p50_ns": percentile(row.per_item_ns, 0.5)} for row in self.rows
-                ],
+                "rows": [row.summary() for row in self.rows],
             }
             Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
 

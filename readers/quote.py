@@ -163,6 +163,8 @@ def quote_error(status: int, key: str, amount: int | None, flags: int) -> Except
     remedy = {
         lib.PSA_POOL_STALE: "wait until it is live, or pass allow_stale=True",
         lib.PSA_DYNAMIC_FEE: "pass lp_fee, or allow_dynamic_fee=True",
+        lib.PSA_PRICE_LIMIT: "the limit lies below the pool's price for token0 to token1, above it otherwise",
+        lib.PSA_INSUFFICIENT_LIQUIDITY: "ask for less",
         lib.PSA_SNAPSHOT_TOO_OLD: "take a new snapshot, or snapshot(keys) to keep a copy",
     }.get(status)
     if remedy is not None:
@@ -208,9 +210,17 @@ def limit_bytes(limit: int | None) -> Any:
         raise ValueError(f"price limit {limit} is no Q64.96 number") from None
 
 
+# A look-up, so that only what equals True or False names a direction: the string "false" must not.
+_EXACT_IN_FLAGS = {True: _ZERO_FOR_ONE, False: 0}
+_EXACT_OUT_FLAGS = {True: _ZERO_FOR_ONE | _EXACT_OUT, False: _EXACT_OUT}
+
+
 def direction(zero_for_one: bool, exact_out: bool) -> int:
-    """Flags of a direction and of the side that is given."""
-    return (_ZERO_FOR_ONE if zero_for_one else 0) | (_EXACT_OUT if exact_out else 0)
+    """Flags of a direction and of the side that is given. TypeError when it is no boolean."""
+    try:
+        return (_EXACT_OUT_FLAGS if exact_out else _EXACT_IN_FLAGS)[zero_for_one]
+    except (KeyError, TypeError):
+        raise TypeError(f"zero_for_one is True or False, not {zero_for_one!r}") from None
 
 
 class QuoteOptions(TypedDict, total=False):
@@ -375,7 +385,10 @@ class SharedQuotes:
         Raises the error the contract would revert with, PoolStale unless the pool is live or
         `allow_stale`, and DynamicFee. Without a price limit the swap runs to the end of the price range.
         """
-        flags = _ZERO_FOR_ONE if zero_for_one else 0
+        try:
+            flags = _EXACT_IN_FLAGS[zero_for_one]
+        except (KeyError, TypeError):
+            flags = direction(zero_for_one, False)
         if options:
             return self._with_options(amount_in, flags, options)
         try:
@@ -401,7 +414,10 @@ class SharedQuotes:
     ) -> Quote:
         """What it would cost to get `amount_out` wei; otherwise as quote_exact_in."""
         # The same body again: a call in between would cost a tenth of the quote.
-        flags = _ZERO_FOR_ONE | _EXACT_OUT if zero_for_one else _EXACT_OUT
+        try:
+            flags = _EXACT_OUT_FLAGS[zero_for_one]
+        except (KeyError, TypeError):
+            flags = direction(zero_for_one, True)
         if options:
             return self._with_options(amount_out, flags, options)
         try:
@@ -636,7 +652,7 @@ class Ladder:
     def quote(self, amounts: Sequence[int] | npt.NDArray[Any]) -> QuoteBatch: ...
     def quote(self, amounts: int | Sequence[int] | npt.NDArray[Any]) -> Quote | QuoteBatch:
         """Quote of one amount, or a batch of many; exact input or output as the ladder was built."""
-        if isinstance(amounts, int):
+        if isinstance(amounts, int | np.integer):
             return self._ask(amounts_array([amounts]))[0]
         return self._ask(amounts_array(amounts))
 

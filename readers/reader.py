@@ -338,8 +338,8 @@ class Arena:
         if not isinstance(pools, np.ndarray):
             names = [pool.key if isinstance(pool, Pool) else pool for pool in pools]
             return find_slots(mapped, names, self.name)
-        if pools.dtype.kind not in "ui":
-            raise TypeError(f"slot indices are integers, not {pools.dtype}")
+        if pools.dtype.kind not in "ui" or pools.ndim != 1:
+            raise TypeError(f"slot indices are (n,) integers, not {pools.shape} of {pools.dtype}")
         used = mapped.header.slots_used
         if len(pools) and not 0 <= int(pools.min()) <= int(pools.max()) < used:
             raise ValueError(f"slots {pools.min()} to {pools.max()} are not all below {used}")
@@ -507,8 +507,8 @@ class Arena:
     ) -> QuoteBatch:
         numbers = self._numbers(mapped, pools)
         count = len(numbers)
-        if isinstance(amounts, int):
-            words = np.repeat(amounts_array([amounts]), count, axis=0)
+        if isinstance(amounts, int | np.integer):
+            words = np.repeat(amounts_array([int(amounts)]), count, axis=0)
         else:
             words = amounts_array(amounts)
         if len(words) != count:

@@ -90,7 +90,12 @@ def key_text(data: bytes) -> str:
 
 def unknown(key: Key, name: str) -> UnknownPool:
     text = key if isinstance(key, str) else key_text(bytes(key))
-    return UnknownPool(f"arena {name} has no pool {text}", key=text, name=name)
+    return UnknownPool(
+        f"arena {name} has no pool {text}: it is not among the pools the writer was given, was left out "
+        "as invalid (the writer's log says so), or the writer is not live yet",
+        key=text,
+        name=name,
+    )
 
 
 def token_of(spec: TokenSpec) -> Token:

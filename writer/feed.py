@@ -187,7 +187,17 @@ class Feed:
             client.close()
             self.refusals += 1
             self._schedule()
-            log.debug("event=connect_refused socket=%s error=%r", self.path, str(error))
+            # Once, and again each time the pause is at its longest; in between is noise.
+            loud = (
+                self._failures == 1 or 2 ** (self._failures - 1) * BACKOFF_FIRST_S > BACKOFF_LAST_S
+            )
+            log.log(
+                logging.WARNING if loud else logging.DEBUG,
+                "event=connect_refused socket=%s attempts=%d error=%r",
+                self.path,
+                self._failures,
+                str(error),
+            )
             return False
         self._past_frames += int(self._feed.frames)
         self._past_bytes += int(self._feed.bytes)

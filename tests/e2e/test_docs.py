@@ -65,6 +65,31 @@ NOT_RUN = {
         "docs/howto/deploy.md",
         "docker run --ipc=shareable --shm-size=1g --name writer ... arena-writer run --name pools ...",
     ): "not run: needs a container runtime",
+    ("docs/howto/run-beside-reth.md", "groupadd --system reth-db"): (
+        "not run: needs a node's database and root"
+    ),
+    (
+        "docs/howto/run-beside-reth.md",
+        "arena-writer scrape --reth-db DATADIR --pools pools.json > pools.jsonl",
+    ): "not run: needs a node's database and root",
+    (
+        "docs/howto/run-against-rpc.md",
+        "arena-writer scrape --rpc http://127.0.0.1:8545 --pools pools.json --chain-id 1 "
+        "--log-level info > pools.jsonl",
+    ): "not run: needs a node",
+    (
+        "docs/howto/run-against-rpc.md",
+        "arena-writer scrape --rpc ws://127.0.0.1:8546 --pools pools.json > pools.jsonl",
+    ): "not run: needs a node",
+    (
+        "docs/howto/run-against-rpc.md",
+        "arena-writer scrape --rpc http://127.0.0.1:8545 --pools pools.json --block 21500000 > pools.jsonl",
+    ): "not run: needs a node",
+    (
+        "docs/howto/errors.md",
+        "arena-writer doctor --socket /run/exex.sock --reth-db /var/lib/reth --rpc http://127.0.0.1:8545 "
+        "--pools pools.json",
+    ): "not run: needs a node",
 }
 
 # The pool of the README, at a price of about 2000, with liquidity over the whole range.
@@ -363,7 +388,7 @@ def test_the_blocks_of_a_page_run(page: str, open_page: Callable[..., Any]) -> N
 
 def test_the_readme_runs(open_page: Callable[..., Any]) -> None:
     """Its loop ends when the writer is stopped, which happens once the recording is over."""
-    swaps = {"timeout=30": "timeout=0.5"}
+    swaps = {"timeout=1)": "timeout=0.5)"}
     with open_page("README.md", rate="--rate 20", swaps=swaps) as opened:
         writer, reader = runnable("README.md")
         opened.run(writer)
@@ -373,9 +398,9 @@ def test_the_readme_runs(open_page: Callable[..., Any]) -> None:
         opened.run_shell("kill %2; wait %2")
         opened.end_python(reader.text)
         opened.run_python(
-            f"assert block == view.block_number == {LAST_BLOCK}, block\n"
+            f"assert block == {LAST_BLOCK}, block\n"
             "assert quote.amount_out > 10**9 and quote.is_complete, quote\n"
-            "assert state.status == 'live' and state.pool_key == usdc_weth.key, state"
+            "assert usdc_weth.key in [state.pool_key for state in states], states"
         )
         assert opened.swapped == set(swaps)
 

@@ -224,6 +224,9 @@ def test_permission_is_its_own_error_and_shows_the_mode(arena_name: str) -> None
 # Another layout
 
 
+VERSION = f"{header.LAYOUT_VERSION >> 16}.{header.LAYOUT_VERSION & 0xFFFF}"
+
+
 def other_layout(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
     """Be a build with another layout."""
     if field == "digest":
@@ -248,7 +251,7 @@ def test_other_layout_is_refused_with_both_named(
             text = str(caught.value)
             assert ours in text
             assert ("ab" * 32 if field == "digest" else "7.3") in text
-            assert "1.0" in text
+            assert VERSION in text
         # A living writer of another layout is not disturbed either.
         with pytest.raises(errors.ArenaBusy):
             make(arena_name)

@@ -270,10 +270,17 @@ def summarise(console: Console, scenes: list[Scene]) -> int:
             and (scene.matches > 0 or scene.quote_count == 0)
         )
         good = good and fine
+        reorgs = (
+            f"{scene.reorgs} of {expected} reorgs" if expected else "no reorgs in this recording"
+        )
+        quotes = (
+            f"{scene.matches} of {scene.quote_count} quotes match the contracts, {scene.mismatches} "
+            f"differ, {scene.missed} not asked in time"
+            if scene.quote_count
+            else "no quotes in this recording"
+        )
         console.print(
-            f"{'ok    ' if fine else 'FAILED'}  {scene.title}: {scene.blocks_seen} views, "
-            f"{scene.reorgs} of {expected} reorgs, {scene.matches} of {scene.quote_count} quotes "
-            f"match, {scene.mismatches} differ, {scene.missed} not asked in time",
+            f"{'ok    ' if fine else 'FAILED'}  {scene.title}: {scene.blocks_seen} views, {reorgs}, {quotes}",
             highlight=False,
             soft_wrap=True,
         )

@@ -588,9 +588,11 @@ class RethDB:
 
     def _discard(self, executor: ProcessPoolExecutor) -> None:
         with self._lock:
-            if self._executor is executor:
+            is_ours = self._executor is executor
+            if is_ours:
                 self._executor = None
-        _end_processes(executor)
+        if is_ours:  # otherwise another call, or close, is ending it already
+            _end_processes(executor)
 
     def _refuse_when_closed(self) -> None:
         if self._closed.is_set():
