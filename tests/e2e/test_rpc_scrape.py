@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,34 @@ def test_an_older_block_is_read_as_it_was(market: Market) -> None:
         found = read(source)
         assert {pool.values.block_number for pool in found.pools} == {old["number"]}
         assert plain(found) == {key: before[key] for key in keys}
+
+
+@pytest.mark.parametrize("way", [Way.storage_values, Way.code_override, Way.storage_at])
+def test_values_read_while_blocks_are_made_are_those_of_their_block(
+    market: Market, way: Way
+) -> None:
+    """The node answers some reads of its newest block with the state of the next one."""
+    keys = [pool.key for pool in market.pools if pool.tick_spacing not in (1, 7)][:40]
+    source = scraper(market, keys=keys, way=way)
+    found: list[Scrape] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            found.append(source.read_pools([spec.key for spec in source.list_pools()]))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for _ in range(60):
+        market.step(10)
+    done.set()
+    looking.join()
+    source.close()
+    blocks = {next(iter({p.values.block_number for p in scrape.pools})) for scrape in found}
+    assert len(blocks) > 3, "the chain did not move while it was read"
+    for scrape in found:
+        (number,) = {pool.values.block_number for pool in scrape.pools}
+        assert plain(scrape) == market.states(number, keys), f"block {number}"
 
 
 def test_blocks_are_named_as_the_node_names_them(market: Market) -> None:
