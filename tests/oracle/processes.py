@@ -29,6 +29,8 @@ def remove_segments(name: str) -> None:
 class WriterProcess:
     """`arena-writer run`; a context manager that ends it with SIGTERM and wants exit code 0.
 
+    Without `states`, `more` says where pool values come from.
+
     Everything it would keep in the user's directories goes below `folder`. Its shared memory is
     removed at the end, whether or not the writer kept it.
     """
@@ -39,8 +41,8 @@ class WriterProcess:
         *,
         name: str,
         socket: Path,
-        states: Path,
-        dialect: str,
+        states: Path | None = None,
+        dialect: str = "exex",
         more: tuple[str, ...] = (),
     ) -> None:
         self.name = name
@@ -49,8 +51,9 @@ class WriterProcess:
         home.mkdir(exist_ok=True)
         kept = {variable: str(home) for variable in ("HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME")}
         command = [str(Path(sys.executable).parent / "arena-writer"), "run"]
-        command += ["--name", name, "--socket", str(socket), "--states", str(states)]
-        command += ["--dialect", dialect, *more]
+        command += ["--name", name, "--socket", str(socket), "--dialect", dialect]
+        command += [] if states is None else ["--states", str(states)]
+        command += more
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,

@@ -167,6 +167,12 @@ class NodeTransaction:
         if word:
             self.put("HashedStorages", address_hash, slot_hash + trimmed(word))
 
+    def delete(self, table: str, key: bytes) -> None:
+        key_value = value(key)
+        self.database.check(
+            self.mdbx.mdbx_del(self.txn, self.table(table), ctypes.byref(key_value), None)
+        )
+
     def set_checkpoints(self, block_number: int, **others: int) -> None:
         for stage in STAGES:
             number = trimmed(others.get(stage, block_number))

@@ -1,0 +1,232 @@
+"""A start beside a node that never stands still: 300 pools are read while a trader goes on.
+
+Method: real contracts on a real node, a seeded trader, frames encoded from the node's own logs, and
+the installed arena-writer with a reader process of its own. The node's answers to the scraper are
+held back, so that dozens of blocks come while pools are read. The truth is the contracts' getters.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node.market import Market
+from node.mirror import DatabaseMirror
+from node.process import Node
+from node.producer import NodeProducer
+from node.proxy import Fault, FaultyServer, node_answer
+from oracle.feed_server import FeedServer
+from oracle.history import frames_of
+from oracle.processes import ReaderProcess, WriterProcess
+
+pytestmark = pytest.mark.node
+
+SECONDS = 60.0
+BLOCKS_AFTER = 50
+LAG = 10
+DEPTH = 40
+NOT_IN_THE_FEED = ("protocol_fee", "lp_fee")
+PIECE_NBYTES = 30_000
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
+    with Node(tmp_path_factory.mktemp("node")) as node:
+        made = Market(node, seed=77)
+        made.create_pools(v2=75, v3=75, v4=75, cake=75)
+        assert len(made.pools) == 300
+        for _ in range(5):
+            made.step(15)
+        yield made
+
+
+class Stage:
+    """The trader, the stream it causes, one writer and one reader; closed by the fixture."""
+
+    def __init__(self, market: Market, folder: Path, arena_name: str) -> None:
+        self.market = market
+        self.folder = folder
+        self.arena_name = arena_name
+        self.producer = NodeProducer(market)
+        self.server = FeedServer(folder / "feed.sock", b"", folder / "stream.bin")
+        self.headers: deque[dict[str, Any]] = deque(maxlen=LAG + 1)
+        self.after_block: Callable[[], None] = lambda: None
+        self.pools = folder / "pools.json"
+        self.pools.write_text(json.dumps(market.pool_list()))
+        self.closing: list[Any] = [self.server]
+        self.trade()
+
+    def write(self, *source: str) -> None:
+        """Start the writer with where its pools come from, and the reader."""
+        self.writer = WriterProcess(
+            self.folder,
+            name=self.arena_name,
+            socket=self.server.socket_path,
+            more=("--pools", str(self.pools), *source),
+        )
+        self.reader = ReaderProcess(self.folder, self.arena_name)
+
+    def held_back(self, s_per_byte: float = 0.2e-6) -> str:
+        """The node's address, where each answer comes the later the more was asked.
+
+        About 30 MB are asked for, four requests at once.
+        """
+        proxy = FaultyServer(node_answer(self.market.node.port))
+        proxy.rule = lambda request, number: Fault(delay_s=s_per_byte * len(json.dumps(request)))
+        self.closing.append(proxy)
+        return proxy.http
+
+    def trade(self, operations: int = 12) -> None:
+        """One block more, and what the producer says of it."""
+        self.market.keep_snapshot()
+        self.headers.append(self.market.step(operations))
+        self.send(self.producer.follow())
+        self.after_block()
+
+    def reorg(self, depth: int, method: Any) -> None:
+        self.market.reorg(depth, method=method, operations=2 * depth)
+        if method != "anvil_reorg":
+            self.market.step(12)
+        self.headers.append(self.market.node.block())
+        self.send(self.producer.follow())
+
+    def send(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE_NBYTES):
+            self.server.send_bytes(data[start : start + PIECE_NBYTES])
+
+    def log(self) -> str:
+        return self.writer.log.read_text(errors="replace")
+
+    def trade_until(self, text: str) -> int:
+        """Go on trading until the writer's log has that; blocks made meanwhile."""
+        limit = time.monotonic() + SECONDS
+        blocks = 0
+        while text not in self.log():
+            assert time.monotonic() < limit, self.writer.log_tail()
+            assert self.writer.process.poll() is None, self.writer.log_tail()
+            self.trade()
+            blocks += 1
+        return blocks
+
+    def equal(self, *, every_word: bool = False) -> None:
+        """Every pool is live, and what the node says at its newest block."""
+        block = self.market.node.block()
+        states = self.market.states(block["hash"], every_word=every_word)
+        truth = {
+            key: {name: value for name, value in state.items() if name not in NOT_IN_THE_FEED}
+            for key, state in states.items()
+        }
+        assert len(truth) == 300
+        try:
+            self.reader.expect(block["number"], truth, settle=True, seconds=SECONDS)
+        except AssertionError as error:
+            error.add_note(self.writer.log_tail())
+            raise
+
+    def start(self, during: Callable[[], None] = lambda: None, *, least_blocks: int = 20) -> None:
+        """Trade through the whole start, `during` in the middle of the scrape, and compare."""
+        self.trade_until("event=scraping")
+        began = time.monotonic()
+        for _ in range(10):
+            self.trade()
+        during()
+        assert "event=live " not in self.log(), "the scrape was over before its middle"
+        blocks = 10 + self.trade_until("event=live ")
+        seconds = time.monotonic() - began
+        print(f"{blocks} blocks while pools were read, {blocks / seconds:.1f} a second")
+        assert blocks >= least_blocks
+        assert blocks >= 5 * seconds, f"{blocks} blocks in {seconds:.1f} s"
+        self.equal(every_word=True)
+
+    def go_on(self, blocks: int = BLOCKS_AFTER, *, reorgs: bool = False) -> None:
+        for number in range(blocks):
+            if reorgs and number % 10 == 9:
+                self.reorg(1 + number % 4, "anvil_reorg" if number % 20 == 9 else "evm_revert")
+            else:
+                self.trade()
+            self.equal()
+        self.equal(every_word=True)
+
+    def close(self) -> None:
+        self.reader.__exit__(None, None, None)
+        try:
+            self.writer.__exit__(None, None, None)
+        finally:
+            for each in self.closing:
+                each.__exit__(None, None, None)
+
+
+@pytest.fixture
+def stage(market: Market, tmp_path: Path, arena_name: str) -> Iterator[Stage]:
+    made = Stage(market, tmp_path, arena_name)
+    yield made
+    made.close()
+
+
+def test_a_start_while_the_trader_goes_on(stage: Stage) -> None:
+    stage.write("--rpc", stage.held_back())
+    stage.start()
+    stage.go_on(reorgs=True)
+
+
+@pytest.mark.parametrize("method", ["anvil_reorg", "evm_revert"])
+def test_a_reorg_while_pools_are_read(stage: Stage, method: str) -> None:
+    stage.write("--rpc", stage.held_back(0.3e-6))
+
+    def fork() -> None:
+        # Pools that are done were read at a block of some seconds ago.
+        stage.trade_until("pools_done=75 ")
+        stage.reorg(min(DEPTH, len(stage.producer.chain) - 1), method)
+
+    stage.start(fork)
+    assert "event=scrape_again" in stage.log(), "no pool had been read on the old branch"
+    stage.go_on()
+
+
+def test_a_connection_lost_while_pools_are_read(stage: Stage) -> None:
+    stage.write("--rpc", stage.held_back())
+
+    def lose() -> None:
+        stage.market.step(12)
+        frames = frames_of(stage.producer.follow())
+        stage.send(b"".join(frames[: len(frames) // 2]))
+        stage.server.drop()
+        for _ in range(4):  # nobody hears of these
+            stage.market.step(12)
+            stage.producer.follow()
+        stage.server.await_clients(2)
+
+    stage.start(lose)
+    assert stage.log().count("event=connected") == 2
+    stage.go_on()
+
+
+@pytest.mark.parametrize("with_node", [True, False])
+def test_a_database_ten_blocks_behind(stage: Stage, tmp_path: Path, with_node: bool) -> None:
+    with DatabaseMirror(tmp_path / "reth", stage.market) as mirror:
+
+        def persist() -> None:
+            if len(stage.headers) > LAG:
+                mirror.write(stage.headers[0])
+
+        for _ in range(LAG):
+            stage.trade()
+        persist()
+        stage.after_block = persist
+        node = ("--rpc", stage.market.node.http) if with_node else ()
+        stage.write("--reth-db", str(mirror.database), *node)
+        stage.start(least_blocks=LAG)
+        first, scraped = first_and_scraped(stage.log())
+        assert scraped >= first - 1, "pools were read before the database had come up"
+        stage.go_on(20 if with_node else BLOCKS_AFTER)
+
+
+def first_and_scraped(log: str) -> tuple[int, int]:
+    """The stream's first block, and the block of the database when pools were read."""
+    first = int(log.split("event=scraping ")[1].split("first_block=")[1].split()[0])
+    shown = [line for line in log.splitlines() if "event=progress" in line]
+    blocks = [line.split("source_block=")[1].split()[0] for line in shown]
+    return first, max(int(block) for block in blocks if block != "-")
