@@ -1,5 +1,6 @@
 """What `arena-writer doctor` finds: each thing a run would use, opened, shown, and judged."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -21,14 +22,16 @@ from arena.errors import (
 from arena.native import lib
 from arena.writer.feed import Feed
 from arena.writer.jsonrpc import JsonRpc
+from arena.writer.scrapers.checks import MAX_TICK
 from arena.writer.scrapers.rethdb import RethDB
 from arena.writer.scrapers.rpc import RpcScraper, block_by_number, check_chain, head_block
-from arena.writer.scrapers.slots import PoolTarget, slot_key
+from arena.writer.scrapers.slots import PoolTarget, price_slots, tick_slot
 from arena.writer.scrapers.statefile import StateFile
 from arena.writer.whitelist import read_pool_list
 
 SHM = Path("/dev/shm")
 COMPARED_SLOTS = 20
+EMPTY_SLOTS = 5
 COMPARE_TRIES = 5
 COMPARE_PAUSE_S = 1.0
 FIXED_SHM_NBYTES = 32 << 20  # tables of the default capacities, rounded up
@@ -191,6 +194,11 @@ class Doctor:
             "block": facts.block_number,
             "database_version": facts.database_version,
             "library_version": facts.library_version,
+            "page_bytes": facts.page_nbytes,
+            "stages": {
+                stage: None if found is None else found.block_number
+                for stage, found in facts.checkpoints.items()
+            },
         }
         text = (
             f"{facts.directory}: layout {facts.layout}, version {facts.database_version or '-'}, "
@@ -205,6 +213,7 @@ class Doctor:
         self._blocks["database"] = facts.block_number
         self._sources += 1
         yield Finding("ok", "database", text, shown)
+        yield _access(Path(facts.directory))
 
     def _look_at_node(self) -> Iterator[Finding]:
         if self._rpc is None:
@@ -238,13 +247,12 @@ class Doctor:
             return
         if "database" not in self._blocks or "node" not in self._blocks:
             return
-        chosen = random.SystemRandom().choices(self._targets, k=COMPARED_SLOTS)
-        requests = [(each.address, [slot_key(_slot_of(each))]) for each in chosen]
         last: ArenaError | None = None
         for attempt in range(COMPARE_TRIES):
             if attempt:
                 time.sleep(COMPARE_PAUSE_S)
             try:
+                requests = self._choose_slots(database)
                 words = database.read_words(requests)
                 number = words[0].block_number
                 block = block_by_number(client, number)
@@ -277,6 +285,23 @@ class Doctor:
         yield Finding(
             "note", "compare", f"database and node had no common block to compare{reason}"
         )
+
+    def _choose_slots(self, database: RethDB) -> list[tuple[bytes, list[bytes]]]:
+        """COMPARED_SLOTS of the pools' words that hold something, and some that never can.
+
+        Prices of any pool, and ticks of one pool of each storage layout.
+        """
+        chance = random.SystemRandom()
+        full = [(target, slot) for target in self._targets for slot in price_slots(target)]
+        shuffled = chance.sample(self._targets, len(self._targets))
+        by_layout = {target.layout.name: target for target in shuffled}
+        for pool in database.read_pools([each.spec.key for each in by_layout.values()]).pools:
+            target = next(each for each in shuffled if each.spec.key == pool.spec.key)
+            full += [(target, tick_slot(target, tick)) for tick, _, _ in pool.values.ticks]
+        # Beyond the last tick there is none; the same slot of a V2 pair is as empty.
+        empty = [(target, tick_slot(target, MAX_TICK + 1)) for target in shuffled]
+        chosen = chance.sample(full, min(COMPARED_SLOTS, len(full))) + empty[:EMPTY_SLOTS]
+        return [(target.address, [slot]) for target, slot in chosen]
 
     def _look_at_socket(self) -> Iterator[Finding]:
         if self._socket is None:
@@ -326,16 +351,25 @@ def _failure(verdict: str, subject: str, error: BaseException) -> Finding:
     return Finding(verdict, subject, f"{name}: {error}", {"error": name})
 
 
-def _slot_of(target: PoolTarget) -> int:
-    """A slot that holds something for every pool of its layout: reserves, price, or liquidity."""
-    return 8 if target.spec.protocol == lib.PSA_UNISWAP_V2 else random.choice((0, 1, 2, 4))
+def _access(folder: Path) -> Finding:
+    """Who may read the database's files, for when another user is to."""
+    parts = []
+    for name in ("mdbx.dat", "mdbx.lck"):
+        with contextlib.suppress(FileNotFoundError):
+            found = (folder / name).stat()
+            parts.append(f"{name} {found.st_mode & 0o777:04o} {found.st_uid}:{found.st_gid}")
+    held = f"{', '.join(parts)}; this is process {os.getpid()} of user {os.geteuid()}"
+    if os.getpid() == 1:
+        # Locks are kept by process number: the node in a container of its own is 1 too.
+        return Finding("note", "access", f"{held}: run under an init if the node is process 1 too")
+    return Finding("ok", "access", held)
 
 
 def _compared(
     number: int, requests: Sequence[Any], words: Sequence[Any], answers: Sequence[Any]
 ) -> Finding:
     different = [
-        f"0x{address.hex()} slot {int.from_bytes(slots[0], 'big')}"
+        f"0x{address.hex()} slot 0x{slots[0].hex()}"
         for (address, slots), word, answer in zip(requests, words, answers, strict=True)
         if not isinstance(answer, str) or int(answer, 16) != word.values[0]
     ]
@@ -348,7 +382,8 @@ def _compared(
             "database and the RPC address are not of the same node, or the layout is unknown",
             facts,
         )
-    return Finding("ok", "compare", f"{len(answers)} random slots equal at block {number}", facts)
+    found = f"{len(answers)} random slots equal at block {number}"
+    return Finding("ok", "compare", found, facts)
 
 
 def _first_block(

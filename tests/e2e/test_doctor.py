@@ -4,10 +4,15 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from node.market import Market
+from node.mirror import DatabaseMirror
+from node.process import Node
+from node.producer import NodeProducer
 from oracle.feed_server import FeedServer
 from oracle.history import Producer, Universe, write_states
 from oracle.node_server import NodeServer
@@ -92,6 +97,88 @@ def test_a_database_that_is_missing_is_named(tmp_path: Path) -> None:
     assert about(findings, "database")[0]["error"] == "DatabaseMissing"
     assert about(findings, "pools")[0]["error"] == "PoolListError"
     assert about(findings, "start")[-1]["found"] == "no source of pool values can be read"
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Iterator[Market]:
+    with Node(tmp_path) as node:
+        made = Market(node, seed=9)
+        made.create_pools(v2=5, v3=5, v4=5, cake=5)
+        for _ in range(5):
+            made.step(10)
+        (tmp_path / "pools.json").write_text(json.dumps(made.pool_list()))
+        yield made
+
+
+def beside(market: Market, mirror: DatabaseMirror, folder: Path) -> list[str]:
+    pools = str(folder / "pools.json")
+    return ["--reth-db", str(mirror.database), "--rpc", market.node.http, "--pools", pools]
+
+
+@pytest.mark.node
+def test_database_and_node_agree(market: Market, tmp_path: Path) -> None:
+    producer = NodeProducer(market)
+    old = market.step(5)
+    with (
+        DatabaseMirror(tmp_path / "reth", market) as mirror,
+        FeedServer(tmp_path / "feed.sock", b"", tmp_path / "stream.bin") as server,
+    ):
+        mirror.write(old)
+        for _ in range(3):
+            market.step(5)
+        options = beside(market, mirror, tmp_path)
+        with subprocess.Popen(
+            [
+                str(Path(sys.executable).parent / "arena-writer"),
+                *("doctor", "--json", "--wait", "30", "--socket", str(server.socket_path)),
+                *options,
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            server.await_clients(1)
+            server.send_bytes(producer.follow())
+            out, _ = process.communicate(timeout=SECONDS)
+        findings = [json.loads(line) for line in out.splitlines()]
+        assert process.returncode == 0, findings
+        (database,) = about(findings, "database")
+        assert (database["layout"], database["block"]) == ("v2", old["number"])
+        assert set(database["stages"].values()) == {old["number"]}
+        assert about(findings, "access")[0]["verdict"] == "ok"
+        (compared,) = about(findings, "compare")
+        assert (compared["verdict"], compared["block"]) == ("ok", old["number"])
+        assert (compared["slots"], compared["different"]) == (25, 0)
+        lag = {each["of"]: each["blocks"] for each in about(findings, "lag")}
+        assert lag == {"database": 3, "node": 0}
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("kind", ["uniswap_v2", "uniswap_v3", "pancakeswap_v3", "uniswap_v4"])
+def test_words_of_another_state_stop_a_start(market: Market, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "pools.json").write_text(
+        json.dumps(market.pool_list([pool.key for pool in market.pools if pool.kind == kind]))
+    )
+    with DatabaseMirror(tmp_path / "reth", market) as mirror:
+        mirror.write(market.node.block())
+        for pool in market.pools:
+            if pool.kind == kind:
+                mirror.falsify(pool.key)
+        code, findings = doctor(*beside(market, mirror, tmp_path))
+    (compared,) = about(findings, "compare")
+    assert compared["verdict"] == "fail"
+    assert compared["different"] >= 5
+    assert code == 2
+
+
+@pytest.mark.node
+def test_a_database_of_a_replaced_block_is_not_compared(market: Market, tmp_path: Path) -> None:
+    with DatabaseMirror(tmp_path / "reth", market) as mirror:
+        mirror.write(market.step(5))
+        market.reorg(1, method="anvil_reorg", operations=5)
+        _, findings = doctor(*beside(market, mirror, tmp_path))
+    (compared,) = about(findings, "compare")
+    assert compared["verdict"] == "note"
+    assert "no common block" in compared["found"]
 
 
 def test_nothing_configured_is_no_start() -> None:

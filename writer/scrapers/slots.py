@@ -187,8 +187,38 @@ def _v3_first_slots(layout: StorageLayout, tick_spacing: int) -> SlotList:
 
 def _first_slots(base: int, layout: StorageLayout, tick_spacing: int) -> SlotList:
     bitmap = slot_key((base + layout.bitmap) % (1 << 256))
-    fixed = (slot_key(base + layout.slot0), slot_key((base + layout.liquidity) % (1 << 256)))
-    return SlotList((*fixed, *(mapping_slot(word, bitmap) for word in bitmap_words(tick_spacing))))
+    words = (mapping_slot(word, bitmap) for word in bitmap_words(tick_spacing))
+    return SlotList((*_price_slots(base, layout), *words))
+
+
+def _price_slots(base: int, layout: StorageLayout) -> tuple[bytes, bytes]:
+    return slot_key(base + layout.slot0), slot_key((base + layout.liquidity) % (1 << 256))
+
+
+def price_slots(target: PoolTarget) -> tuple[bytes, ...]:
+    """The slots of a pool's price: V2 its reserves; V3 and V4 slot 0 and liquidity."""
+    if target.spec.protocol == UNISWAP_V2:
+        return (slot_key(target.layout.slot0),)
+    return _price_slots(_base(target), target.layout)
+
+
+def tick_slot(target: PoolTarget, tick: int) -> bytes:
+    """The slot of a V3 or V4 pool's tick."""
+    return mapping_slot(tick, slot_key((_base(target) + target.layout.ticks) % (1 << 256)))
+
+
+def _base(target: PoolTarget) -> int:
+    return v4_base(target.spec.key) if target.spec.protocol == UNISWAP_V4 else 0
+
+
+def read_reserves(word: int) -> tuple[int, int]:
+    """reserve0 and reserve1 of a V2 pair's word."""
+    return word & _UINT112, word >> 112 & _UINT112
+
+
+def read_slot0(word: int) -> tuple[int, int]:
+    """sqrt_price_x96 and tick of a V3 or V4 pool's slot 0."""
+    return word & _UINT160, _signed(word >> 160 & _UINT24, 24)
 
 
 _V2_SLOTS = SlotList(map(slot_key, (V2_LAYOUT.slot0, *_V2_TOKEN_SLOTS)))
@@ -231,12 +261,8 @@ def _v2_stages(target: PoolTarget, block_number: int) -> Stages:
         listed = int.from_bytes(token.address, "big")
         if word != listed:
             raise _refuse(spec, f"{name} in its storage is {word:#042x}, listed is {listed:#042x}")
-    return PoolValues(
-        block_number,
-        spec.fee_pips,
-        reserve0=reserves & _UINT112,
-        reserve1=reserves >> 112 & _UINT112,
-    )
+    reserve0, reserve1 = read_reserves(reserves)
+    return PoolValues(block_number, spec.fee_pips, reserve0=reserve0, reserve1=reserve1)
 
 
 def _concentrated_stages(target: PoolTarget, block_number: int) -> Stages:
@@ -261,7 +287,7 @@ def _concentrated_stages(target: PoolTarget, block_number: int) -> Stages:
             raise _refuse(spec, "token0 as listed is not below token1: a pool sorts its tokens")
         first = _v3_first_slots(layout, spec.tick_spacing)
     slot0, liquidity, *bitmap = yield first
-    price = slot0 & _UINT160
+    price, current_tick = read_slot0(slot0)
     if price == 0:
         raise _refuse(spec, "sqrt_price_x96 is 0: the pool is not initialized")
     _check_layout(target, slot0, liquidity)
@@ -282,7 +308,7 @@ def _concentrated_stages(target: PoolTarget, block_number: int) -> Stages:
         block_number,
         fees[1] if is_v4 else spec.fee_pips,
         sqrt_price_x96=price,
-        tick=_signed(slot0 >> 160 & _UINT24, 24),
+        tick=current_tick,
         liquidity=liquidity & _UINT128,
         ticks=tuple(
             (tick, word & _UINT128, _signed(word >> 128, 128))
