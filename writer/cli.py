@@ -74,6 +74,10 @@ RpcOption = Annotated[
 ]
 LibmdbxOption = Annotated[Path | None, typer.Option(help="libmdbx's shared library")]
 
+ScrapingConcurrencyOption = Annotated[
+    int, typer.Option(min=1, max=64, help="processes that read the database at once")
+]
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -95,6 +99,7 @@ def run_command(
         Path | None, typer.Option("--pools", help="list of pools to read, JSON or TOML")
     ] = None,
     libmdbx: LibmdbxOption = None,
+    scraping_concurrency: ScrapingConcurrencyOption = 2,
     dialect: Annotated[Dialect, typer.Option(help="wire family; auto finds it")] = Dialect.auto,
     max_pools: Annotated[
         int, typer.Option(min=1, max=1 << 24, help="pools the arena can hold")
@@ -138,6 +143,7 @@ def run_command(
             pools=pools,
             chain_id=chain_id or None,
             libmdbx=libmdbx,
+            scraping_concurrency=scraping_concurrency,
             wait_s=scrape_timeout,
         )
         with closing(sources):
@@ -238,7 +244,8 @@ def scrape_command(
     way: Annotated[
         str | None, typer.Option(help="how --rpc reads words; the fastest unless given")
     ] = None,
-    libmdbx: Annotated[Path | None, typer.Option(help="libmdbx's shared library")] = None,
+    libmdbx: LibmdbxOption = None,
+    scraping_concurrency: ScrapingConcurrencyOption = 2,
     log_level: LogLevelOption = LogLevel.warning,
 ) -> None:
     """Read pools from a node's database or RPC interface; print them as a state file."""
@@ -256,6 +263,7 @@ def scrape_command(
             chain_id=chain_id,
             way=None if way is None else Way(way),
             library=libmdbx,
+            scraping_concurrency=scraping_concurrency,
         )
 
 

@@ -5,7 +5,7 @@ refusal leaves no half file behind.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +18,6 @@ from arena.writer.jsonrpc import JsonRpc
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.rethdb import RethDB
 from arena.writer.scrapers.rpc import RpcScraper, Way
-from arena.writer.scrapers.slots import PoolTarget
 from arena.writer.whitelist import read_pool_list
 
 __all__ = ["scrape", "state_lines"]
@@ -38,6 +37,7 @@ def scrape(
     chain_id: int | None = None,
     way: Way | None = None,
     library: Path | None = None,
+    scraping_concurrency: int = 2,
 ) -> None:
     """Read every pool of the list and write the state file to `output`.
 
@@ -51,7 +51,13 @@ def scrape(
     found: Scrape | None = None
     if reth_db is not None:
         try:
-            found = _from_database(reth_db, library, listed.targets, block)
+            database = RethDB(
+                reth_db,
+                listed.targets,
+                scraping_concurrency=scraping_concurrency,
+                library=library,
+            )
+            found = _from_database(database, block)
         except (DatabaseRefused, BlockUnavailable) as error:
             if rpc is None:
                 raise
@@ -74,12 +80,9 @@ def scrape(
         output.write(_line(_failed_record(refused)))
 
 
-def _from_database(
-    path: Path, library: Path | None, targets: Sequence[PoolTarget], block: int | None
-) -> Scrape:
-    keys = [target.spec.key for target in targets]
-    with RethDB(path, targets, library=library) as database:
-        found = database.read_pools(keys)
+def _from_database(database: RethDB, block: int | None) -> Scrape:
+    with database:
+        found = database.read_pools([spec.key for spec in database.list_pools()])
     for pool in found.pools:
         if block is not None and pool.values.block_number != block:
             raise BlockUnavailable(

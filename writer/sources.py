@@ -47,6 +47,7 @@ def open_sources(
     pools: Path | None,
     chain_id: int | None,
     libmdbx: Path | None,
+    scraping_concurrency: int,
     wait_s: float,
 ) -> Sources:
     """The sources of these settings; nothing is read from them yet.
@@ -73,7 +74,13 @@ def open_sources(
     if reth_db is None:
         assert by_rpc is not None
         return Sources(by_rpc, node, client)
-    database = NodeDatabase(reth_db, listed.targets, node, library=libmdbx)
+    database = NodeDatabase(
+        reth_db,
+        listed.targets,
+        node,
+        scraping_concurrency=scraping_concurrency,
+        library=libmdbx,
+    )
     return Sources(database if by_rpc is None else FallbackScraper(database, by_rpc), node, client)
 
 
@@ -93,6 +100,7 @@ class NodeDatabase:
         targets: Sequence[PoolTarget],
         node: NodeClient | None,
         *,
+        scraping_concurrency: int = 2,
         library: Path | None = None,
     ):
         self._node = node
@@ -100,6 +108,7 @@ class NodeDatabase:
         self.database = RethDB(
             path,
             targets,
+            scraping_concurrency=scraping_concurrency,
             library=library,
             canonical_hashes=None if node is None else self._recent_hashes,
             fork_wait_s=5.0,

@@ -74,6 +74,7 @@ V2_BATCH = 500
 CL_BATCH = 50
 BATCH_TIMEOUT_S = 300.0
 FORK_POLL_S = 1.0
+READER_NICENESS = 10
 _HAS_CODE = 1 << 10
 _HAS_PART = 1 << 4
 
@@ -385,7 +386,9 @@ def inspect(access: DatabaseAccess) -> DatabaseFacts:
 
 
 def _enter_reader_process() -> None:
-    """Leave signals of the terminal to the writer, and end with it however it ends."""
+    """Leave signals of the terminal to the writer, end with it however it ends, and give way to it
+    and to readers where cores are few."""
+    os.nice(READER_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
