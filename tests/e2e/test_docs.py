@@ -3,9 +3,11 @@
 Shell and Python blocks of README, tutorial, how-to pages and reference run in the order of their page,
 shell blocks in one bash, Python blocks in one interpreter. Only the arena's name, the node's socket path and
 waiting times are exchanged for the test's own. A comment `not run` above a block takes it out; NOT_RUN lists
-all of those, so none is lost by accident.
+all of those, so none is lost by accident. Blocks with the comment `run with a node` run beside a real node,
+its database and a trader; those that change permissions need root.
 """
 
+import codecs
 import contextlib
 import inspect
 import json
@@ -14,6 +16,7 @@ import queue
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +25,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from node.market import Market
+from node.mirror import DatabaseMirror
+from node.process import Client, Node
+from node.producer import NodeProducer
+from oracle.feed_server import FeedServer
 from oracle.processes import remove_segments
 
 import arena
@@ -29,6 +37,8 @@ import arena.writer.demo
 from arena.layouts.header import COUNTER_NAMES
 from arena.readers.quote import QuoteOptions
 from arena.readers.table import TABLE
+from arena.writer.scrapers.rethdb import DatabaseAccess
+from arena.writer.scrapers.rethdb import inspect as inspect_database
 from arena.writer.scrapers.statefile import StateFile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +54,7 @@ PAGES = [
     *sorted(str(path.relative_to(ROOT)) for path in DOCS.glob("howto/*.md")),
     *sorted(str(path.relative_to(ROOT)) for path in DOCS.glob("reference/*.md")),
 ]
+WITH_NODE = "run with a node"
 EXECUTED = {"sh", "python"}
 SHOWN = {"json", "ini"}
 
@@ -65,31 +76,6 @@ NOT_RUN = {
         "docs/howto/deploy.md",
         "docker run --ipc=shareable --shm-size=1g --name writer ... arena-writer run --name pools ...",
     ): "not run: needs a container runtime",
-    ("docs/howto/run-beside-reth.md", "groupadd --system reth-db"): (
-        "not run: needs a node's database and root"
-    ),
-    (
-        "docs/howto/run-beside-reth.md",
-        "arena-writer scrape --reth-db DATADIR --pools pools.json > pools.jsonl",
-    ): "not run: needs a node's database and root",
-    (
-        "docs/howto/run-against-rpc.md",
-        "arena-writer scrape --rpc http://127.0.0.1:8545 --pools pools.json --chain-id 1 "
-        "--log-level info > pools.jsonl",
-    ): "not run: needs a node",
-    (
-        "docs/howto/run-against-rpc.md",
-        "arena-writer scrape --rpc ws://127.0.0.1:8546 --pools pools.json > pools.jsonl",
-    ): "not run: needs a node",
-    (
-        "docs/howto/run-against-rpc.md",
-        "arena-writer scrape --rpc http://127.0.0.1:8545 --pools pools.json --block 21500000 > pools.jsonl",
-    ): "not run: needs a node",
-    (
-        "docs/howto/errors.md",
-        "arena-writer doctor --socket /run/exex.sock --reth-db /var/lib/reth --rpc http://127.0.0.1:8545 "
-        "--pools pools.json",
-    ): "not run: needs a node",
 }
 
 # The pool of the README, at a price of about 2000, with liquidity over the whole range.
@@ -155,7 +141,7 @@ def test_every_block_is_run_shown_or_listed() -> None:
     for page in PAGES:
         for block in read_blocks(page):
             assert block.language in EXECUTED | SHOWN, f"{page}:{block.line}: {block.language!r}"
-            if block.language in EXECUTED and block.note:
+            if block.language in EXECUTED and block.note not in ("", WITH_NODE):
                 left_out[block.key] = block.note
     assert left_out == NOT_RUN
     # The commands of the README run in the release check instead.
@@ -448,6 +434,148 @@ def test_the_recovery_page_runs(open_page: Callable[..., Any]) -> None:
         opened.run_shell("kill -9 %2; wait %2 || true")
         opened.run(blocks[-1])
         assert opened.status() is None
+
+
+# ---- beside a node
+
+
+class Beside:
+    """A node with a trader, its event stream on feed.sock and its database; blocks come all the time."""
+
+    def __init__(self, market: Market, folder: Path, database: Path) -> None:
+        self.market = market
+        self.producer = NodeProducer(market)
+        self.mirror = DatabaseMirror(database, market)
+        self.server = FeedServer(folder / "feed.sock", b"", folder / "stream.bin")
+        self._done = threading.Event()
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._trade)
+        self._thread.start()
+
+    def _trade(self) -> None:
+        try:
+            while not self._done.wait(0.2):
+                self.mirror.write(self.market.step(3))
+                self.server.send_bytes(self.producer.follow())
+        except BaseException as error:
+            self._failed = error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.server.close()
+        self.mirror.close()
+        assert self._failed is None, self._failed
+
+
+# Runs a script as root whose users and groups exist nowhere else.
+PRIVATELY = """
+set -e
+cp -a /etc {folder}/etc
+mount --bind {folder}/etc /etc
+useradd --system reth
+useradd --system arena
+. {script}
+id -u arena
+id -G arena
+"""
+
+
+def change_permissions(text: str, folder: Path, database: Path) -> None:
+    """Run the page's commands as root, then open the database as the page's users would."""
+    assert os.geteuid() == 0, "the commands that change permissions need root"
+    script = folder / "permissions.sh"
+    script.write_text(text)
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", PRIVATELY.format(folder=folder, script=script)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    user, groups = done.stdout.split("\n")[-3:-1]
+    assert opened_as(int(user), [int(each) for each in groups.split()], database) == "opened"
+    assert opened_as(65534, [65534], database).startswith("DatabasePermission: ")
+
+
+def opened_as(user: int, groups: list[int], database: Path) -> str:
+    """What a process of that user gets: `opened`, or the error."""
+    read, write = os.pipe()
+    codecs.lookup("ascii")  # that user may not be able to read Python's own files
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups(groups)
+            os.setgid(groups[0])
+            os.setuid(user)
+            inspect_database(DatabaseAccess(str(database)))
+            os.write(write, b"opened")
+        except BaseException as error:
+            os.write(write, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        return answer.read()
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("page", ["run-beside-reth", "run-against-rpc", "errors"])
+def test_the_blocks_of_a_page_run_beside_a_node(page: str, tmp_path: Path, arena_name: str) -> None:
+    name = f"docs/howto/{page}.md"
+    blocks = [block for block in read_blocks(name) if block.note == WITH_NODE]
+    assert blocks
+    with (
+        tempfile.TemporaryDirectory(prefix="psa-") as public,  # the test's own is its user's alone
+        Node(tmp_path, more=("--chain-id", "1")) as node,
+    ):
+        os.chmod(public, 0o755)
+        market = Market(node, seed=4)
+        market.create_pools(v2=3, v3=3, v4=3, cake=3)
+        old = market.step(3)
+        (tmp_path / "pools.json").write_text(json.dumps(market.pool_list()))
+        swaps = {
+            "http://127.0.0.1:8545": node.http,
+            "ws://127.0.0.1:8546": node.ws,
+            "/var/lib/reth/reth.ipc": str(node.ipc),
+            "/var/lib/reth": f"{public}/reth",
+            "DATADIR": f"{public}/reth",
+            "21500000": str(old["number"]),
+            "/run/exex.sock": "feed.sock",
+        }
+        with (
+            Beside(market, tmp_path, Path(public, "reth")),
+            Page(name, tmp_path, arena_name, swaps) as opened,
+        ):
+            for block in blocks:
+                if block.text.startswith("groupadd"):
+                    change_permissions(opened.own(block.text), tmp_path, Path(public, "reth"))
+                    continue
+                opened.run(block)
+                if "arena-writer scrape" in block.text:
+                    check_scraped(tmp_path / "pools.jsonl", market)
+                elif "arena-writer doctor" in block.text:
+                    assert "start      would work" in opened.printed[block.line]
+
+
+def check_scraped(path: Path, market: Market) -> None:
+    """The state file has every pool, as the node's getters say at the block of each line."""
+    header, *lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {line["block"] for line in lines} == {header["head_block"]}
+    assert {line["pool"] for line in lines} == {pool.key for pool in market.pools}
+    asked = Client(market.node.port)  # the trader has the other connection
+    for line in lines:
+        if line["protocol"] != "uniswap_v2":
+            continue
+        call = {"to": line["pool"], "data": "0x0902f1ac"}
+        answer = asked.call("eth_call", call, hex(line["block"]))[2:]
+        reserves = [int(answer[start : start + 64], 16) for start in (0, 64)]
+        assert [int(line["reserve0"]), int(line["reserve1"])] == reserves
+    asked.close()
 
 
 # ---- tables that name what there is
