@@ -194,7 +194,7 @@ class UnsupportedEventType(ProcessorError):
 
 
 class ReorgTooDeep(ProcessorError):
-    """A reverted block is older than the undo ring."""
+    """A reverted block is older than what was kept to undo it: the undo ring, a bridge's history."""
 
 
 class ReorgMismatch(ProcessorError):

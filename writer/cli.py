@@ -10,10 +10,11 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 try:
@@ -89,7 +90,15 @@ def _arena_writer() -> None:
 @app.command("run")
 def run_command(
     name: Annotated[str, typer.Option("--name", help="name of the arena; readers attach by it")],
-    socket: Annotated[Path, typer.Option("--socket", help="Unix socket of the event stream")],
+    socket: Annotated[
+        Path | None, typer.Option("--socket", help="Unix socket of the event stream")
+    ] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(
+            "--node", help="any node in place of --socket: ws(s)://, IPC path, http(s)://"
+        ),
+    ] = None,
     states: Annotated[
         Path | None, typer.Option("--states", help="state file to start from; waited for")
     ] = None,
@@ -132,40 +141,65 @@ def run_command(
 ) -> None:
     """Follow an event stream and keep an arena live until SIGTERM or SIGINT."""
     configure_logging(log_level)
-    with refusing("arena-writer"):
+    with refusing("arena-writer"), ExitStack() as stack:
+        from arena.writer.bridge import Bridge, BridgeSettings
         from arena.writer.service import Service, Settings
         from arena.writer.sources import check_node_chain, open_sources
 
+        if (socket is None) == (node is None):
+            raise ValueError("give --socket with a producer's stream, or --node with a node")
         sources = open_sources(
             states=states,
             reth_db=reth_db,
-            rpc=rpc,
+            rpc=rpc or node,
             pools=pools,
             chain_id=chain_id or None,
             libmdbx=libmdbx,
             scraping_concurrency=scraping_concurrency,
             wait_s=scrape_timeout,
         )
-        with closing(sources):
-            chain_id = check_node_chain(sources, chain_id or None) or chain_id
-            settings = Settings(
-                name=name,
-                socket=socket,
-                dialect=dialect.value,
-                max_pools=max_pools,
-                tick_bytes=parse_size(tick_bytes),
-                mode=parse_mode(mode),
-                group=group,
-                chain_id=chain_id,
-                preset=preset.value,
-                buffer_events=buffer_events,
-                scrape_timeout_s=scrape_timeout,
-                gap_timeout_s=gap_timeout,
-                keep_segment=keep_segment,
+        stack.enter_context(closing(sources))
+        chain_id = check_node_chain(sources, chain_id or None) or chain_id
+        bridge: Bridge | None = None
+        if node is not None:
+            if pools is None:
+                raise ValueError("--pools is missing: the list of pools to follow at the node")
+            folder = stack.enter_context(TemporaryDirectory(prefix="arena-"))
+            socket = Path(folder, "feed.sock")
+            bridge = Bridge(
+                BridgeSettings(
+                    node=node,
+                    pools=pools,
+                    socket=socket,
+                    chain_id=chain_id or None,
+                    wait_for_client=True,
+                )
             )
-            with progress_display() as observe:
-                service = Service(settings, sources.scraper, node=sources.node, observe=observe)
-                asyncio.run(service.run())
+        assert socket is not None
+        settings = Settings(
+            name=name,
+            socket=socket,
+            dialect=dialect.value,
+            max_pools=max_pools,
+            tick_bytes=parse_size(tick_bytes),
+            mode=parse_mode(mode),
+            group=group,
+            chain_id=chain_id,
+            preset=preset.value,
+            buffer_events=buffer_events,
+            scrape_timeout_s=scrape_timeout,
+            gap_timeout_s=gap_timeout,
+            keep_segment=keep_segment,
+        )
+        observe = stack.enter_context(progress_display())
+        service = Service(
+            settings,
+            sources.scraper,
+            node=sources.node,
+            producer=None if bridge is None else bridge.run,
+            observe=observe,
+        )
+        asyncio.run(service.run())
 
 
 @app.command("doctor")
@@ -312,6 +346,48 @@ def replay_command(
         )
 
 
+bridge_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@bridge_app.command()
+def bridge_command(
+    node: Annotated[str, typer.Option("--node", help="ws(s)://, IPC socket path, or http(s)://")],
+    pools: Annotated[Path, typer.Option("--pools", help="list of pools, JSON or TOML; watched")],
+    socket: Annotated[Path, typer.Option("--socket", help="Unix socket to serve the stream on")],
+    mode: Annotated[str, typer.Option(help="octal permissions of the socket")] = "0600",
+    group: Annotated[str | None, typer.Option(help="group that owns the socket")] = None,
+    chain_id: Annotated[
+        int | None, typer.Option(min=1, help="refuse a node of another chain")
+    ] = None,
+    poll: Annotated[
+        float | None, typer.Option(min=0.01, help="seconds between questions for the newest block")
+    ] = None,
+    client_buffer: Annotated[
+        str, typer.Option(help="a client that leaves more than this unread is disconnected")
+    ] = "16MiB",
+    log_level: LogLevelOption = LogLevel.info,
+) -> None:
+    """Follow any node's chain and serve its pool events to any number of clients."""
+    configure_logging(log_level)
+    with refusing("arena-bridge"):
+        from arena.writer.bridge import Bridge, BridgeSettings
+
+        bridge = Bridge(
+            BridgeSettings(
+                node=node,
+                pools=pools,
+                socket=socket,
+                mode=parse_mode(mode),
+                group=group,
+                chain_id=chain_id,
+                poll_s=poll,
+                client_nbytes=parse_size(client_buffer),
+            )
+        )
+        bridge.check_chain()
+        run_until_signal(bridge.run(), on_hangup=bridge.reload)
+
+
 demo_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -337,6 +413,11 @@ def writer() -> None:
 def replay() -> None:
     """Entry point of arena-replay."""
     replay_app()
+
+
+def bridge() -> None:
+    """Entry point of arena-bridge."""
+    bridge_app()
 
 
 def demo() -> None:
@@ -381,7 +462,7 @@ def configure_logging(level: LogLevel) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
-def run_until_signal(work: Any) -> None:
+def run_until_signal(work: Any, *, on_hangup: Callable[[], None] | None = None) -> None:
     """Run a coroutine; SIGTERM and SIGINT cancel it, which is a clean end."""
     import signal
 
@@ -390,6 +471,8 @@ def run_until_signal(work: Any) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, task.cancel)
+        if on_hangup is not None:
+            loop.add_signal_handler(signal.SIGHUP, on_hangup)
         try:
             await task
         except asyncio.CancelledError:

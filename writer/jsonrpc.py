@@ -8,6 +8,7 @@ rest of it often holds a key.
 
 import asyncio
 import itertools
+import json
 import logging
 import random
 import re
@@ -36,6 +37,7 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
 # HTTP: Too Many Requests and what a gateway says while the node behind it starts or is busy.
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_SPLIT_NBYTES = 1 << 20  # notifications are small; large answers come alone
 TOO_LARGE = 413  # HTTP: Content Too Large; also the code of a request this side refuses to send
 _RATE_CODES = frozenset({429, -32005})
 _RATE_TEXT = re.compile(r"rate|too many requests|per second|throttl|capacity", re.IGNORECASE)
@@ -113,7 +115,8 @@ class JsonRpc:
     def __init__(self, address: str, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.shown = shown_address(address)
-        self._make_transport = _transport_of(address, self.limits)
+        self._open_stream = _stream_of(address, self.limits)
+        self._address = address
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -145,6 +148,30 @@ class JsonRpc:
         """Results of several batches, several under way at once. RpcRefused in place of a call or
         of a whole batch that was refused."""
         return self._gather([self._batch(calls) for calls in batches])
+
+    @property
+    def can_subscribe(self) -> bool:
+        """The address is a connection that the node can speak on first: WebSocket or IPC."""
+        return self._open_stream is not None
+
+    def subscribe(
+        self,
+        *parameters: Any,
+        on_message: Callable[[Any], None],
+        on_end: Callable[[str], None],
+    ) -> Callable[[], None]:
+        """eth_subscribe on a connection of its own; returns what ends it again.
+
+        `on_message` is called with each result, `on_end` once with the reason when the connection or
+        the subscription could not be had or is over, both in the background thread. Nothing is
+        tried again, and a node that falls silent is not noticed. RpcUnavailable after `close`.
+        """
+        work = self._submit(self._listen(parameters, on_message, on_end))
+
+        def end() -> None:
+            work.cancel()
+
+        return end
 
     def close(self) -> None:
         """Close every connection and end the thread. Safe to call twice."""
@@ -212,6 +239,11 @@ class JsonRpc:
             f"the client of {self.shown} is closed; make a new one", address=self.shown
         )
 
+    def _make_transport(self) -> _Transport:
+        if self._open_stream is None:
+            return _Http(self._address, self.limits)
+        return _Pooled(self._open_stream)
+
     async def _shut(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
@@ -220,6 +252,35 @@ class JsonRpc:
         if self._transport is not None:
             await self._transport.close()
             self._transport = None
+
+    async def _listen(
+        self,
+        parameters: tuple[Any, ...],
+        on_message: Callable[[Any], None],
+        on_end: Callable[[str], None],
+    ) -> None:
+        request = self._request(("eth_subscribe", parameters))
+        try:
+            assert self._open_stream is not None, "look at can_subscribe first"
+            async with asyncio.timeout(self.limits.timeout_s):
+                stream = await self._open_stream()
+            try:
+                await stream.send(orjson.dumps(request))
+                async with asyncio.timeout(self.limits.timeout_s):
+                    self._result(orjson.loads(await stream.receive()), request)
+                while True:
+                    message = orjson.loads(await stream.receive())
+                    if isinstance(message, dict) and message.get("method") == "eth_subscription":
+                        on_message(message["params"]["result"])
+            finally:
+                await stream.close()
+        except TimeoutError:
+            reason = f"no answer within {self.limits.timeout_s:g} s"
+        except (_TransientError, RpcError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+            reason = str(error) or type(error).__name__
+        except (OSError, aiohttp.ClientError) as error:
+            reason = f"{type(error).__name__}: {_redacted(error)}"
+        on_end(reason)
 
     # One request
 
@@ -379,16 +440,17 @@ def _redacted(error: BaseException) -> str:
 # Transports
 
 
-def _transport_of(address: str, limits: Limits) -> Callable[[], _Transport]:
+def _stream_of(address: str, limits: Limits) -> Callable[[], Coroutine[Any, Any, "_Stream"]] | None:
+    """How to open a connection to this address; None for HTTP, which has requests only."""
     if "://" not in address:
-        return lambda: _Pooled(lambda: _open_local(address, limits))
+        return lambda: _open_local(address, limits)
     scheme = address.split("://", 1)[0].lower()
     if scheme == "ipc":
-        return lambda: _Pooled(lambda: _open_local(urlsplit(address).path, limits))
-    if scheme in ("http", "https"):
-        return lambda: _Http(address, limits)
+        return lambda: _open_local(urlsplit(address).path, limits)
     if scheme in ("ws", "wss"):
-        return lambda: _Pooled(lambda: _open_websocket(address, limits))
+        return lambda: _open_websocket(address, limits)
+    if scheme in ("http", "https"):
+        return None
     raise ValueError(
         f"the node's address {shown_address(address)} is none of http(s)://, ws(s):// and the "
         "path of an IPC socket"
@@ -432,7 +494,10 @@ class _Http:
 
 
 class _Stream(Protocol):
-    async def exchange(self, body: bytes) -> bytes: ...
+    async def send(self, body: bytes) -> None: ...
+
+    async def receive(self) -> bytes:
+        """The next JSON text. _TransientError when the connection ended."""
 
     async def close(self) -> None: ...
 
@@ -447,7 +512,8 @@ class _Pooled:
     async def exchange(self, body: bytes) -> bytes:
         stream = self._idle.pop() if self._idle else await self._connect()
         try:
-            answer = await stream.exchange(body)
+            await stream.send(body)
+            answer = await stream.receive()
         except BaseException:
             await stream.close()
             await self.close()  # the node may have gone: what is idle is no better
@@ -466,8 +532,10 @@ class _WebSocket:
         self._session = session
         self._socket = socket
 
-    async def exchange(self, body: bytes) -> bytes:
+    async def send(self, body: bytes) -> None:
         await self._socket.send_str(body.decode())
+
+    async def receive(self) -> bytes:
         message = await self._socket.receive()
         if message.type is aiohttp.WSMsgType.TEXT:
             text: str = message.data
@@ -497,7 +565,8 @@ async def _open_websocket(address: str, limits: Limits) -> _Stream:
 
 
 class _Local:
-    """A stream of JSON texts. Nodes end each with a newline or with nothing at all."""
+    """A stream of JSON texts. Nodes end each with a newline or with nothing at all, and may send
+    several at once where nobody asked."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, max_nbytes: int
@@ -505,22 +574,37 @@ class _Local:
         self._reader = reader
         self._writer = writer
         self._max_nbytes = max_nbytes
+        self._content = bytearray()  # received and not yet handed out
 
-    async def exchange(self, body: bytes) -> bytes:
+    async def send(self, body: bytes) -> None:
         self._writer.write(body + b"\n")
         await self._writer.drain()
-        content = bytearray()
+
+    async def receive(self) -> bytes:
+        content, scanned = self._content, 0
         while True:
+            if text := self._first_text(scanned):
+                return text
+            scanned = len(content)
             chunk = await self._reader.read(1 << 20)
             if not chunk:
                 raise _TransientError("the socket was closed before the answer was whole")
             content += chunk
             if len(content) > self._max_nbytes:
                 raise _too_long(self._max_nbytes)
-            if chunk.endswith(b"\n"):
-                return bytes(content)
-            if chunk.endswith((b"}", b"]")) and _is_whole(content):
-                return bytes(content)
+
+    def _first_text(self, scanned: int) -> bytes | None:
+        """Take the first whole JSON text off what was received; `scanned` bytes have no newline."""
+        content = self._content
+        end = content.find(b"\n", scanned) + 1
+        if not end and content.endswith((b"}", b"]")):
+            if _is_whole(content):
+                end = len(content)
+            elif len(content) <= _SPLIT_NBYTES:
+                end = _end_of_text(content)
+        text = bytes(content[:end])
+        del content[:end]
+        return text.strip() or None
 
     async def close(self) -> None:
         self._writer.close()
@@ -537,6 +621,14 @@ def _is_whole(content: bytes | bytearray) -> bool:
     except orjson.JSONDecodeError:
         return False
     return True
+
+
+def _end_of_text(content: bytes | bytearray) -> int:
+    """Where the first of several JSON texts without a separator ends; 0 when it is not whole."""
+    try:
+        return json.JSONDecoder().raw_decode(content.decode())[1]
+    except ValueError:
+        return 0
 
 
 def _too_long(max_nbytes: int) -> RpcRefused:

@@ -41,13 +41,15 @@ MAX_FETCH_BLOCKS = 4096  # of one fetch; a longer gap is cheaper to read anew
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What is needed of a block's header. `base_fee` in wei, 0 before London."""
+    """What is needed of a block's header. `base_fee` in wei, 0 before London; `logs_bloom` has 256
+    bytes, or none where the source does not say."""
 
     number: int
     hash: bytes
     parent_hash: bytes
     timestamp: int
     base_fee: int
+    logs_bloom: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ class NodeClient(Protocol):
     def block_logs(
         self, hashes: Sequence[bytes], topics: Sequence[bytes]
     ) -> Sequence[Sequence[Log]]:
-        """The same for single blocks by hash; an error where the node does not know the hash."""
+        """The same for single blocks by hash, all their logs when `topics` is empty; an error where
+        the node does not know the hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +205,17 @@ def _fetch_logs(node: NodeClient, first: int, last: int) -> list[Log]:
 # -- decoding
 
 
-def block_records(header: Header, logs: Iterable[Log], pools: Mapping[bytes, PoolSpec]) -> Records:
-    """BeginBlock, the events of `pools` in log order, EndBlock. LogInvalid."""
+def block_records(
+    header: Header,
+    logs: Iterable[Log],
+    pools: Mapping[bytes, PoolSpec],
+    first_logs: Mapping[int, int] | None = None,
+) -> Records:
+    """BeginBlock, the events of `pools` in log order, EndBlock. LogInvalid.
+
+    `first_logs` are the block-wide indices of each transaction's first log; without it the first of
+    `logs` counts as that.
+    """
     ordered = sorted(logs, key=lambda log: log.log_index)
     for before, after in pairwise(ordered):
         if before.log_index == after.log_index or before.tx_index > after.tx_index:
@@ -212,7 +224,7 @@ def block_records(header: Header, logs: Iterable[Log], pools: Mapping[bytes, Poo
                 "of order",
                 block=header.number,
             )
-    first_log: dict[int, int] = {}
+    first_log = dict(first_logs or {})
     found: list[dict[str, Any]] = []
     for log in ordered:
         first_log.setdefault(log.tx_index, log.log_index)
@@ -446,6 +458,20 @@ class RpcNode:
     def head_number(self) -> int:
         return _quantity(self._transport.call("eth_blockNumber"), "eth_blockNumber")
 
+    def head(self) -> Header:
+        """The newest block's header."""
+        return read_header(self._transport.call("eth_getBlockByNumber", "latest", False))
+
+    def words(self, block_hash: bytes, places: Sequence[tuple[bytes, bytes]]) -> list[int]:
+        """Storage words by (account, slot) at the end of that block."""
+        at = {"blockHash": "0x" + block_hash.hex()}
+        calls = [
+            ("eth_getStorageAt", ("0x" + account.hex(), "0x" + slot.hex(), at))
+            for account, slot in places
+        ]
+        answers = self._batch(calls)
+        return [_word(answer) for answer in answers]
+
     def headers(self, numbers: Sequence[int]) -> Sequence[Header | None]:
         found: list[Header | None] = []
         for start in range(0, len(numbers), MAX_ASKED_BLOCKS):
@@ -476,11 +502,8 @@ class RpcNode:
     def block_logs(
         self, hashes: Sequence[bytes], topics: Sequence[bytes]
     ) -> Sequence[Sequence[Log]]:
-        first = ["0x" + topic.hex() for topic in topics]
-        calls = [
-            ("eth_getLogs", ({"blockHash": "0x" + each.hex(), "topics": [first]},))
-            for each in hashes
-        ]
+        wanted = {"topics": [["0x" + topic.hex() for topic in topics]]} if topics else {}
+        calls = [("eth_getLogs", ({"blockHash": "0x" + each.hex()} | wanted,)) for each in hashes]
         return [_read_logs(answer) for answer in self._batch(calls)]
 
     def _batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
@@ -506,13 +529,14 @@ def read_header(answer: Any) -> Header:
     """A header of eth_getBlockByNumber's answer. LogInvalid."""
     if not isinstance(answer, dict):
         raise LogInvalid(f"a block is a JSON {type(answer).__name__}")
-    base_fee = answer.get("baseFeePerGas")
+    base_fee, bloom = answer.get("baseFeePerGas"), answer.get("logsBloom")
     return Header(
         number=_quantity(answer.get("number"), "number"),
         hash=_bytes(answer.get("hash"), "hash", 32),
         parent_hash=_bytes(answer.get("parentHash"), "parentHash", 32),
         timestamp=_quantity(answer.get("timestamp"), "timestamp"),
         base_fee=0 if base_fee is None else _quantity(base_fee, "baseFeePerGas"),
+        logs_bloom=b"" if bloom is None else _bytes(bloom, "logsBloom", 256),
     )
 
 
@@ -546,6 +570,15 @@ def _quantity(value: Any, name: str) -> int:
     if number >> 64:
         raise LogInvalid(f"{name} is {value!r}, more than 64 bits")
     return number
+
+
+def _word(value: Any) -> int:
+    if isinstance(value, str) and value.startswith("0x") and 2 < len(value) <= 66:
+        try:
+            return int(value, 16)
+        except ValueError:
+            pass
+    raise LogInvalid(f"a word of storage is {value!r}, no 0x integer of 32 bytes")
 
 
 def _bytes(value: Any, name: str, size: int | None) -> bytes:

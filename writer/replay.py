@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 import os
+import shutil
 import socket
 import stat
 from dataclasses import dataclass
@@ -218,11 +219,11 @@ class ReplayServer:
             log.info("event=client_left at_byte=%d", offset)
 
 
-def listen(path: str) -> socket.socket:
-    """A listening Unix socket of mode 0600 at `path`; an abandoned socket file there is replaced.
+def listen(path: str, *, mode: int = 0o600, group: str | None = None) -> socket.socket:
+    """A listening Unix socket at `path`; an abandoned socket file there is replaced.
 
     It takes its place when it listens: whoever sees the path can connect. Connection: the path is
-    too long, or occupied by something else or by a living server.
+    too long, occupied by something else or by a living server, or cannot be given that group.
     """
     # Bound under a name of its own first, beside the path so that it can be renamed.
     birth = os.path.join(os.path.dirname(path), f".{os.getpid()}.sock")
@@ -237,8 +238,17 @@ def listen(path: str) -> socket.socket:
     mask = os.umask(0o177)
     try:
         listener.bind(birth)
+        if group is not None:
+            shutil.chown(birth, group=group)
+        os.chmod(birth, mode)
         listener.listen(64)
         os.rename(birth, path)
+    except LookupError as error:
+        listener.close()
+        _unlink(birth)
+        raise Connection(
+            f"cannot listen on {path}: there is no group {group}", path=path
+        ) from error
     except OSError as error:
         listener.close()
         _unlink(birth)

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -128,7 +128,10 @@ class FeedThread:
 
 
 class Service:
-    """Owns everything of one writer process; `run` returns when it is told to stop."""
+    """Owns everything of one writer process; `run` returns when it is told to stop.
+
+    `producer`, where given, is run as long as the writer: what serves the socket it reads.
+    """
 
     def __init__(
         self,
@@ -136,11 +139,13 @@ class Service:
         scraper: PoolScraper,
         *,
         node: NodeClient | None = None,
+        producer: Callable[[], Coroutine[Any, Any, None]] | None = None,
         observe: Callable[[Metrics], None] = lambda metrics: None,
     ):
         self.settings = settings
         self._scraper = scraper
         self._node = node
+        self._producer = producer
         self._observe = observe
 
     async def run(self) -> None:
@@ -240,17 +245,19 @@ class Service:
         thread.start()
         work = asyncio.ensure_future(_stay_live(coordinator))
         stopped = asyncio.ensure_future(stop.wait())
+        tasks: list[asyncio.Future[Any]] = [work, stopped]
+        if self._producer is not None:
+            tasks.append(asyncio.ensure_future(self._producer()))
         try:
-            waiting: set[asyncio.Future[Any]] = {work, stopped, died}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in (died, work):
+            await asyncio.wait({*tasks, died}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (died, *tasks):
                 if task.done():
                     task.result()
         finally:
             self._scraper.close()
-            work.cancel()
-            stopped.cancel()
-            await asyncio.gather(work, stopped, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             ended = thread.stop()
             feed.close()
             if not ended:

@@ -1,0 +1,339 @@
+"""Any node as a producer: follows its chain and serves the event stream on a Unix socket.
+
+One thread follows the node (follow.py); the event loop owns the socket and its clients. A client is
+sent every unit that begins after it was accepted, as by the producer in the node; one that does not
+read is disconnected, and so are all when the node's chain cannot be joined to what they were sent.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arena.errors import ChainMoved, LogInvalid, NodeBehind, PoolListError, ReorgTooDeep, Scraper
+from arena.writer.feed import Records
+from arena.writer.follow import Follower, encode
+from arena.writer.jsonrpc import JsonRpc, Limits
+from arena.writer.logs import Header, RpcNode, read_header
+from arena.writer.replay import listen
+from arena.writer.scrapers.rpc import check_chain
+from arena.writer.whitelist import read_pool_list
+
+log = logging.getLogger(__name__)
+
+POLL_SUBSCRIBED_S = 1.0  # how long a silent subscription is believed
+POLL_S = 0.25  # without a subscription
+RESUBSCRIBE_S = 1.0
+MISSED_HEADS = 2  # found by asking, one after the other, before a subscription counts as dead
+# A head below the last one is a chain cut back, or an answer of another node behind a balancer.
+CUT_BACK_S = 1.0
+FIRST_RETRY_S = 0.02  # a block's logs may come a moment after its header
+LONGEST_RETRY_S = 2.0
+CLIENT_NBYTES = 16 << 20  # about 100,000 events
+JOIN_TIMEOUT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSettings:
+    """Which node, which pools, and the socket's place and rights.
+
+    `poll_s` None: as the address needs it. `client_nbytes` is what a client may leave unread.
+    `wait_for_client`: the first client's first block is the newest, not the one after it.
+    """
+
+    node: str
+    pools: Path
+    socket: Path
+    mode: int = 0o600
+    group: str | None = None
+    chain_id: int | None = None
+    poll_s: float | None = None
+    client_nbytes: int = CLIENT_NBYTES
+    wait_for_client: bool = False
+
+
+class Bridge:
+    """Owns the connections to the node, the socket and its clients; `run` ends when cancelled.
+
+    The list of pools is read at once (PoolListError) and again whenever its file changes or `reload`
+    was called; a list that cannot be read leaves the one in force.
+    """
+
+    def __init__(self, settings: BridgeSettings) -> None:
+        self.settings = settings
+        self._signature = _signature(settings.pools)
+        targets = read_pool_list(settings.pools).targets
+        # Tried again here, not there: what is asked next depends on the head by then.
+        self._rpc = JsonRpc(settings.node, Limits(timeout_s=5.0, tries=1))
+        self._node = RpcNode(self._rpc)
+        self._follower = Follower(self._node, targets)
+        self._next_seq = 1
+        self._hints: queue.SimpleQueue[Header | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._reload = threading.Event()
+        self._joined = threading.Event()
+        self._unsubscribe: Callable[[], None] | None = None
+        self._subscribe_at = 0.0
+        self._missed = 0
+        self._failures = 0
+        self._shorter_since: float | None = None
+        self._clients: set[asyncio.StreamWriter] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def check_chain(self) -> int:
+        """The node's chain id. ChainMismatch when it is not the one of the settings, RpcError."""
+        return check_chain(self._rpc, self.settings.chain_id)
+
+    def reload(self) -> None:
+        """Read the list of pools again before the next block. Safe from any thread."""
+        self._reload.set()
+        self._hints.put(None)
+
+    async def run(self) -> None:
+        """Listen, follow, serve. Connection when the socket's path cannot be used; whatever ended
+        the following."""
+        settings = self.settings
+        loop = self._loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        listener = listen(os.fspath(settings.socket), mode=settings.mode, group=settings.group)
+        thread = threading.Thread(
+            target=self._follow, args=(ended,), name="arena-bridge", daemon=True
+        )
+        try:
+            server = await asyncio.start_unix_server(self._serve, sock=listener)
+            log.info(
+                "event=listening socket=%s node=%s pools=%d",
+                settings.socket,
+                self._rpc.shown,
+                len(self._follower.targets),
+            )
+            thread.start()
+            try:
+                await ended
+            finally:
+                server.close()
+        finally:
+            self._stopping.set()
+            self._hints.put(None)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(settings.socket)
+            self._drop_clients("the bridge ends")
+            if thread.is_alive():
+                await asyncio.to_thread(thread.join, JOIN_TIMEOUT_S)
+            await asyncio.to_thread(self._rpc.close)
+            log.info("event=bridge_ended socket=%s", settings.socket)
+
+    # -- the socket, in the event loop
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients.add(writer)
+        self._joined.set()
+        log.info("event=client_connected clients=%d", len(self._clients))
+        try:
+            while await reader.read(1 << 16):  # nothing is expected of a client
+                pass
+        except OSError:
+            pass
+        finally:
+            self._clients.discard(writer)
+            writer.close()
+            log.info("event=client_left clients=%d", len(self._clients))
+
+    def _broadcast(self, data: bytes) -> None:
+        for client in tuple(self._clients):
+            pending = client.transport.get_write_buffer_size()
+            if pending > self.settings.client_nbytes:
+                log.warning("event=client_too_slow pending_bytes=%d", pending)
+                self._clients.discard(client)
+                client.transport.abort()
+            else:
+                client.write(data)
+
+    def _drop_clients(self, reason: str) -> None:
+        if self._clients:
+            log.info("event=clients_dropped clients=%d reason=%r", len(self._clients), reason)
+        for client in tuple(self._clients):
+            client.close()  # what was written before is still sent
+        self._clients.clear()
+
+    # -- the node, in the thread
+
+    def _follow(self, ended: "asyncio.Future[None]") -> None:
+        failure: BaseException | None = None
+        try:
+            while self.settings.wait_for_client and not self._joined.wait(POLL_S):
+                if self._stopping.is_set():
+                    break
+            while not self._stopping.is_set():
+                self._keep_subscribed()
+                hint = self._next_hint()
+                self._keep_pools()
+                if not self._stopping.is_set():
+                    self._step(hint)
+        except BaseException as error:
+            failure = error
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+
+        def settle() -> None:
+            if not ended.done():
+                if failure is None:
+                    ended.set_result(None)
+                else:
+                    ended.set_exception(failure)
+
+        self._call_soon(settle)
+
+    def _call_soon(self, work: Callable[..., None], *arguments: Any) -> None:
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(work, *arguments)
+
+    def _next_hint(self) -> Header | None:
+        """The newest head the subscription told, None when it is time to ask."""
+        if self._failures:
+            wait_s = min(FIRST_RETRY_S * 2 ** (self._failures - 1), LONGEST_RETRY_S)
+            self._stopping.wait(wait_s)
+        else:
+            poll_s = POLL_SUBSCRIBED_S if self._is_subscribed else POLL_S
+            if self._shorter_since is not None:
+                poll_s = POLL_S
+            wait_s = self.settings.poll_s or poll_s
+        hint: Header | None = None
+        with contextlib.suppress(queue.Empty):
+            hint = self._hints.get(timeout=0 if self._failures else wait_s)
+            while True:
+                hint = self._hints.get_nowait() or hint
+        return hint
+
+    def _step(self, hint: Header | None) -> None:
+        """Send what leads to the node's head; what hinders passes, and is tried again."""
+        follower = self._follower
+        began = follower.tip
+        try:
+            head = self._node.head() if hint is None else hint
+            if not self._is_cut_back(head, asked=hint is None):
+                for last, records in follower.advance(head):
+                    self._send(last, records)
+        except ReorgTooDeep as error:
+            log.warning("event=joined_anew reason=%r", str(error))
+            self.check_chain()
+            follower.forget()
+            self._call_soon(self._drop_clients, str(error))
+            return
+        except (ChainMoved, NodeBehind, LogInvalid) as error:
+            self._failures += 1
+            level = logging.WARNING if self._failures == 8 else logging.DEBUG
+            log.log(level, "event=not_yet error=%s reason=%r", type(error).__name__, str(error))
+            return
+        except Scraper as error:
+            self._failures += 1
+            level = logging.WARNING if self._failures in (1, 10) else logging.DEBUG
+            log.log(level, "event=node_fails error=%s reason=%r", type(error).__name__, str(error))
+            return
+        if self._failures:
+            log.debug("event=node_answers failures=%d", self._failures)
+            self._failures = 0
+        self._watch_subscription(told=hint is not None, moved=follower.tip != began)
+
+    def _is_cut_back(self, head: Header, *, asked: bool) -> bool:
+        """Whether to wait before believing that the chain ends at `head`, a block already sent."""
+        if not self._follower.is_shorter(head):
+            self._shorter_since = None
+            return False
+        now = time.monotonic()
+        if not asked:
+            return True  # a hint that came late
+        if self._shorter_since is None:
+            self._shorter_since = now
+        if now - self._shorter_since < CUT_BACK_S:
+            return True
+        self._shorter_since = None
+        return False
+
+    def _send(self, last: Header, records: Records) -> None:
+        data = encode(records, self._next_seq)
+        self._next_seq = (self._next_seq + len(records)) % 2**64
+        log.debug("event=sent block=%d records=%d bytes=%d", last.number, len(records), len(data))
+        self._call_soon(self._broadcast, data)
+
+    # -- the subscription: hints only, every head is found without it too
+
+    @property
+    def _is_subscribed(self) -> bool:
+        return self._unsubscribe is not None
+
+    def _keep_subscribed(self) -> None:
+        now = time.monotonic()
+        if self._is_subscribed or now < self._subscribe_at or not self._rpc.can_subscribe:
+            return
+        self._subscribe_at = now + RESUBSCRIBE_S
+        self._missed = 0
+        this = object()
+        self._subscription = this
+
+        def on_message(found: Any) -> None:
+            try:
+                self._hints.put(read_header(found))
+            except LogInvalid:
+                self._hints.put(None)
+
+        def on_end(reason: str) -> None:
+            if self._subscription is this:
+                log.info("event=subscription_ended reason=%r", reason)
+                self._unsubscribe = None
+                self._hints.put(None)
+
+        self._unsubscribe = self._rpc.subscribe("newHeads", on_message=on_message, on_end=on_end)
+
+    def _watch_subscription(self, *, told: bool, moved: bool) -> None:
+        if told:
+            self._missed = 0
+        elif moved and self._unsubscribe is not None:
+            self._missed += 1
+            if self._missed >= MISSED_HEADS:
+                log.warning("event=subscription_silent missed=%d", self._missed)
+                unsubscribe, self._unsubscribe = self._unsubscribe, None
+                unsubscribe()
+                self._subscribe_at = 0.0
+
+    # -- the list of pools
+
+    def _keep_pools(self) -> None:
+        """Take over a changed list; blocks are sent between two calls of this."""
+        signature = _signature(self.settings.pools)
+        if not self._reload.is_set() and signature == self._signature:
+            return
+        self._reload.clear()
+        self._signature = signature
+        try:
+            listed = read_pool_list(self.settings.pools)
+        except PoolListError as error:
+            log.error("event=pools_kept error=PoolListError reason=%r", str(error))
+            return
+        before = {each.spec.key for each in self._follower.targets}
+        after = {each.spec.key for each in listed.targets}
+        self._follower.targets = listed.targets
+        log.info(
+            "event=pools_changed pools=%d added=%d removed=%d refused=%d",
+            len(after),
+            len(after - before),
+            len(before - after),
+            len(listed.refused),
+        )
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    """What tells one version of a file from the next; None while there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
