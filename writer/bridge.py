@@ -60,7 +60,8 @@ class BridgeSettings:
 
 
 class Bridge:
-    """Owns the connections to the node, the socket and its clients; `run` ends when cancelled.
+    """Owns the connections to the node, the socket and its clients; `run` ends when cancelled, `close`
+    comes after it.
 
     The list of pools is read at once (PoolListError) and again whenever its file changes or `reload`
     was called; a list that cannot be read leaves the one in force.
@@ -127,8 +128,11 @@ class Bridge:
             self._drop_clients("the bridge ends")
             if thread.is_alive():
                 await asyncio.to_thread(thread.join, JOIN_TIMEOUT_S)
-            await asyncio.to_thread(self._rpc.close)
             log.info("event=bridge_ended socket=%s", settings.socket)
+
+    def close(self) -> None:
+        """Close the connections to the node. Safe to call twice."""
+        self._rpc.close()
 
     # -- the socket, in the event loop
 

@@ -175,6 +175,7 @@ def run_command(
                     wait_for_client=True,
                 )
             )
+            stack.enter_context(closing(bridge))
         assert socket is not None
         settings = Settings(
             name=name,
@@ -384,8 +385,9 @@ def bridge_command(
                 client_nbytes=parse_size(client_buffer),
             )
         )
-        bridge.check_chain()
-        run_until_signal(bridge.run(), on_hangup=bridge.reload)
+        with closing(bridge):
+            bridge.check_chain()
+            run_until_signal(bridge.run(), on_hangup=bridge.reload)
 
 
 demo_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -109,8 +109,7 @@ class Follower:
     def is_shorter(self, head: Header) -> bool:
         """Whether `head` is a block that was already sent, below the tip: the chain was cut back, or
         the node that answers is behind."""
-        kept = self._at(head.number)
-        return kept is not None and kept is not self._kept[-1] and kept.header.hash == head.hash
+        return self._has(head) and head.number != self._kept[-1].header.number
 
     def advance(self, head: Header) -> Iterator[tuple[Header, Records]]:
         """What leads from the tip to `head`: (its last block, records) of each unit, in order.
@@ -143,6 +142,10 @@ class Follower:
         index = number - self._kept[0].header.number if self._kept else -1
         return self._kept[index] if 0 <= index < len(self._kept) else None
 
+    def _has(self, header: Header) -> bool:
+        kept = self._at(header.number)
+        return kept is not None and kept.header.hash == header.hash
+
     def _branch_to(self, head: Header) -> list[Header]:
         """The headers above the common block, up to `head`."""
         lowest, tip = self._kept[0].header.number, self._kept[-1].header.number
@@ -152,7 +155,8 @@ class Follower:
             first = headers[0]
             kept = self._at(first.number - 1)
             if kept is not None and kept.header.hash == first.parent_hash:
-                return headers
+                # More than needed may have been read at once.
+                return [each for each in headers if not self._has(each)]
             if first.number <= lowest + 1:
                 raise ReorgTooDeep(
                     f"block {lowest}, the oldest of {len(self._kept)} kept, is not canonical any "

@@ -239,7 +239,7 @@ def listen(path: str, *, mode: int = 0o600, group: str | None = None) -> socket.
     try:
         listener.bind(birth)
         if group is not None:
-            shutil.chown(birth, group=group)
+            shutil.chown(birth, group=int(group) if group.isdigit() else group)
         os.chmod(birth, mode)
         listener.listen(64)
         os.rename(birth, path)

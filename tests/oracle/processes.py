@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -97,6 +98,61 @@ class WriterProcess:
             return
         assert ended_before is None, f"the writer ended with {ended_before}:\n{self.log_tail()}"
         assert code == 0, f"exit code {code} after SIGTERM:\n{self.log_tail()}"
+
+
+class BridgeProcess:
+    """`arena-bridge`; a context manager that ends it with SIGTERM and wants exit code 0.
+
+    The constructor returns once it listens.
+    """
+
+    def __init__(
+        self, folder: Path, *, node: str, pools: Path, socket: Path, more: tuple[str, ...] = ()
+    ) -> None:
+        self.log = folder / "bridge.log"
+        self.socket = socket
+        program = str(Path(sys.executable).parent / "arena-bridge")
+        command = [program, "--node", node, "--pools", str(pools), "--socket", str(socket), *more]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self.wait_log("event=listening")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def wait_log(self, text: str) -> None:
+        limit = time.monotonic() + SECONDS
+        while text not in self.log.read_text():
+            assert self.process.poll() is None, self.log.read_text()[-4000:]
+            assert time.monotonic() < limit, f"{text!r} is not in\n{self.log.read_text()[-4000:]}"
+            time.sleep(0.02)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        was_killed = self.process.poll() == -signal.SIGKILL
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        if value is not None:
+            value.add_note(f"bridge's log ends:\n{self.log.read_text()[-4000:]}")
+        else:
+            assert was_killed or code == 0, self.log.read_text()[-4000:]
 
 
 class ReaderProcess:

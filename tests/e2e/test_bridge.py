@@ -1,0 +1,317 @@
+"""What arena-bridge sends, read with nothing but the rules of the wire, against the node's own logs.
+
+Method: real contracts and a trader on a real node; clients are plain sockets. Expected frames are encoded
+by tests/node/producer.py from the node's logs, orphaned blocks as they were when they happened.
+"""
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node.market import Market
+from node.process import Node
+from node.producer import NodeProducer
+from oracle.history import frames_of
+from oracle.processes import BridgeProcess
+
+pytestmark = pytest.mark.node
+
+SECONDS = 60.0
+BLOCKS = 300
+
+
+class Client:
+    """Collects what the socket brings."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+        self.data = bytearray()
+        self.ended = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while chunk := self._socket.recv(1 << 16):
+            self.data += chunk
+        self.ended.set()
+
+    def wait(self, nbytes: int) -> bytes:
+        limit = time.monotonic() + SECONDS
+        while len(self.data) < nbytes:
+            assert time.monotonic() < limit, f"{len(self.data)} of {nbytes} bytes came"
+            time.sleep(0.005)
+        return bytes(self.data)
+
+    def wait_tip(self, number: int) -> None:
+        """Until a block of that number has ended, or a reorg at it."""
+        limit = time.monotonic() + SECONDS
+        while self.tip() != number:
+            assert time.monotonic() < limit, f"the last block is {self.tip()}, not {number}"
+            time.sleep(0.005)
+
+    def tip(self) -> int | None:
+        for frame in reversed(frames_of(bytes(self.data))):
+            if frame[4] in (3, 8):  # EndBlock, ReorgComplete
+                return int.from_bytes(frame[16:24], "little")
+        return None
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(SECONDS)
+        self._socket.close()
+
+
+def numbers(data: bytes) -> list[int]:
+    """stream_seq of every frame."""
+    return [int.from_bytes(frame[8:16], "little") for frame in frames_of(data)]
+
+
+def without_numbers(data: bytes) -> list[bytes]:
+    return [frame[:8] + frame[16:] for frame in frames_of(data)]
+
+
+def same(client: Client, expected: bytes | bytearray) -> None:
+    """The client has got exactly these frames, whatever their numbers."""
+    found = client.wait(len(expected))
+    for index, (ours, theirs) in enumerate(
+        zip(without_numbers(found), without_numbers(bytes(expected)), strict=True)
+    ):
+        assert ours == theirs, f"frame {index} differs"
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Iterator[Market]:
+    with Node(tmp_path) as node:
+        made = Market(node, seed=31)
+        made.create_pools(v2=10, v3=10, v4=10, cake=10)
+        for _ in range(5):
+            made.step(10)
+        yield made
+
+
+@pytest.fixture
+def pools(market: Market, tmp_path: Path) -> Path:
+    path = tmp_path / "pools.json"
+    path.write_text(json.dumps(market.pool_list()))
+    return path
+
+
+def start(
+    market: Market, folder: Path, pools: Path, *more: str, node: str | None = None
+) -> tuple[BridgeProcess, NodeProducer]:
+    bridge = BridgeProcess(
+        folder,
+        node=node or market.node.http,
+        pools=pools,
+        socket=folder / "bridge.sock",
+        more=("--log-level", "debug", *more),
+    )
+    head = market.node.block()
+    bridge.wait_log(f"event=sent block={head['number']} ")
+    producer = NodeProducer(market)
+    producer.follow()  # the newest block, which was sent before anybody listened
+    return bridge, producer
+
+
+def stop_and_reorg(market: Market, bridge: BridgeProcess, turn: int) -> None:
+    """A reorg of which the bridge sees the end only, so that it is one envelope."""
+    depth = 1 + turn % 10
+    bridge.process.send_signal(19)  # SIGSTOP
+    if turn % 2:
+        market.reorg(depth, method="anvil_reorg", operations=4 * depth)
+    else:
+        market.reorg(depth, method="evm_revert", operations=0)
+        for _ in range(1 + turn % 4):
+            market.step(8)
+    bridge.process.send_signal(18)  # SIGCONT
+
+
+def test_300_blocks_with_reorgs_are_what_the_logs_encode_to(
+    market: Market, tmp_path: Path, pools: Path
+) -> None:
+    bridge, producer = start(market, tmp_path, pools, "--poll", "0.01")
+    with bridge:
+        first, second = Client(bridge.socket), Client(bridge.socket)
+        bridge.wait_log("event=client_connected clients=2")
+        expected = bytearray()
+        blocks = reorgs = 0
+        while blocks < BLOCKS:
+            market.keep_snapshot()
+            if blocks % 12 == 11:
+                same(first, expected)
+                before = market.node.block()["number"]
+                stop_and_reorg(market, bridge, reorgs)
+                reorgs += 1
+                blocks += max(1, market.node.block()["number"] - before)
+            else:
+                market.step(blocks % 9)  # empty blocks too
+                blocks += 1
+            expected += producer.follow()
+            if blocks % 10 == 0:
+                first.wait(len(expected))
+        found, other = first.wait(len(expected)), second.wait(len(expected))
+        assert reorgs >= 20
+        assert without_numbers(found) == without_numbers(bytes(expected))
+        assert other == found
+        sent = numbers(found)
+        assert sent == list(range(sent[0], sent[0] + len(sent)))
+        print(f"{blocks} blocks, {reorgs} reorgs, {len(sent)} frames, {len(found)} bytes")
+        first.close()
+        second.close()
+
+
+def test_the_subscription_brings_the_same(market: Market, tmp_path: Path, pools: Path) -> None:
+    for transport in ("ws", "ipc"):
+        address = str(getattr(market.node, transport))
+        bridge, producer = start(market, tmp_path, pools, node=address)
+        with bridge:
+            client = Client(bridge.socket)
+            bridge.wait_log("event=client_connected clients=1")
+            expected = bytearray()
+            for _ in range(30):
+                market.step(6)
+                expected += producer.follow()
+            same(client, expected)
+            client.close()
+        bridge.log.unlink()
+
+
+def test_a_client_that_stops_reading_is_disconnected_and_disturbs_nobody(
+    market: Market, tmp_path: Path, pools: Path
+) -> None:
+    bridge, producer = start(market, tmp_path, pools, "--poll", "0.01", "--client-buffer", "16KiB")
+    with bridge:
+        reader = Client(bridge.socket)
+        deaf = socket.socket(socket.AF_UNIX)
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        deaf.connect(str(bridge.socket))
+        bridge.wait_log("event=client_connected clients=2")
+        expected = bytearray()
+        limit = time.monotonic() + SECONDS
+        while "event=client_too_slow" not in bridge.log.read_text():
+            assert time.monotonic() < limit
+            market.step(40)
+            expected += producer.follow()
+            reader.wait(len(expected))
+        bridge.wait_log("event=client_left clients=1")
+        market.step(10)
+        expected += producer.follow()
+        same(reader, expected)
+        taken = bytearray()
+        deaf.settimeout(SECONDS)
+        while chunk := deaf.recv(1 << 16):
+            taken += chunk
+        assert bytes(reader.data).startswith(bytes(taken[: len(taken)]))
+        deaf.close()
+        reader.close()
+
+
+def test_a_changed_list_counts_from_the_next_block(
+    market: Market, tmp_path: Path, pools: Path
+) -> None:
+    everything = market.pool_list()
+    few = everything[::2]
+    pools.write_text(json.dumps(few))
+    bridge, producer = start(market, tmp_path, pools, "--poll", "0.01")
+    producer.tracked = {entry.get("pool_id", entry["address"]) for entry in few}
+    with bridge:
+        client = Client(bridge.socket)
+        bridge.wait_log("event=client_connected clients=1")
+        expected = bytearray()
+
+        def trade() -> None:
+            for _ in range(5):
+                market.step(10)
+                expected.extend(producer.follow())
+            same(client, expected)
+
+        trade()
+        pools.write_text("[")
+        bridge.wait_log("event=pools_kept")
+        trade()
+        replaced = tmp_path / "next.json"
+        replaced.write_text(json.dumps(everything[1::2]))
+        replaced.rename(pools)
+        bridge.wait_log("event=pools_changed pools=20 added=20 removed=20")
+        producer.tracked = {entry.get("pool_id", entry["address"]) for entry in everything[1::2]}
+        trade()
+        # Blocks from before the change are reverted with the events of the pools of now.
+        market.node.call("anvil_rollback", 8)
+        market.step(5)
+        expected += producer.follow()
+        same(client, expected)
+        client.close()
+
+
+def test_a_chain_cut_back_is_a_revert_without_new_blocks(
+    market: Market, tmp_path: Path, pools: Path
+) -> None:
+    bridge, producer = start(market, tmp_path, pools, node=market.node.ws)
+    with bridge:
+        client = Client(bridge.socket)
+        bridge.wait_log("event=client_connected clients=1")
+        expected = bytearray()
+        for _ in range(6):
+            market.step(10)
+            expected += producer.follow()
+        client.wait(len(expected))
+        market.reorg(4, method="anvil_rollback", operations=0)
+        expected += producer.follow()
+        same(client, expected)
+        market.step(10)
+        expected += producer.follow()
+        same(client, expected)
+        client.close()
+
+
+def test_the_socket_has_the_rights_asked_for(market: Market, tmp_path: Path, pools: Path) -> None:
+    bridge, _ = start(market, tmp_path, pools)
+    with bridge:
+        assert stat.S_IMODE(bridge.socket.stat().st_mode) == 0o600
+        again = run_bridge(market, pools, bridge.socket)
+        assert again.returncode == 2
+        assert "Connection: another server listens" in again.stderr
+    assert not bridge.socket.exists()
+    bridge.log.unlink()
+    group = os.getgid()
+    bridge, _ = start(market, tmp_path, pools, "--mode", "0660", "--group", str(group))
+    with bridge:
+        found = bridge.socket.stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, group)
+
+
+def run_bridge(
+    market: Market, pools: Path, path: Path, *more: str, node: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    program = str(Path(sys.executable).parent / "arena-bridge")
+    options = ["--node", node or market.node.http, "--pools", str(pools), "--socket", str(path)]
+    return subprocess.run(
+        [program, *options, *more], capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+
+
+def test_refusals_name_what_was_found(market: Market, tmp_path: Path, pools: Path) -> None:
+    path = tmp_path / "bridge.sock"
+    cases: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
+        ("ChainMismatch", {}, ("--chain-id", "5")),
+        ("RpcUnavailable", {"node": "ws://127.0.0.1:1"}, ()),
+        ("ValueError", {"node": "gopher://node"}, ()),
+        ("Connection", {}, ("--group", "nobody-has-this-group")),
+        ("ValueError", {}, ("--mode", "rw")),
+    ]
+    for name, change, more in cases:
+        done = run_bridge(market, pools, path, *more, **change)
+        assert done.returncode == 2, done
+        assert f"arena-bridge: {name}: " in done.stderr, done.stderr
+    assert run_bridge(market, tmp_path / "none.json", path).returncode == 2
+    assert not path.exists()
