@@ -31,6 +31,7 @@ from arena.errors import ArenaError
 
 EXIT_UNEXPECTED = 1
 EXIT_REFUSED = 2
+EXIT_DIFFERENT = 1
 
 log = logging.getLogger(__name__)
 
@@ -390,6 +391,52 @@ def bridge_command(
             run_until_signal(bridge.run(), on_hangup=bridge.reload)
 
 
+verify_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@verify_app.command()
+def verify_command(
+    name: Annotated[str, typer.Argument(help="name of the arena")],
+    rpc: Annotated[
+        str, typer.Option("--rpc", help="node: http(s)://, ws(s)://, or IPC socket path")
+    ],
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=1, help="that many random pools; all")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.0, help="seconds to wait for the arena")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    log_level: LogLevelOption = LogLevel.error,
+) -> None:
+    """Compare a running arena with a node at the arena's block; exit code 1 when anything differs."""
+    configure_logging(log_level)
+    with refusing("arena-verify"):
+        from arena.writer.jsonrpc import JsonRpc
+        from arena.writer.verify import verify
+
+        with JsonRpc(rpc) as client:
+            found = verify(name, client, sample=sample, timeout_s=timeout)
+        for each in found.differences:
+            print(json.dumps(each.as_dict()) if as_json else each.line())
+        differ = len({each.key for each in found.differences})
+        total = {
+            "block": found.block_number,
+            "compared": found.compared,
+            "differ": differ,
+            "not_live": dict(found.not_live),
+        }
+        if as_json:
+            print(json.dumps(total))
+        else:
+            for key, status in found.not_live:
+                print(f"{key} is {status}: not compared")
+            print(
+                f"{found.compared} pools compared at block {found.block_number}, {differ} differ"
+                + (f", {len(found.not_live)} not live" if found.not_live else "")
+            )
+        if found.differences:
+            raise typer.Exit(EXIT_DIFFERENT)
+
+
 demo_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -420,6 +467,11 @@ def replay() -> None:
 def bridge() -> None:
     """Entry point of arena-bridge."""
     bridge_app()
+
+
+def verify() -> None:
+    """Entry point of arena-verify."""
+    verify_app()
 
 
 def demo() -> None:

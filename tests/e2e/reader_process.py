@@ -7,6 +7,7 @@ on stdout, and ends when stdin closes:
     {"do": "expect", "block", "set", "drop", "settle", "seconds"}
                                     change what is expected of pools, then compare one view
     {"do": "fees", "keys"}          lp_fee and protocol_fee of V4 pools
+    {"do": "quotes", "asks"}        [key, zero_for_one, exact_out, amount] each, all from one view
     {"do": "watch", "keys", "last", "seconds"}
                                     look as often as possible until a view is `last`; answers every
                                     distinct [block, digest of the states] seen
@@ -98,6 +99,23 @@ class Reader:
         with self.pools.snapshot() as view:
             states = {key: view[key].state() for key in keys}
         return {"fees": {k: [int(s.lp_fee), int(s.protocol_fee)] for k, s in states.items()}}
+
+    def do_quotes(self, asks: list[list[Any]]) -> dict[str, Any]:
+        answers: list[Any] = []
+        with self.pools.snapshot(list(dict.fromkeys(ask[0] for ask in asks))) as view:
+            for key, zero_for_one, exact_out, amount in asks:
+                pool = view[key]
+                ask = pool.quote_exact_out if exact_out else pool.quote_exact_in
+                try:
+                    quote = ask(amount, zero_for_one=zero_for_one)
+                except arena.QuoteError as error:
+                    answers.append(type(error).__name__)
+                    continue
+                after = (quote.sqrt_price_x96_after, quote.tick_after, quote.liquidity_after)
+                numbers = (quote.amount_in, quote.amount_out, *after)
+                answers.append([*map(int, numbers), bool(quote.is_complete)])
+            block = int(view.block_number)
+        return {"block": block, "answers": answers}
 
     def do_watch(self, keys: list[str], last: list[Any], seconds: float) -> dict[str, Any]:
         seen: dict[tuple[int, str], None] = {}

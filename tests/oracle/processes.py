@@ -202,15 +202,36 @@ class ReaderProcess:
         Without `settle` the first view at or above `block_number` must be right; with it views are
         taken until one is. AssertionError names each field that differs.
         """
+        self.tell_expected(block_number, states, settle=settle, seconds=seconds)
+        self.check_expected(block_number)
+
+    def tell_expected(
+        self,
+        block_number: int,
+        states: dict[str, Any],
+        *,
+        settle: bool = True,
+        seconds: float = SECONDS,
+    ) -> None:
+        """Begin what `expect` does, so that several readers look at the same time."""
         changed = {key: state for key, state in states.items() if self._known.get(key) != state}
         gone = [key for key in self._known if key not in states]
         self._known = {**self._known, **changed}
         for key in gone:
             del self._known[key]
-        result = self.ask(
-            do="expect", block=block_number, set=changed, drop=gone, settle=settle, seconds=seconds
-        )
+        what = {"block": block_number, "set": changed, "drop": gone}
+        self.tell(do="expect", settle=settle, seconds=seconds, **what)
+
+    def check_expected(self, block_number: int) -> None:
+        """Its end. AssertionError as in `expect`."""
+        result = self.answer()
         assert result["ok"], f"at block {block_number}: {result}"
+
+    def quotes(self, asks: list[list[Any]]) -> tuple[int, list[Any]]:
+        """(block, answers) of [key, zero_for_one, exact_out, amount] from one view; an answer is
+        [amount_in, amount_out, price, tick, liquidity after, is_complete] or an error's name."""
+        result = self.ask(do="quotes", asks=asks)
+        return result["block"], result["answers"]
 
     def fees(self, keys: list[str]) -> dict[str, tuple[int, int]]:
         """(lp_fee, protocol_fee) of V4 pools."""

@@ -1,0 +1,178 @@
+"""A running arena held against a node: every field of every pool, at the arena's own block.
+
+The arena is read as any reader reads it; the node through the scraper contract, so nothing the feed
+brought is trusted on either side of the comparison.
+"""
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import arena
+from arena.arena import PoolSpec, PoolValues, TokenSpec
+from arena.errors import BlockUnavailable, ChainMoved, PoolInvalid
+from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.writer.jsonrpc import JsonRpc
+from arena.writer.scrapers.rpc import RpcScraper, block_by_number
+from arena.writer.scrapers.slots import PANCAKESWAP_V3_LAYOUT, PoolTarget, pool_target
+
+__all__ = ["Difference", "Verified", "differences", "verify"]
+
+PROTOCOLS = {"uniswap_v2": UNISWAP_V2, "uniswap_v3": UNISWAP_V3, "uniswap_v4": UNISWAP_V4}
+FIELDS = {
+    UNISWAP_V2: ("reserve0", "reserve1"),
+    UNISWAP_V3: ("sqrt_price_x96", "tick", "liquidity"),
+    UNISWAP_V4: ("sqrt_price_x96", "tick", "liquidity", "protocol_fee", "lp_fee"),
+}
+BRANCH_TRIES = 10
+BRANCH_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field of one pool; `ticks` have a row each, (gross, net) or None where there is no tick.
+
+    `field` is `pool` when the node has no such pool: `theirs` says why.
+    """
+
+    key: bytes
+    field: str
+    ours: Any
+    theirs: Any
+
+    def line(self) -> str:
+        return f"0x{self.key.hex()} {self.field}: arena {_shown(self.ours)}, node {self.theirs}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "pool": f"0x{self.key.hex()}",
+            "field": self.field,
+            "arena": _shown(self.ours),
+            "node": _shown(self.theirs),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was compared at which block; `not_live` pools (key, status) make no claim to compare."""
+
+    block_number: int
+    compared: int
+    differences: tuple[Difference, ...]
+    not_live: tuple[tuple[str, str], ...]
+
+
+def _shown(value: Any) -> Any:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else value
+
+
+def differences(
+    key: bytes, protocol: int, ours: Mapping[str, Any], theirs: PoolValues
+) -> list[Difference]:
+    """The fields in which a pool's values differ; `ours` by the names of PoolValues."""
+    found = [
+        Difference(key, name, ours[name], getattr(theirs, name))
+        for name in FIELDS[protocol]
+        if ours[name] != getattr(theirs, name)
+    ]
+    if protocol != UNISWAP_V2:
+        mine = {tick: (gross, net) for tick, gross, net in ours["ticks"]}
+        nodes = {tick: (gross, net) for tick, gross, net in theirs.ticks}
+        found += [
+            Difference(key, f"ticks[{tick}]", mine.get(tick), nodes.get(tick))
+            for tick in sorted(mine.keys() | nodes.keys())
+            if mine.get(tick) != nodes.get(tick)
+        ]
+    return found
+
+
+def verify(
+    name: str, rpc: JsonRpc, *, sample: int | None = None, timeout_s: float = 1.0
+) -> Verified:
+    """Compare the pools of the arena `name`, or `sample` random ones, with the node.
+
+    ChainMoved when the node's chain does not have the arena's block, BlockUnavailable when it has
+    its state no more, other errors of attaching and of the node.
+    """
+    with arena.attach(name, timeout=timeout_s, require_writer=False) as pools:
+        chain_id = pools.chain_id or None
+        for attempt in range(BRANCH_TRIES):
+            if attempt:
+                time.sleep(BRANCH_PAUSE_S)
+            keys = list(pools)
+            if sample is not None:
+                keys = random.SystemRandom().sample(keys, min(sample, len(keys)))
+            frozen = pools.snapshot(keys)
+            states = [frozen[key].state() for key in keys]
+            block = block_by_number(rpc, frozen.block_number)
+            # The feed carries no hashes; a block of another branch has another time or comes later.
+            if block is None or frozen.timestamp not in (0, block.timestamp):
+                continue
+            live = [state for state in states if state.status == "live"]
+            try:
+                theirs = _read(rpc, [_spec(state) for state in live], block.number, chain_id)
+            except BlockUnavailable:
+                if attempt + 1 < BRANCH_TRIES:
+                    continue
+                raise
+            found = [each for state in live for each in _compare(state, theirs)]
+            idle = tuple((s.pool_key, s.status) for s in states if s.status != "live")
+            return Verified(block.number, len(live), tuple(found), idle)
+    raise ChainMoved(
+        f"the node does not have block {frozen.block_number} of the arena {name}: it is behind, on "
+        "another branch, or follows another chain",
+        block=frozen.block_number,
+    )
+
+
+def _read(
+    rpc: JsonRpc, specs: Sequence[PoolSpec], block_number: int, chain_id: int | None
+) -> dict[bytes, PoolValues | PoolInvalid]:
+    found: dict[bytes, PoolValues | PoolInvalid] = {}
+    # A V3 pool of a factory that is not known may have PancakeSwap's layout: the other one fails.
+    for layout in (None, PANCAKESWAP_V3_LAYOUT):
+        targets: list[PoolTarget] = []
+        for spec in specs:
+            if layout is None:
+                targets.append(pool_target(spec))
+            elif spec.protocol == UNISWAP_V3 and isinstance(found[spec.key], PoolInvalid):
+                targets.append(pool_target(spec, layout))
+        if not targets:
+            continue
+        scraper = RpcScraper(rpc, targets, chain_id=chain_id, block=block_number)
+        scrape = scraper.read_pools([target.spec.key for target in targets])
+        found |= {pool.spec.key: pool.values for pool in scrape.pools}
+        for error in scrape.invalid:
+            found.setdefault(error.key, error)
+    return found
+
+
+def _spec(state: Any) -> PoolSpec:
+    def token(token: Any) -> TokenSpec:
+        return TokenSpec(bytes.fromhex(token.address[2:]), token.decimals, token.symbol or "")
+
+    return PoolSpec(
+        bytes.fromhex(state.pool_key[2:]),
+        PROTOCOLS[state.protocol],
+        token(state.token0),
+        token(state.token1),
+        state.fee_pips,
+        state.tick_spacing or 0,
+        bytes.fromhex(state.factory[2:]),
+        bytes.fromhex(state.hooks[2:]) if state.hooks else bytes(20),
+    )
+
+
+def _compare(state: Any, theirs: Mapping[bytes, PoolValues | PoolInvalid]) -> Iterator[Difference]:
+    key = bytes.fromhex(state.pool_key[2:])
+    values = theirs[key]
+    if isinstance(values, PoolInvalid):
+        yield Difference(key, "pool", "live", f"{type(values).__name__}: {values}")
+        return
+    protocol = PROTOCOLS[state.protocol]
+    ours = {name: getattr(state, name) for name in (*FIELDS[protocol], "ticks")}
+    yield from differences(key, protocol, ours, values)
