@@ -33,6 +33,8 @@ def main() -> None:
             seed=options.seed,
             pools=12,
             transport=options.transport,
+            # Without it this node moves states of a few blocks ago to disk and loses some.
+            node_options=("--prune-history", "400"),
         ) as proof,
     ):
         proof.wait_live()

@@ -3,7 +3,7 @@
 Run as a script: `reader_process.py NAME SECONDS`. Obeys JSON lines on stdin, answers each with one
 on stdout, and ends when stdin closes:
 
-    {"do": "live", "seconds"}       wait until the arena's phase is live
+    {"do": "live", "seconds"}       wait until a living writer's phase is live
     {"do": "expect", "block", "set", "drop", "settle", "seconds"}
                                     change what is expected of pools, then compare one view
     {"do": "fees", "keys"}          lp_fee and protocol_fee of V4 pools
@@ -49,7 +49,7 @@ class Reader:
 
     def do_live(self, seconds: float) -> dict[str, Any]:
         limit = time.monotonic() + seconds
-        while self.pools.phase != "live":
+        while self.pools.phase != "live" or not self.pools.writer_alive:
             if time.monotonic() > limit:
                 return {"ok": False, "phase": self.pools.phase, "head": self.pools.head_block}
             time.sleep(0.002)
@@ -68,7 +68,10 @@ class Reader:
             return int(block_number), {key: shown(s) for key, s in states.items()}, idle
 
     def differences(self, block: int) -> dict[str, Any]:
-        number, found, idle = self.look(self.expected)
+        try:
+            number, found, idle = self.look(self.expected)
+        except arena.UnknownPool as error:  # of an arena that is being filled again
+            return {"unknown": str(error)}
         result: dict[str, Any] = {}
         if number != block:
             result["block_number"] = [number, block]

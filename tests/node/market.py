@@ -426,6 +426,14 @@ class Market:
         for old in sorted(self._snapshots)[:-KEPT_SNAPSHOTS]:
             del self._snapshots[old]
 
+    def forget_snapshots(self) -> None:
+        """The node has lost them."""
+        self._snapshots.clear()
+
+    def can_revert(self, depth: int) -> bool:
+        """Whether `reorg` with evm_revert can replace that many blocks."""
+        return int(self.node.call("eth_blockNumber"), 16) - depth in self._snapshots
+
     def reorg(
         self,
         depth: int,
@@ -440,7 +448,8 @@ class Market:
         needs keep_snapshot to have been called at the common ancestor.
         """
         head = self.node.block()["number"]
-        orphaned = [self.node.block(number) for number in range(head - depth + 1, head + 1)]
+        ancestor = head - depth
+        orphaned = [self.node.block(number) for number in range(ancestor + 1, head + 1)]
         if method == "anvil_reorg":
             made = self.operations(operations)
             placed = [[item, self.random.randrange(depth)] for item in made]
@@ -448,10 +457,10 @@ class Market:
         elif method == "anvil_rollback":
             self.node.call("anvil_rollback", depth)
         else:
-            ancestor = head - depth
             assert self.node.call("evm_revert", self._snapshots.pop(ancestor)), "no snapshot"
-            for number in [number for number in self._snapshots if number > ancestor]:
-                del self._snapshots[number]
+        # Those of replaced blocks lead to another branch, or are gone with the one returned to.
+        for number in [number for number in self._snapshots if number > ancestor]:
+            del self._snapshots[number]
         return orphaned
 
     # Truth

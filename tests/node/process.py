@@ -156,13 +156,19 @@ class Node(Client):
         command += ["--order", "fifo", "--base-fee", "0", "--gas-price", "0", "--silent"]
         command += ["--disable-block-gas-limit", "--hardfork", "cancun", "--ipc", str(self.ipc)]
         command += ["--no-request-size-limit", "--accounts", "2", "--timestamp", "1700000000"]
-        home = folder / "home"
-        home.mkdir(exist_ok=True)
-        with self.log.open("wb") as log:
+        self._command = [*command, *more]
+        self._folder = folder
+        (folder / "home").mkdir(exist_ok=True)
+        self._start()
+        self.call("anvil_setBalance", self.account, hex(10**40))
+        self._selectors: dict[str, bytes] = {}
+
+    def _start(self) -> None:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *more],
-                cwd=folder,
-                env=os.environ | {"HOME": str(home)},
+                self._command,
+                cwd=self._folder,
+                env=os.environ | {"HOME": str(self._folder / "home")},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -176,8 +182,13 @@ class Node(Client):
                 assert self.process.poll() is None, self.log.read_text()
                 assert time.monotonic() < deadline, "the node does not answer"
                 time.sleep(0.02)
-        self.call("anvil_setBalance", self.account, hex(10**40))
-        self._selectors: dict[str, bytes] = {}
+
+    def restart(self, *, down_s: float = 0.0) -> None:
+        """End it and start it again at the same place. With `--state FILE` among `more` it has its
+        chain back."""
+        self.stop()
+        time.sleep(down_s)
+        self._start()
 
     def keccak(self, *values: bytes) -> list[bytes]:
         answers = self.batch([("web3_sha3", ("0x" + value.hex(),)) for value in values])

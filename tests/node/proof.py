@@ -37,7 +37,8 @@ class Proof:
     """Owns all processes; a context manager. `folder` holds their files.
 
     `node_address` and `bridge` say how the writer gets its stream: from arena-bridge at that address
-    of the node, or, where `embedded`, from the writer's own.
+    of the node, or, where `embedded`, from the writer's own. `node_socket` is the path of something
+    in front of the node's IPC socket.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Proof:
         transport: Literal["ws", "ipc", "http"] = "ws",
         embedded: bool = False,
         node_options: tuple[str, ...] = (),
+        node_socket: Path | None = None,
     ) -> None:
         self.folder = folder
         self.arena_name = arena_name
@@ -65,7 +67,7 @@ class Proof:
                 self.market.step(8)
             self.pools = folder / "pools.json"
             self.pools.write_text(json.dumps(self.market.pool_list()))
-            self.address = str(getattr(self.node, transport))
+            self.address = str(node_socket or getattr(self.node, transport))
             self.socket = folder / "bridge.sock"
             self.embedded = embedded
             self.bridge: BridgeProcess | None = None
@@ -111,6 +113,24 @@ class Proof:
             while not reader.ask(do="live", seconds=0.05)["ok"]:
                 assert time.monotonic() < limit, self.writer_log()[-4000:]
                 self.market.step(4)
+
+    def trade(self, blocks: int) -> None:
+        """Blocks that nobody looks at."""
+        for _ in range(blocks):
+            self.market.keep_snapshot()
+            self.market.step(6)
+            self.totals["blocks"] += 1
+
+    def restart_node(self) -> None:
+        """The node goes away and comes back with its chain, if `node_options` have it keep one."""
+        self.node.restart(down_s=1.0)
+        self.market.forget_snapshots()
+
+    def kill_writer(self) -> None:
+        """kill -9; its segment stays."""
+        assert self.writer is not None
+        self.writer.process.kill()
+        self.writer.process.wait()
 
     def close(self) -> None:
         try:
@@ -162,7 +182,12 @@ class Proof:
         self.equal()
 
     def reorg(self, depth: int, method: Literal["anvil_reorg", "evm_revert"]) -> None:
-        """Replace the newest blocks, by as many or by up to twice as many."""
+        """Replace the newest blocks, by as many or by up to twice as many.
+
+        Where the node has no way back to the common block, anvil_reorg is taken.
+        """
+        if not self.market.can_revert(depth):
+            method = "anvil_reorg"
         self.market.reorg(depth, method=method, operations=3 * depth)
         count = depth
         if method == "evm_revert":

@@ -1,5 +1,6 @@
-"""An HTTP server on 127.0.0.1 that misbehaves as told, alone or in front of a node."""
+"""Servers that misbehave as told, alone or in front of a node: over HTTP, or on a Unix socket."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -7,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -154,6 +156,77 @@ class FaultyServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class Swallower:
+    """A node's IPC socket again at `path`; what the node says can be swallowed.
+
+    `swallow` keeps back, from now on and for the connections there are, the answers on those that
+    subscribed to something, or on all. Connections made later are whole.
+    """
+
+    def __init__(self, path: Path, target: Path) -> None:
+        self.path = path
+        self._target = target
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(64)
+        self._pairs: list[dict[str, Any]] = []
+        self.swallowed = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            node = socket.socket(socket.AF_UNIX)
+            try:
+                node.connect(str(self._target))
+            except OSError:
+                client.close()
+                continue
+            pair = {"client": client, "node": node, "subscribed": False, "silent": False}
+            self._pairs.append(pair)
+            threading.Thread(target=self._ask, args=(pair,), daemon=True).start()
+            threading.Thread(target=self._answer, args=(pair,), daemon=True).start()
+
+    def _ask(self, pair: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            while data := pair["client"].recv(1 << 16):
+                pair["subscribed"] |= b"eth_subscribe" in data
+                pair["node"].sendall(data)
+            pair["node"].shutdown(socket.SHUT_RDWR)
+
+    def _answer(self, pair: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            while data := pair["node"].recv(1 << 16):
+                if pair["silent"]:
+                    self.swallowed += len(data)
+                else:
+                    pair["client"].sendall(data)
+            pair["client"].shutdown(socket.SHUT_RDWR)
+
+    def swallow(self, *, only_subscriptions: bool) -> None:
+        for pair in self._pairs:
+            pair["silent"] |= pair["subscribed"] or not only_subscriptions
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._listener.close()
+        for pair in self._pairs:
+            for end in ("client", "node"):
+                with contextlib.suppress(OSError):
+                    pair[end].shutdown(socket.SHUT_RDWR)
+                pair[end].close()
 
 
 def _refusals(request: Any, code: int, message: str) -> Any:

@@ -30,7 +30,7 @@ def remove_segments(name: str) -> None:
 class WriterProcess:
     """`arena-writer run`; a context manager that ends it with SIGTERM and wants exit code 0.
 
-    Without `states`, `more` says where pool values come from.
+    Without `states` or `socket`, `more` says where pool values and the stream come from.
 
     Everything it would keep in the user's directories goes below `folder`. Its shared memory is
     removed at the end, whether or not the writer kept it.
@@ -41,7 +41,7 @@ class WriterProcess:
         folder: Path,
         *,
         name: str,
-        socket: Path,
+        socket: Path | None = None,
         states: Path | None = None,
         dialect: str = "exex",
         more: tuple[str, ...] = (),
@@ -52,7 +52,8 @@ class WriterProcess:
         home.mkdir(exist_ok=True)
         kept = {variable: str(home) for variable in ("HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME")}
         command = [str(Path(sys.executable).parent / "arena-writer"), "run"]
-        command += ["--name", name, "--socket", str(socket), "--dialect", dialect]
+        command += ["--name", name, "--dialect", dialect]
+        command += [] if socket is None else ["--socket", str(socket)]
         command += [] if states is None else ["--states", str(states)]
         command += more
         with self.log.open("ab") as log:
