@@ -308,12 +308,23 @@ replay_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @replay_app.command()
 def replay_command(
-    file: Annotated[Path, typer.Argument(help="recorded frames of one connection")],
+    file: Annotated[
+        Path, typer.Argument(help="what arena-record wrote, or recorded frames of one connection")
+    ],
     socket: Annotated[Path, typer.Option("--socket", help="Unix socket to serve them on")],
+    speed: Annotated[
+        float | None, typer.Option("--speed", min=0.001, help="times the recorded speed, 1")
+    ] = None,
     rate: Annotated[
-        float | None, typer.Option("--rate", min=0.001, help="blocks a second, 1 unless given")
+        float | None, typer.Option("--rate", min=0.001, help="blocks a second; 1 for bare frames")
     ] = None,
     at_once: Annotated[bool, typer.Option("--at-once", help="as fast as clients read")] = False,
+    from_block: Annotated[
+        int | None, typer.Option("--from-block", min=0, help="first block that is paced")
+    ] = None,
+    states: Annotated[
+        Path | None, typer.Option("--states", help="where to write the state file it starts from")
+    ] = None,
     wait_client: Annotated[
         bool, typer.Option("--wait-client/--no-wait-client", help="start with the first client")
     ] = True,
@@ -325,27 +336,57 @@ def replay_command(
     """Serve a recorded event stream to any number of clients, then end."""
     configure_logging(log_level)
     with refusing("arena-replay"):
-        from arena.writer.replay import ReplayServer, read_recording
+        from arena.writer.replay import ReplayServer, pace_of, read_recording, write_states
 
-        if rate is not None and at_once:
-            raise typer.BadParameter("--rate and --at-once exclude each other")
-        recording = read_recording(file)
+        if sum((speed is not None, rate is not None, at_once)) > 1:
+            raise typer.BadParameter("--speed, --rate and --at-once exclude each other")
+        recording = read_recording(file, from_block=from_block)
+        pace = None if at_once else pace_of(recording, speed=speed, rate=rate, first=from_block)
+        if states is not None:
+            write_states(recording, states)
         log.info(
-            "event=recording file=%s blocks=%d first=%d last=%d frames=%d bytes=%d",
+            "event=recording file=%s blocks=%d first=%d last=%d frames=%d bytes=%d states_block=%s",
             file,
             recording.block_count,
             recording.first_block,
             recording.last_block,
             recording.frame_count,
             len(recording.data),
+            recording.states_block,
         )
         run_until_signal(
             ReplayServer(recording, socket).run(
-                blocks_per_s=None if at_once else rate or 1.0,
-                wait_for_client=wait_client,
-                linger_s=linger,
+                pace=pace, wait_for_client=wait_client, linger_s=linger
             )
         )
+
+
+record_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@record_app.command()
+def record_command(
+    file: Annotated[Path, typer.Argument(help="recording to write, or to go on with")],
+    socket: Annotated[Path, typer.Option("--socket", help="Unix socket of the event stream")],
+    arena: Annotated[
+        str | None, typer.Option("--arena", help="keep the state of this arena too, to start from")
+    ] = None,
+    states_every: Annotated[
+        int | None, typer.Option(min=1, help="keep it again every that many blocks")
+    ] = None,
+    log_level: LogLevelOption = LogLevel.info,
+) -> None:
+    """Record an event stream with its arrival times until SIGTERM or SIGINT."""
+    configure_logging(log_level)
+    with refusing("arena-record"):
+        from arena.writer.recording import Recorder, RecordingFile
+
+        if states_every is not None and arena is None:
+            raise ValueError("--states-every needs --arena")
+        target = RecordingFile(file)
+        with closing(target):
+            recorder = Recorder(socket, target, arena_name=arena, states_every=states_every)
+            run_until_signal(recorder.run())
 
 
 bridge_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -457,6 +498,11 @@ def demo_command(
 def writer() -> None:
     """Entry point of arena-writer."""
     app()
+
+
+def record() -> None:
+    """Entry point of arena-record."""
+    record_app()
 
 
 def replay() -> None:

@@ -1,9 +1,9 @@
 """A recorded event stream served again through a real Unix socket.
 
-A recording is the bytes of one connection, frames with their length prefixes, nothing else. It is
-checked whole before the first byte is served, and cut behind each EndBlock, so that it can be paced
-by blocks. All clients share one time line, as with a producer: one that connects later starts with
-the block served next.
+A recording is a file of arena-record, or the bytes of one connection, frames with their length
+prefixes, nothing else. It is checked whole before the first byte is served, and cut behind each
+EndBlock, so that it can be paced by blocks. All clients share one time line, as with a producer: one
+that connects later starts with the block served next.
 """
 
 import asyncio
@@ -13,45 +13,26 @@ import os
 import shutil
 import socket
 import stat
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from arena.errors import Connection, Deserialization
-from arena.native import ffi, lib, raise_status
+from arena.writer.recording import Recording, check_stream, is_recording, load_recording
 
 log = logging.getLogger(__name__)
 
-MAX_FRAME_NBYTES = 16 << 20  # WIRE 1
 MAX_RECORDING_NBYTES = 4 << 30
-MAX_BLOCK_EVENTS = 1 << 16
-_LENGTH_NBYTES = 4
-# What closes a reorg is served with the block before it, not after the wait for the next.
-_CLOSES_REORG = {
-    lib.PSA_EVENT_REORG_COMPLETE,
-    lib.PSA_EVENT_SLOT0_FINAL,
-    lib.PSA_EVENT_V2_FINAL,
-}
 _CHUNK_NBYTES = 1 << 18
 MAX_SOCKET_PATH_NBYTES = 107  # sockaddr_un.sun_path less its final zero
+REJOIN_TIMEOUT_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """A checked recording. `cuts` are the byte offsets behind each block; the last is the end."""
+def read_recording(path: str | os.PathLike[str], *, from_block: int | None = None) -> Recording:
+    """Read and check what arena-record wrote, or the bare bytes of one connection.
 
-    data: bytes
-    cuts: tuple[int, ...]
-    block_count: int
-    frame_count: int
-    first_block: int
-    last_block: int
-
-
-def read_recording(path: str | os.PathLike[str]) -> Recording:
-    """Read and check a recording.
-
-    Raises FileNotFoundError and other OSErrors of reading, and Deserialization, InvalidMessage or
-    UnsupportedGeneration with the frame and byte offset of the first defect.
+    `from_block` as in load_recording; bare bytes have no states. Raises FileNotFoundError and other
+    OSErrors of reading, and Deserialization, InvalidMessage or UnsupportedGeneration with the frame
+    and byte offset of the first defect.
     """
     size = os.stat(path).st_size
     if size > MAX_RECORDING_NBYTES:
@@ -59,62 +40,50 @@ def read_recording(path: str | os.PathLike[str]) -> Recording:
             f"{os.fspath(path)} has {size} bytes, a recording at most {MAX_RECORDING_NBYTES}",
             size=size,
         )
-    return check_recording(Path(path).read_bytes(), os.fspath(path))
+    if is_recording(Path(path)):
+        return load_recording(Path(path), from_block=from_block)
+    if from_block is not None:
+        raise ValueError(
+            "--from-block needs a file of arena-record; this one is the bytes of a connection"
+        )
+    found, _ = check_stream(Path(path).read_bytes(), os.fspath(path))
+    return found
 
 
-def check_recording(data: bytes, name: str = "recording") -> Recording:
-    """Decode every frame of `data` and find where its blocks end; see read_recording."""
-    feed = ffi.new("psa_feed *")
-    lib.psa_feed_open(feed, lib.PSA_DIALECT_UNKNOWN)
-    events = ffi.new("psa_event[]", MAX_BLOCK_EVENTS)
-    consumed, ready = ffi.new("uint64_t *"), ffi.new("uint32_t *")
-    source = ffi.from_buffer(data)
-    offset = frame = blocks = first = last = 0
-    cuts: list[int] = []
-    while offset < len(data):
-        length = int.from_bytes(data[offset : offset + _LENGTH_NBYTES], "little")
-        end = offset + _LENGTH_NBYTES + length
-        if (
-            offset + _LENGTH_NBYTES > len(data)
-            or not 1 <= length <= MAX_FRAME_NBYTES
-            or end > len(data)
-        ):
-            raise Deserialization(
-                f"{name}: frame {frame} at byte {offset} has length {length}, "
-                f"{len(data) - offset} bytes remain; the file is no recording or was cut",
-                frame=frame,
-                offset=offset,
-            )
-        status = lib.psa_feed_decode(
-            feed, source + offset, end - offset, events, MAX_BLOCK_EVENTS, consumed, ready
+def pace_of(
+    recording: Recording,
+    *,
+    speed: float | None = None,
+    rate: float | None = None,
+    first: int | None = None,
+) -> Callable[[int], float]:
+    """When each cut is due, in seconds: at `rate` blocks a second, or `speed` times as it came.
+
+    Blocks below `first` are due at once. ValueError for a speed without recorded times.
+    """
+    times = recording.arrivals_ns
+    paced = 0
+    if first is not None:
+        paced = next((i for i, number in enumerate(recording.blocks) if number >= first), 0)
+    if rate is None and times:
+        factor = (speed or 1.0) * 1e9
+        return lambda index: max(0.0, (times[index] - times[paced]) / factor)
+    if speed is not None:
+        raise ValueError("--speed needs a file of arena-record: bare frames have no times")
+    blocks_per_s = rate or 1.0
+    return lambda index: max(0.0, (index - paced) / blocks_per_s)
+
+
+def write_states(recording: Recording, path: Path) -> None:
+    """Write the state file the recording starts from; it appears whole. ValueError without one."""
+    if recording.states is None:
+        raise ValueError(
+            "the recording holds no state at or below its first block: record with --arena, or "
+            "replay from a later block"
         )
-        if status != lib.PSA_OK:
-            found = ffi.string(feed.fault_text).decode("utf-8", "replace")
-            raise_status(
-                status,
-                f"{name}: frame {frame} at byte {offset}: {found}",
-                frame=frame,
-                offset=offset,
-            )
-        ended = False
-        for index in range(ready[0]):
-            kind = events[index].kind
-            if kind == lib.PSA_EVENT_END_BLOCK:
-                ended, last = True, events[index].block_number
-                first = first if blocks else last
-                blocks += 1
-            elif kind in _CLOSES_REORG and cuts:
-                cuts[-1] = end
-        if ended:
-            cuts.append(end)
-        offset, frame = end, frame + 1
-    if not blocks:
-        raise Deserialization(
-            f"{name} holds no complete block in {frame} frames", frame=frame, offset=0
-        )
-    if cuts[-1] != len(data):
-        cuts.append(len(data))
-    return Recording(data, tuple(cuts), blocks, frame, first, last)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(recording.states)
+    part.rename(path)
 
 
 class ReplayServer:
@@ -128,16 +97,21 @@ class ReplayServer:
         self._moved = asyncio.Condition()
         self._joined = asyncio.Event()
         self._clients: set[asyncio.Task[None]] = set()
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending: dict[asyncio.Task[None], int] = {}  # cuts each client has got
 
     async def run(
-        self, *, blocks_per_s: float | None, wait_for_client: bool, linger_s: float
+        self,
+        *,
+        pace: Callable[[int], float] | None,
+        wait_for_client: bool,
+        linger_s: float,
     ) -> None:
         """Serve the recording once and return.
 
-        blocks_per_s None serves flat out. `linger_s` is how long connections stay open afterwards,
-        from the moment every client has got its last byte. Connection is raised when the path
-        cannot be used.
+        `pace` gives when a cut is due, in seconds after the first; None serves flat out. Where the
+        recording changed to a new connection clients are disconnected, and waited for. `linger_s` is
+        how long connections stay open afterwards, from the moment every client has got its last
+        byte. Connection is raised when the path cannot be used.
         """
         listener = listen(self.path)
         try:
@@ -146,30 +120,57 @@ class ReplayServer:
             async with server:
                 if wait_for_client:
                     await self._joined.wait()
-                await self._release(blocks_per_s)
-                async with self._moved:
-                    await self._moved.wait_for(lambda: not self._sending)
+                await self._release(pace)
+                await self._all_sent()
                 await asyncio.sleep(linger_s)
-                for task in set(self._clients):
-                    task.cancel()
-                await asyncio.gather(*self._clients, return_exceptions=True)
+                await self._disconnect()
         finally:
             listener.close()
             _unlink(self.path)
         log.info("event=ended blocks=%d", self.recording.block_count)
 
-    async def _release(self, blocks_per_s: float | None) -> None:
+    async def _release(self, pace: Callable[[int], float] | None) -> None:
         count = len(self.recording.cuts)
-        if blocks_per_s is None:
-            await self._move(count)
-        else:
-            loop = asyncio.get_running_loop()
-            started = loop.time()
-            for index in range(count):
-                await asyncio.sleep(max(0.0, started + index / blocks_per_s - loop.time()))
-                await self._move(index + 1)
+        ends = sorted({*self.recording.breaks, count})
+        loop = asyncio.get_running_loop()
+        started, released = loop.time(), 0
+        for end in ends:
+            if pace is not None:
+                for index in range(released, end):
+                    await asyncio.sleep(max(0.0, started + pace(index) - loop.time()))
+                    await self._move(index + 1)
+            released = end
+            await self._move(end)
+            if end != count:
+                await self._break()
         self._finished = True
         await self._move(count)
+
+    async def _break(self) -> None:
+        """Disconnect everybody once they have got all so far, and wait for one to come back."""
+        await self._all_sent()
+        had_clients = bool(self._clients)
+        self._joined.clear()
+        await self._disconnect()
+        if had_clients:
+            log.info("event=new_connection cut=%d", self._released)
+            try:
+                async with asyncio.timeout(REJOIN_TIMEOUT_S):
+                    await self._joined.wait()
+            except TimeoutError:
+                log.warning("event=nobody_came_back timeout_s=%d", int(REJOIN_TIMEOUT_S))
+
+    async def _all_sent(self) -> None:
+        async with self._moved:
+            await self._moved.wait_for(
+                lambda: all(served == self._released for served in self._sending.values())
+            )
+
+    async def _disconnect(self) -> None:
+        tasks = set(self._clients)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _move(self, released: int) -> None:
         async with self._moved:
@@ -181,18 +182,21 @@ class ReplayServer:
             await self._moved.wait_for(lambda: self._released > served or self._finished)
             return self._released
 
-    async def _sent(self, task: asyncio.Task[None]) -> None:
+    async def _note_sent(self, task: asyncio.Task[None], served: int | None) -> None:
         async with self._moved:
-            self._sending.discard(task)
+            if served is None:
+                self._sending.pop(task, None)
+            else:
+                self._sending[task] = served
             self._moved.notify_all()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._clients.add(task)
-        self._sending.add(task)
         cuts = self.recording.cuts
         served = self._released
+        self._sending[task] = served
         offset = cuts[served - 1] if served else 0
         self._joined.set()
         log.info("event=client_connected from_byte=%d", offset)
@@ -206,14 +210,14 @@ class ReplayServer:
                     await writer.drain()
                     offset += len(chunk)
                 served = target
+                await self._note_sent(task, served)
                 if self._finished and served == len(cuts):
                     break
-            await self._sent(task)
             await reader.read()  # until the client leaves, or run() ends the lingering
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            await self._sent(task)
+            await self._note_sent(task, None)
             self._clients.discard(task)
             writer.close()
             log.info("event=client_left at_byte=%d", offset)
