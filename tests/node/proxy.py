@@ -50,6 +50,35 @@ def node_answer(port: int) -> Callable[[bytes], bytes]:
     return forward
 
 
+def lagging_answer(port: int, newest: Callable[[int], int]) -> Callable[[bytes], bytes]:
+    """What the node on that port would answer had it seen blocks up to newest(its head) only."""
+    forward = node_answer(port)
+
+    def one(request: dict[str, Any], last: int) -> dict[str, Any]:
+        if request["method"] == "eth_blockNumber":
+            return {"jsonrpc": "2.0", "id": request["id"], "result": hex(last)}
+        if request["method"] == "eth_getBlockByNumber":
+            asked, *more = request["params"]
+            number = last if asked == "latest" else int(asked, 16)
+            if number > last:
+                return {"jsonrpc": "2.0", "id": request["id"], "result": None}
+            request = request | {"params": [hex(number), *more]}
+        answered: dict[str, Any] = json.loads(forward(json.dumps(request).encode()))
+        return answered
+
+    def answer(body: bytes) -> bytes:
+        if b"eth_blockNumber" not in body and b"eth_getBlockByNumber" not in body:
+            return forward(body)
+        asked = json.loads(body)
+        question = {"jsonrpc": "2.0", "id": 0, "method": "eth_blockNumber", "params": []}
+        last = newest(int(json.loads(forward(json.dumps(question).encode()))["result"], 16))
+        if isinstance(asked, list):
+            return json.dumps([one(item, last) for item in asked]).encode()
+        return json.dumps(one(asked, last)).encode()
+
+    return answer
+
+
 def plain_answer(body: bytes) -> bytes:
     """Every call gets its own first parameter, or its method's name, as the result."""
 
