@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 FILE_MAGIC = b"PSAREC\x01\n"
 CHUNK_MAGIC = 0x43415350
 HEADER = struct.Struct("<IIIIQQQQI12x")
+CHECKSUM_AT = 48  # of header and content, with zeros in its own place
 FRAMES, STATES = 1, 2
 CHUNK_NBYTES = 1 << 20
 FLUSH_S = 1.0  # what a crash may cost
@@ -288,7 +289,7 @@ class Recorder:
             if due is None or last is None or last < due:
                 continue
             dump = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", "from arena.readers.cli import dump; dump()"),
+                *(sys.executable, "-P", "-c", "from arena.readers.cli import dump; dump()"),
                 self._arena_name,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -370,7 +371,7 @@ def read_chunks(path: Path) -> Iterator[tuple[ChunkHeader, bytes]]:
                 magic, *fields, nbytes, checksum = HEADER.unpack(raw)
                 end = offset + HEADER.size + nbytes
                 packed = file.read(min(nbytes, size))
-                unsigned = HEADER.pack(magic, *fields, nbytes, 0)
+                unsigned = raw[:CHECKSUM_AT] + bytes(4) + raw[CHECKSUM_AT + 4 :]
                 if (
                     magic == CHUNK_MAGIC
                     and len(packed) == nbytes

@@ -1,0 +1,371 @@
+"""arena-record and arena-replay: what was sent is what is kept and served again, at its own times.
+
+Streams come from the demo's recordings through a real socket; the expected frames are cut from their bytes
+here. That a replayed chain gives the node's state is shown on a live chain.
+"""
+
+import contextlib
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node.proof import Proof
+from oracle.feed_server import FeedServer
+from oracle.history import frames_of
+from oracle.processes import ReaderProcess, WriterProcess
+
+import arena.writer.demo
+from arena.errors import Deserialization
+from arena.writer.recording import FRAMES, HEADER, load_recording, read_chunks
+
+BIN = Path(sys.executable).parent
+DEMO = Path(arena.writer.demo.__file__).parent
+STREAM = (DEMO / "chain_reorg.exex").read_bytes()
+SECONDS = 30.0
+
+
+def begins_at(frame: bytes) -> int | None:
+    """Block number of a BeginBlock frame of the exex dialect."""
+    return int.from_bytes(frame[16:24], "little") if frame[4] == 1 else None
+
+
+def between() -> list[int]:
+    """Offsets behind which no block and no reorg is open."""
+    found, offset, is_reorg = [], 0, False
+    for frame in frames_of(STREAM):
+        offset += len(frame)
+        is_reorg = (is_reorg or frame[4] == 6) and frame[4] != 8
+        if frame[4] in (3, 8) and not is_reorg:
+            found.append(offset)
+    return found
+
+
+BETWEEN = between()
+
+
+class Record:
+    """`arena-record` as a process; a context manager that ends it with SIGTERM."""
+
+    def __init__(self, folder: Path, source: Path, *more: str) -> None:
+        self.file = folder / "stream.rec"
+        self.log = folder / "record.log"
+        command = [str(BIN / "arena-record"), str(self.file), "--socket", str(source), *more]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def wait_blocks(self, count: int) -> None:
+        limit = time.monotonic() + SECONDS
+        while not self.file.exists() or blocks_of(self.file) < count:
+            assert time.monotonic() < limit, self.log.read_text()
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(SECONDS) == 0, self.log.read_text()
+
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(SECONDS)
+
+
+def blocks_of(path: Path) -> int:
+    try:
+        return load_recording(path).block_count
+    except Deserialization:
+        return 0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FeedServer]:
+    with FeedServer(tmp_path / "feed.sock", STREAM, tmp_path / "stream.bin") as made:
+        yield made
+
+
+def end_blocks(data: bytes) -> int:
+    return sum(frame[4] == 3 for frame in frames_of(data))
+
+
+def replayed(path: Path, folder: Path, *options: str) -> tuple[bytes, list[tuple[float, int]]]:
+    """All bytes a client gets, reconnecting once disconnected, and when how many had come."""
+    place = folder / "replay.sock"
+    command = [str(BIN / "arena-replay"), str(path), "--socket", str(place), "--linger", "0"]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + SECONDS
+    data = bytearray()
+    times: list[tuple[float, int]] = []
+    try:
+        while process.poll() is None:
+            assert time.monotonic() < limit
+            with socket.socket(socket.AF_UNIX) as client:
+                if client.connect_ex(str(place)):
+                    time.sleep(0.01)
+                    continue
+                with contextlib.suppress(ConnectionResetError):  # never accepted any more
+                    while chunk := client.recv(1 << 16):
+                        data += chunk
+                        times.append((time.monotonic(), len(data)))
+    finally:
+        process.kill()
+        _, problem = process.communicate()
+    assert process.returncode == 0, problem
+    return bytes(data), times
+
+
+def test_what_was_sent_is_kept_and_served_again(server: FeedServer, tmp_path: Path) -> None:
+    with Record(tmp_path, server.socket_path) as record:
+        server.await_clients(1)
+        server.drip(0, len(STREAM), 1000, pause=0.002)
+        record.wait_blocks(end_blocks(STREAM))
+        record.stop()
+    kept = load_recording(record.file)
+    assert kept.data == STREAM
+    assert kept.block_count == end_blocks(STREAM)
+    assert list(kept.arrivals_ns) == sorted(kept.arrivals_ns)
+    assert record.file.stat().st_size < len(STREAM)
+    data, _ = replayed(record.file, tmp_path, "--at-once")
+    assert data == STREAM
+
+
+def test_a_connection_joined_in_mid_block_begins_with_the_next(
+    server: FeedServer, tmp_path: Path
+) -> None:
+    frames = frames_of(STREAM)
+    second = [i for i, frame in enumerate(frames) if begins_at(frame) is not None][1]
+    cut = len(b"".join(frames[: second - 2]))
+    with Record(tmp_path, server.socket_path) as record:
+        server.await_clients(1)
+        server.send(cut, len(STREAM))
+        record.wait_blocks(end_blocks(STREAM) - 1)
+        record.stop()
+    assert load_recording(record.file).data == b"".join(frames[second:])
+
+
+def test_connections_are_kept_apart(server: FeedServer, tmp_path: Path) -> None:
+    """Whole blocks of both, nothing of the block that was cut; a client is disconnected between."""
+    frames = frames_of(STREAM)
+    starts = [i for i, frame in enumerate(frames) if begins_at(frame) is not None]
+    first = len(b"".join(frames[: starts[5]]))
+    third = len(b"".join(frames[: starts[5] + 1]))
+    later = len(b"".join(frames[: starts[6]]))
+    with Record(tmp_path, server.socket_path) as record:
+        server.await_clients(1)
+        server.send(0, third)
+        server.drop()
+        server.await_clients(2)
+        server.send(later, len(STREAM))
+        record.wait_blocks(end_blocks(STREAM) - 1)
+        record.stop()
+    kept = load_recording(record.file)
+    assert kept.data == STREAM[:first] + STREAM[later:]
+    assert len(kept.breaks) == 1
+    data, _ = replayed(record.file, tmp_path, "--at-once")
+    assert data == kept.data
+
+
+def test_blocks_are_served_at_the_times_they_came(server: FeedServer, tmp_path: Path) -> None:
+    frames = frames_of(STREAM)
+    starts = [i for i, frame in enumerate(frames) if begins_at(frame) is not None][:5]
+    ends = [len(b"".join(frames[:index])) for index in starts[1:]]
+    with Record(tmp_path, server.socket_path) as record:
+        server.await_clients(1)
+        at = 0
+        for end in ends:
+            server.send(at, end)
+            at = end
+            time.sleep(0.4)
+        record.wait_blocks(len(ends))
+        record.stop()
+    kept = load_recording(record.file)
+    apart = (kept.arrivals_ns[-1] - kept.arrivals_ns[0]) / 1e9
+    assert apart >= 0.4 * (len(ends) - 1)
+    for speed in (1.0, 4.0):
+        data, times = replayed(record.file, tmp_path, "--speed", str(speed))
+        assert data == STREAM[: ends[-1]]
+        assert times[-1][0] - times[0][0] >= 0.9 * apart / speed
+
+
+def test_a_killed_recorder_loses_only_what_was_not_written(
+    server: FeedServer, tmp_path: Path
+) -> None:
+    half = BETWEEN[len(BETWEEN) // 2]
+    with Record(tmp_path, server.socket_path) as record:
+        server.await_clients(1)
+        server.send(0, half)
+        record.wait_blocks(end_blocks(STREAM[:half]))
+        record.process.kill()
+        record.process.wait()
+    before = load_recording(record.file).data
+    assert before == STREAM[:half]
+    with Record(tmp_path, server.socket_path) as record:
+        server.await_clients(2)
+        server.send(half, len(STREAM))
+        record.wait_blocks(end_blocks(STREAM))
+        record.stop()
+    kept = load_recording(record.file)
+    assert kept.data == STREAM
+    assert len(kept.breaks) == 1
+
+
+@pytest.fixture
+def recorded(server: FeedServer, tmp_path: Path) -> Path:
+    """A recording of several chunks."""
+    with Record(tmp_path, server.socket_path) as record:
+        server.await_clients(1)
+        at = 0
+        for end in (BETWEEN[4], BETWEEN[8], len(STREAM)):
+            server.send(at, end)
+            at = end
+            record.wait_blocks(end_blocks(STREAM[:end]))
+        record.stop()
+    assert len(list(read_chunks(record.file))) >= 3
+    return record.file
+
+
+def test_a_truncated_file_gives_a_prefix(recorded: Path, tmp_path: Path) -> None:
+    whole = recorded.read_bytes()
+    cut = tmp_path / "cut.rec"
+    for size in range(8, len(whole), 97):
+        cut.write_bytes(whole[:size])
+        ends = [header.end for header, _ in read_chunks(cut)]
+        expected = [header.end for header, _ in read_chunks(recorded) if header.end <= size]
+        assert ends == expected
+        if expected:
+            assert STREAM.startswith(load_recording(cut).data)
+        else:
+            with pytest.raises(Deserialization):
+                load_recording(cut)
+
+
+def test_a_flipped_bit_is_noticed(recorded: Path, tmp_path: Path, rng: random.Random) -> None:
+    """Anywhere but in the last chunk, which may be one that was not written out, it is an error."""
+    whole = recorded.read_bytes()
+    *others, _ = [header.end for header, _ in read_chunks(recorded)]
+    broken = tmp_path / "broken.rec"
+    for _ in range(300):
+        at = rng.randrange(len(whole))
+        changed = bytearray(whole)
+        changed[at] ^= 1 << rng.randrange(8)
+        broken.write_bytes(changed)
+        try:
+            found = load_recording(broken).data
+        except Deserialization:
+            continue
+        assert at >= others[-1] or found != STREAM
+        assert STREAM.startswith(found)
+        assert len(found) < len(STREAM)
+
+
+def test_the_index_names_the_blocks_of_each_chunk(recorded: Path) -> None:
+    spans = [
+        (header.first_block, header.last_block)
+        for header, _ in read_chunks(recorded)
+        if header.kind == FRAMES
+    ]
+    assert spans[0][0] == load_recording(recorded).first_block
+    assert all(first <= last for first, last in spans)
+    later = load_recording(recorded, from_block=spans[2][0])
+    assert later.first_block == spans[2][0]
+    assert STREAM.endswith(later.data)
+    with pytest.raises(Deserialization, match="holds no block"):
+        load_recording(recorded, from_block=10**6)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--states", "s.jsonl"], "ValueError"),
+        (["--from-block", "1000000"], "Deserialization"),
+        (["--speed", "1", "--rate", "2"], ""),
+    ],
+)
+def test_replay_refusals(recorded: Path, tmp_path: Path, options: list[str], name: str) -> None:
+    command = [str(BIN / "arena-replay"), str(recorded), "--socket", str(tmp_path / "r.sock")]
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, timeout=SECONDS, cwd=tmp_path
+    )
+    assert done.returncode == 2, done
+    assert name in done.stderr
+
+
+def test_a_file_that_is_no_recording_is_left_alone(server: FeedServer, tmp_path: Path) -> None:
+    (tmp_path / "stream.rec").write_bytes(b"precious")
+    with Record(tmp_path, server.socket_path) as record:
+        assert record.process.wait(SECONDS) == 2
+        assert "arena-record: Deserialization: " in record.log.read_text()
+    assert record.file.read_bytes() == b"precious"
+
+
+def test_the_header_has_64_bytes() -> None:
+    assert HEADER.size == 64
+
+
+@pytest.mark.node
+def test_a_recorded_live_chain_gives_the_nodes_state(tmp_path: Path, arena_name: str) -> None:
+    """From its first state, and from the one kept last before a later block."""
+    live = tmp_path / "live"
+    live.mkdir()
+    with Proof(live, arena_name, seed=71, pools=3) as proof:
+        proof.wait_live()
+        with Record(
+            tmp_path, proof.socket, "--arena", arena_name, "--states-every", "15"
+        ) as record:
+            while "event=states_kept" not in record.log.read_text():
+                proof.trade(1)
+                time.sleep(0.05)
+            first = proof.node.block()["number"]
+            for turn in range(40):
+                proof.block()
+                if turn % 8 == 7:
+                    proof.reorg(3, "anvil_reorg")
+            while record.log.read_text().count("event=states_kept") < 3:
+                proof.trade(1)
+                time.sleep(0.05)
+            proof.trade(5)
+            proof.equal()
+            block = proof.node.block()
+            truth = proof.truth(block["hash"])
+            record.wait_blocks(1)
+            time.sleep(2)
+            record.stop()
+    for from_block in (None, first + 30):
+        play(record.file, tmp_path, f"{arena_name}-again", block["number"], truth, from_block)
+
+
+def play(
+    recording: Path,
+    folder: Path,
+    name: str,
+    last: int,
+    truth: dict[str, Any],
+    from_block: int | None,
+) -> None:
+    place, states = folder / "again.sock", folder / f"again-{from_block}.jsonl"
+    command = [str(BIN / "arena-replay"), str(recording), "--socket", str(place), "--at-once"]
+    command += ["--states", str(states), "--linger", "60"]
+    if from_block is not None:
+        command += ["--from-block", str(from_block)]
+    (folder / f"writer-{from_block}").mkdir()
+    with (
+        subprocess.Popen(command, stderr=subprocess.DEVNULL) as replay,
+        WriterProcess(folder / f"writer-{from_block}", name=name, socket=place, states=states),
+        ReaderProcess(folder, name) as reader,
+    ):
+        try:
+            reader.expect(last, truth, settle=True, seconds=SECONDS)
+            head = json.loads(states.read_text().split("\n")[0])["head_block"]
+            assert from_block is None or head <= from_block
+        finally:
+            replay.terminate()
