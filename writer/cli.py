@@ -148,7 +148,7 @@ def run_command(
         from arena.writer.sources import check_node_chain, open_sources
 
         if (socket is None) == (node is None):
-            raise ValueError("give --socket with a producer's stream, or --node with a node")
+            raise typer.BadParameter("give --socket (a producer's stream) or --node (any node)")
         sources = open_sources(
             states=states,
             reth_db=reth_db,
@@ -164,7 +164,7 @@ def run_command(
         bridge: Bridge | None = None
         if node is not None:
             if pools is None:
-                raise ValueError("--pools is missing: the list of pools to follow at the node")
+                raise typer.BadParameter("--node needs --pools: the list of pools to follow")
             folder = stack.enter_context(TemporaryDirectory(prefix="arena-"))
             socket = Path(folder, "feed.sock")
             bridge = Bridge(

@@ -14,6 +14,7 @@ import json
 import os
 import queue
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,9 @@ NOT_RUN = {
         "python3 -m venv .venv && .venv/bin/pip install -q '.[writer,test]' && .venv/bin/pytest -q",
     ): ("command: tests"),
     ("docs/tutorial.md", "python3 -m venv .venv"): (
+        "not run: the installation is what the tests run on"
+    ),
+    ("docs/howto/explore-a-recording.md", "python3 -m venv .venv"): (
         "not run: the installation is what the tests run on"
     ),
     ("docs/howto/deploy.md", "groupadd --system arena"): "not run: needs root and the group",
@@ -252,14 +256,17 @@ class Page:
         with contextlib.suppress(BrokenPipeError):  # a failed block has ended it
             self.shell.tell("exit 0")
         self.shell.close()
-        remove_segments(self.name)
+        for name in (self.name, f"{self.name}-bridged", f"{self.name}-replayed"):
+            remove_segments(name)
 
     def own(self, text: str) -> str:
         """A block with the arena name, socket and waits of the test."""
         places = (
-            r'(attach(?:_live)?\("|--name |arena-writer status |arena-dump |arena-quote |/dev/shm/)'
+            r'(attach(?:_live)?\("|--name |--arena |arena-writer status |arena-dump |arena-quote '
+            r"|arena-verify |/dev/shm/)"
         )
         text = re.sub(places + r"(?:pools|tutorial)\b(?!\.jsonl)", rf"\g<1>{self.name}", text)
+        text = re.sub(places + r"(bridged|replayed)\b", rf"\g<1>{self.name}-\g<2>", text)
         text = text.replace("/tmp/reth_exex_pool_updates.sock", "feed.sock")
         for old, new in self.swaps.items():
             if old in text:
@@ -358,10 +365,12 @@ def open_page(tmp_path: Path, arena_name: str) -> Callable[..., Any]:
     return opened
 
 
+BESIDE_A_NODE = ("run-beside-reth", "run-against-rpc", "errors")
+RECORDING_PAGE = "docs/howto/explore-a-recording.md"
 ORDINARY = [
     page
     for page in PAGES
-    if page not in ("README.md", "docs/tutorial.md", "docs/howto/recover.md") and runnable(page)
+    if page not in ("README.md", RECORDING_PAGE, "docs/howto/recover.md") and runnable(page)
 ]
 
 
@@ -391,13 +400,13 @@ def test_the_readme_runs(open_page: Callable[..., Any]) -> None:
         assert opened.swapped == set(swaps)
 
 
-def test_the_tutorial_runs(tmp_path: Path, arena_name: str) -> None:
+def test_the_page_on_a_recording_runs(tmp_path: Path, arena_name: str) -> None:
     """The replay stands still from live until the loop begins: a slow machine misses no reorg either."""
     swaps = {"--rate 1 ": "--rate 4 ", "timeout=20": "timeout=6"}
     (tmp_path / "writer").symlink_to(ROOT / "writer")
-    with Page("docs/tutorial.md", tmp_path, arena_name, swaps) as opened:
+    with Page(RECORDING_PAGE, tmp_path, arena_name, swaps) as opened:
         opened.work = tmp_path / "tutorial"
-        blocks = runnable("docs/tutorial.md")
+        blocks = runnable(RECORDING_PAGE)
         for block in blocks:
             if block.text.startswith("commit, reorgs"):
                 first, loop = block.text.split("\n", 1)
@@ -556,10 +565,57 @@ def test_the_blocks_of_a_page_run_beside_a_node(page: str, tmp_path: Path, arena
                     change_permissions(opened.own(block.text), tmp_path, Path(public, "reth"))
                     continue
                 opened.run(block)
+                if block.text.startswith("arena-writer run"):
+                    opened.run_shell("kill $!; wait $!")
                 if "arena-writer scrape" in block.text:
                     check_scraped(tmp_path / "pools.jsonl", market)
                 elif "arena-writer doctor" in block.text:
                     assert "start      would work" in opened.printed[block.line]
+
+
+@pytest.mark.node
+def test_the_tutorial_runs(tmp_path: Path, arena_name: str) -> None:
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    swaps = {"8545": str(port)}
+    page = "docs/tutorial.md"
+    with Page(page, tmp_path, arena_name, swaps) as opened:
+        opened.work = tmp_path / "tutorial"
+        blocks = [block for block in read_blocks(page) if block.note == WITH_NODE]
+        for block in blocks:
+            opened.run(block)
+
+        def printed(start: str) -> str:
+            return next(opened.printed[each.line] for each in blocks if each.text.startswith(start))
+
+        assert len(printed("import arena").splitlines()) == 12
+        lines = printed("from collections").splitlines()
+        assert len(lines) == 25
+        assert int(lines[-1].split()[-2]) >= 1, "no reorg came"
+        assert "12 pools compared at block " in printed("arena-verify")
+        assert ", 0 differ" in printed("arena-verify")
+        assert "the writer ended with 0" in printed("kill %2")
+        assert printed("print(pools.phase").startswith("stopped False ")
+
+
+@pytest.mark.node
+def test_the_page_on_any_node_runs(tmp_path: Path, arena_name: str) -> None:
+    page = "docs/howto/any-node.md"
+    with tempfile.TemporaryDirectory(prefix="psa-") as folder, Node(tmp_path) as node:
+        market = Market(node, seed=4)
+        market.create_pools(v2=3, v3=3, v4=3, cake=3)
+        (tmp_path / "pools.json").write_text(json.dumps(market.pool_list()))
+        swaps = {"http://127.0.0.1:8545": node.http, "ws://127.0.0.1:8546": node.ws}
+        with (
+            Beside(market, tmp_path, Path(folder, "reth")),
+            Page(page, tmp_path, arena_name, swaps) as opened,
+        ):
+            blocks = [block for block in read_blocks(page) if block.note == WITH_NODE]
+            for block in blocks:
+                opened.run(block)
+            assert re.search(r"pools live +12", opened.printed[blocks[-1].line])
 
 
 def check_scraped(path: Path, market: Market) -> None:
