@@ -1,4 +1,5 @@
-"""Pools of a real node, read through each way of JSON-RPC, equal what the contracts' getters say."""
+"""Pools of a real node equal what the contracts' getters say: read through each way of JSON-RPC, and
+out of a database that mirrors the node."""
 
 import json
 import subprocess
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 from node.market import Market
+from node.mirror import DatabaseMirror
 from node.process import Node
 
 from arena.errors import AccountMissing, BlockUnavailable, PoolInvalid
 from arena.writer.jsonrpc import JsonRpc
 from arena.writer.scrapers import Scrape
+from arena.writer.scrapers.rethdb import RethDB
 from arena.writer.scrapers.rpc import RpcScraper, Way, block_by_number, check_chain, head_block
 from arena.writer.scrapers.statefile import read_state_file
 from arena.writer.whitelist import parse_pool_list
@@ -374,3 +377,35 @@ def test_the_node_stands_in_for_a_database_that_refuses(market: Market, tmp_path
     assert {line["pool"]: state_of(line) for line in lines} == market.states(keys=keys)
     assert "event=scrape_fallback" in run.stderr
     assert "DatabaseMissing" in run.stderr
+
+
+def test_the_command_reads_a_database_that_mirrors_the_node(market: Market, tmp_path: Path) -> None:
+    pools = tmp_path / "pools.json"
+    pools.write_text(json.dumps(market.pool_list()))
+    with DatabaseMirror(tmp_path / "reth", market) as mirror:
+
+        def equal(header: dict[str, Any]) -> None:
+            mirror.write(header)
+            first, *lines = lines_of(command("--reth-db", mirror.database, "--pools", pools))
+            assert first == {"head_block": header["number"]}
+            assert {line["block"] for line in lines} == {header["number"]}
+            assert {line["pool"]: state_of(line) for line in lines} == market.states(header["hash"])
+
+        lowest = market.node.block()["number"]
+        mirror.write(market.node.block())
+        for _ in range(8):
+            mirror.write(market.step(12))
+        equal(market.step(12))
+        orphaned = market.reorg(3, method="anvil_reorg", operations=12)
+        # The database hears of the new branch one block above the newest it replaces.
+        equal(market.step(12))
+        orphaned += market.reorg(2, method="anvil_rollback", operations=0)
+        equal(market.node.block())
+        equal(market.step(12))
+        highest = market.node.block()["number"]
+        with RethDB(mirror.database, ()) as database:
+            for old in orphaned:
+                assert not database.is_canonical(bytes.fromhex(old["hash"][2:]), old["number"])
+            for number in range(lowest, highest + 1):
+                kept = market.node.block(number)["hash"]
+                assert database.is_canonical(bytes.fromhex(kept[2:]), number)

@@ -33,7 +33,7 @@ class DatabaseMirror:
     def __init__(self, folder: Path, market: Market) -> None:
         self.database = folder
         self.market = market
-        self._words: dict[str, dict[Place, int]] = {pool.key: {} for pool in market.pools}
+        self._words: dict[str, dict[Place, int]] = {}
         self._number = -1
         self._hashes: dict[int, str] = {}
         self._slots: dict[Place, int] = {}
@@ -43,8 +43,6 @@ class DatabaseMirror:
         self._mdbx = NodeDatabase(files, upper_nbytes=UPPER_NBYTES)
         with self._mdbx.write() as txn:
             txn.put("Metadata", b"storage_settings", b'L{"storage_v2":true}')
-            for account in {pool.address for pool in market.pools}:
-                txn.add_contract(bytes.fromhex(account[2:]))
 
     def write(self, header: dict[str, Any]) -> None:
         """Bring the file to this block, also back or across a reorg."""
@@ -53,24 +51,41 @@ class DatabaseMirror:
         if header["parentHash"] == self._hashes.get(number - 1) and number - 1 == self._number:
             pools = self._touched(block_hash)
         found = self._read(pools, block_hash)
-        before = {place: value for pool in pools for place, value in self._words[pool.key].items()}
-        replaced = {n: h for n, h in self._hashes.items() if n >= number and h != block_hash}
+        before = {
+            place: value for pool in pools for place, value in self._words.get(pool.key, {}).items()
+        }
+        accounts = {pool.address for pool in pools if pool.key not in self._words}
+        added = self._missing_headers(header)
+        removed = {n: h for n, h in self._hashes.items() if n > number or n in added}
         with self._mdbx.write() as txn:
+            for account in accounts:
+                txn.add_contract(bytes.fromhex(account[2:]))
             after = {place: value for words in found.values() for place, value in words.items()}
             for account, slot in before.keys() | after.keys():
                 value = after.get((account, slot), 0)
                 if before.get((account, slot), 0) != value:
                     address_hash = keccak(bytes.fromhex(account[2:]))
                     txn.set_word(address_hash, keccak(word32(slot)), value)
-            for old in replaced.values():
+            for old in removed.values():
                 txn.delete("HeaderNumbers", bytes.fromhex(old[2:]))
-            txn.put("HeaderNumbers", bytes.fromhex(block_hash[2:]), number.to_bytes(8, "little"))
+            for each, new in added.items():
+                txn.put("HeaderNumbers", bytes.fromhex(new[2:]), each.to_bytes(8, "little"))
             txn.set_checkpoints(number)
         self._words |= found
         self._number = number
-        for each in replaced:
+        for each in removed:
             del self._hashes[each]
-        self._hashes[number] = block_hash
+        self._hashes |= added
+
+    def _missing_headers(self, header: dict[str, Any]) -> dict[int, str]:
+        """Hashes by number from this block down to one the file has, or below which it has none."""
+        found: dict[int, str] = {}
+        while self._hashes.get(header["number"]) != header["hash"]:
+            found[header["number"]] = header["hash"]
+            if header["number"] <= min(self._hashes, default=header["number"]):
+                break
+            header = self.market.node.block(header["parentHash"])
+        return found
 
     def falsify(self, key: str) -> None:
         """Change every word of a pool in the file, block and checkpoints as they are."""
