@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -289,18 +290,25 @@ class Doctor:
     def _choose_slots(self, database: RethDB) -> list[tuple[bytes, list[bytes]]]:
         """COMPARED_SLOTS of the pools' words that hold something, and some that never can.
 
-        Prices of any pool, and ticks of one pool of each storage layout.
+        Prices of any pool, and ticks of one pool of each storage layout; as many words of each
+        layout, so that few pools of one are not lost among many of another.
         """
         chance = random.SystemRandom()
-        full = [(target, slot) for target in self._targets for slot in price_slots(target)]
+        full: dict[str, list[tuple[PoolTarget, bytes]]] = {}
+        for target in self._targets:
+            words = full.setdefault(target.layout.name, [])
+            words += [(target, slot) for slot in price_slots(target)]
         shuffled = chance.sample(self._targets, len(self._targets))
         by_layout = {target.layout.name: target for target in shuffled}
         for pool in database.read_pools([each.spec.key for each in by_layout.values()]).pools:
             target = next(each for each in shuffled if each.spec.key == pool.spec.key)
-            full += [(target, tick_slot(target, tick)) for tick, _, _ in pool.values.ticks]
+            full[target.layout.name] += [
+                (target, tick_slot(target, tick)) for tick, _, _ in pool.values.ticks
+            ]
+        turns = zip_longest(*(chance.sample(words, len(words)) for words in full.values()))
+        chosen = [word for turn in turns for word in turn if word is not None][:COMPARED_SLOTS]
         # Beyond the last tick there is none; the same slot of a V2 pair is as empty.
-        empty = [(target, tick_slot(target, MAX_TICK + 1)) for target in shuffled]
-        chosen = chance.sample(full, min(COMPARED_SLOTS, len(full))) + empty[:EMPTY_SLOTS]
+        chosen += [(target, tick_slot(target, MAX_TICK + 1)) for target in shuffled[:EMPTY_SLOTS]]
         return [(target.address, [slot]) for target, slot in chosen]
 
     def _look_at_socket(self) -> Iterator[Finding]:

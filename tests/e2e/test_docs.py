@@ -756,6 +756,8 @@ def test_every_counter_is_documented_and_no_other() -> None:
     "program",
     [
         "arena-writer run",
+        "arena-writer doctor",
+        "arena-writer scrape",
         "arena-writer status",
         "arena-replay",
         "arena-demo",

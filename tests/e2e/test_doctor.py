@@ -167,7 +167,25 @@ def test_words_of_another_state_stop_a_start(market: Market, tmp_path: Path, kin
     (compared,) = about(findings, "compare")
     assert compared["verdict"] == "fail"
     assert compared["different"] >= 5
+    shown = compared["found"].split(" differ at block ")[1].split()
+    assert shown[1] in {pool.address for pool in market.pools if pool.kind == kind}
+    assert shown[2] == "slot"
     assert code == 2
+
+
+@pytest.mark.node
+def test_few_pools_of_a_layout_are_not_lost_among_many(market: Market, tmp_path: Path) -> None:
+    market.create_pools(v2=60)
+    keys = [pool.key for pool in market.pools if pool.kind in ("uniswap_v2", "uniswap_v4")]
+    (tmp_path / "pools.json").write_text(json.dumps(market.pool_list(keys)))
+    with DatabaseMirror(tmp_path / "reth", market) as mirror:
+        mirror.write(market.node.block())
+        for pool in market.pools:
+            if pool.kind == "uniswap_v4":
+                mirror.falsify(pool.key)
+        _, findings = doctor(*beside(market, mirror, tmp_path))
+    (compared,) = about(findings, "compare")
+    assert compared["different"] == 10, "half of the 20 words are of V4"
 
 
 @pytest.mark.node
