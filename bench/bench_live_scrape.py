@@ -4,7 +4,8 @@ A writer process follows a real socket, a reader process waits for blocks; timed
 of three updates was due until the reader has a quote on it (as in bench_feed.py). Meanwhile the writer
 does nothing else, or reads pools without pause in a thread beside the feed thread: from a Reth database
 through its reader processes, or from a node's JSON-RPC. Baseline: the same writer with nothing else to do.
-Two cores are shared by writer, reader, producer and what is read from.
+Two cores are shared by writer, reader, producer and what is read from: how late the producer itself woke up
+is in the samples, and shown, because the tail is mostly waiting for a core.
 """
 
 import os
@@ -121,7 +122,7 @@ def main() -> None:
                 ("reading through JSON-RPC", node.http, by_node),
             ):
                 row, rate = measure(folder, label, source, wanted, paced)
-                row.note = f"{rate} read meanwhile" if source else ""
+                row.note = f"{rate} read meanwhile, {row.note}" if source else row.note
                 rows.append(report.add(row))
         for row in rows[1:]:
             row.ratio = percentile(row.samples, 0.5) / percentile(rows[0].samples, 0.5)
