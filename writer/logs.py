@@ -23,6 +23,7 @@ from arena.layouts.events import EVENT
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.native import lib
 from arena.writer.feed import Records
+from arena.writer.jsonrpc import TOO_LARGE
 
 # keccak256 of the event signatures (v2-core, v3-core, PancakeSwap v3-core, v4-core).
 V2_SYNC = bytes.fromhex("1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1")
@@ -522,7 +523,7 @@ def _read_logs(answer: Any) -> list[Log]:
 
 def _is_too_large(error: RpcRefused) -> bool:
     text = str(error).lower()
-    return any(words in text for words in _TOO_LARGE)
+    return error.fields.get("code") == TOO_LARGE or any(words in text for words in _TOO_LARGE)
 
 
 def read_header(answer: Any) -> Header:

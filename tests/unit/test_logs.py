@@ -5,10 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from node.proxy import FaultyServer
 
 from arena.arena import PoolSpec, TokenSpec
 from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused
 from arena.native import lib
+from arena.writer.jsonrpc import JsonRpc, Limits
 from arena.writer.logs import (
     MAX_FETCH_BLOCKS,
     PANCAKE_SWAP,
@@ -334,6 +336,23 @@ def test_what_nodes_say_of_too_large_answers_is_a_refused_range(text: str) -> No
     with pytest.raises(LogsRefused) as caught:
         RpcNode(FakeTransport(RpcRefused(text, code=-32000))).logs(1, 9, [V2_SYNC])
     assert (caught.value.first, caught.value.last) == (1, 9)
+
+
+def test_an_answer_above_this_sides_own_limit_is_a_refused_range() -> None:
+    """A thousand busy blocks are more than the client takes at once: fewer are to be asked for."""
+    body = b'{"jsonrpc":"2.0","id":1,"result":[' + b" " * 5000 + b"]}"
+    with (
+        FaultyServer(lambda _: body) as server,
+        JsonRpc(server.http, Limits(max_response_nbytes=4000)) as rpc,
+        pytest.raises(LogsRefused),
+    ):
+        RpcNode(rpc).logs(1, 1024, [V2_SYNC])
+
+
+def test_a_proxy_that_only_gives_the_status_refuses_the_range() -> None:
+    refusal = RpcRefused("HTTP status 413", code=413)
+    with pytest.raises(LogsRefused):
+        RpcNode(FakeTransport(refusal)).logs(1, 9, [V2_SYNC])
 
 
 def test_other_refusals_stay_what_they_are() -> None:
