@@ -82,7 +82,14 @@ class Branch:
         self.node = node
         self.pools: Mapping[bytes, PoolSpec] = {}
         self.witnesses: list[Witness] = []
-        self._disagreed = False
+        self.has_disagreed = False
+
+    def copy(self, witnesses: Sequence[Witness]) -> "Branch":
+        """The same view with these witnesses, for another thread to go on with."""
+        other = Branch(self.node)
+        other.pools, other.witnesses = self.pools, list(witnesses)
+        other.has_disagreed = self.has_disagreed
+        return other
 
     def forget(self) -> None:
         """The arena was filled anew: no hash of it is known."""
@@ -133,8 +140,8 @@ class Branch:
 
     def _disagree(self, block: NodeBlock, kept: Records) -> None:
         """Either side may be ahead, which settles itself; said once, for it may also be for good."""
-        level = logging.DEBUG if self._disagreed else logging.INFO
-        self._disagreed = True
+        level = logging.DEBUG if self.has_disagreed else logging.INFO
+        self.has_disagreed = True
         log.log(
             level,
             "event=node_disagrees block=%d node_events=%d stream_events=%d reason=%r",

@@ -261,7 +261,7 @@ class Coordinator:
                 self._stale.setdefault(spec.key, (time.monotonic(), RESCRAPE_FIRST_PAUSE_S))
             try:
                 await self._rescrape_due()
-            except StreamBroken:
+            except (StreamBroken, BufferOverflow):
                 await self._wait_moved(SCRAPE_POLL_S)
                 continue
             pause = None
@@ -272,14 +272,15 @@ class Coordinator:
     async def rescrape(self, key: bytes) -> bool:
         """Read one stale pool again and exchange its values; whether it is live now.
 
-        NotLive, StreamBroken, Scraper; ArenaFull and InvalidEventData from installing it.
+        NotLive, StreamBroken, BufferOverflow, Scraper; ArenaFull and InvalidEventData from installing
+        it.
         """
         if not self.is_live:
             raise NotLive(f"pool 0x{key.hex()} can only be read again while the arena is live")
         if not await self._call(lambda: self.intake.is_stale(key)):
             return True
         epoch, _first = await self._call(self.intake.joining_block)
-        candidates, invalid = await self._read([key], epoch)
+        candidates, invalid = await self._unbroken(self._read([key], epoch))
         for error in invalid:
             raise error
         while self._branch is not None and candidates:
@@ -696,9 +697,9 @@ class Coordinator:
         if found is None or not found[1]:
             return
         mark, kept = found
-        looked = Branch(branch.node)
-        looked.pools, looked.witnesses = branch.pools, list(valid)
+        looked = branch.copy(valid)
         await asyncio.to_thread(looked.witness, kept, mark)
+        branch.has_disagreed |= looked.has_disagreed
         if self.is_live and tuple(branch.witnesses) == known:
             branch.witnesses = looked.witnesses
             if branch.witnesses:

@@ -5,6 +5,8 @@ numbers.
 """
 
 import asyncio
+import logging
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
@@ -27,6 +29,7 @@ from arena.native import lib
 from arena.writer.coordinator import Coordinator, Preset
 from arena.writer.feed import EventBuffer
 from arena.writer.intake import Intake
+from arena.writer.logs import Header, Log
 from arena.writer.processor import Processor
 from arena.writer.scrapers import Scrape, ScrapedPool
 
@@ -591,3 +594,90 @@ def test_run_live_reads_stale_pools_again_and_resyncs_after_gaps(
 
     bench.run(live())
     assert (bench.amount(V3_KEY), bench.amount(OTHER_KEY)) == (60, 61)
+
+
+def test_a_buffer_that_overflows_while_one_pool_is_read_again_does_not_end_the_writer(
+    make: Callable[..., Bench],
+) -> None:
+    """A gap opens during the read, and more comes than is kept before the source answers."""
+    scraper = ListScraper(V3_KEY, OTHER_KEY)
+    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
+    bench = make(scraper, buffer_events=2)
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+
+    def overflow(keys: list[bytes]) -> None:
+        scraper.on_read = lambda keys: None
+        done = threading.Event()
+
+        def send() -> None:
+            bench.send(block(110, *[mint(OTHER_KEY, 1)] * 3))
+            done.set()
+
+        bench.loop.call_soon_threadsafe(send)
+        done.wait(30)
+
+    async def live() -> None:
+        staying = asyncio.ensure_future(bench.coordinator.run_live())
+        scraper.on_read = overflow
+        go_stale(bench)
+        while "overflow" not in bench.notices:
+            await asyncio.sleep(0.001)
+        number = 130
+        while bench.reader.phase != "live":
+            assert not staying.done(), staying.exception()
+            bench.send(block(number))
+            scraper.now = {key: values(key, number, 60) for key in scraper.keys}
+            await asyncio.sleep(0.1)
+            number += 1
+        staying.cancel()
+        await asyncio.gather(staying, return_exceptions=True)
+
+    bench.run(live())
+    assert (bench.status(V3_KEY), bench.amount(V3_KEY)) == ("live", 60)
+
+
+class DisagreeingNode:
+    """Has every block, and never with the stream's time."""
+
+    def head_number(self) -> int:
+        return 10**6
+
+    def headers(self, numbers: Sequence[int]) -> list[Header]:
+        return [
+            Header(n, n.to_bytes(32, "big"), (n - 1).to_bytes(32, "big"), 12 * n, 7)
+            for n in numbers
+        ]
+
+    def logs(self, first: int, last: int, topics: Sequence[bytes]) -> list[Log]:
+        return []
+
+    def block_logs(self, hashes: Sequence[bytes], topics: Sequence[bytes]) -> list[list[Log]]:
+        return [[] for _ in hashes]
+
+
+def test_a_node_of_another_opinion_is_logged_once(
+    make: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be so for good: a line for each question would be four a second."""
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
+    node = DisagreeingNode()
+    bench = make(scraper, node=node, witness_pause_s=0.001)
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+
+    def said(level: int) -> int:
+        found = [each for each in caplog.records if "node_disagrees" in each.getMessage()]
+        return sum(each.levelno == level for each in found)
+
+    async def live() -> None:
+        staying = asyncio.ensure_future(bench.coordinator.run_live())
+        while said(logging.DEBUG) + said(logging.INFO) < 10:
+            await asyncio.sleep(0.001)
+        staying.cancel()
+        await asyncio.gather(staying, return_exceptions=True)
+
+    with caplog.at_level(logging.DEBUG):
+        bench.run(live())
+    assert said(logging.INFO) == 1
