@@ -322,8 +322,9 @@ class JsonRpc:
             )
         assert self._under_way is not None
         reasons: list[str] = []
+        invalid: RpcAnswerInvalid | None = None
         for attempt in range(limits.tries):
-            pause = 0.0
+            pause, invalid = 0.0, None
             async with self._under_way:
                 if self._transport is None:
                     self._transport = self._make_transport()
@@ -342,6 +343,14 @@ class JsonRpc:
                     reasons.append(f"{type(error).__name__}: {_redacted(error)}")
                 except RpcRefused as error:
                     raise self._refused(name, error.code, error.reason) from None
+                except RpcAnswerInvalid as error:
+                    if self._open_stream is None:
+                        raise
+                    invalid = error
+                    reasons.append(str(error))
+                if self._open_stream is not None:
+                    # It may have been another request's answer; the next would be one too late as well.
+                    await self._transport.close()
             if attempt + 1 < limits.tries:
                 pause = max(pause, limits.first_pause_s * 2**attempt * random.uniform(0.75, 1.25))
                 pause = min(pause, LONGEST_PAUSE_S)
@@ -354,6 +363,8 @@ class JsonRpc:
                     reasons[-1],
                 )
                 await asyncio.sleep(pause)
+        if invalid is not None:
+            raise invalid
         raise RpcUnavailable(
             f"{self.shown} gave no answer to {name} in {limits.tries} tries: "
             f"{'; '.join(dict.fromkeys(reasons))}; is the node up, and is this its address?",
@@ -596,6 +607,9 @@ class _Local:
     def _first_text(self, scanned: int) -> bytes | None:
         """Take the first whole JSON text off what was received; `scanned` bytes have no newline."""
         content = self._content
+        if content[:1].isspace():  # the newline of the text before may come late
+            del content[: len(content) - len(content.lstrip())]
+            scanned = 0
         end = content.find(b"\n", scanned) + 1
         if not end and content.endswith((b"}", b"]")):
             if _is_whole(content):

@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +242,86 @@ def test_close_ends_a_waiting_call() -> None:
     with pytest.raises(RpcUnavailable, match="closed"):
         rpc.call("echo")
     rpc.close()
+
+
+class LocalServer:
+    """A local socket whose every answer is what `answer` makes of the request and its number."""
+
+    def __init__(self, path: Path, answer: Callable[[dict[str, Any], int], list[bytes]]) -> None:
+        self.connections = 0
+        self._answer = answer
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        number = 0
+        while True:
+            client, _ = self._listener.accept()
+            with client, client.makefile("rb") as lines:
+                self.connections += 1
+                for line in lines:
+                    if line == b"end\n":
+                        return
+                    for part in self._answer(json.loads(line), number):
+                        client.sendall(part)
+                    number += 1
+
+    def __enter__(self) -> "LocalServer":
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as last:
+            last.connect(self._listener.getsockname())
+            last.sendall(b"end\n")
+            self._thread.join()
+        self._listener.close()
+
+
+def echoed(request: dict[str, Any]) -> bytes:
+    return plain_answer(json.dumps(request).encode())
+
+
+def test_a_newline_that_comes_late_belongs_to_the_answer_before(tmp_path: Path) -> None:
+    """The end of an answer and its newline are not always read at once."""
+
+    def answer(request: dict[str, Any], number: int) -> list[bytes]:
+        return [b"\n" * (number > 0) + echoed(request)]
+
+    path = tmp_path / "node.ipc"
+    with LocalServer(path, answer) as server, JsonRpc(str(path), quick(timeout_s=20)) as rpc:
+        assert [rpc.call("echo", number) for number in range(5)] == list(range(5))
+        assert server.connections == 1, "no answer was given up"
+
+
+def test_a_message_nobody_asked_for_does_not_shift_the_answers(tmp_path: Path) -> None:
+    """Each later request would get the answer of the one before it, for as long as the connection."""
+    told = b'{"jsonrpc":"2.0","method":"eth_subscription","params":{"result":"0x7"}}\n'
+
+    def answer(request: dict[str, Any], number: int) -> list[bytes]:
+        return [told * (number == 1) + echoed(request) + b"\n"]
+
+    path = tmp_path / "node.ipc"
+    with LocalServer(path, answer), JsonRpc(str(path), quick()) as rpc:
+        assert [rpc.call("echo", number) for number in range(5)] == list(range(5))
+
+
+@pytest.mark.parametrize("given", [1, 7.5, "1", True])
+def test_an_answer_to_another_request_is_never_taken(given: Any, tmp_path: Path) -> None:
+    """It is asked again on another connection: here what is left would answer the next request."""
+
+    def answer(request: dict[str, Any], number: int) -> list[bytes]:
+        right = echoed(request) + b"\n"
+        if number != 2:
+            return [right]
+        return [json.dumps({"jsonrpc": "2.0", "id": given, "result": -1}).encode() + b"\n" + right]
+
+    path = tmp_path / "node.ipc"
+    with LocalServer(path, answer) as server, JsonRpc(str(path), quick()) as rpc:
+        assert [rpc.call("echo", number) for number in range(5)] == list(range(5))
+        assert server.connections == 2
 
 
 # A scrape
