@@ -199,8 +199,9 @@ class Intake:
         starts = np.flatnonzero(records["kind"] == lib.PSA_EVENT_REORG_START).tolist()
         self._take(records[: starts[0]] if starts else records)
         for start, end in pairwise([*starts, len(records)]):
-            if self.is_live:
-                # What is returned to when the rest of the reorg never comes.
+            if self.is_live and self._before_reorg is None:
+                # What is returned to when the rest of the reorg never comes. One that begins inside
+                # another follows lost messages: back to before both, as the arena does.
                 self.arena.commit()
                 self._before_reorg = list(self.buffer.blocks())
             self._take(records[start:end])

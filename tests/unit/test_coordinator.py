@@ -491,6 +491,30 @@ def test_half_a_reorg_is_taken_back_when_the_connection_ends(make: Callable[...,
     assert (bench.amount(V3_KEY), bench.reader.head_block) == (8, 102)
 
 
+def test_a_reorg_that_begins_inside_another_is_taken_back_to_before_both(
+    make: Callable[..., Bench],
+) -> None:
+    """The end of one and the beginning of the next were lost: the head is that of the last commit, so
+    the history must be, too."""
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
+    bench = make(scraper)
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+    bench.send(block(102, mint(V3_KEY, 1)), block(103))
+    start = np.zeros(1, EVENT)
+    start["kind"] = lib.PSA_EVENT_REORG_START
+    bench.send(start, block(102, revert=True))
+    bench.send(start)
+    bench.intake.disconnected("lost")
+    assert [int(kept["block_number"][0]) for kept in bench.intake.buffer.blocks()] == [
+        101,
+        102,
+        103,
+    ]
+    assert (bench.reader.head_block, bench.amount(V3_KEY)) == (103, 8)
+
+
 def test_resync_shows_why_it_cannot_go_on_and_goes_on_when_it_can(
     make: Callable[..., Bench],
 ) -> None:
