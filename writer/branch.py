@@ -16,7 +16,16 @@ from arena.arena import PoolSpec
 from arena.errors import ChainMoved, GapNotClosed, NodeBehind
 from arena.native import lib
 from arena.writer.feed import Records
-from arena.writer.logs import Header, NodeBlock, NodeClient, fetch_blocks, same_block
+from arena.writer.logs import (
+    TOPICS,
+    Header,
+    NodeBlock,
+    NodeClient,
+    block_records,
+    differing_pools,
+    fetch_blocks,
+    same_block,
+)
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +73,13 @@ class GapBlocks:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """What a node says of scraped (block, hash): those in `wrong` are not on the stream's branch.
+    """What a node says of scraped pools: those in `wrong` are not of the stream's branch.
 
     `reached_at` is the highest scraped block when the stream has yet to come to it: only then can it
     be compared. `earlier` are the blocks between the lowest good one and the stream's first.
     """
 
-    wrong: frozenset[tuple[int, bytes]]
+    wrong: tuple[bytes, ...]
     earlier: tuple[NodeBlock, ...] = ()
     reached_at: int | None = None
 
@@ -188,16 +197,16 @@ class Branch:
         return GapBlocks(ancestor, tuple(missing), tuple(compared))
 
     def confirm(
-        self, kept: Sequence[Records], scraped: Iterable[tuple[int, bytes]]
+        self, kept: Sequence[Records], scraped: Mapping[tuple[int, bytes], Sequence[bytes]]
     ) -> Confirmation:
-        """Whether scraped (block, hash) are on the stream's branch.
+        """Whether scraped pools, keys by (block, hash), are of the stream's branch.
 
         `kept` are the stream's blocks, ascending, at least one. ChainMoved, NodeBehind and what the
         node raises: ask again.
         """
         first = _number(kept[0])
         begins = {_number(each): each for each in kept}
-        wanted = sorted(set(scraped))
+        wanted = sorted(scraped)
         numbers = sorted({number for number, _hash in wanted} | {first})
         headers: dict[int, Header] = {}
         for number, header in zip(numbers, self.node.headers(numbers), strict=True):
@@ -219,9 +228,15 @@ class Branch:
                 wrong.add((number, block_hash))
         highest = max((number for number, _hash in wanted), default=0)
         reached_at = highest if highest > _number(kept[-1]) else None
+        keys = [key for place in wrong for key in scraped[place]]
+        if reached_at is None:
+            shared = [each for each in wanted if each not in wrong and each[0] in begins]
+            keys += self._other_events(
+                [(headers[number], begins[number], scraped[number, h]) for number, h in shared]
+            )
         below = [each for each in wanted if each not in wrong and each[0] < first - 1]
         if not below:
-            return Confirmation(frozenset(wrong), (), reached_at)
+            return Confirmation(tuple(keys), (), reached_at)
         blocks = fetch_blocks(self.node, below[0][0] + 1, first, self.pools, parent=below[0][1])
         hashes = {block.header.number: block.header.hash for block in blocks}
         if any(hashes.get(number, known) != known for number, known in below):
@@ -230,7 +245,19 @@ class Branch:
             raise ChainMoved(
                 f"block {first} of the stream is another one than the node's", block=first
             )
-        return Confirmation(frozenset(wrong), tuple(blocks[:-1]), reached_at)
+        return Confirmation(tuple(keys), tuple(blocks[:-1]), reached_at)
+
+    def _other_events(
+        self, blocks: Sequence[tuple[Header, Records, Sequence[bytes]]]
+    ) -> list[bytes]:
+        """Of the pools (keys) of each block those whose events differ between node and stream: two
+        blocks with one parent have the same base fee, and may have the same time."""
+        found = self.node.block_logs([header.hash for header, _, _ in blocks], TOPICS)
+        differing = []
+        for (header, kept, keys), logs in zip(blocks, found, strict=True):
+            pools = {key: self.pools[key] for key in keys if key in self.pools}
+            differing += differing_pools(kept, block_records(header, logs, pools), pools)
+        return differing
 
 
 def _number(records: Records) -> int:

@@ -527,13 +527,12 @@ class Coordinator:
         if not kept:
             return Verdict(again=everyone), ()
         try:
-            found = await self._unbroken(asyncio.to_thread(branch.confirm, kept, list(hashed)))
+            found = await self._unbroken(asyncio.to_thread(branch.confirm, kept, hashed))
         except Scraper as error:
             await self._not_confirmed(error)
             return Verdict(again=everyone), ()
         self._unconfirmed_since = None
-        again = tuple(key for place in found.wrong for key in hashed[place])
-        return Verdict(again=again, wait_for_block=found.reached_at), found.earlier
+        return Verdict(again=found.wrong, wait_for_block=found.reached_at), found.earlier
 
     async def _not_confirmed(self, error: Scraper) -> None:
         """Stream and node differ. Usually one of them is ahead; if it stays so, the kept blocks are of

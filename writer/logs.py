@@ -398,15 +398,27 @@ def same_block(kept: Records, found: NodeBlock, pools: Mapping[bytes, PoolSpec])
     has_base_fee = bool(begin["flags"] & lib.PSA_EVENT_HAS_BASE_FEE)
     if has_base_fee and int(begin["words"][0]) != found.header.base_fee:
         return False
-    with_v2 = not (kept["kind"] == lib.PSA_EVENT_V2_DELTA).any()
-    return _effects(kept, pools, with_v2) == _effects(found.records, pools, with_v2)
+    return _effects(kept, kept, pools) == _effects(kept, found.records, pools)
+
+
+def differing_pools(kept: Records, found: Records, pools: Mapping[bytes, PoolSpec]) -> list[bytes]:
+    """The pools whose own events in a block of the feed are others than in `found`.
+
+    As same_block compares them, but for their positions.
+    """
+    sides: list[dict[bytes, list[tuple[Any, ...]]]] = [{}, {}]
+    for side, records in zip(sides, (kept, found), strict=True):
+        for key, _tx_index, *effect in _effects(kept, records, pools):
+            side.setdefault(key, []).append(tuple(effect))
+    return [key for key in pools if sides[0].get(key) != sides[1].get(key)]
 
 
 def _effects(
-    records: Records, pools: Mapping[bytes, PoolSpec], with_v2: bool
+    kept: Records, records: Records, pools: Mapping[bytes, PoolSpec]
 ) -> list[tuple[Any, ...]]:
+    """What the events of `pools` in `records` do; without V2 where `kept` has changes for it."""
     kinds = [lib.PSA_EVENT_CL_SWAP, lib.PSA_EVENT_CL_LIQUIDITY]
-    if with_v2:
+    if not (kept["kind"] == lib.PSA_EVENT_V2_DELTA).any():
         kinds.append(lib.PSA_EVENT_V2_SYNC)
     effects = []
     for record in records[np.isin(records["kind"], kinds)]:
@@ -414,9 +426,9 @@ def _effects(
         if key in pools:
             effects.append(
                 (
-                    int(record["kind"]),
                     key,
                     int(record["tx_index"]),
+                    int(record["kind"]),
                     int(record["tick"]),
                     int(record["tick_lower"]),
                     int(record["tick_upper"]),

@@ -10,6 +10,7 @@ from node.proxy import FaultyServer
 from arena.arena import PoolSpec, TokenSpec
 from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused
 from arena.native import lib
+from arena.writer.branch import Branch
 from arena.writer.jsonrpc import JsonRpc, Limits
 from arena.writer.logs import (
     MAX_FETCH_BLOCKS,
@@ -305,6 +306,25 @@ def test_a_block_of_the_feed_is_recognised_by_time_base_fee_and_events() -> None
     deltas = kept.copy()
     deltas["kind"][1] = lib.PSA_EVENT_V2_DELTA
     assert same_block(deltas, found, POOLS), "V2 is left out where it comes as changes"
+
+
+def test_scraped_pools_must_have_the_streams_events_in_a_block_of_equal_time_and_base_fee() -> None:
+    """A sibling of the stream's block: only the events of the two pools differ, or one of them."""
+    node = FakeNode(
+        4, 9, [sync(3, 4, tx=1), log_of(V3_MINT, 1, 9, 0, 0, topics=TICKS, tx=2, index=1)]
+    )
+    branch = Branch(node)
+    branch.pools = POOLS
+    kept = fetch_blocks(node, 5, 5, POOLS)[0].records.copy()
+    kept["tx_index"] += 1  # positions are the producer's own
+    scraped = {(5, hash_of(5)): (V2, V3, V4)}
+    assert branch.confirm([kept], scraped).wrong == ()
+    assert branch.confirm([kept[[0, 1, 3]]], scraped).wrong == (V3,)
+    other = kept.copy()
+    other["words"][1, 0] = 5
+    assert branch.confirm([other], scraped).wrong == (V2,)
+    assert branch.confirm([other[[0, 3]]], {(5, hash_of(5)): (V4,)}).wrong == ()
+    assert branch.confirm([kept], {(4, hash_of(4)): (V2, V3)}).wrong == (), "before the stream"
 
 
 class FakeTransport:
