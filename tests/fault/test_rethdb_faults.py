@@ -4,7 +4,9 @@ The node is played by `oracle/reth_database.py` in a process of its own, through
 matter a child of this process drops to another user; containers are namespaces the child enters.
 """
 
+import contextlib
 import ctypes
+import json
 import multiprocessing
 import os
 import pickle
@@ -15,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -844,3 +847,139 @@ def test_a_slot_below_the_row_found_last_is_absent_without_a_look_up(folder: Pat
                 slots = [slot_key(slot) for slot in range(first, last, step)]
                 found = txn.read_words("HashedStorages", keccak(address), SlotList(slots))
                 assert found == [stored.get((address, slot), 0) for slot in slots]
+
+
+# The failure matrix through the command line
+
+
+def command(*words: str | Path) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr; by root without its right to pass over file modes."""
+    without = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+    program = str(Path(sys.executable).parent / "arena-writer")
+    done = subprocess.run(
+        [*(without if os.geteuid() == 0 else ()), program, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@contextlib.contextmanager
+def held_exclusively(database: Path) -> Iterator[None]:
+    """Held open alone by another process."""
+    source = (
+        "import sys; from pathlib import Path; from oracle import reth_database as r\n"
+        "opened = r.NodeDatabase(Path(sys.argv[1]), flags=r.EXCLUSIVE)\n"
+        "print('held', flush=True); sys.stdin.read(); opened.close()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", source, database],
+        cwd=Path(reth_database.__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        yield
+        assert holder.stdin is not None
+        holder.stdin.close()
+
+
+@contextlib.contextmanager
+def with_closed_lock(database: Path) -> Iterator[None]:
+    """Beside a node of another user, whose lock file only that user may write."""
+    with Node(database):
+        if os.geteuid() == 0:
+            os.chown(database / "mdbx.lck", NOBODY, -1)
+        (database / "mdbx.lck").chmod(0o444)
+        yield
+
+
+@contextlib.contextmanager
+def changed(change: Callable[[Path], object], database: Path) -> Iterator[None]:
+    change(database)
+    yield
+
+
+REFUSALS: dict[str, tuple[Callable[[Path], Any], str, str]] = {
+    "missing": (
+        partial(changed, lambda database: database.rename(database.parent / "away")),
+        "DatabaseMissing",
+        "data directory",
+    ),
+    "unreadable lock": (with_closed_lock, "DatabasePermission", "write access to mdbx.lck"),
+    "unreadable data": (
+        partial(changed, lambda database: close_to_all(database / "mdbx.dat")),
+        "DatabasePermission",
+        "may not read mdbx.dat",
+    ),
+    "locked": (held_exclusively, "DatabaseLocked", "exclusively"),
+    "version": (
+        partial(changed, lambda database: (database / "database.version").write_text("3")),
+        "DatabaseVersion",
+        "upgrade",
+    ),
+    "truncated": (
+        partial(changed, lambda database: os.truncate(database / "mdbx.dat", 3 * 4096)),
+        "DatabaseDamaged",
+        "mdbx_copy",
+    ),
+    "garbage": (
+        partial(changed, lambda database: (database / "mdbx.dat").write_bytes(b"\xa5" * (1 << 20))),
+        "DatabaseDamaged",
+        "mdbx.dat",
+    ),
+}
+
+
+def close_to_all(path: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, NOBODY, -1)
+    path.chmod(0)
+
+
+@pytest.fixture
+def pool_file(tmp_path: Path) -> Path:
+    """A list of one pool of the fixture."""
+    pool = MOVING[0]
+    entry = {"address": pool["key"], "protocol": "uniswap_v2"}
+    entry |= {name: pool[name] for name in ("token0", "token1")}
+    path = tmp_path / "pools.json"
+    path.write_text(json.dumps([entry]))
+    return path
+
+
+def test_the_commands_read_a_good_database(folder: Path, database: Path, pool_file: Path) -> None:
+    """As every refusal below is asked for, so none of them comes from how it is asked."""
+    options = ("--reth-db", folder, "--pools", pool_file)
+    code, out, err = command("scrape", *options)
+    assert (code, err) == (0, "")
+    _, line = map(json.loads, out.splitlines())
+    assert (line["block"], line["reserve0"]) == (
+        BLOCK,
+        true_state(MOVING[0], MOVING[0]["state"])["reserve0"],
+    )
+    _, out, _ = command("doctor", *options)
+    assert [line.split()[0] for line in out.splitlines() if line.split()[1] == "database"] == ["ok"]
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusing_database_ends_the_commands_with_its_class_and_a_remedy(
+    name: str, folder: Path, database: Path, pool_file: Path
+) -> None:
+    make, kind, remedy = REFUSALS[name]
+    options = ("--reth-db", folder, "--pools", pool_file)
+    with make(database):
+        code, out, err = command("scrape", *options)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"{kind}: "), err
+        assert remedy in err
+        assert err.count("\n") == 1
+        code, out, err = command("doctor", *options)
+    assert (code, err) == (2, "")
+    (found,) = (line for line in out.splitlines() if line.split()[1] == "database")
+    assert found.split()[0] == "fail"
+    assert kind in found
+    assert remedy in found
