@@ -402,6 +402,7 @@ class JsonRpc:
     def _results(self, answer: Any, requests: list[dict[str, Any]], name: str) -> list[Any]:
         if isinstance(answer, dict):  # the batch as a whole was refused
             self._result(answer | {"id": None}, {"id": None, "method": name})
+        if not isinstance(answer, list):
             raise self._no_answer(name)
         by_id = {
             item["id"]: item

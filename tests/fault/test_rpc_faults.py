@@ -142,6 +142,16 @@ def test_an_answer_that_is_none_is_an_error(body: bytes) -> None:
         rpc.call("any_method")
 
 
+@pytest.mark.parametrize("body", [b"7", b"null", b"true", b"{}"])
+def test_an_answer_to_a_batch_that_is_none_is_an_error(body: bytes) -> None:
+    with (
+        FaultyServer(plain_answer, lambda *_: Fault(body=body)) as server,
+        JsonRpc(server.http, quick()) as rpc,
+        pytest.raises(RpcAnswerInvalid),
+    ):
+        rpc.batch([("any_method", [])])
+
+
 def test_a_batch_is_matched_by_id_whatever_its_order() -> None:
     def reversed_answer(body: bytes) -> bytes:
         return json.dumps(json.loads(plain_answer(body))[::-1]).encode()
@@ -490,6 +500,26 @@ def test_answers_that_are_not_what_was_promised_are_an_error(
         else:
             with pytest.raises(RpcAnswerInvalid):
                 source.read_pools([spec.key for spec in source.list_pools()])
+        source.close()
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("values", ["null", "7", '"0x1"', "{}", '["0x1"]', "[null, null]"])
+def test_values_of_an_account_that_are_no_list_of_words_are_an_error(
+    market: Market, values: str
+) -> None:
+    def answer(asked: bytes) -> bytes:
+        request = json.loads(asked)
+        if methods(request) != {"eth_getStorageValues"}:
+            return forward(asked)
+        found = dict.fromkeys(request["params"][0], json.loads(values))
+        return json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": found}).encode()
+
+    forward = node_answer(market.node.port)
+    with FaultyServer(answer) as server:
+        source = scraper(market, server.http, way=Way.storage_values)
+        with pytest.raises(RpcAnswerInvalid):
+            source.read_pools([spec.key for spec in source.list_pools()])
         source.close()
 
 

@@ -609,7 +609,7 @@ def _storage_values_call(chunk: _Chunk, block: Block) -> Call:
 
 def _storage_values_answer(rpc: JsonRpc, chunk: _Chunk, answer: Any) -> list[int]:
     wrong = _not_promised(rpc, "eth_getStorageValues")
-    if not isinstance(answer, dict):
+    if not isinstance(answer, dict) or not all(isinstance(each, list) for each in answer.values()):
         raise wrong
     remaining = {str(account).lower(): iter(values) for account, values in answer.items()}
     counts: dict[str, int] = {}
