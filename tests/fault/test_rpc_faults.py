@@ -436,6 +436,23 @@ def test_the_way_is_what_the_node_offers(
 
 
 @pytest.mark.node
+def test_words_about_the_way_are_not_taken_for_words_about_the_block(market: Market) -> None:
+    """What a node without a way answers can read as if it had dropped the block's state."""
+
+    def rule(request: Any, _: int) -> Fault | None:
+        if methods(request) == {"eth_getStorageValues"}:
+            return Fault(error=(-32001, "resource not found"))
+        if methods(request) == {"eth_call"} and len(request["params"]) > 2:
+            return Fault(error=(-32000, "state override is not available"))
+        return None
+
+    with FaultyServer(node_answer(market.node.port), rule) as server:
+        source = scraper(market, server.http)
+        assert source.way(source.block()) is Way.extsload
+        assert read(source) == market.states()
+
+
+@pytest.mark.node
 def test_a_node_that_ignores_the_override_is_found_out(market: Market) -> None:
     forward = node_answer(market.node.port)
 

@@ -442,6 +442,10 @@ class RpcScraper:
             found = self._read(way, block, known)
         except (RpcRefused, RpcAnswerInvalid) as error:
             reason = str(error)
+        except BlockUnavailable as error:
+            # Unless the block has gone indeed, the node spoke of the way.
+            self._read(Way.storage_at, block, known)
+            reason = str(error)
         else:
             if found == truth:
                 return True
