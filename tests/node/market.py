@@ -68,6 +68,7 @@ class Market:
         self.random = random.Random(seed)
         self.pools: list[Pool] = []
         self.by_key: dict[str, Pool] = {}
+        self.foreign: list[Pool] = []
         self._snapshots: dict[int, str] = {}
         self._used: dict[Kind, set[tuple[str, str, int]]] = {}
         self._tokens = tokens
@@ -116,25 +117,26 @@ class Market:
         cake = bytecode(CAKE_CORE + "PancakeV3Factory.sol/PancakeV3Factory.json")
         liquidity = bytecode(V4_CORE + "PoolModifyLiquidityTest.sol/PoolModifyLiquidityTest.json")
         swap = bytecode(V4_CORE + "PoolSwapTest.sol/PoolSwapTest.json")
+        donate = bytecode(V4_CORE + "PoolDonateTest.sol/PoolDonateTest.json")
         view = bytecode("@uniswap/v4-periphery/foundry-out/StateView.sol/StateView.json")
         made = node.run(
             [
                 self._create(cake, self.cake_deployer),
-                *(self._create(code, self.manager) for code in (liquidity, swap, view)),
+                *(self._create(code, self.manager) for code in (liquidity, swap, view, donate)),
                 self._call(self.v3_factory, "enableFeeAmount(uint24,int24)", 100, 1),
                 self._call(self.fee_hook, "setManager(address)", self.manager),
                 self._call(self.fee_hook, "setFee(uint24)", 4321),
                 self._call(self.manager, "setProtocolFeeController(address)", me),
             ]
         )
-        created = [receipt["contractAddress"].lower() for receipt in made[:4]]
-        self.cake_factory, self.v4_liquidity, self.v4_swap, self.view = created
+        created = [receipt["contractAddress"].lower() for receipt in made[:5]]
+        self.cake_factory, self.v4_liquidity, self.v4_swap, self.view, self.v4_donate = created
         plenty = 1 << 160
         setup = []
         for item in self.tokens:
             setup.append(self._call(item, "mint(address,uint256)", self.actor, plenty))
             setup.append(self._call(item, "mint(address,uint256)", me, plenty))
-            for router in (self.v4_liquidity, self.v4_swap):
+            for router in (self.v4_liquidity, self.v4_swap, self.v4_donate):
                 setup.append(self._call(item, "approve(address,uint256)", router, (1 << 256) - 1))
         node.run(setup)
 
@@ -408,6 +410,33 @@ class Market:
                 made.append(self._v2_operation(pool, state["reserve0"], state["reserve1"]))
             else:
                 made.append(self._range_operation(pool))
+        return made
+
+    def create_foreign_pools(self) -> None:
+        """One pool more of each kind, which no list names; trading on them is `side_operations`."""
+        new = self.create_pools(v2=1, v3=1, v4=1, cake=1)
+        for pool in new:
+            self.pools.remove(pool)
+            del self.by_key[pool.key]
+        self.foreign += new
+
+    def side_operations(self) -> list[dict[str, str]]:
+        """What changes no listed pool's state: protocol fees of V3, donations in V4, foreign pools."""
+        draw = self.random
+        made = []
+        pool = draw.choice([pool for pool in self.pools if pool.kind == "uniswap_v3"])
+        fees = draw.choice((0, *range(4, 11))), draw.choice((0, *range(4, 11)))
+        made.append(self._call(pool.address, "setFeeProtocol(uint8,uint8)", *fees))
+        pool = draw.choice([pool for pool in self.pools if pool.kind == "uniswap_v4"])
+        amounts = draw.randrange(10**15), draw.randrange(10**15)
+        signature = "donate((address,address,uint24,int24,address),uint256,uint256,bytes)"
+        data = self.node.selector(signature) + pool.v4_key + words(*amounts, 8 * 32) + tail(b"")
+        value = amounts[0] if pool.token0 == ZERO else 0
+        made.append(self.node.transaction(self.v4_donate, data, value=value))
+        ranged = [pool for pool in self.foreign if pool.kind != "uniswap_v2"]
+        made += [self._range_operation(pool) for pool in draw.sample(ranged, min(2, len(ranged)))]
+        pairs = [pool for pool in self.foreign if pool.kind == "uniswap_v2"]
+        made += [self._v2_mint(pool, 10**6, 10**6) for pool in pairs[:1]]
         return made
 
     def trade(self, count: int) -> list[str]:

@@ -177,6 +177,10 @@ class Proof:
 
     def block(self, operations: int = 8) -> None:
         self.market.keep_snapshot()
+        if self.totals["blocks"] % 50 == 10 and len(self.market.foreign) < 12:
+            self.market.create_foreign_pools()
+        if self.totals["blocks"] % 3 == 0:
+            self.node.send(self.market.side_operations())
         self.market.step(operations)
         self.totals["blocks"] += 1
         self.equal()
