@@ -70,11 +70,13 @@ class Bridge:
     def __init__(self, settings: BridgeSettings) -> None:
         self.settings = settings
         self._signature = _signature(settings.pools)
-        targets = read_pool_list(settings.pools).targets
+        listed = read_pool_list(settings.pools)
+        for refused in listed.refused:
+            log.warning("event=pool_refused reason=%r", str(refused))
         # Tried again here, not there: what is asked next depends on the head by then.
         self._rpc = JsonRpc(settings.node, Limits(timeout_s=5.0, tries=1))
         self._node = RpcNode(self._rpc)
-        self._follower = Follower(self._node, targets)
+        self._follower = Follower(self._node, listed.targets)
         self._next_seq = 1
         self._hints: queue.SimpleQueue[Header | None] = queue.SimpleQueue()
         self._stopping = threading.Event()

@@ -177,6 +177,7 @@ def run_command(
                 )
             )
             stack.enter_context(closing(bridge))
+            bridge.check_chain()
         assert socket is not None
         settings = Settings(
             name=name,

@@ -86,6 +86,7 @@ class Follower:
         self._node = node
         self._history_blocks = history_blocks
         self._kept: list[KeptBlock] = []
+        self._is_unproved = False
         self.targets = targets
 
     @property
@@ -185,11 +186,20 @@ class Follower:
     # -- logs
 
     def _fetch(self, headers: Sequence[Header]) -> list[KeptBlock]:
-        """Blocks with all their logs, proved complete."""
-        asked = [header for header in headers if any(header.logs_bloom) or not header.logs_bloom]
-        answers = self._node.block_logs([header.hash for header in asked], ()) if asked else []
-        logs = {header.hash: answer for header, answer in zip(asked, answers, strict=True)}
-        return [_kept_block(header, logs.get(header.hash, ())) for header in headers]
+        """Blocks with all their logs, proved complete where the chain keeps bloom filters."""
+        answers = self._node.block_logs([header.hash for header in headers], ()) if headers else []
+        blocks = []
+        for header, logs in zip(headers, answers, strict=True):
+            block, is_proved = _kept_block(header, logs)
+            if not is_proved and not self._is_unproved:
+                self._is_unproved = True
+                log.warning(
+                    "event=no_bloom block=%d reason='its header has no bloom filter of its logs: the "
+                    "node is believed to give them all'",
+                    header.number,
+                )
+            blocks.append(block)
+        return blocks
 
     def _keep(self, block: KeptBlock) -> None:
         self._kept.append(block)
@@ -278,8 +288,11 @@ class Follower:
         return epilogues
 
 
-def _kept_block(header: Header, logs: Sequence[Log]) -> KeptBlock:
-    """Check that these are all logs of that block. NodeBehind, LogInvalid, ChainMoved."""
+def _kept_block(header: Header, logs: Sequence[Log]) -> tuple[KeptBlock, bool]:
+    """Check that these are all logs of that block: the block, and whether that is proved.
+
+    Some chains leave every bloom filter empty. NodeBehind, LogInvalid.
+    """
     bloom = 0
     seen: set[bytes] = set()
     first_logs: dict[int, int] = {}
@@ -293,14 +306,15 @@ def _kept_block(header: Header, logs: Sequence[Log]) -> KeptBlock:
         seen.update((each.address, *each.topics))
     for content in seen:
         bloom |= _bloom_bits(content)
-    if header.logs_bloom and bloom != int.from_bytes(header.logs_bloom, "big"):
+    expected = int.from_bytes(header.logs_bloom, "big")
+    if expected and bloom != expected:
         raise NodeBehind(
             f"the node gave {len(logs)} logs of block {header.number}, which are not all that its "
             "header speaks of",
             block=header.number,
         )
     kept = tuple(each for each in logs if each.topics and each.topics[0] in _KNOWN_TOPICS)
-    return KeptBlock(header, kept, first_logs)
+    return KeptBlock(header, kept, first_logs), bloom == expected
 
 
 def _bloom_bits(content: bytes) -> int:
