@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arena.errors import ChainMoved, LogInvalid, NodeBehind, PoolListError, ReorgTooDeep, Scraper
+from arena.errors import (
+    ChainMoved,
+    LogInvalid,
+    NodeBehind,
+    PoolListError,
+    ReorgTooDeep,
+    RpcUnavailable,
+    Scraper,
+)
 from arena.writer.feed import Records
 from arena.writer.follow import Follower, encode
 from arena.writer.jsonrpc import JsonRpc, Limits
@@ -77,6 +85,7 @@ class Bridge:
         self._rpc = JsonRpc(settings.node, Limits(timeout_s=5.0, tries=1))
         self._node = RpcNode(self._rpc)
         self._follower = Follower(self._node, listed.targets)
+        self._chain_id = settings.chain_id
         self._next_seq = 1
         self._hints: queue.SimpleQueue[Header | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -91,8 +100,10 @@ class Bridge:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def check_chain(self) -> int:
-        """The node's chain id. ChainMismatch when it is not the one of the settings, RpcError."""
-        return check_chain(self._rpc, self.settings.chain_id)
+        """The node's chain id. ChainMismatch when it is not the one of the settings or, later, the one
+        it was; RpcError."""
+        self._chain_id = check_chain(self._rpc, self._chain_id)
+        return self._chain_id
 
     def reload(self) -> None:
         """Read the list of pools again before the next block. Safe from any thread."""
@@ -229,10 +240,7 @@ class Bridge:
                 for last, records in follower.advance(head):
                     self._send(last, records)
         except ReorgTooDeep as error:
-            log.warning("event=joined_anew reason=%r", str(error))
-            self.check_chain()
-            follower.forget()
-            self._call_soon(self._drop_clients, str(error))
+            self._join_anew(error)
             return
         except (ChainMoved, NodeBehind, LogInvalid) as error:
             self._failures += 1
@@ -248,6 +256,17 @@ class Bridge:
             log.debug("event=node_answers failures=%d", self._failures)
             self._failures = 0
         self._watch_subscription(told=hint is not None, moved=follower.tip != began)
+
+    def _join_anew(self, error: ReorgTooDeep) -> None:
+        """Begin with the next head, for clients that begin again, too. ChainMismatch."""
+        try:
+            self.check_chain()
+        except RpcUnavailable:
+            self._failures += 1
+            return
+        log.warning("event=joined_anew reason=%r", str(error))
+        self._follower.forget()
+        self._call_soon(self._drop_clients, str(error))
 
     def _is_cut_back(self, head: Header, *, asked: bool) -> bool:
         """Whether to wait before believing that the chain ends at `head`, a block already sent."""

@@ -4,6 +4,7 @@ Method: real contracts and a trader on a real node; clients are plain sockets. E
 by tests/node/producer.py from the node's logs, orphaned blocks as they were when they happened.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -66,7 +67,8 @@ class Client:
         return None
 
     def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # the bridge has ended it
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(SECONDS)
         self._socket.close()
 
@@ -272,6 +274,34 @@ def test_a_chain_cut_back_is_a_revert_without_new_blocks(
         expected += producer.follow()
         same(client, expected)
         client.close()
+
+
+def test_a_chain_that_joins_nothing_sent_means_a_new_connection(
+    market: Market, tmp_path: Path, pools: Path
+) -> None:
+    bridge, producer = start(market, tmp_path, pools, "--poll", "0.01")
+    with bridge:
+        client = Client(bridge.socket)
+        bridge.wait_log("event=client_connected clients=1")
+        market.step(10)
+        same(client, producer.follow())
+        market.node.call("anvil_reset")
+        for _ in range(3):
+            market.node.call("evm_mine")
+        assert client.ended.wait(SECONDS), "the client is still connected"
+        bridge.wait_log("event=joined_anew")
+        again = Client(bridge.socket)
+        bridge.wait_log("event=client_left clients=0")
+        limit = time.monotonic() + SECONDS
+        while not again.data:
+            assert time.monotonic() < limit
+            market.node.call("evm_mine")
+            time.sleep(0.05)
+        begin, end = frames_of(bytes(again.data))[:2]
+        assert (begin[4], end[4]) == (1, 3)
+        assert begin[16:24] == end[16:24]
+        for each in (client, again):
+            each.close()
 
 
 def test_the_socket_has_the_rights_asked_for(market: Market, tmp_path: Path, pools: Path) -> None:
