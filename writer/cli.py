@@ -531,7 +531,7 @@ def refusing(program: str) -> Iterator[None]:
     """Turn expected errors into one line and exit code 2; let anything else through as code 1."""
     try:
         yield
-    except (ArenaError, FileNotFoundError, PermissionError, IsADirectoryError, ValueError) as error:
+    except (ArenaError, OSError, ValueError) as error:
         if isinstance(error, OSError):
             line = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         else:

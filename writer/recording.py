@@ -12,6 +12,7 @@ states is a state file (docs/reference/state-file.md) of the arena at one block.
 """
 
 import asyncio
+import fcntl
 import logging
 import os
 import struct
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import orjson
 import zstandard
 
 from arena.errors import Deserialization
@@ -111,12 +113,12 @@ class Cutter:
 class RecordingFile:
     """A recording that grows; appends to one that is there, after cutting off an incomplete chunk.
 
-    Deserialization when the file is no recording.
+    Deserialization when the file is no recording, ValueError when another process writes it; OSError of
+    writing, after which the file ends with the chunk before.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.chunk_count = 0
         self._connection = 0
         end = 0
         if path.exists() and path.stat().st_size:
@@ -124,7 +126,13 @@ class RecordingFile:
                 self._connection = max(self._connection, header.connection)
                 end = header.end
             end = max(end, len(FILE_MAGIC))
-        self._file = path.open("r+b" if end else "wb")
+        # Unbuffered: what is written is with the kernel, or an error.
+        self._file = path.open("r+b" if end else "wb", buffering=0)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ValueError(f"{path} is being written by another arena-record") from None
         if end:
             self._file.truncate(end)
             self._file.seek(end)
@@ -178,10 +186,17 @@ class RecordingFile:
         packed = zstandard.ZstdCompressor(level=3).compress(content)
         place = (CHUNK_MAGIC, kind, self._connection, count, first, last, len(content), len(packed))
         checksum = zlib.crc32(packed, zlib.crc32(HEADER.pack(*place, 0)))
-        self._file.write(HEADER.pack(*place, checksum) + packed)
-        self._file.flush()
-        os.fdatasync(self._file.fileno())
-        self.chunk_count += 1
+        end = self._file.tell()
+        try:
+            left = memoryview(HEADER.pack(*place, checksum) + packed)
+            while left:
+                left = left[self._file.write(left) :]
+            os.fdatasync(self._file.fileno())
+        except OSError as error:
+            self._file.seek(end)
+            self._file.truncate()
+            self._whole = (0, 0, 0)  # not tried again at the end
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
         """Write what is whole. Safe to call twice."""
@@ -312,8 +327,6 @@ class Recorder:
 
 def _dumped_block(content: bytes) -> int | None:
     """The block of a dump of which every pool is live; None otherwise."""
-    import orjson
-
     head, *lines = (orjson.loads(line) for line in content.splitlines())
     if not lines or any(line["status"] != "live" for line in lines):
         return None

@@ -7,6 +7,7 @@ here. That a replayed chain gives the node's state is shown on a live chain.
 import contextlib
 import json
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -306,6 +307,43 @@ def test_a_file_that_is_no_recording_is_left_alone(server: FeedServer, tmp_path:
         assert record.process.wait(SECONDS) == 2
         assert "arena-record: Deserialization: " in record.log.read_text()
     assert record.file.read_bytes() == b"precious"
+
+
+def test_a_second_recorder_of_one_file_is_refused(server: FeedServer, tmp_path: Path) -> None:
+    with Record(tmp_path, server.socket_path) as record:
+        server.await_clients(1)
+        server.send(0, BETWEEN[3])
+        record.wait_blocks(end_blocks(STREAM[: BETWEEN[3]]))
+        command = [
+            str(BIN / "arena-record"),
+            str(record.file),
+            "--socket",
+            str(tmp_path / "x.sock"),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        assert done.returncode == 2
+        assert "is being written by another" in done.stderr
+        record.stop()
+    assert load_recording(record.file).data == STREAM[: BETWEEN[3]]
+
+
+def test_a_full_disk_ends_the_recording_with_what_was_written(
+    server: FeedServer, tmp_path: Path
+) -> None:
+    """The limit on a file's size stands in for the end of the disk."""
+    with Record(tmp_path, server.socket_path) as record:
+        server.await_clients(1)
+        server.send(0, BETWEEN[3])
+        record.wait_blocks(end_blocks(STREAM[: BETWEEN[3]]))
+        size = record.file.stat().st_size
+        resource.prlimit(record.process.pid, resource.RLIMIT_FSIZE, (size + 100, size + 100))
+        server.send(BETWEEN[3], len(STREAM))
+        assert record.process.wait(SECONDS) == 2
+        text = record.log.read_text()
+        assert "arena-record: OSError: File too large: " in text
+        assert str(record.file) in text
+    assert record.file.stat().st_size == size
+    assert load_recording(record.file).data == STREAM[: BETWEEN[3]]
 
 
 def test_the_header_has_64_bytes() -> None:
