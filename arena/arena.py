@@ -228,6 +228,8 @@ class WriterArena:
         previous = control_generation(shared)
         segment: Segment | None = None
         try:
+            # Before anything else: whoever sees a living writer must not see the last one's phase.
+            _write_phase(shared, layout.PHASE_NUMBERS["starting"])
             if control_state(shared) != layout.STATE_READY:
                 lib.psa_store_release_u32(ffi.addressof(shared, "state"), layout.STATE_CREATING)
             control.set_access(mode, group)
@@ -662,15 +664,19 @@ class WriterArena:
         number = layout.PHASE_NUMBERS.get(phase) if isinstance(phase, str) else phase
         if number is None or not 0 <= number < len(layout.PHASE_NAMES):
             raise ValueError(f"{phase!r} is no phase; phases are {', '.join(layout.PHASE_NAMES)}")
-        record = ffi.new("psa_phase *")
-        record.phase = number
-        record.since_ns = time.monotonic_ns()
-        record.gap_first, record.gap_last = gap
-        text = _cut_utf8(reason, REASON_NBYTES)
-        ffi.memmove(record.reason, text, len(text))
         with self._lock:
             self._live()
-            lib.psa_phase_write(self._shared, record)
+            _write_phase(self._shared, number, reason, gap)
+
+
+def _write_phase(shared: Any, number: int, reason: str = "", gap: tuple[int, int] = (0, 0)) -> None:
+    record = ffi.new("psa_phase *")
+    record.phase = number
+    record.since_ns = time.monotonic_ns()
+    record.gap_first, record.gap_last = gap
+    text = _cut_utf8(reason, REASON_NBYTES)
+    ffi.memmove(record.reason, text, len(text))
+    lib.psa_phase_write(shared, record)
 
 
 def _address(value: bytes, field: str) -> bytes:

@@ -8,6 +8,7 @@ read is disconnected, and so are all when the node's chain cannot be joined to w
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import queue
 import threading
@@ -44,6 +45,8 @@ MISSED_HEADS = 2  # found by asking, one after the other, before a subscription 
 CUT_BACK_S = 1.0
 FIRST_RETRY_S = 0.02  # a block's logs may come a moment after its header
 LONGEST_RETRY_S = 2.0
+# A node that is away for longer is told to clients as a producer tells its end: by closing.
+NODE_LOST_S = 10.0
 CLIENT_NBYTES = 16 << 20  # about 100,000 events
 JOIN_TIMEOUT_S = 15.0
 
@@ -53,7 +56,8 @@ class BridgeSettings:
     """Which node, which pools, and the socket's place and rights.
 
     `poll_s` None: as the address needs it. `client_nbytes` is what a client may leave unread.
-    `wait_for_client`: the first client's first block is the newest, not the one after it.
+    `is_embedded`: the one client holds the pools of the list as it is now, so changes of it are left
+    alone, and its first block is the newest, not the one after it.
     """
 
     node: str
@@ -64,7 +68,7 @@ class BridgeSettings:
     chain_id: int | None = None
     poll_s: float | None = None
     client_nbytes: int = CLIENT_NBYTES
-    wait_for_client: bool = False
+    is_embedded: bool = False
 
 
 class Bridge:
@@ -95,6 +99,7 @@ class Bridge:
         self._subscribe_at = 0.0
         self._missed = 0
         self._failures = 0
+        self._failing_since: float | None = None
         self._shorter_since: float | None = None
         self._clients: set[asyncio.StreamWriter] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -185,7 +190,7 @@ class Bridge:
     def _follow(self, ended: "asyncio.Future[None]") -> None:
         failure: BaseException | None = None
         try:
-            while self.settings.wait_for_client and not self._joined.wait(POLL_S):
+            while self.settings.is_embedded and not self._joined.wait(POLL_S):
                 if self._stopping.is_set():
                     break
             while not self._stopping.is_set():
@@ -251,11 +256,21 @@ class Bridge:
             self._failures += 1
             level = logging.WARNING if self._failures in (1, 10) else logging.DEBUG
             log.log(level, "event=node_fails error=%s reason=%r", type(error).__name__, str(error))
+            self._watch_node(str(error))
             return
-        if self._failures:
-            log.debug("event=node_answers failures=%d", self._failures)
-            self._failures = 0
+        self._failing_since = None
+        self._failures = 0
         self._watch_subscription(told=hint is not None, moved=follower.tip != began)
+
+    def _watch_node(self, reason: str) -> None:
+        """Disconnect the clients once the node has been away for long; they see it no other way."""
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now - self._failing_since >= NODE_LOST_S:
+            self._failing_since = math.inf
+            log.warning("event=node_lost reason=%r", reason)
+            self._call_soon(self._drop_clients, reason)
 
     def _join_anew(self, error: ReorgTooDeep) -> None:
         """Begin with the next head, for clients that begin again, too. ChainMismatch."""
@@ -312,7 +327,8 @@ class Bridge:
 
         def on_end(reason: str) -> None:
             if self._subscription is this:
-                log.info("event=subscription_ended reason=%r", reason)
+                level = logging.DEBUG if self._failures else logging.INFO
+                log.log(level, "event=subscription_ended reason=%r", reason)
                 self._unsubscribe = None
                 self._hints.put(None)
 
@@ -333,6 +349,8 @@ class Bridge:
 
     def _keep_pools(self) -> None:
         """Take over a changed list; blocks are sent between two calls of this."""
+        if self.settings.is_embedded:
+            return
         signature = _signature(self.settings.pools)
         if not self._reload.is_set() and signature == self._signature:
             return

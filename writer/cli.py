@@ -5,17 +5,21 @@ anything unexpected, with its traceback.
 """
 
 import asyncio
+import errno
+import hashlib
 import json
 import logging
+import os
 import re
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from tempfile import gettempdir
+from typing import TYPE_CHECKING, Annotated, Any
 
 try:
     import typer
@@ -28,6 +32,9 @@ except ImportError as error:  # the reader package installs without them
     ) from error
 
 from arena.errors import ArenaError
+
+if TYPE_CHECKING:
+    from arena.writer.scrapers.rpc import Way
 
 EXIT_UNEXPECTED = 1
 EXIT_REFUSED = 2
@@ -165,15 +172,14 @@ def run_command(
         if node is not None:
             if pools is None:
                 raise typer.BadParameter("--node needs --pools: the list of pools to follow")
-            folder = stack.enter_context(TemporaryDirectory(prefix="arena-"))
-            socket = Path(folder, "feed.sock")
+            socket = stack.enter_context(private_folder(name)) / "feed.sock"
             bridge = Bridge(
                 BridgeSettings(
                     node=node,
                     pools=pools,
                     socket=socket,
                     chain_id=chain_id or None,
-                    wait_for_client=True,
+                    is_embedded=True,
                 )
             )
             stack.enter_context(closing(bridge))
@@ -210,6 +216,9 @@ def doctor_command(
     socket: Annotated[
         Path | None, typer.Option("--socket", help="Unix socket of the event stream")
     ] = None,
+    node: Annotated[
+        str | None, typer.Option("--node", help="any node in place of --socket")
+    ] = None,
     states: Annotated[Path | None, typer.Option("--states", help="state file")] = None,
     reth_db: RethDbOption = None,
     rpc: RpcOption = None,
@@ -234,6 +243,7 @@ def doctor_command(
 
         doctor = Doctor(
             socket=socket,
+            node=node,
             states=states,
             reth_db=reth_db,
             rpc=rpc,
@@ -289,7 +299,6 @@ def scrape_command(
     configure_logging(log_level)
     with refusing(""):
         from arena.writer.scrape import scrape
-        from arena.writer.scrapers.rpc import Way
 
         scrape(
             pools,
@@ -298,7 +307,7 @@ def scrape_command(
             rpc=rpc,
             block=block,
             chain_id=chain_id,
-            way=None if way is None else Way(way),
+            way=None if way is None else parse_way(way),
             library=libmdbx,
             scraping_concurrency=scraping_concurrency,
         )
@@ -582,12 +591,40 @@ def run_until_signal(work: Any, *, on_hangup: Callable[[], None] | None = None) 
     asyncio.run(guarded())
 
 
+@contextmanager
+def private_folder(name: str) -> Iterator[Path]:
+    """A folder of this user alone, the same for each run of the arena `name`; removed at the end.
+
+    PermissionError when somebody else has taken its place.
+    """
+    mark = hashlib.sha256(name.encode()).hexdigest()[:16]
+    folder = Path(gettempdir(), f"arena-{os.geteuid()}-{mark}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise PermissionError(errno.EPERM, "not a folder of this user alone", str(folder))
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # another writer of that name is at work in it
+            folder.rmdir()
+
+
 def parse_size(text: str) -> int:
     """Bytes of `64MiB`, `64M` or `67108864`; binary multiples. ValueError otherwise."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"size {text!r} is not a number with an optional K, M or G")
     return int(match[1]) << _SHIFT[match[2].lower()]
+
+
+def parse_way(text: str) -> "Way":
+    """A way of reading by its name. ValueError."""
+    from arena.writer.scrapers.rpc import Way
+
+    if text not in set(Way):
+        raise ValueError(f"--way {text!r} is none of {', '.join(Way)}")
+    return Way(text)
 
 
 def parse_mode(text: str) -> int:

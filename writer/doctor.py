@@ -70,6 +70,7 @@ class Doctor:
         self,
         *,
         socket: Path | None,
+        node: str | None,
         states: Path | None,
         reth_db: Path | None,
         rpc: str | None,
@@ -80,9 +81,10 @@ class Doctor:
         wait_s: float,
     ):
         self._socket = socket
+        self._node = node
         self._states = states
         self._reth_db = reth_db
-        self._rpc = rpc
+        self._rpc = rpc or node
         self._pools = pools
         self._chain_id = chain_id
         self._libmdbx = libmdbx
@@ -312,8 +314,12 @@ class Doctor:
         return [(target.address, [slot]) for target, slot in chosen]
 
     def _look_at_socket(self) -> Iterator[Finding]:
+        if self._socket is None and self._node is not None:
+            found = "none needed: the chain is followed at the node"
+            yield Finding("ok" if "node" in self._blocks else "fail", "socket", found)
+            return
         if self._socket is None:
-            yield Finding("fail", "socket", "--socket is missing: the event stream")
+            yield Finding("fail", "socket", "--socket or --node is missing: the event stream")
             return
         mode = ""
         if self._socket.exists():

@@ -2,7 +2,8 @@
 
 Heads come from outside, as hints or by asking; what happened since the last one is worked out from
 parent hashes alone, so a head that was skipped, told twice or told late leads to the same blocks.
-A block's logs are asked for by its hash and proved complete by the bloom filter of its header.
+A block's logs are asked for by its hash; that none is missing is checked by their numbers and by the
+bloom filter of the header.
 Nothing is sent before all of it is known: a unit is a block, or a reorg with what replaces it.
 
 Order, positions and signs are the producer's: a reorg's old blocks newest first and each from its
@@ -86,7 +87,7 @@ class Follower:
         self._node = node
         self._history_blocks = history_blocks
         self._kept: list[KeptBlock] = []
-        self._is_unproved = False
+        self._said_no_filter = False
         self.targets = targets
 
     @property
@@ -186,13 +187,13 @@ class Follower:
     # -- logs
 
     def _fetch(self, headers: Sequence[Header]) -> list[KeptBlock]:
-        """Blocks with all their logs, proved complete where the chain keeps bloom filters."""
+        """Blocks with all their logs; without bloom filters a cut at the end is not noticed."""
         answers = self._node.block_logs([header.hash for header in headers], ()) if headers else []
         blocks = []
         for header, logs in zip(headers, answers, strict=True):
-            block, is_proved = _kept_block(header, logs)
-            if not is_proved and not self._is_unproved:
-                self._is_unproved = True
+            block, has_filter = _kept_block(header, logs)
+            if not has_filter and not self._said_no_filter:
+                self._said_no_filter = True
                 log.warning(
                     "event=no_bloom block=%d reason='its header has no bloom filter of its logs: the "
                     "node is believed to give them all'",
@@ -289,14 +290,18 @@ class Follower:
 
 
 def _kept_block(header: Header, logs: Sequence[Log]) -> tuple[KeptBlock, bool]:
-    """Check that these are all logs of that block: the block, and whether that is proved.
+    """Check that these are all logs of that block: the block, and whether its filter said so too.
 
     Some chains leave every bloom filter empty. NodeBehind, LogInvalid.
     """
     bloom = 0
     seen: set[bytes] = set()
     first_logs: dict[int, int] = {}
-    for each in logs:
+    for number, each in enumerate(sorted(logs, key=lambda log: log.log_index)):
+        if each.log_index != number:
+            raise NodeBehind(
+                f"the node left out log {number} of block {header.number}", block=header.number
+            )
         if each.block_hash != header.hash:
             raise LogInvalid(
                 f"asked for logs of block 0x{header.hash.hex()}, got another's", block=header.number

@@ -7,8 +7,9 @@ states is a state file (docs/reference/state-file.md) of the arena at one block.
 
     file      8 bytes magic, chunks
     chunk     header of 64 bytes, little-endian: magic u32, kind u32, connection u32, count u32,
-              first block u64, last block u64, raw nbytes u64, nbytes u64, CRC-32 u32, zeros;
-              then nbytes of zstd: for frames arrival times u64[count] (CLOCK_REALTIME ns), frames
+              first block u64, last block u64, raw nbytes u64, nbytes u64, CRC-32 of the content u32,
+              8 zeros, CRC-32 of the header up to here u32; content of nbytes
+    content   zstd; of frames arrival times u64[count] (CLOCK_REALTIME ns), then the frames
 """
 
 import asyncio
@@ -22,7 +23,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import orjson
@@ -35,8 +36,8 @@ log = logging.getLogger(__name__)
 
 FILE_MAGIC = b"PSAREC\x01\n"
 CHUNK_MAGIC = 0x43415350
-HEADER = struct.Struct("<IIIIQQQQI12x")
-CHECKSUM_AT = 48  # of header and content, with zeros in its own place
+HEADER = struct.Struct("<IIIIQQQQI8xI")
+HEADER_CHECKSUM_AT = 60
 FRAMES, STATES = 1, 2
 CHUNK_NBYTES = 1 << 20
 FLUSH_S = 1.0  # what a crash may cost
@@ -185,10 +186,11 @@ class RecordingFile:
     def _write(self, kind: int, count: int, first: int, last: int, content: bytes) -> None:
         packed = zstandard.ZstdCompressor(level=3).compress(content)
         place = (CHUNK_MAGIC, kind, self._connection, count, first, last, len(content), len(packed))
-        checksum = zlib.crc32(packed, zlib.crc32(HEADER.pack(*place, 0)))
+        header = HEADER.pack(*place, zlib.crc32(packed), 0)[:HEADER_CHECKSUM_AT]
+        header += zlib.crc32(header).to_bytes(4, "little")
         end = self._file.tell()
         try:
-            left = memoryview(HEADER.pack(*place, checksum) + packed)
+            left = memoryview(header + packed)
             while left:
                 left = left[self._file.write(left) :]
             os.fdatasync(self._file.fileno())
@@ -228,12 +230,16 @@ class Recorder:
         self.last_block: int | None = None
 
     async def run(self) -> None:
-        """Record; returns when cancelled, with everything whole on disk."""
-        states = asyncio.ensure_future(self._keep_states())
+        """Record until cancelled, with everything whole on disk then. OSError of writing."""
+        tasks = [asyncio.ensure_future(self._record())]
+        if self._arena_name is not None:
+            tasks.append(asyncio.ensure_future(self._keep_states(self._arena_name)))
         try:
-            await self._record()
+            await asyncio.gather(*tasks)
         finally:
-            states.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._file.close()
             log.info("event=recorded file=%s last_block=%s", self._file.path, self.last_block)
 
@@ -295,17 +301,17 @@ class Recorder:
         if self._arena_name is not None and self._states_due is None:
             self._states_due = number
 
-    async def _keep_states(self) -> None:
+    async def _keep_states(self, arena_name: str) -> None:
         """Dump the arena once it has come to the block due."""
         said = False
-        while self._arena_name is not None:
+        while True:
             await asyncio.sleep(STATES_RETRY_S)
             due, last = self._states_due, self.last_block
             if due is None or last is None or last < due:
                 continue
             dump = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-c", "from arena.readers.cli import dump; dump()"),
-                self._arena_name,
+                arena_name,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )
@@ -314,7 +320,7 @@ class Recorder:
             if block is None or block < due:
                 if not said:
                     reason = problem.decode().strip() or f"it is at block {block}, {due} is needed"
-                    log.warning("event=no_states arena=%s reason=%r", self._arena_name, reason)
+                    log.warning("event=no_states arena=%s reason=%r", arena_name, reason)
                     said = True
                 continue
             self._file.add_states(block, content)
@@ -380,34 +386,45 @@ def read_chunks(path: Path) -> Iterator[tuple[ChunkHeader, bytes]]:
             raise Deserialization(f"{path} is no recording: it does not begin as one", offset=0)
         while (offset := file.tell()) < size:
             raw = file.read(HEADER.size)
-            if len(raw) == HEADER.size:
-                magic, *fields, nbytes, checksum = HEADER.unpack(raw)
+            if _is_header(raw):
+                _magic, *fields, nbytes, checksum, _ = HEADER.unpack(raw)
+                kind, connection, count, first, last, raw_nbytes = fields
                 end = offset + HEADER.size + nbytes
-                packed = file.read(min(nbytes, size))
-                unsigned = raw[:CHECKSUM_AT] + bytes(4) + raw[CHECKSUM_AT + 4 :]
-                if (
-                    magic == CHUNK_MAGIC
-                    and len(packed) == nbytes
-                    and zlib.crc32(packed, zlib.crc32(unsigned)) == checksum
-                ):
-                    kind, connection, count, first, last, raw_nbytes = fields
+                packed = file.read(nbytes) if end <= size else b""
+                if len(packed) == nbytes and zlib.crc32(packed) == checksum:
                     yield (
                         ChunkHeader(kind, connection, count, first, last, raw_nbytes, end),
                         packed,
                     )
                     continue
-                if magic == CHUNK_MAGIC and end < size:
-                    raise Deserialization(
-                        f"{path}: the chunk at byte {offset} is damaged and others follow; "
-                        f"blocks {fields[3]} to {fields[4]} cannot be trusted",
-                        offset=offset,
-                    )
-                if magic != CHUNK_MAGIC:
-                    raise Deserialization(
-                        f"{path}: no chunk begins at byte {offset}", offset=offset
-                    )
+            if _has_header(file, offset + 1):
+                raise Deserialization(
+                    f"{path}: the chunk at byte {offset} is damaged and others follow: the blocks it "
+                    "held are lost",
+                    offset=offset,
+                )
             log.warning("event=recording_cut file=%s byte=%d", path, offset)
             return
+
+
+def _is_header(raw: bytes) -> bool:
+    if len(raw) != HEADER.size or int.from_bytes(raw[:4], "little") != CHUNK_MAGIC:
+        return False
+    return zlib.crc32(raw[:HEADER_CHECKSUM_AT]) == int.from_bytes(
+        raw[HEADER_CHECKSUM_AT:], "little"
+    )
+
+
+def _has_header(file: BinaryIO, offset: int) -> bool:
+    """Whether a chunk begins anywhere from there on."""
+    file.seek(offset)
+    rest = file.read()
+    magic = CHUNK_MAGIC.to_bytes(4, "little")
+    at = -1
+    while (at := rest.find(magic, at + 1)) >= 0:
+        if _is_header(rest[at : at + HEADER.size]):
+            return True
+    return False
 
 
 def unpack(header: ChunkHeader, packed: bytes) -> bytes:
@@ -521,8 +538,11 @@ def load_recording(path: Path, *, from_block: int | None = None) -> Recording:
             continue
         wanted.append((header, packed))
     begin = from_block
+    highest = max((header.last_block for header, _ in wanted), default=0)
+    if from_block is not None and from_block > highest:
+        raise Deserialization(f"{path} holds no block from {from_block} on, its last is {highest}")
     if from_block is not None and states is not None:
-        begin = states[0] + 1
+        begin = min(states[0] + 1, highest)
     if begin is not None:
         while len(wanted) > 1 and wanted[0][0].last_block < begin <= wanted[-1][0].last_block:
             del wanted[0]

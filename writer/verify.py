@@ -12,7 +12,7 @@ from typing import Any
 
 import arena
 from arena.arena import PoolSpec, PoolValues, TokenSpec
-from arena.errors import BlockUnavailable, ChainMoved, PoolInvalid
+from arena.errors import BlockUnavailable, ChainMoved, NotLive, PoolInvalid, RpcRefused
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.writer.jsonrpc import JsonRpc
 from arena.writer.scrapers.rpc import RpcScraper, block_by_number
@@ -26,6 +26,7 @@ FIELDS = {
     UNISWAP_V3: ("sqrt_price_x96", "tick", "liquidity"),
     UNISWAP_V4: ("sqrt_price_x96", "tick", "liquidity", "protocol_fee", "lp_fee"),
 }
+FEE_SELECTOR = "0xddca3f43"  # fee() of a V3 pool, which keeps it in its code
 BRANCH_TRIES = 10
 BRANCH_PAUSE_S = 0.5
 
@@ -95,6 +96,7 @@ def verify(
 ) -> Verified:
     """Compare the pools of the arena `name`, or `sample` random ones, with the node.
 
+    The fee of a V2 pair is nowhere on the chain and not compared. NotLive when no pool is live;
     ChainMoved when the node's chain does not have the arena's block, BlockUnavailable when it has
     its state no more, other errors of attaching and of the node.
     """
@@ -108,11 +110,16 @@ def verify(
                 keys = random.SystemRandom().sample(keys, min(sample, len(keys)))
             frozen = pools.snapshot(keys)
             states = [frozen[key].state() for key in keys]
+            live = [state for state in states if state.status == "live"]
+            if not live:
+                raise NotLive(
+                    f"the arena {name} has no live pool to compare: {len(states)} pools, phase "
+                    f"{pools.phase}, writer {'alive' if pools.writer_alive else 'gone'}"
+                )
             block = block_by_number(rpc, frozen.block_number)
             # The feed carries no hashes; a block of another branch has another time or comes later.
             if block is None or frozen.timestamp not in (0, block.timestamp):
                 continue
-            live = [state for state in states if state.status == "live"]
             try:
                 theirs = _read(rpc, [_spec(state) for state in live], block.number, chain_id)
             except BlockUnavailable:
@@ -120,6 +127,7 @@ def verify(
                     continue
                 raise
             found = [each for state in live for each in _compare(state, theirs)]
+            found += _compare_fees(rpc, live)
             idle = tuple((s.pool_key, s.status) for s in states if s.status != "live")
             return Verified(block.number, len(live), tuple(found), idle)
     raise ChainMoved(
@@ -148,6 +156,23 @@ def _read(
         found |= {pool.spec.key: pool.values for pool in scrape.pools}
         for error in scrape.invalid:
             found.setdefault(error.key, error)
+    return found
+
+
+def _compare_fees(rpc: JsonRpc, states: Sequence[Any]) -> list[Difference]:
+    """The fees of V3 pools; V4 ids contain theirs, and were checked with the pool."""
+    asked = [state for state in states if state.protocol == "uniswap_v3"]
+    calls = [
+        ("eth_call", ({"to": each.pool_key, "data": FEE_SELECTOR}, "latest")) for each in asked
+    ]
+    found = []
+    for state, answer in zip(asked, rpc.batch(calls), strict=True):
+        if isinstance(answer, RpcRefused):
+            raise answer
+        fee = int(answer, 16) if isinstance(answer, str) and len(answer) > 2 else None
+        if fee != state.fee_pips:
+            key = bytes.fromhex(state.pool_key[2:])
+            found.append(Difference(key, "fee_pips", state.fee_pips, fee))
     return found
 
 

@@ -7,6 +7,7 @@ by tests/node/producer.py from the node's logs, orphaned blocks as they were whe
 import contextlib
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -52,19 +53,6 @@ class Client:
             assert time.monotonic() < limit, f"{len(self.data)} of {nbytes} bytes came"
             time.sleep(0.005)
         return bytes(self.data)
-
-    def wait_tip(self, number: int) -> None:
-        """Until a block of that number has ended, or a reorg at it."""
-        limit = time.monotonic() + SECONDS
-        while self.tip() != number:
-            assert time.monotonic() < limit, f"the last block is {self.tip()}, not {number}"
-            time.sleep(0.005)
-
-    def tip(self) -> int | None:
-        for frame in reversed(frames_of(bytes(self.data))):
-            if frame[4] in (3, 8):  # EndBlock, ReorgComplete
-                return int.from_bytes(frame[16:24], "little")
-        return None
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # the bridge has ended it
@@ -128,14 +116,14 @@ def start(
 def stop_and_reorg(market: Market, bridge: BridgeProcess, turn: int) -> None:
     """A reorg of which the bridge sees the end only, so that it is one envelope."""
     depth = 1 + turn % 10
-    bridge.process.send_signal(19)  # SIGSTOP
+    bridge.process.send_signal(signal.SIGSTOP)
     if turn % 2:
         market.reorg(depth, method="anvil_reorg", operations=4 * depth)
     else:
         market.reorg(depth, method="evm_revert", operations=0)
         for _ in range(1 + turn % 4):
             market.step(8)
-    bridge.process.send_signal(18)  # SIGCONT
+    bridge.process.send_signal(signal.SIGCONT)
 
 
 def test_300_blocks_with_reorgs_are_what_the_logs_encode_to(
@@ -213,7 +201,8 @@ def test_a_client_that_stops_reading_is_disconnected_and_disturbs_nobody(
         deaf.settimeout(SECONDS)
         while chunk := deaf.recv(1 << 16):
             taken += chunk
-        assert bytes(reader.data).startswith(bytes(taken[: len(taken)]))
+        assert taken, "it was disconnected before it got anything"
+        assert bytes(reader.data).startswith(bytes(taken))
         deaf.close()
         reader.close()
 
@@ -304,6 +293,30 @@ def test_a_chain_that_joins_nothing_sent_means_a_new_connection(
             each.close()
 
 
+def test_a_node_that_stays_away_ends_the_connections(
+    market: Market, tmp_path: Path, pools: Path
+) -> None:
+    """Readers are told by the writer whose stream ended; nothing else tells them."""
+    bridge, producer = start(market, tmp_path, pools, node=market.node.ws)
+    with bridge:
+        client = Client(bridge.socket)
+        bridge.wait_log("event=client_connected clients=1")
+        market.step(10)
+        same(client, producer.follow())
+        market.node.process.send_signal(signal.SIGSTOP)
+        try:
+            assert client.ended.wait(SECONDS), "the client is still connected"
+            bridge.wait_log("event=node_lost")
+        finally:
+            market.node.process.send_signal(signal.SIGCONT)
+        again = Client(bridge.socket)
+        bridge.wait_log("event=client_left clients=0")
+        market.step(10)
+        same(again, producer.follow())
+        for each in (client, again):
+            each.close()
+
+
 def test_the_socket_has_the_rights_asked_for(market: Market, tmp_path: Path, pools: Path) -> None:
     bridge, _ = start(market, tmp_path, pools)
     with bridge:
@@ -343,5 +356,7 @@ def test_refusals_name_what_was_found(market: Market, tmp_path: Path, pools: Pat
         done = run_bridge(market, pools, path, *more, **change)
         assert done.returncode == 2, done
         assert f"arena-bridge: {name}: " in done.stderr, done.stderr
-    assert run_bridge(market, tmp_path / "none.json", path).returncode == 2
+    done = run_bridge(market, tmp_path / "none.json", path)
+    assert done.returncode == 2
+    assert "arena-bridge: PoolListError: " in done.stderr
     assert not path.exists()

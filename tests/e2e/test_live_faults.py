@@ -15,14 +15,14 @@ def proof(tmp_path: Path, arena_name: str) -> Iterator[Proof]:
     keep = ("--state", str(tmp_path / "chain.json"), "--preserve-historical-states")
     with Proof(tmp_path, arena_name, seed=31, pools=4, node_options=keep) as made:
         made.wait_live()
-        made.block()
+        made.block(settle=True)
         yield made
 
 
 def go_on(proof: Proof, blocks: int = 5) -> None:
     """Trading goes on and all readers follow, through a reorg too."""
     for _ in range(blocks):
-        proof.block()
+        proof.block(settle=True)
     proof.reorg(2, "anvil_reorg")
     proof.quotes(60)
     proof.equal(every_word=True)
@@ -82,10 +82,10 @@ def test_the_node_falls_silent(tmp_path: Path, arena_name: str, only_subscriptio
         with Swallower(path, proof.node.ipc) as swallower:
             proof.start_bridge(str(path))
             proof.trade(2)
-            proof.block()
+            proof.block(settle=True)
             swallower.swallow(only_subscriptions=only_subscriptions)
             for _ in range(4):
-                proof.block()
+                proof.block(settle=True)
             proof.reorg(3, "evm_revert")
             assert swallower.swallowed > 0
             go_on(proof)

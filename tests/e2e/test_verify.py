@@ -47,6 +47,37 @@ def test_a_true_arena_does_not_differ(proof: Proof) -> None:
         }
 
 
+def test_a_wrong_fee_of_the_list_is_found(proof: Proof, tmp_path: Path, arena_name: str) -> None:
+    listed = proof.market.pool_list()
+    wrong = next(entry for entry in listed if entry["protocol"] == "uniswap_v3")
+    fee, wrong["fee"] = wrong["fee"], 77
+    (tmp_path / "wrong.json").write_text(json.dumps(listed))
+    (tmp_path / "second").mkdir()
+    name = f"{arena_name}-second"
+    more = ("--pools", str(tmp_path / "wrong.json"), "--rpc", proof.node.http)
+    with (
+        WriterProcess(tmp_path / "second", name=name, socket=proof.socket, more=more),
+        ReaderProcess(tmp_path, name) as reader,
+    ):
+        while not reader.ask(do="live", seconds=0.1)["ok"]:
+            proof.market.step(0)
+        done = run("arena-verify", name, "--rpc", proof.node.http)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0] == f"{wrong['address']} fee_pips: arena 77, node {fee}"
+
+
+def test_an_arena_without_a_live_pool_is_refused(
+    proof: Proof, tmp_path: Path, arena_name: str
+) -> None:
+    (tmp_path / "second").mkdir()
+    name = f"{arena_name}-second"
+    more = ("--pools", str(proof.pools), "--rpc", proof.node.http)
+    with WriterProcess(tmp_path / "second", name=name, socket=proof.socket, more=more):
+        done = run("arena-verify", name, "--rpc", proof.node.http, "--timeout", "20")
+        assert done.returncode == 2, done
+        assert done.stderr.startswith(f"arena-verify: NotLive: the arena {name} has no live pool")
+
+
 def falsified(lines: list[dict[str, Any]]) -> dict[str, set[str]]:
     """Change one pool of each kind so that it still looks whole; the fields changed, by pool."""
     changed: dict[str, set[str]] = {}

@@ -57,6 +57,7 @@ class Proof:
         self.arena_name = arena_name
         self.totals = dict.fromkeys(("blocks", "reorgs", "states", "quotes", "swaps"), 0)
         self.random = random.Random(f"proof {seed}")
+        self._has_orphans = False  # the next block replaces one that was taken back
         self._stack = contextlib.ExitStack()
         try:
             self.node = self._stack.enter_context(Node(folder, more=node_options))
@@ -114,6 +115,15 @@ class Proof:
                 assert time.monotonic() < limit, self.writer_log()[-4000:]
                 self.market.step(4)
 
+    def undisturbed(self) -> bool:
+        """Whether the writer needed one connection and one scrape, lost nothing, and mended nothing."""
+        log = self.writer_log()
+        once = log.count("event=connected ") == 1 and log.count("event=scraping ") == 1
+        return once and not any(
+            mark in log
+            for mark in ("event=gap", "event=scrape_again", "made_stale=yes", "ReorgMismatch")
+        )
+
     def trade(self, blocks: int) -> None:
         """Blocks that nobody looks at."""
         for _ in range(blocks):
@@ -165,17 +175,18 @@ class Proof:
             for key, state in states.items()
         }
 
-    def equal(self, *, every_word: bool = False) -> None:
-        """All readers are at the node's newest block, and every pool is live and as it says."""
+    def equal(self, *, every_word: bool = False, settle: bool = True) -> None:
+        """All readers are at the node's newest block, and every pool is live and as it says; without
+        `settle` the first view they have of that block is."""
         block = self.node.block()
         truth = self.truth(block["hash"], every_word=every_word)
         for reader in self.readers:
-            reader.tell_expected(block["number"], truth, seconds=SECONDS)
+            reader.tell_expected(block["number"], truth, settle=settle, seconds=SECONDS)
         for reader in self.readers:
             reader.check_expected(block["number"])
         self.totals["states"] += len(truth) * len(self.readers)
 
-    def block(self, operations: int = 8) -> None:
+    def block(self, operations: int = 8, *, settle: bool = False) -> None:
         self.market.keep_snapshot()
         if self.totals["blocks"] % 50 == 10 and len(self.market.foreign) < 12:
             self.market.create_foreign_pools()
@@ -183,7 +194,8 @@ class Proof:
             self.node.send(self.market.side_operations())
         self.market.step(operations)
         self.totals["blocks"] += 1
-        self.equal()
+        self.equal(settle=settle or self._has_orphans)
+        self._has_orphans = False
 
     def reorg(self, depth: int, method: Literal["anvil_reorg", "evm_revert"]) -> None:
         """Replace the newest blocks, by as many or by up to twice as many.
@@ -331,11 +343,12 @@ class Proof:
                 continue
             pool = self.market.by_key[key]
             swap = self.market._swap(pool, zero_for_one, -amount if exact_out else amount)
-            (transaction,) = self.node.send([swap])
+            (transaction,) = self.node.send([swap | {"gas": hex(1 << 34)}])
             self.node.mine()
             receipt = self.node.call("eth_getTransactionReceipt", transaction)
             logs = [log for log in receipt["logs"] if log["address"].lower() == pool.address]
-            if int(receipt["status"], 16) == 1 and logs:
+            assert int(receipt["status"], 16) == 1, (key, zero_for_one, exact_out, amount, answer)
+            if logs:
                 data = split(bytes.fromhex(logs[-1]["data"][2:]))
                 amounts = [signed(data[0]), signed(data[1])]
                 if pool.kind == "uniswap_v4":
@@ -347,6 +360,7 @@ class Proof:
             assert self.node.call("evm_revert", snapshot)
             snapshot = self.node.call("evm_snapshot")
         self.totals["swaps"] += done
+        self._has_orphans = True
 
 
 # Checks: the ask, the reader's answer, the node's words or error.
