@@ -14,6 +14,7 @@ import json
 import os
 import queue
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from node.process import Client, Node
 from node.producer import NodeProducer
 from oracle.feed_server import FeedServer
 from oracle.processes import remove_segments
+from oracle.reth_database import library_path
 
 import arena
 import arena.writer.demo
@@ -455,6 +457,7 @@ class Beside:
         self.market = market
         self.producer = NodeProducer(market)
         self.mirror = DatabaseMirror(database, market)
+        self.mirror.write(market.node.block())
         self.server = FeedServer(folder / "feed.sock", b"", folder / "stream.bin")
         self._done = threading.Event()
         self._failed: BaseException | None = None
@@ -514,14 +517,16 @@ def change_permissions(text: str, folder: Path, database: Path) -> None:
 def opened_as(user: int, groups: list[int], database: Path) -> str:
     """What a process of that user gets: `opened`, or the error."""
     read, write = os.pipe()
-    codecs.lookup("ascii")  # that user may not be able to read Python's own files
+    # That user may not be able to read Python's own files, nor the package's.
+    codecs.lookup("ascii")
+    library = shutil.copy(library_path(), database.parent)
     child = os.fork()
     if child == 0:
         try:
             os.setgroups(groups)
             os.setgid(groups[0])
             os.setuid(user)
-            inspect_database(DatabaseAccess(str(database)))
+            inspect_database(DatabaseAccess(str(database), library))
             os.write(write, b"opened")
         except BaseException as error:
             os.write(write, f"{type(error).__name__}: {error}".encode())
