@@ -5,6 +5,7 @@ segments. The data segment /NAME.GENERATION holds the pools. A new generation is
 control segment names it; the old one is then marked superseded and unlinked.
 """
 
+import mmap
 import os
 import struct
 import threading
@@ -40,6 +41,7 @@ from arena.mapping import (
     control_state,
     header_offset,
     lib_name,
+    owned,
     read_phase,
     read_spec,
 )
@@ -47,6 +49,7 @@ from arena.native import EXCEPTIONS, ffi, lib, raise_status
 from arena.segment import ControlSegment, Segment, data_name, segment_name, unlink
 
 __all__ = [
+    "ArenaImage",
     "Fault",
     "MappedArena",
     "Phase",
@@ -135,6 +138,30 @@ class Fault:
     made_stale: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ArenaImage:
+    """A data segment's content at its last commit: pieces (offset, bytes), the header page first.
+
+    What lies between the pieces is zero or of no account.
+    """
+
+    nbytes: int
+    pieces: tuple[tuple[int, bytes], ...]
+
+    @property
+    def header(self) -> np.void:
+        """The header page (dtype layouts.header.HEADER)."""
+        found: np.void = np.frombuffer(self.pieces[0][1], layout.HEADER)[0]
+        return found
+
+    @property
+    def record(self) -> np.void:
+        """Its commit record (dtype layouts.header.COMMIT_RECORD)."""
+        header = self.header
+        found: np.void = header["commits"][int(header["committed"]) & 1]
+        return found
+
+
 def _pad_key(key: bytes) -> bytes:
     if len(key) not in (20, 32):
         raise ValueError(f"a pool key has 20 or 32 bytes, not {len(key)}")
@@ -164,10 +191,18 @@ class WriterArena:
         self._control = control
         self._segment = segment
         self._shared = control_pointer(control)
-        self._base = ffi.from_buffer("uint8_t *", segment.map, require_writable=True)
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._open = True
+        self._specs: dict[int, PoolSpec] = {}
+        self._line = ffi.new("psa_line *")
+        self._slot = ffi.new("uint32_t *")
+        self._pool = ffi.new("uint64_t *")
+        self._write_to(segment)
+
+    def _write_to(self, segment: Segment) -> None:
+        self._segment = segment
+        self._base = ffi.from_buffer("uint8_t *", segment.map, require_writable=True)
         head = ffi.cast("psa_header *", self._base)
         self._touched = ffi.new("uint64_t[]", head.max_pools)
         self._dirty = ffi.new("uint32_t[]", head.max_pools)
@@ -179,9 +214,9 @@ class WriterArena:
             raise_status(status, f"{segment.name} cannot be written: its header contradicts itself")
         self._arena = ffi.addressof(self._writer, "arena")
         self._header = self._arena.header
-        self._specs: dict[int, PoolSpec] = {}
-        self._line = ffi.new("psa_line *")
-        self._slot = ffi.new("uint32_t *")
+        self._counters = np.frombuffer(
+            segment.map, "<u8", layout.COUNTERS, header_offset("counters")
+        )
 
     # Life
 
@@ -198,31 +233,25 @@ class WriterArena:
         mode: int = 0o600,
         group: str | int | None = None,
         chain_id: int = 0,
+        image: ArenaImage | None = None,
     ) -> Self:
         """Build a new generation and make it the current one.
 
-        `max_tokens` is twice `max_pools` unless given. ArenaBusy while another writer lives, ArenaFull
-        when shared memory has no room for the fixed tables, LayoutMismatch when the name belongs to
-        another program. An arena of another layout whose writer is gone is replaced.
+        `max_tokens` is twice `max_pools` unless given. With an `image` it begins with that content,
+        capacities are at least the image's, and those of the undo ring are the image's; LayoutMismatch
+        when its header contradicts itself. ArenaBusy while another writer lives, ArenaFull when shared
+        memory has no room for the fixed tables, LayoutMismatch when the name belongs to another
+        program. An arena of another layout whose writer is gone is replaced.
         """
         name = segment_name(name)
-        heap_nbytes = -(-tick_bytes // _PAGE) * _PAGE
-        capacities = ffi.new("psa_capacities *")
-        try:
-            capacities.max_pools = max_pools
-            capacities.max_tokens = 2 * max_pools if max_tokens is None else max_tokens
-            capacities.undo_entry_count = undo_blocks
-            capacities.undo_record_count = undo_records
-            capacities.heap_nbytes = heap_nbytes
-        except OverflowError as error:
-            raise ValueError(f"a capacity of {name} is out of range: {error}") from error
-        nbytes = int(lib.psa_arena_nbytes(capacities))
-        if nbytes == 0:
-            raise ValueError(
-                f"a capacity of {name} is out of range: max_pools {max_pools}, max_tokens "
-                f"{capacities.max_tokens}, tick_bytes {tick_bytes}, undo_blocks {undo_blocks}, "
-                f"undo_records {undo_records}"
-            )
+        max_tokens = 2 * max_pools if max_tokens is None else max_tokens
+        source = None if image is None else _map_image(image)
+        if source is not None:
+            max_pools = max(max_pools, source.max_pools)
+            max_tokens = max(max_tokens, source.max_tokens)
+            tick_bytes = max(tick_bytes, source.heap_nbytes)
+            undo_blocks, undo_records = source.undo_entry_count, source.undo_record_count
+        capacities = _capacities(name, max_pools, max_tokens, undo_blocks, undo_records, tick_bytes)
         control = _claim(name, mode, group)
         shared = control_pointer(control)
         previous = control_generation(shared)
@@ -234,21 +263,9 @@ class WriterArena:
                 lib.psa_store_release_u32(ffi.addressof(shared, "state"), layout.STATE_CREATING)
             control.set_access(mode, group)
             generation = previous + 1
-            segment = Segment.create(
-                data_name(name, generation),
-                nbytes,
-                reserve_bytes=nbytes - heap_nbytes,
-                mode=mode,
-                group=group,
-            )
-            base = ffi.from_buffer("uint8_t *", segment.map, require_writable=True)
-            status = lib.psa_arena_format(
-                base, nbytes, capacities, generation, layout.LAYOUT_DIGEST
-            )
-            if status:
-                raise_status(status, f"{segment.name} cannot be formatted")
+            segment = _new_generation(name, generation, capacities, mode, group, source)
             writer = cls(name, control, segment)
-            shared.data_nbytes = nbytes
+            shared.data_nbytes = segment.nbytes
             shared.created_unix_ns = time.time_ns()
             shared.chain_id = chain_id
             writer._take_office()
@@ -297,6 +314,75 @@ class WriterArena:
             raise
         return writer
 
+    def grow(
+        self,
+        *,
+        max_pools: int | None = None,
+        max_tokens: int | None = None,
+        tick_bytes: int | None = None,
+    ) -> None:
+        """Go on in a new generation with larger tables, which attached readers follow.
+
+        What is given is a capacity, None keeps it; ValueError for one below the present. Between two
+        commits: RuntimeError inside a reorg envelope. ArenaFull when shared memory has no room; the
+        present generation then stays.
+        """
+        writer = self._live()
+        self.commit()
+        if writer.in_reorg:
+            raise RuntimeError(f"{self.name} cannot grow inside a reorg envelope")
+        head = self._header
+        wanted = [
+            (max_pools, int(head.max_pools)),
+            (max_tokens, int(head.max_tokens)),
+            (tick_bytes, int(head.heap_nbytes)),
+        ]
+        pools, tokens, heap = (now if given is None else given for given, now in wanted)
+        if any(given is not None and given < now for given, now in wanted):
+            raise ValueError(
+                f"{self.name} only grows: {pools} pools, {tokens} tokens, {heap} bytes"
+            )
+        capacities = _capacities(
+            self.name, pools, tokens, head.undo_entry_count, head.undo_record_count, heap
+        )
+        old, generation = self._segment, self.generation + 1
+        access = os.fstat(old.fd)
+        segment = _new_generation(
+            self.name, generation, capacities, access.st_mode & 0o777, access.st_gid, self._arena
+        )
+        with self._lock:
+            self._write_to(segment)
+            self._shared.data_nbytes = segment.nbytes
+        lib.psa_store_release_u64(ffi.addressof(self._shared, "generation"), generation)
+        lib.psa_store_release_u32(ffi.addressof(head, "superseded"), 1)
+        unlink(old.name)
+        del head
+        old.close()
+
+    def image(self) -> ArenaImage | None:
+        """A copy of everything at the last commit; None inside a reorg envelope."""
+        writer = self._live()
+        self.commit()
+        if writer.in_reorg:
+            return None
+        head = self._header
+        view = memoryview(self._segment.map)
+        records = min(head.undo_record_count, head.undo_record_reserved + 1)
+        pieces = (
+            (0, layout.HEADER_NBYTES),
+            (head.statics_offset, head.slots_used * slots.STATIC.itemsize),
+            (head.slots_offset, head.slots_used * slots.SLOT.itemsize),
+            (head.tokens_offset, head.tokens_used * slots.TOKEN.itemsize),
+            (head.undo_entries_offset, head.undo_entry_count * slots.UNDO_ENTRY.itemsize),
+            (head.undo_records_offset, records * slots.UNDO_RECORD.itemsize),
+            (head.heap_offset, head.heap_top),
+        )
+        try:
+            copied = tuple((start, bytes(view[start : start + size])) for start, size in pieces)
+        finally:
+            view.release()
+        return ArenaImage(self._segment.nbytes, copied)
+
     def _take_office(self) -> None:
         shared = self._shared
         pid = os.getpid()
@@ -339,7 +425,7 @@ class WriterArena:
             self._control.unlock()
         with self._lock:
             self._open = False
-            del self._shared, self._writer, self._arena, self._header, self._base
+            del self._shared, self._writer, self._arena, self._header, self._base, self._counters
         self._segment.close()
         self._control.close()
 
@@ -368,9 +454,11 @@ class WriterArena:
     # Pools
 
     def add_pool(self, spec: PoolSpec) -> int:
-        """Slot of a pool, new or known. A new one is invisible until its first install is committed.
+        """Slot of a pool, new or known. A new one is invisible until its first install or announcement
+        is committed.
 
-        ValueError for a key of a wrong length; ArenaFull when pools or tokens are at capacity.
+        ValueError for a key of a wrong length, or one whose removal is not committed yet; ArenaFull when
+        pools or tokens are at capacity.
         """
         writer = self._live()
         row = ffi.new("psa_static *")
@@ -412,8 +500,24 @@ class WriterArena:
     def find(self, key: bytes) -> int | None:
         """Slot of a key of 20 or 32 bytes; None when it has none."""
         self._live()
-        found = lib.psa_find(self._arena, _pad_key(key), self._slot) == 0
-        return int(self._slot[0]) if found else None
+        found = lib.psa_find(self._arena, _pad_key(key), self._pool) == 0
+        return int(self._pool[0]) & slots.NO_SLOT if found else None
+
+    def pools(self) -> dict[bytes, int]:
+        """Slots of the pools that are committed and not removed, by key of 20 or 32 bytes."""
+        statuses = self._statuses()
+        gone = (statuses == slots.STATUS_ABSENT) | (statuses == slots.STATUS_REMOVED)
+        there = np.flatnonzero(~gone)
+        return {self.spec(int(slot)).key: int(slot) for slot in there}
+
+    def announce(self, slot: int) -> None:
+        """Show a new pool as syncing, without values, in the open commit."""
+        self._check(lib.psa_pool_announce(self._live(), slot), f"slot {slot}", slot=slot)
+
+    def remove_pool(self, slot: int) -> None:
+        """Take a pool away in the open commit; its slot may be used again once that is committed."""
+        self._check(lib.psa_pool_remove(self._live(), slot), f"slot {slot}", slot=slot)
+        self._specs.pop(slot, None)
 
     def spec(self, slot: int) -> PoolSpec:
         """What add_pool was given, as the segment holds it. IndexError for a slot never used."""
@@ -499,11 +603,11 @@ class WriterArena:
         commit = self._header.committed
         lines = np.zeros(used, slots.LINE)
         if used and commit:
-            numbers = np.arange(used, dtype=np.uint32)
+            numbers = np.arange(used, dtype=np.uint64)
             failed = ffi.new("uint32_t *")
             status = lib.psa_snapshot(
                 self._arena,
-                ffi.from_buffer("uint32_t *", numbers),
+                ffi.from_buffer("uint64_t *", numbers),
                 used,
                 commit,
                 ffi.from_buffer("psa_line *", lines),
@@ -557,6 +661,28 @@ class WriterArena:
     def undo_clear(self) -> None:
         """Forget all undo entries: after a gap no block below can be undone."""
         self._check(lib.psa_undo_clear(self._live()), "undo ring")
+
+    def undoable(self) -> list[tuple[int, bytes | None]]:
+        """Blocks that can be undone, the head first: number, and hash where it was noted."""
+        capacity = int(self._header.undo_entry_count)
+        numbers = np.zeros(capacity, np.uint64)
+        hashes = np.zeros((capacity, 32), np.uint8)
+        count = lib.psa_undo_blocks(
+            self._live(),
+            ffi.from_buffer("uint64_t *", numbers),
+            ffi.from_buffer("uint8_t *", hashes),
+            capacity,
+        )
+        return [
+            (int(numbers[index]), found if any(found := hashes[index].tobytes()) else None)
+            for index in range(count)
+        ]
+
+    def note_hash(self, block_number: int, block_hash: bytes) -> bool:
+        """Keep the hash of a block that can be undone; False when there is none of that number."""
+        if len(block_hash) != 32:
+            raise ValueError(f"a block hash has 32 bytes, not {len(block_hash)}")
+        return bool(lib.psa_undo_set_hash(self._live(), block_number, block_hash) == lib.PSA_OK)
 
     def set_head(
         self,
@@ -643,10 +769,10 @@ class WriterArena:
 
     @property
     def counters(self) -> npt.NDArray[np.uint64]:
-        """(192,) writable view of the counters, indices as layouts.header.COUNTER_NAMES."""
+        """(192,) writable view of the counters of this generation, indices as
+        layouts.header.COUNTER_NAMES."""
         self._live()
-        offset = header_offset("counters")
-        return np.frombuffer(self._segment.map, "<u8", layout.COUNTERS, offset)
+        return self._counters
 
     # Liveness
 
@@ -667,6 +793,82 @@ class WriterArena:
         with self._lock:
             self._live()
             _write_phase(self._shared, number, reason, gap)
+
+
+def _capacities(
+    name: str, max_pools: int, max_tokens: int, undo_blocks: int, undo_records: int, tick_bytes: int
+) -> Any:
+    """psa_capacities that fit together. ValueError."""
+    capacities = ffi.new("psa_capacities *")
+    try:
+        capacities.max_pools = max_pools
+        capacities.max_tokens = max_tokens
+        capacities.undo_entry_count = undo_blocks
+        capacities.undo_record_count = undo_records
+        capacities.heap_nbytes = -(-tick_bytes // _PAGE) * _PAGE
+    except OverflowError as error:
+        raise ValueError(f"a capacity of {name} is out of range: {error}") from error
+    if lib.psa_arena_nbytes(capacities) == 0:
+        raise ValueError(
+            f"a capacity of {name} is out of range: max_pools {max_pools}, max_tokens {max_tokens}, "
+            f"tick_bytes {tick_bytes}, undo_blocks {undo_blocks}, undo_records {undo_records}"
+        )
+    return capacities
+
+
+def _new_generation(
+    name: str,
+    generation: int,
+    capacities: Any,
+    mode: int,
+    group: str | int | None,
+    source: Any | None,
+) -> Segment:
+    """A data segment, empty or with the content of `source`, that nothing names yet. ArenaFull."""
+    nbytes = int(lib.psa_arena_nbytes(capacities))
+    segment = Segment.create(
+        data_name(name, generation),
+        nbytes,
+        reserve_bytes=nbytes - int(capacities.heap_nbytes),
+        mode=mode,
+        group=group,
+    )
+    try:
+        base = ffi.from_buffer("uint8_t *", segment.map, require_writable=True)
+        status = lib.psa_arena_format(base, nbytes, capacities, generation, layout.LAYOUT_DIGEST)
+        if status == lib.PSA_OK and source is not None:
+            status = lib.psa_arena_copy(base, nbytes, segment.fd, source)
+            if status == lib.PSA_FULL_SHM:
+                raise ArenaFull(
+                    f"{segment.name} needs pages for {source.header.heap_top} tick bytes, /dev/shm "
+                    "has none left; make it larger",
+                    name=name,
+                    table=_FULL[status][0],
+                )
+        if status:
+            raise_status(status, f"{segment.name} cannot be formatted")
+        del base
+    except BaseException:
+        segment.close()
+        unlink(segment.name)
+        raise
+    return segment
+
+
+def _map_image(image: ArenaImage) -> Any:
+    """psa_arena over a private copy of the segment an image was taken of. LayoutMismatch."""
+    memory = mmap.mmap(-1, image.nbytes)
+    for start, piece in image.pieces:
+        if start + len(piece) > image.nbytes:
+            raise LayoutMismatch(f"an image of {image.nbytes} bytes has a piece beyond its end")
+        memory[start : start + len(piece)] = piece
+    base = ffi.from_buffer("uint8_t *", memory, require_writable=True)
+    pointer = owned("psa_arena *", base)
+    head = ffi.cast("psa_header *", base)
+    check_identity(head, "the image", layout.DATA_MAGIC)
+    if lib.psa_arena_open(pointer, base, image.nbytes):
+        raise LayoutMismatch("capacities and offsets in the image's header do not fit its size")
+    return pointer
 
 
 def _write_phase(shared: Any, number: int, reason: str = "", gap: tuple[int, int] = (0, 0)) -> None:

@@ -22,7 +22,7 @@ from arena.layouts.slots import (
 DATA_MAGIC = int.from_bytes(b"PARENA01", "little")
 CONTROL_MAGIC = int.from_bytes(b"PARENACT", "little")
 BYTE_ORDER = 0x01020304
-LAYOUT_VERSION = 1 << 16 | 1  # major << 16 | minor
+LAYOUT_VERSION = 1 << 16 | 2  # major << 16 | minor
 
 CONTROL_NBYTES = 4096
 HEADER_NBYTES = 4096
@@ -59,7 +59,8 @@ COMMIT_RECORD = record(
         ("undo_record_head", "<u8", 88),  # newest undo record
         ("event_count", "<u4", 96),  # events applied by this commit
         ("flags", "<u4", 100),  # zero
-        ("reserved", ("<u8", 3), 104),  # zero
+        ("topology", "<u8", 104),  # grows with each pool added or removed
+        ("reserved", ("<u8", 2), 112),  # zero
     ],
 )
 
@@ -91,7 +92,7 @@ HEADER = record(
         ("reserved1", ("<u8", 7), 200),  # zero: committed has its cache line alone
         ("slots_used", "<u4", 256),  # slots ever given out
         ("tokens_used", "<u4", 260),  # tokens in the table
-        ("topology", "<u8", 264),  # grows with each pool added or removed
+        ("topology", "<u8", 264),  # of the newest commit, stored after it
         ("heap_top", "<u8", 272),  # bytes of the heap handed out so far
         ("heap_reserved", "<u8", 280),  # bytes of the heap with pages behind them
         ("undo_entry_reserved", "<u8", 288),  # highest undo entry number ever begun

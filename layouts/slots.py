@@ -76,7 +76,7 @@ STATIC = record(
         ("token1", "<u4", 76),  # token table index
         ("fee_pips", "<u4", 80),  # fee of the pool, 1e-6; V4 dynamic: 0x800000
         ("tick_spacing", "<i4", 84),  # V3/V4: [1, 32767]; V2: 0
-        ("generation", "<u4", 88),  # uses of this slot, from 1
+        ("generation", "<u4", 88),  # uses of this slot, from 1; 0 while the row is written
         ("protocol", "u1", 92),  # PSA_UNISWAP_V2, V3, V4
         ("key_nbytes", "u1", 93),  # 20 or 32
         ("flags", "u1", 94),  # PSA_POOL_HOOKED, PSA_POOL_DYNAMIC_FEE
@@ -114,7 +114,7 @@ SLAB = record(
 
 # One applied block that can be undone.
 UNDO_ENTRY = record(
-    64,
+    96,
     [
         ("seq", "<u8", 0),  # from 1; the entry lives at seq % capacity
         ("block_number", "<u8", 8),  # the block it undoes
@@ -124,6 +124,7 @@ UNDO_ENTRY = record(
         ("timestamp", "<u8", 40),  # of the block, Unix seconds
         ("base_fee", "<u8", 48),  # of the block, wei; 0 = unknown
         ("reserved", "<u8", 56),  # zero
+        ("block_hash", ("u1", 32), 64),  # of the block, once it is known; zero = unknown
     ],
 )
 
@@ -160,6 +161,7 @@ STATUS_REMOVED = 4
 UNSURE_PRICE = 1
 UNSURE_TICKS = 2
 UNSURE_ALL = 4
+UNSURE_UNREAD = 8
 
 POOL_HOOKED = 1
 POOL_DYNAMIC_FEE = 2

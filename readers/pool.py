@@ -2,6 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from arena.errors import ArenaClosed, PoolRemoved
 from arena.layouts import slots
 from arena.mapping import MappedArena, owned
@@ -11,10 +14,11 @@ from arena.readers.state import (
     FrozenPool,
     PoolState,
     Token,
-    find_slot,
+    find_pool,
     key_bytes,
     raise_read,
     read_frozen,
+    read_row,
     read_tokens,
     unknown,
 )
@@ -27,7 +31,8 @@ class Pool(SharedQuotes):
     """A handle on one pool: its slot is resolved once, everything else is read when asked.
 
     From an Arena it shows the newest block, from a Snapshot that snapshot's. Handles pickle, survive
-    fork, and follow a re-created arena.
+    fork, and follow a re-created arena. Once its pool is removed a handle raises PoolRemoved for ever,
+    also when the pool comes back: that is another one, to be looked up again.
     """
 
     __slots__ = ("_arena", "_closed", "_commit", "_where")
@@ -37,7 +42,7 @@ class Pool(SharedQuotes):
         arena: "Arena",
         key: str,
         mapped: MappedArena,
-        slot: int,
+        place: tuple[int, int],
         commit: int,
         closed: Any,
     ) -> None:
@@ -45,15 +50,15 @@ class Pool(SharedQuotes):
         self._arena = arena
         self._commit = commit
         self._closed = closed  # a uint32_t pointer
-        self._bind(mapped, slot)
+        self._bind(mapped, *place)
 
-    def _bind(self, mapped: MappedArena, slot: int) -> None:
+    def _bind(self, mapped: MappedArena, slot: int, generation: int) -> None:
         call = owned("psa_quote_call *", (mapped.pointer, self._closed))
         call.arena = mapped.pointer
         call.closed = self._closed
         call.commit = self._commit
         call.slot = slot
-        call.generation = mapped.pointer.statics[slot].generation
+        call.generation = generation
         # One assignment each: other threads may be reading through the handle meanwhile.
         self._where = (mapped, slot, call)
         self._call = call
@@ -65,21 +70,26 @@ class Pool(SharedQuotes):
             return
         mapped = self._arena._current()
         if mapped is not self._where[0]:
-            slot = find_slot(mapped, key_bytes(self.key))
-            if slot is None:
+            place = find_pool(mapped, key_bytes(self.key))
+            if place is None:
                 raise unknown(self.key, self._arena.name)
-            self._bind(mapped, slot)
+            self._bind(mapped, *place)
+
+    def _row(self) -> npt.NDArray[np.void]:
+        self._refresh()
+        mapped, slot, call = self._where
+        return read_row(mapped, slot, call.generation, self._commit, self.key)
 
     def _copy(self) -> FrozenPool:
         mapped, slot, call = self._where
-        return read_frozen(mapped, slot, call.generation, self._commit)
+        return read_frozen(mapped, slot, call.generation, self._commit, self.key)
 
     def _line(self) -> Any:
         self._refresh()
         line = ffi.new("psa_line *")
         mapped, slot, call = self._where
         status = lib.psa_pool_read(mapped.pointer, slot, call.generation, call.commit, line)
-        raise_read(mapped, status, slot, self._commit)
+        raise_read(mapped, status, slot, self._commit, self.key)
         return line
 
     def state(self) -> PoolState:
@@ -108,21 +118,17 @@ class Pool(SharedQuotes):
     @property
     def protocol(self) -> str:
         """uniswap_v2, uniswap_v3 or uniswap_v4."""
-        self._refresh()
-        mapped, slot, _ = self._where
-        return slots.PROTOCOL_NAMES[mapped.pointer.statics[slot].protocol]
+        return slots.PROTOCOL_NAMES[int(self._row()["protocol"][0])]
 
     @property
     def token0(self) -> Token:
         """Token 0."""
-        self._refresh()
-        return read_tokens(*self._where[:2])[0]
+        return read_tokens(self._where[0], self._row())[0]
 
     @property
     def token1(self) -> Token:
         """Token 1."""
-        self._refresh()
-        return read_tokens(*self._where[:2])[1]
+        return read_tokens(self._where[0], self._row())[1]
 
     @property
     def slot(self) -> int:

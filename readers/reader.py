@@ -18,6 +18,7 @@ from arena.errors import (
     ArenaMissing,
     ArenaNotReady,
     ArenaReplaced,
+    PoolRemoved,
     SnapshotContended,
     SnapshotTooOld,
     WriterDead,
@@ -37,21 +38,25 @@ from arena.mapping import (
 from arena.native import ffi, lib
 from arena.readers.pool import Pool
 from arena.readers.quote import QuoteBatch, amounts_array, batch, direction, resolve_options
-from arena.readers.snapshot import FrozenSnapshot, Snapshot, freeze
+from arena.readers.snapshot import FrozenSnapshot, Snapshot, freeze, row_keys, visible
 from arena.readers.state import (
     READ_TRIES,
     FrozenPool,
     Key,
-    find_slot,
-    find_slots,
+    find_pool,
+    find_pools,
     is_visible,
     key_bytes,
     key_of,
     key_text,
     pin,
+    place_of,
     raise_read,
     read_frozen,
     read_lines,
+    read_rows,
+    slot_generations,
+    slot_numbers,
     unknown,
 )
 from arena.segment import ControlSegment, segment_name
@@ -278,42 +283,40 @@ class Arena:
             return pools[key]
         except (KeyError, TypeError):
             data = key_bytes(key)
-        slot = find_slot(mapped, data)
-        if slot is None or not self._exists(mapped, slot):
+        place = find_pool(mapped, data)
+        if place is None or not self._exists(mapped, place):
             raise unknown(data, self.name)
-        pool = self._make_pool(key_text(data), mapped, slot, 0, self._closed)
+        pool = self._make_pool(key_text(data), mapped, place, 0, self._closed)
         if isinstance(key, str | bytes):
             pools[key] = pool
         return pool
 
     def _make_pool(
-        self, key: str, mapped: MappedArena, slot: int, commit: int, closed: Any
+        self, key: str, mapped: MappedArena, place: tuple[int, int], commit: int, closed: Any
     ) -> Pool:
-        return Pool(self, key, mapped, slot, commit, closed)
+        return Pool(self, key, mapped, place, commit, closed)
 
-    def _exists(self, mapped: MappedArena, slot: int) -> bool:
+    def _exists(self, mapped: MappedArena, place: tuple[int, int]) -> bool:
         line = ffi.new("psa_line *")
-        status = lib.psa_pool_read(mapped.pointer, slot, 0, 0, line)
+        slot, generation = place
+        status = lib.psa_pool_read(mapped.pointer, slot, generation, 0, line)
         if status in (lib.PSA_UNKNOWN_POOL, lib.PSA_POOL_REMOVED):
             return False
         raise_read(mapped, status, slot, 0)
-        return line.fee_status >> 24 not in (slots.STATUS_ABSENT, slots.STATUS_REMOVED)
+        return int(line.fee_status) >> 24 != slots.STATUS_ABSENT
 
     def __contains__(self, key: Key) -> bool:
         mapped = self._current()
-        slot = find_slot(mapped, key_bytes(key))
-        return slot is not None and self._exists(mapped, slot)
+        place = find_pool(mapped, key_bytes(key))
+        return place is not None and self._exists(mapped, place)
 
-    def _visible(self) -> npt.NDArray[np.uint32]:
+    def _visible(self) -> npt.NDArray[np.void]:
         mapped = self._current()
         for _ in range(READ_TRIES):
-            record = pin(mapped)
-            numbers = np.arange(mapped.header.slots_used, dtype=np.uint32)
             try:
-                lines = read_lines(mapped, numbers, record.stamp)
+                return visible(mapped, pin(mapped).stamp)[2]
             except SnapshotTooOld:
                 continue
-            return numbers[is_visible(lines["status"])]
         raise SnapshotContended(
             f"the pools of {self.name} could not be listed in {READ_TRIES} tries", name=self.name
         )
@@ -323,27 +326,39 @@ class Arena:
 
     def __iter__(self) -> Iterator[str]:
         """Keys of all pools as 0x-hex, at the newest block."""
-        mapped = self._current()
-        return iter([key_of(mapped, int(slot)) for slot in self._visible()])
+        return iter(row_keys(self._visible()))
 
-    def slots(self, keys: "Sequence[Key | Pool]") -> npt.NDArray[np.uint32]:
-        """(n,) slot indices of n pools, for batches, Snapshot.lines and snapshot. Else UnknownPool."""
+    @property
+    def topology(self) -> int:
+        """Grows with each pool added or removed: a list made before may lack or hold pools since."""
+        return int(pin(self._current()).topology)
+
+    def slots(self, keys: "Sequence[Key | Pool]") -> npt.NDArray[np.uint64]:
+        """(n,) references of n pools, for batches, Snapshot.lines and snapshot. Else UnknownPool.
+
+        A reference is the pool's slot, and in the high half that slot's generation: once the pool is
+        removed it leads to no other one.
+        """
         names = [key.key if isinstance(key, Pool) else key for key in keys]
-        return find_slots(self._current(), names, self.name)
+        return find_pools(self._current(), names, self.name)
 
-    def _numbers(
-        self, mapped: MappedArena, pools: "Sequence[Key | Pool] | npt.NDArray[np.uint32]"
-    ) -> npt.NDArray[np.uint32]:
-        """(n,) slots, checked to be in use."""
+    def _references(
+        self, mapped: MappedArena, pools: "Sequence[Key | Pool] | npt.NDArray[Any]"
+    ) -> npt.NDArray[np.uint64]:
+        """(n,) references, their slots checked to be in use."""
         if not isinstance(pools, np.ndarray):
             names = [pool.key if isinstance(pool, Pool) else pool for pool in pools]
-            return find_slots(mapped, names, self.name)
+            return find_pools(mapped, names, self.name)
         if pools.dtype.kind not in "ui" or pools.ndim != 1:
-            raise TypeError(f"slot indices are (n,) integers, not {pools.shape} of {pools.dtype}")
+            raise TypeError(f"references are (n,) integers, not {pools.shape} of {pools.dtype}")
         used = mapped.header.slots_used
-        if len(pools) and not 0 <= int(pools.min()) <= int(pools.max()) < used:
-            raise ValueError(f"slots {pools.min()} to {pools.max()} are not all below {used}")
-        return np.ascontiguousarray(pools, np.uint32)
+        found = np.ascontiguousarray(pools, np.uint64)
+        numbers = slot_numbers(found)
+        if len(pools) and not (int(pools.min()) >= 0 and int(numbers.max()) < used):
+            raise ValueError(
+                f"slots {int(pools.min())} to {numbers.max()} are not all from 0 to {used - 1}"
+            )
+        return found
 
     # Blocks
 
@@ -374,8 +389,11 @@ class Arena:
             time.sleep(_LIVE_PAUSE)
         return self.head_block
 
-    def wait_block(self, after: int, timeout: float | None = None) -> int | None:
+    def wait_block(self, after: int, timeout: float | None = None) -> "HeadBlock | None":
         """Sleep until the head block is above `after`; the head then, or None at the timeout.
+
+        The number returned can also say which pools were `touched`; given back as the next `after`, none
+        is missed.
 
         Returns at once when it is already. A reorg may lower the head while this waits; it goes on until
         some head is above `after`, so the block returned can be of another branch than the one before.
@@ -386,9 +404,40 @@ class Arena:
         while True:
             record = pin(self._current())
             if record.block_number > after:
-                return int(record.block_number)
+                found = HeadBlock(record.block_number)
+                found.commit, found._arena, found._after = int(record.stamp), self, after
+                return found
             if not self._sleep(record.stamp, deadline):
                 return None
+
+    def _touched(self, after: int) -> list[str]:
+        """Keys of the pools changed since `after`, see HeadBlock.touched."""
+        mapped = self._current()
+        since = after.commit if isinstance(after, HeadBlock) and after._arena is self else 0
+        for _ in range(READ_TRIES):
+            commit = int(pin(mapped).stamp)
+            references = np.empty(mapped.header.slots_used, np.uint64)
+            count = lib.psa_changed(
+                mapped.pointer,
+                since if since <= commit else 0,
+                commit,
+                ffi.from_buffer("uint64_t *", references),
+                len(references),
+            )
+            references = references[: min(count, len(references))]
+            try:
+                lines = read_lines(mapped, references, commit)
+                there = is_visible(lines["status"])
+                if not isinstance(after, HeadBlock):
+                    there &= np.maximum(lines["block_number"], lines["base_block"]) > after
+                numbers = slot_numbers(references)[there]
+                return row_keys(read_rows(mapped, lines[there], numbers, commit))
+            except SnapshotTooOld:
+                continue
+        raise SnapshotContended(
+            f"the pools of {self.name} changed during each of {READ_TRIES} tries to list them",
+            name=self.name,
+        )
 
     def wait_commit(self, after: int, timeout: float | None = None) -> int | None:
         """Sleep until the newest commit is another one than `after`; its number, or None.
@@ -413,7 +462,7 @@ class Arena:
         lib.psa_wait_commit(mapped.pointer, seen, int(min(left, _WAIT_SLICE) * 1e9), now)
         return True
 
-    async def await_block(self, after: int, timeout: float | None = None) -> int | None:
+    async def await_block(self, after: int, timeout: float | None = None) -> "HeadBlock | None":
         """wait_block for asyncio. Waits in a worker thread, a tenth of a second at a time."""
         import asyncio  # costs as much as the rest of the package, and few readers use it
 
@@ -430,22 +479,28 @@ class Arena:
     def snapshot(self, keys: None = None, *, tries: int = READ_TRIES) -> Snapshot: ...
     @overload
     def snapshot(
-        self, keys: "Sequence[Key | Pool] | npt.NDArray[np.uint32]", *, tries: int = READ_TRIES
+        self, keys: "Sequence[Key | Pool] | npt.NDArray[Any]", *, tries: int = READ_TRIES
     ) -> FrozenSnapshot: ...
     def snapshot(
         self,
-        keys: "Sequence[Key | Pool] | npt.NDArray[np.uint32] | None" = None,
+        keys: "Sequence[Key | Pool] | npt.NDArray[Any] | None" = None,
         *,
         tries: int = READ_TRIES,
     ) -> Snapshot | FrozenSnapshot:
         """All pools at the present block, read in place; or, with `keys`, a private copy of those.
 
-        See Snapshot and FrozenSnapshot. `keys` are keys, handles, or slot indices from slots. The copy
+        See Snapshot and FrozenSnapshot. `keys` are keys, handles, or references from slots. The copy
         includes ticks and raises SnapshotContended when the writer overtook all `tries`.
         """
         mapped = self._current()
         if keys is not None:
-            return freeze(self.name, mapped, self._numbers(mapped, keys), tries)
+            references = self._references(mapped, keys)
+            try:
+                return freeze(self.name, mapped, references, tries)
+            except PoolRemoved as error:
+                if isinstance(keys, np.ndarray) or error.key is None:
+                    raise
+                raise unknown(error.key, self.name) from None
         return Snapshot(self, mapped, bytes(ffi.buffer(pin(mapped))))
 
     def at_one_block(
@@ -469,7 +524,7 @@ class Arena:
 
     def quote_batch(
         self,
-        pools: "Sequence[Key | Pool] | npt.NDArray[np.uint32]",
+        pools: "Sequence[Key | Pool] | npt.NDArray[Any]",
         amounts: int | Sequence[int] | npt.NDArray[Any],
         *,
         zero_for_one: bool | Sequence[bool] | npt.NDArray[np.bool_],
@@ -479,7 +534,7 @@ class Arena:
     ) -> QuoteBatch:
         """Quotes on many pools in one call, each on its newest version.
 
-        `pools` are keys, handles, or slot indices from slots; `amounts` one for all or one each, as ints
+        `pools` are keys, handles, or references from slots; `amounts` one for all or one each, as ints
         or words (n, 4); `zero_for_one` one for all or one each. Snapshot.quote_batch answers at one block.
         """
         return self._batch(
@@ -497,7 +552,7 @@ class Arena:
         self,
         mapped: MappedArena,
         commit: int,
-        pools: "Sequence[Key | Pool] | npt.NDArray[np.uint32]",
+        pools: "Sequence[Key | Pool] | npt.NDArray[Any]",
         amounts: int | Sequence[int] | npt.NDArray[Any],
         zero_for_one: bool | Sequence[bool] | npt.NDArray[np.bool_],
         *,
@@ -505,7 +560,8 @@ class Arena:
         allow_stale: bool,
         allow_dynamic_fee: bool,
     ) -> QuoteBatch:
-        numbers = self._numbers(mapped, pools)
+        references = self._references(mapped, pools)
+        numbers, generations = slot_numbers(references), slot_generations(references)
         count = len(numbers)
         if isinstance(amounts, int | np.integer):
             words = np.repeat(amounts_array([int(amounts)]), count, axis=0)
@@ -523,7 +579,6 @@ class Arena:
             raise ValueError(f"{count} pools and {len(directions)} directions")
         flags = np.empty(count, np.uint32)
         flags[:] = np.where(directions, base | lib.PSA_ZERO_FOR_ONE, base)
-        generations = mapped.statics["generation"][numbers]
         call = owned("psa_quote_call *", mapped.pointer)
         call.arena = mapped.pointer
         call.commit = commit
@@ -531,7 +586,7 @@ class Arena:
         def copy(index: int) -> FrozenPool:
             return read_frozen(mapped, int(numbers[index]), int(generations[index]), commit)
 
-        keys = _Keys(mapped, numbers)
+        keys = _Keys(mapped, references)
         return batch(call, numbers, generations, words, flags, keys, copy)
 
     # Arrays in shared memory
@@ -623,17 +678,44 @@ class Arena:
         return (_reattach, options)
 
 
+class HeadBlock(int):
+    """A block number, as wait_block returns it, that can say which pools were touched.
+
+    Made by an arena at commit `commit`, after a wait from block `after`.
+    """
+
+    commit: int
+    _arena: Arena
+    _after: int
+
+    @property
+    def touched(self) -> list[str]:
+        """Keys of the pools that changed since the `after` of the wait: events, reorgs, newly read
+        values. Pools touched again by now are among them; none is left out.
+
+        Where `after` was what an earlier wait returned, everything since then counts, reorgs too; a
+        plain number names blocks, so only pools whose last event or reading came after it. ArenaClosed,
+        SnapshotContended.
+        """
+        return self._arena._touched(self._after)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (int, (int(self),))
+
+
 class _Keys(Sequence[str]):
     """Keys of many slots, made when asked for."""
 
-    def __init__(self, mapped: MappedArena, numbers: npt.NDArray[np.uint32]) -> None:
+    def __init__(self, mapped: MappedArena, references: npt.NDArray[np.uint64]) -> None:
         self._mapped = mapped
-        self._numbers = numbers
+        self._references = references
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._references)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return _Keys(self._mapped, self._numbers[index])
-        return key_of(self._mapped, int(self._numbers[index]))
+            return _Keys(self._mapped, self._references[index])
+        slot, generation = place_of(int(self._references[index]))
+        now = int(self._mapped.statics["generation"][slot])
+        return key_of(self._mapped, slot) if generation in (0, now) else f"of slot {slot}"

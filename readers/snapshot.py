@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from arena.errors import ArenaClosed, SnapshotContended, SnapshotTooOld
+from arena.errors import (
+    ArenaClosed,
+    PoolRemoved,
+    SnapshotContended,
+    SnapshotTooOld,
+    UnknownPool,
+)
 from arena.layouts import header as layout
 from arena.layouts import slots
 from arena.mapping import MappedArena, OwnedArray
@@ -21,13 +27,16 @@ from arena.readers.state import (
     FrozenPool,
     Key,
     Token,
-    find_slot,
+    find_pool,
     is_visible,
     key_bytes,
     key_of,
     key_text,
     pin,
     read_lines,
+    read_rows,
+    slot_generations,
+    slot_numbers,
     too_old,
     unknown,
 )
@@ -73,6 +82,26 @@ class Head:
         return int(self._record["stamp"])
 
 
+def visible(
+    mapped: MappedArena, commit: int
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.void], npt.NDArray[np.void]]:
+    """Slots, lines and static rows of the pools there are at `commit`. SnapshotTooOld."""
+    numbers = np.arange(mapped.header.slots_used, dtype=np.uint32)
+    lines = read_lines(mapped, numbers.astype(np.uint64), commit)
+    there = is_visible(lines["status"])
+    numbers, lines = numbers[there], lines[there]
+    return numbers, lines, read_rows(mapped, lines, numbers, commit)
+
+
+def row_keys(rows: npt.NDArray[np.void]) -> list[str]:
+    """Keys of static rows, as text."""
+    data = rows["key"].tobytes().hex()
+    return [
+        "0x" + data[64 * index : 64 * index + 2 * size]
+        for index, size in enumerate(rows["key_nbytes"].tolist())
+    ]
+
+
 class Snapshot(Head, Tables):
     """All pools at one block, read where they are.
 
@@ -111,62 +140,59 @@ class Snapshot(Head, Tables):
         if found is None or self._closed[0]:
             mapped = self._open()
             data = key_bytes(key)
-            slot = find_slot(mapped, data) if self.commit else None
-            if slot is None or not self._exists(mapped, slot):
+            place = find_pool(mapped, data) if self.commit else None
+            if place is None or not self._exists(mapped, place):
                 raise unknown(data, self._arena.name)
-            found = self._arena._make_pool(key_text(data), mapped, slot, self.commit, self._closed)
+            found = self._arena._make_pool(key_text(data), mapped, place, self.commit, self._closed)
             if isinstance(key, str | bytes):
                 self._pools[key] = found
         return found
 
-    def _exists(self, mapped: MappedArena, slot: int) -> bool:
-        lines = read_lines(mapped, np.array([slot], np.uint32), self.commit)
-        return bool(is_visible(lines["status"])[0])
+    def _exists(self, mapped: MappedArena, place: tuple[int, int]) -> bool:
+        reference = np.array([place[0] | place[1] << 32], np.uint64)
+        return bool(is_visible(read_lines(mapped, reference, self.commit)["status"])[0])
 
     def __contains__(self, key: Key) -> bool:
         mapped = self._open()
-        slot = find_slot(mapped, key_bytes(key)) if self.commit else None
-        return slot is not None and self._exists(mapped, slot)
+        place = find_pool(mapped, key_bytes(key)) if self.commit else None
+        return place is not None and self._exists(mapped, place)
 
-    def _visible(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.void]]:
-        mapped = self._open()
-        numbers = np.arange(mapped.header.slots_used, dtype=np.uint32)
-        lines = read_lines(mapped, numbers, self.commit)
-        there = is_visible(lines["status"])
-        return numbers[there], lines[there]
+    @property
+    def topology(self) -> int:
+        """Grows with each pool added or removed."""
+        return int(self._record["topology"])
 
     def __len__(self) -> int:
-        return len(self._visible()[0])
+        return len(visible(self._open(), self.commit)[0])
 
     def __iter__(self) -> Iterator[str]:
-        mapped = self._open()
-        return iter([key_of(mapped, int(slot)) for slot in self._visible()[0]])
+        return iter(row_keys(visible(self._open(), self.commit)[2]))
 
     def table(self) -> npt.NDArray[np.void]:
         """(n,) structured copy (dtype TABLE) of all pools, consistent at one block."""
-        numbers, lines = self._visible()
         mapped = self._open()
-        return make_table(lines, mapped.statics[numbers], numbers, mapped.tokens["address"])
+        numbers, lines, rows = visible(mapped, self.commit)
+        return make_table(lines, rows, numbers, mapped.tokens["address"])
 
     def lines(
-        self, numbers: npt.NDArray[np.uint32], out: npt.NDArray[np.void] | None = None
+        self, references: npt.NDArray[Any], out: npt.NDArray[np.void] | None = None
     ) -> npt.NDArray[np.void]:
-        """(n,) version lines (dtype layouts.slots.LINE) of n slots, one call into C.
+        """(n,) version lines (dtype layouts.slots.LINE) of n pools, one call into C.
 
-        `numbers` comes from Arena.slots; zero lines for slots without a pool at this block. `out` (n,)
-        is filled instead of a new array, which saves a third of the time; ValueError when it does not
-        fit.
+        `references` comes from Arena.slots; zero lines for pools that are not there at this block.
+        `out` (n,) is filled instead of a new array, which saves a third of the time; ValueError when it
+        does not fit.
         """
         if out is not None and (
-            out.dtype != slots.LINE or out.shape != numbers.shape or not out.flags.c_contiguous
+            out.dtype != slots.LINE or out.shape != references.shape or not out.flags.c_contiguous
         ):
-            raise ValueError(f"out must be ({len(numbers)},) of layouts.slots.LINE, contiguous")
-        wanted = np.ascontiguousarray(numbers, np.uint32)
+            raise ValueError(f"out must be ({len(references)},) of layouts.slots.LINE, contiguous")
+        wanted = np.ascontiguousarray(references, np.uint64)
         return read_lines(self._open(), wanted, self.commit, out)
 
     def quote_batch(
         self,
-        pools: "Sequence[Key | Pool] | npt.NDArray[np.uint32]",
+        pools: "Sequence[Key | Pool] | npt.NDArray[Any]",
         amounts: int | Sequence[int] | npt.NDArray[Any],
         *,
         zero_for_one: bool | Sequence[bool] | npt.NDArray[np.bool_],
@@ -222,12 +248,7 @@ class FrozenSnapshot(Head, Tables):
     @property
     def _index(self) -> dict[str, int]:
         if self._keys is None:
-            rows = self._arrays[1]
-            data = rows["key"].tobytes().hex()
-            self._keys = {
-                "0x" + data[64 * index : 64 * index + 2 * size]: index
-                for index, size in enumerate(rows["key_nbytes"].tolist())
-            }
+            self._keys = {key: index for index, key in enumerate(row_keys(self._arrays[1]))}
         return self._keys
 
     def __enter__(self) -> Self:
@@ -301,10 +322,12 @@ class FrozenSnapshot(Head, Tables):
 
 
 def freeze(
-    name: str, mapped: MappedArena, numbers: npt.NDArray[np.uint32], tries: int
+    name: str, mapped: MappedArena, references: npt.NDArray[np.uint64], tries: int
 ) -> FrozenSnapshot:
-    """Copy n slots at one block. UnknownPool, or SnapshotContended when every try was overtaken."""
-    count = len(numbers)
+    """Copy n pools at one block. UnknownPool, PoolRemoved, or SnapshotContended when every try was
+    overtaken."""
+    count = len(references)
+    numbers = slot_numbers(references)
     lines = np.zeros(count, slots.LINE)
     starts = np.zeros(count + 1, np.uint64)
     failed = ffi.new("uint32_t *")
@@ -318,7 +341,7 @@ def freeze(
         if count and record.stamp:
             status = lib.psa_snapshot_ticks(
                 mapped.pointer,
-                ffi.from_buffer("uint32_t *", numbers),
+                ffi.from_buffer("uint64_t *", references),
                 count,
                 record.stamp,
                 ffi.from_buffer("psa_line *", lines),
@@ -338,9 +361,12 @@ def freeze(
             raise too_old(record.stamp, key_of(mapped, int(numbers[failed[0]])), status)
         there = is_visible(lines["status"])
         if not there.all():
-            raise unknown(key_of(mapped, int(numbers[int(there.argmin())])), name)
+            raise _not_there(name, mapped, references, int(there.argmin()))
         total = int(starts[count])
-        rows = mapped.statics[numbers]
+        try:
+            rows = read_rows(mapped, lines, numbers, record.stamp)
+        except SnapshotTooOld:
+            continue
         indices = np.unique(np.concatenate((rows["token0"], rows["token1"])))
         arrays = (
             lines,
@@ -359,6 +385,18 @@ def freeze(
         name=name,
         tries=tries,
     )
+
+
+def _not_there(
+    name: str, mapped: MappedArena, references: npt.NDArray[np.uint64], index: int
+) -> UnknownPool | PoolRemoved:
+    slot, generation = (part(references)[index] for part in (slot_numbers, slot_generations))
+    key = key_of(mapped, int(slot))
+    if not generation:
+        return unknown(key, name)
+    is_same = mapped.statics["generation"][slot] == generation
+    shown = f"pool {key}" if is_same else f"the pool of slot {slot}"
+    return PoolRemoved(f"{shown} was removed from {name}", key=key if is_same else None)
 
 
 # Of FrozenSnapshot._arrays.

@@ -102,32 +102,47 @@ def token_of(spec: TokenSpec) -> Token:
     return Token(address=key_text(spec.address), decimals=spec.decimals, symbol=spec.symbol)
 
 
-def find_slot(mapped: MappedArena, data: bytes) -> int | None:
-    """Slot of a 20- or 32-byte key; None when the arena has none."""
-    slot = ffi.new("uint32_t *")
-    if lib.psa_find(mapped.pointer, data.ljust(32, b"\0"), slot):
+def find_pool(mapped: MappedArena, data: bytes) -> tuple[int, int] | None:
+    """Slot and generation of a 20- or 32-byte key; None when the arena has none."""
+    found = ffi.new("uint64_t *")
+    if lib.psa_find(mapped.pointer, data.ljust(32, b"\0"), found):
         return None
-    found = int(slot[0])
-    return found if mapped.pointer.statics[found].key_nbytes == len(data) else None
+    place = place_of(int(found[0]))
+    return place if mapped.pointer.statics[place[0]].key_nbytes == len(data) else None
 
 
-def find_slots(mapped: MappedArena, keys: Sequence[Key], name: str) -> npt.NDArray[np.uint32]:
-    """(n,) slots of n keys. UnknownPool for one that the arena of that name has not."""
+def place_of(reference: int) -> tuple[int, int]:
+    """Slot and generation of a reference; generation 0 = any."""
+    return reference & slots.NO_SLOT, reference >> 32
+
+
+def find_pools(mapped: MappedArena, keys: Sequence[Key], name: str) -> npt.NDArray[np.uint64]:
+    """(n,) references of n keys. UnknownPool for one that the arena of that name has not."""
     wanted = [key_bytes(key) for key in keys]
-    found = np.zeros(len(wanted), np.uint32)
+    found = np.zeros(len(wanted), np.uint64)
     if wanted:
         data = b"".join([key.ljust(32, b"\0") for key in wanted])
         count = lib.psa_find_many(
-            mapped.pointer, data, len(wanted), ffi.from_buffer("uint32_t *", found)
+            mapped.pointer, data, len(wanted), ffi.from_buffer("uint64_t *", found)
         )
         sizes = np.fromiter(map(len, wanted), np.uint8, len(wanted))
         if count < len(wanted):
             missing = found == slots.NO_SLOT
         else:
-            missing = mapped.statics["key_nbytes"][found] != sizes
+            missing = mapped.statics["key_nbytes"][slot_numbers(found)] != sizes
         if missing.any():
             raise unknown(wanted[int(missing.argmax())], name)
     return found
+
+
+def slot_numbers(references: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """(n,) slots of n references."""
+    return (references & slots.NO_SLOT).astype(np.uint32)
+
+
+def slot_generations(references: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """(n,) generations of n references; 0 = any."""
+    return (references >> np.uint64(32)).astype(np.uint32)
 
 
 def pin(mapped: MappedArena) -> Any:
@@ -141,27 +156,66 @@ def pin(mapped: MappedArena) -> Any:
 
 def read_lines(
     mapped: MappedArena,
-    numbers: npt.NDArray[np.uint32],
+    references: npt.NDArray[np.uint64],
     commit: int,
     out: npt.NDArray[np.void] | None = None,
 ) -> npt.NDArray[np.void]:
-    """(n,) lines (dtype LINE) of n slots as of `commit`; all zero where there is no pool then."""
-    lines = np.empty(len(numbers), slots.LINE) if out is None else out
-    if len(numbers) == 0 or commit == 0:
+    """(n,) lines (dtype LINE) of n pools as of `commit`; all zero where there is no pool then."""
+    lines = np.empty(len(references), slots.LINE) if out is None else out
+    if len(references) == 0 or commit == 0:
         lines[:] = np.zeros((), slots.LINE)
         return lines
     failed = ffi.new("uint32_t *")
     status = lib.psa_snapshot(
         mapped.pointer,
-        ffi.from_buffer("uint32_t *", numbers),
-        len(numbers),
+        ffi.from_buffer("uint64_t *", references),
+        len(references),
         commit,
         ffi.from_buffer("psa_line *", lines),
         failed,
     )
     if status:
-        raise too_old(commit, key_of(mapped, int(numbers[failed[0]])), status)
+        slot = int(references[failed[0]]) & slots.NO_SLOT
+        raise too_old(commit, key_of(mapped, slot), status)
     return lines
+
+
+def read_rows(
+    mapped: MappedArena, lines: npt.NDArray[np.void], numbers: npt.NDArray[np.uint32], commit: int
+) -> npt.NDArray[np.void]:
+    """(n,) static rows of the pools whose lines were read. SnapshotTooOld when a slot has another
+    pool since."""
+    rows = mapped.statics[numbers]
+    other = (rows["generation"] != lines["generation"]) | (
+        mapped.statics["generation"][numbers] != lines["generation"]
+    )
+    if other.any():
+        slot = int(numbers[int(other.argmax())])
+        raise SnapshotTooOld(
+            f"slot {slot} was given to another pool since commit {commit}; take a new snapshot",
+            commit=commit,
+        )
+    return rows
+
+
+def read_row(
+    mapped: MappedArena, slot: int, generation: int, commit: int = 0, key: str | None = None
+) -> npt.NDArray[np.void]:
+    """(1,) static row of a slot. PoolRemoved when it is of another generation, SnapshotTooOld in a
+    snapshot."""
+    row = np.empty(1, slots.STATIC)
+    status = lib.psa_static_read(
+        mapped.pointer, slot, generation, ffi.from_buffer("psa_static *", row)
+    )
+    if status and commit:
+        raise SnapshotTooOld(
+            f"slot {slot} was given to another pool since commit {commit}; take a new snapshot",
+            commit=commit,
+        )
+    if status:
+        name = f"pool {key}" if key else f"the pool of slot {slot}"
+        raise PoolRemoved(f"{name} was removed", key=key)
+    return row
 
 
 def too_old(commit: int, key: str, status: int = lib.PSA_SNAPSHOT_TOO_OLD) -> Exception:
@@ -304,7 +358,9 @@ class FrozenPool(CopyQuotes):
         return (FrozenPool, (*(array.copy() for array in arrays), self._tokens))
 
 
-def read_frozen(mapped: MappedArena, slot: int, generation: int, commit: int) -> FrozenPool:
+def read_frozen(
+    mapped: MappedArena, slot: int, generation: int, commit: int, key: str | None = None
+) -> FrozenPool:
     """Copy one pool with its ticks, as of `commit` (0: the newest)."""
     line = np.zeros(1, slots.LINE)
     pointer = ffi.from_buffer("psa_line *", line)
@@ -327,20 +383,21 @@ def read_frozen(mapped: MappedArena, slot: int, generation: int, commit: int) ->
         if status == lib.PSA_BUFFER_TOO_SMALL:
             capacity = pointer.tick_count + 64  # the writer may add some before the next try
             continue
-        raise_read(mapped, status, slot, commit)
+        raise_read(mapped, status, slot, commit, key)
         count = pointer.tick_count
-        row = mapped.statics[slot : slot + 1].copy()
-        return FrozenPool(
-            line, row, ticks[:count], net[:count], gross[:count], read_tokens(mapped, slot)
-        )
+        row = read_row(mapped, slot, pointer.generation, commit, key)
+        tokens = read_tokens(mapped, row)
+        return FrozenPool(line, row, ticks[:count], net[:count], gross[:count], tokens)
     raise SnapshotContended(f"the ticks of pool {key_of(mapped, slot)} outgrew every buffer")
 
 
-def raise_read(mapped: MappedArena, status: int, slot: int, commit: int) -> None:
-    """Raise what kept a pool from being read."""
+def raise_read(
+    mapped: MappedArena, status: int, slot: int, commit: int, key: str | None = None
+) -> None:
+    """Raise what kept a pool from being read; `key` where it is known, for the slot may be another's."""
     if status == 0:
         return
-    key = key_of(mapped, slot)
+    key = key or key_of(mapped, slot)
     if status == lib.PSA_POOL_REMOVED:
         raise PoolRemoved(f"pool {key} was removed", key=key)
     if status == lib.PSA_SNAPSHOT_TOO_OLD:
@@ -348,10 +405,10 @@ def raise_read(mapped: MappedArena, status: int, slot: int, commit: int) -> None
     raise_status(status, f"pool {key} cannot be read", key=key)
 
 
-def read_tokens(mapped: MappedArena, slot: int) -> tuple[Token, Token]:
-    """The two tokens of a slot's pool."""
-    row = mapped.pointer.statics[slot]
-    return _read_token(mapped, row.token0), _read_token(mapped, row.token1)
+def read_tokens(mapped: MappedArena, row: npt.NDArray[np.void]) -> tuple[Token, Token]:
+    """The two tokens of a static row, (1,)."""
+    first, second = row["token0"][0], row["token1"][0]
+    return _read_token(mapped, int(first)), _read_token(mapped, int(second))
 
 
 def _read_token(mapped: MappedArena, index: int) -> Token:

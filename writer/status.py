@@ -78,7 +78,7 @@ def _pools_by_status(mapped: MappedArena) -> tuple[Any, dict[str, int]]:
         if status == lib.PSA_OK and used and record.stamp:
             status = lib.psa_snapshot(
                 mapped.pointer,
-                ffi.from_buffer("uint32_t *", np.arange(used, dtype=np.uint32)),
+                ffi.from_buffer("uint64_t *", np.arange(used, dtype=np.uint64)),
                 used,
                 record.stamp,
                 ffi.from_buffer("psa_line *", lines),

@@ -258,6 +258,13 @@ static int apply_forward(psa_writer *writer, psa_edit *edit, const psa_event *ev
 
 static void on_forward(psa_writer *writer, const psa_event *event, uint32_t slot) {
     psa_edit edit;
+    const psa_slot *shared = &writer->arena.slots[slot];
+    const psa_line *newest = &shared->lines[psa_newest_line(shared)];
+    uint32_t status = psa_line_status(newest);
+    if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) {
+        fault(writer, event, slot, PSA_POOL_NOT_FOUND, 0);
+        return;
+    }
     if (event->tx_index > UINT32_MAX - 1 || event->log_index > UINT32_MAX - 1 ||
         !protocol_fits(&writer->arena, slot, event)) {
         psa_edit_begin(writer, slot, &edit);
@@ -266,14 +273,7 @@ static void on_forward(psa_writer *writer, const psa_event *event, uint32_t slot
         fault(writer, event, slot, PSA_INVALID_EVENT_DATA, 1);
         return;
     }
-    const psa_slot *shared = &writer->arena.slots[slot];
-    const psa_line *newest = &shared->lines[psa_newest_line(shared)];
-    uint32_t status = psa_line_status(newest);
-    if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) {
-        fault(writer, event, slot, PSA_POOL_NOT_FOUND, 0);
-        return;
-    }
-    if (!is_after(newest, event)) {
+    if (newest->unsure & PSA_UNSURE_UNREAD || !is_after(newest, event)) {
         psa_count(writer, PSA_COUNTER_EVENTS_SKIPPED, 1);
         return;
     }
@@ -306,6 +306,7 @@ static void on_reverted(psa_writer *writer, const psa_event *event, uint32_t slo
     const psa_line *newest = &arena->slots[slot].lines[psa_newest_line(&arena->slots[slot])];
     uint32_t status = psa_line_status(newest);
     if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) return;
+    if (newest->unsure & PSA_UNSURE_UNREAD) return;
     /* Above the head before this series of reverts: the block was never applied, nor scraped. */
     if (writer->revert_block > writer->reverted_high && writer->revert_block > newest->scrape_block)
         return;
@@ -347,6 +348,11 @@ static void on_reverted(psa_writer *writer, const psa_event *event, uint32_t slo
 /* ---- an epilogue: absolute and authoritative ---- */
 
 static void on_epilogue(psa_writer *writer, const psa_event *event, uint32_t slot) {
+    const psa_slot *shared = &writer->arena.slots[slot];
+    const psa_line *newest = &shared->lines[psa_newest_line(shared)];
+    uint32_t status = psa_line_status(newest);
+    if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) return;
+    if (newest->unsure & PSA_UNSURE_UNREAD) return;
     psa_edit edit;
     psa_edit_begin(writer, slot, &edit);
     psa_line before = edit.line;
@@ -596,12 +602,20 @@ static int ticks_consistent(const psa_line *line, int32_t spacing, const int32_t
            (psa_u128)active <= INT128_MAX;
 }
 
+static void count_pool(psa_writer *writer, int by) {
+    psa_header *header = writer->arena.header;
+    PSA_STORE(&header->pool_count, header->pool_count + (uint64_t)(int64_t)by);
+    writer->record.topology++;
+    writer->pending = 1;
+}
+
 int psa_pool_install(psa_writer *writer, uint32_t slot, const psa_line *values, const int32_t *ticks,
                      const uint64_t *gross, const uint64_t *net, uint32_t count) {
     psa_arena *arena = &writer->arena;
     if (slot >= arena->header->slots_used) return PSA_BAD_ARGUMENT;
     const psa_static *row = &arena->statics[slot];
     uint32_t status = psa_line_status(values);
+    if (values->unsure & PSA_UNSURE_UNREAD) return PSA_BAD_ARGUMENT;
     if (row->protocol == PSA_UNISWAP_V2) {
         if (count != 0 || values->a[1] >> 48 || values->b[1] >> 48 || values->sqrt_price_hi != 0)
             return PSA_INVALID_EVENT_DATA;
@@ -641,8 +655,42 @@ int psa_pool_install(psa_writer *writer, uint32_t slot, const psa_line *values, 
     psa_line_set_status(line, status);
     if (line->base_block > writer->highest_base_block) writer->highest_base_block = line->base_block;
     psa_edit_end(writer, &edit);
-    if (before == PSA_STATUS_ABSENT)
-        PSA_STORE(&arena->header->pool_count, arena->header->pool_count + 1);
+    if (before == PSA_STATUS_ABSENT || before == PSA_STATUS_REMOVED) count_pool(writer, 1);
+    return PSA_OK;
+}
+
+int psa_pool_announce(psa_writer *writer, uint32_t slot) {
+    psa_arena *arena = &writer->arena;
+    if (slot >= arena->header->slots_used) return PSA_BAD_ARGUMENT;
+    psa_edit edit;
+    const psa_slot *shared = &arena->slots[slot];
+    uint32_t status = psa_line_status(&shared->lines[psa_newest_line(shared)]);
+    if (status != PSA_STATUS_ABSENT && status != PSA_STATUS_REMOVED) return PSA_BAD_ARGUMENT;
+    psa_edit_begin(writer, slot, &edit);
+    psa_line empty = {.stamp = edit.line.stamp, .unsure = PSA_UNSURE_UNREAD};
+    empty.generation = arena->statics[slot].generation;
+    psa_line_set_status(&empty, PSA_STATUS_SYNCING);
+    edit.line = empty;
+    psa_edit_end(writer, &edit);
+    count_pool(writer, 1);
+    return PSA_OK;
+}
+
+int psa_pool_remove(psa_writer *writer, uint32_t slot) {
+    psa_arena *arena = &writer->arena;
+    if (slot >= arena->header->slots_used) return PSA_BAD_ARGUMENT;
+    const psa_slot *shared = &arena->slots[slot];
+    uint32_t status = psa_line_status(&shared->lines[psa_newest_line(shared)]);
+    if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) return PSA_BAD_ARGUMENT;
+    psa_edit edit;
+    psa_edit_begin(writer, slot, &edit);
+    uint32_t own = edit.line.slab != edit.shared_slab ? edit.line.slab : 0;
+    psa_line gone = {.stamp = edit.line.stamp, .generation = edit.line.generation};
+    psa_line_set_status(&gone, PSA_STATUS_REMOVED);
+    edit.line = gone;
+    psa_edit_end(writer, &edit);
+    if (own != 0) psa_slab_free(writer, own);
+    count_pool(writer, -1);
     return PSA_OK;
 }
 
@@ -671,6 +719,7 @@ int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t 
         const psa_slot *shared = &arena->slots[slot];
         const psa_line *newest = &shared->lines[psa_newest_line(shared)];
         if (newest->stamp == 0 || psa_line_status(newest) != from) continue;
+        if (newest->unsure & PSA_UNSURE_UNREAD) continue;
         set_status(writer, slot, to, unsure);
     }
     return PSA_OK;

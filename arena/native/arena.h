@@ -89,6 +89,7 @@
 #define PSA_UNSURE_PRICE 1        /* price, tick, liquidity or reserves; an epilogue settles it */
 #define PSA_UNSURE_TICKS 2        /* tick list; only a new scrape settles it */
 #define PSA_UNSURE_ALL 4          /* events were lost; only a new scrape settles it */
+#define PSA_UNSURE_UNREAD 8       /* announced and not read yet: it has no values, events pass it by */
 
 /* static flags */
 #define PSA_POOL_HOOKED 1         /* V4 hooks with a swap permission */
@@ -260,7 +261,7 @@ typedef struct {
     psa_line lines[2];
 } psa_slot;
 
-/* ---- static row: 128 bytes, written before the pool's first commit, then immutable ---------------- */
+/* ---- static row: 128 bytes, immutable while its generation stands; 0 while it is written ----------- */
 
 typedef struct {
     uint8_t key[32];
@@ -270,7 +271,7 @@ typedef struct {
     uint32_t token1;
     uint32_t fee_pips;       /* static fee; V4 dynamic: 0x800000 */
     int32_t tick_spacing;
-    uint32_t generation;     /* counts uses of this slot, from 1 */
+    uint32_t generation;     /* counts uses of this slot, from 1; 0 while the row is written */
     uint8_t protocol;
     uint8_t key_nbytes;
     uint8_t flags;           /* PSA_POOL_* */
@@ -311,7 +312,8 @@ typedef struct {
     uint64_t undo_record_head;
     uint32_t event_count;    /* events applied by this commit */
     uint32_t flags;
-    uint64_t reserved[3];
+    uint64_t topology;       /* grows with each pool added or removed */
+    uint64_t reserved[2];
 } psa_commit_record;
 
 /* ---- undo ring -------------------------------------------------------------------------------------- */
@@ -325,6 +327,7 @@ typedef struct {
     uint64_t timestamp;
     uint64_t base_fee;
     uint64_t reserved;
+    uint8_t block_hash[32];  /* of the block, once it is known; zero = unknown */
 } psa_undo_entry;
 
 #define PSA_UNDO_LINE 1
@@ -378,7 +381,7 @@ typedef struct {
     /* 256 */
     uint32_t slots_used;
     uint32_t tokens_used;
-    uint64_t topology;       /* grows with each pool added or removed */
+    uint64_t topology;       /* of the newest commit, stored after it */
     uint64_t heap_top;       /* bytes handed out so far; slabs below it have valid headers */
     uint64_t heap_reserved;  /* bytes with pages behind them */
     uint64_t undo_entry_reserved;  /* highest entry / record number ever begun: what a dead */
@@ -569,7 +572,8 @@ int psa_pin(const psa_arena *arena, psa_commit_record *record);
 /* Sleep until committed differs from `seen` or timeout. Does not spin. */
 int psa_wait_commit(const psa_arena *arena, uint64_t seen, uint64_t timeout_ns, uint64_t *committed);
 
-/* Copy one pool's line as of `commit` (0: the newest). `generation` 0: any. */
+/* Copy one pool's line as of `commit` (0: the newest). `generation` 0: any; else PSA_POOL_REMOVED when
+ * the slot is another pool's by then, or nobody's. */
 int psa_pool_read(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
                   psa_line *line);
 
@@ -578,16 +582,29 @@ int psa_pool_read_ticks(const psa_arena *arena, uint32_t slot, uint32_t generati
                         psa_line *line, int32_t *ticks, uint64_t *net, uint64_t *gross,
                         uint32_t capacity);
 
-/* Copy many pools' lines as of `commit`. On failure `failed` is the index of the pool. A slot of
- * 2^32-1 gives a zeroed line. Lines of pools without a version at `commit` have status ABSENT. */
-int psa_snapshot(const psa_arena *arena, const uint32_t *slots, uint32_t count, uint64_t commit,
+/* Copy many pools' lines as of `commit`. `pools` are references: slot in the low half, the slot's
+ * generation in the high half, 0 there for any. On failure `failed` is the index of the pool. A slot of
+ * 2^32-1, a pool without a version at `commit` and one of another generation give a zeroed line (status
+ * ABSENT). */
+int psa_snapshot(const psa_arena *arena, const uint64_t *pools, uint32_t count, uint64_t commit,
                  psa_line *lines, uint32_t *failed);
 
 /* psa_snapshot, and the ticks of all those pools one after another; starts[i] is the first of pool i,
  * starts[count] the total. On PSA_BUFFER_TOO_SMALL starts[count] is what is needed. */
-int psa_snapshot_ticks(const psa_arena *arena, const uint32_t *slots, uint32_t count,
+int psa_snapshot_ticks(const psa_arena *arena, const uint64_t *pools, uint32_t count,
                        uint64_t commit, psa_line *lines, uint64_t *starts, int32_t *ticks,
                        uint64_t *net, uint64_t *gross, uint64_t capacity, uint32_t *failed);
+
+/* References of the pools whose line was written by a commit after `since`, up to and including
+ * `commit`; one written again since is among them, too. Returns how many there are; the first `capacity`
+ * are stored. */
+uint32_t psa_changed(const psa_arena *arena, uint64_t since, uint64_t commit, uint64_t *pools,
+                     uint32_t capacity);
+
+/* Copy the content of `from`, at its last commit, into the formatted, empty segment `base` of larger or
+ * equal capacities, and equal ones for the undo ring. `fd` as in psa_writer_open. PSA_FULL_SHM when
+ * there are no pages for its ticks. */
+int psa_arena_copy(uint8_t *base, uint64_t nbytes, int32_t fd, const psa_arena *from);
 
 /* ---- control.c: words and phase records of the control segment ----------------------------------------- */
 
@@ -605,20 +622,33 @@ int psa_phase_read(const psa_control *control, psa_phase *phase);
 
 /* ---- index.c ----------------------------------------------------------------------------------------------- */
 
-/* Slot of a key, PSA_UNKNOWN_POOL when absent. Keys are 32 bytes, addresses zero padded. */
-int psa_find(const psa_arena *arena, const uint8_t *key, uint32_t *slot);
+/* Reference of a key: slot, and in the high half the generation in which it is that key's.
+ * PSA_UNKNOWN_POOL when absent. Keys are 32 bytes, addresses zero padded. */
+int psa_find(const psa_arena *arena, const uint8_t *key, uint64_t *pool);
 
-/* Slots of many keys, 32 bytes each; 2^32-1 where unknown. Returns the number found. */
-uint32_t psa_find_many(const psa_arena *arena, const uint8_t *keys, uint32_t count, uint32_t *slots);
+/* References of many keys, 32 bytes each; 2^32-1 where unknown. Returns the number found. */
+uint32_t psa_find_many(const psa_arena *arena, const uint8_t *keys, uint32_t count, uint64_t *pools);
+
+/* Copy a slot's static row. PSA_POOL_REMOVED when it is of another generation. */
+int psa_static_read(const psa_arena *arena, uint32_t slot, uint32_t generation, psa_static *row);
 
 /* ---- apply.c, ticks.c, undo.c: the writer ---------------------------------------------------------------------- */
 
 /* Add a token, or find it by address. */
 int psa_token_add(psa_writer *writer, const psa_token *token, uint32_t *index);
 
-/* Give a pool a slot and enter it in the index. It is invisible until its first install commits.
- * An existing key returns its slot. Reserved and generation fields of `row` are filled in. */
+/* Give a pool a slot and enter it in the index. It is invisible until its first install or announcement
+ * commits. An existing key returns its slot. A slot whose pool's removal is committed is used again: by
+ * the same key, or, when there is no fresh one, by any. Reserved and generation fields of `row` are
+ * filled in. PSA_BAD_ARGUMENT when the removal of that key is not committed yet. */
 int psa_pool_add(psa_writer *writer, const psa_static *row, uint32_t *slot);
+
+/* Show a pool as syncing, before it has values, in the open commit; it has some from its install on.
+ * PSA_BAD_ARGUMENT for a pool that has. */
+int psa_pool_announce(psa_writer *writer, uint32_t slot);
+
+/* Take a pool away, in the open commit. */
+int psa_pool_remove(psa_writer *writer, uint32_t slot);
 
 /* Replace a pool's whole state in the open commit. Reads of `line`: price/reserves, tick, liquidity,
  * fee, status, unsure, base_block, protocol_fee, fee_block. Ticks ascending, all (count,) or
@@ -626,7 +656,7 @@ int psa_pool_add(psa_writer *writer, const psa_static *row, uint32_t *slot);
 int psa_pool_install(psa_writer *writer, uint32_t slot, const psa_line *line, const int32_t *ticks,
                      const uint64_t *gross, const uint64_t *net, uint32_t count);
 
-/* Change the status of one pool, or of all pools that have status `from`, in the open commit. */
+/* Change the status of one pool, or of all pools that have values and status `from`, in the open commit. */
 int psa_pool_set_status(psa_writer *writer, uint32_t slot, uint32_t status, uint32_t unsure);
 int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t unsure);
 
@@ -645,6 +675,14 @@ uint64_t psa_blocks_follow(const psa_event *events, uint64_t count, uint64_t tip
 
 /* Forget all undo entries: after a gap no block below can be undone. */
 int psa_undo_clear(psa_writer *writer);
+
+/* Note the hash of a block that can be undone. PSA_UNKNOWN_POOL when there is none of that number. */
+int psa_undo_set_hash(psa_writer *writer, uint64_t block_number, const uint8_t *hash);
+
+/* The blocks that can be undone, the head first: numbers (capacity,) and hashes (capacity, 32), zero =
+ * unknown. Returns how many were stored. */
+uint32_t psa_undo_blocks(const psa_writer *writer, uint64_t *numbers, uint8_t *hashes,
+                         uint32_t capacity);
 
 /* ---- decode.c, encode.c: the feed --------------------------------------------------------------------------------- */
 
@@ -790,7 +828,7 @@ _Static_assert(sizeof(psa_static) == 128, "psa_static");
 _Static_assert(sizeof(psa_token) == 64, "psa_token");
 _Static_assert(sizeof(psa_slab) == 64, "psa_slab");
 _Static_assert(sizeof(psa_commit_record) == 128, "psa_commit_record");
-_Static_assert(sizeof(psa_undo_entry) == 64, "psa_undo_entry");
+_Static_assert(sizeof(psa_undo_entry) == 96, "psa_undo_entry");
 _Static_assert(sizeof(psa_undo_record) == 88, "psa_undo_record");
 _Static_assert(sizeof(psa_header) == 4096, "psa_header");
 _Static_assert(offsetof(psa_header, committed) == 192, "committed");

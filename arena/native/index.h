@@ -1,4 +1,4 @@
-/* The hash both sides of the key index use. */
+/* The hash both sides of the key index use, and the writer's search. */
 #ifndef PSA_INDEX_H
 #define PSA_INDEX_H
 
@@ -18,20 +18,25 @@ static inline uint32_t psa_key_bucket(const psa_arena *arena, const uint8_t *key
     return (uint32_t)(hash >> 32) & arena->bucket_mask;
 }
 
-/* psa_find from a bucket that is known already. */
+/* A bucket that was left: the search goes on behind it. */
+#define PSA_BUCKET_PASSED UINT32_MAX
+
+/* The writer's search, from a bucket that is known already: nothing changes meanwhile. */
 static inline int psa_find_from(const psa_arena *arena, const uint8_t *key, uint32_t bucket,
                                 uint32_t *slot) {
     uint64_t wanted[4];
     memcpy(wanted, key, sizeof(wanted));
     for (uint32_t probes = 0; probes <= arena->bucket_mask; probes++) {
         uint32_t entry = PSA_LOAD_ACQUIRE(&arena->buckets[bucket]);
-        if (entry == 0 || entry > arena->max_pools) return PSA_UNKNOWN_POOL;
-        uint64_t found[4];
-        memcpy(found, arena->statics[entry - 1].key, sizeof(found));
-        if (((found[0] ^ wanted[0]) | (found[1] ^ wanted[1]) | (found[2] ^ wanted[2]) |
-             (found[3] ^ wanted[3])) == 0) {
-            *slot = entry - 1;
-            return PSA_OK;
+        if (entry == 0) return PSA_UNKNOWN_POOL;
+        if (entry <= arena->max_pools) {
+            uint64_t found[4];
+            memcpy(found, arena->statics[entry - 1].key, sizeof(found));
+            if (((found[0] ^ wanted[0]) | (found[1] ^ wanted[1]) | (found[2] ^ wanted[2]) |
+                 (found[3] ^ wanted[3])) == 0) {
+                *slot = entry - 1;
+                return PSA_OK;
+            }
         }
         bucket = (bucket + 1) & arena->bucket_mask;
     }

@@ -59,8 +59,7 @@ void psa_slab_free(psa_writer *writer, uint32_t slab) {
     writer->slab_free[header->slab_class] = slab;
 }
 
-/* Give the heap pages up to `needed` bytes, in steps so that it seldom happens. */
-static int reserve_pages(psa_writer *writer, uint64_t needed) {
+int psa_heap_reserve(psa_writer *writer, uint64_t needed) {
     psa_header *header = writer->arena.header;
     if (writer->fd < 0 || needed <= header->heap_reserved) return PSA_OK;
     uint64_t step = header->heap_reserved + PSA_RESERVE_STEP;
@@ -84,7 +83,7 @@ static int slab_take(psa_writer *writer, uint32_t slab_class, uint32_t *slab) {
     if (slab_class < PSA_SLAB_CLASSES && writer->slab_free[slab_class] == 0) {
         uint64_t nbytes = psa_slab_nbytes(psa_slab_capacity[slab_class]);
         if (nbytes <= arena->heap_nbytes - header->heap_top) {
-            status = reserve_pages(writer, header->heap_top + nbytes);
+            status = psa_heap_reserve(writer, header->heap_top + nbytes);
             if (status == PSA_OK) {
                 *slab = (uint32_t)(header->heap_top / 64);
                 PSA_STORE(&slab_at(arena, *slab)->slab_class, slab_class);

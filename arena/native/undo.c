@@ -150,6 +150,7 @@ static void lower_floors(psa_writer *writer, uint64_t first, int all_undone, int
         const psa_line *newest = &arena->slots[slot].lines[psa_newest_line(&arena->slots[slot])];
         uint32_t status = psa_line_status(newest);
         if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) continue;
+        if (newest->unsure & PSA_UNSURE_UNREAD) continue;
         int scraped_above = newest->scrape_block >= first;
         int above = newest->block_number >= first; /* its position is one of the old branch */
         /* Touched by a block that should have been undone and could not; blocks at or below the
@@ -177,6 +178,30 @@ static void lower_floors(psa_writer *writer, uint64_t first, int all_undone, int
         psa_edit_end(writer, &edit);
     }
     if (writer->highest_base_block >= first) writer->highest_base_block = first - 1;
+}
+
+int psa_undo_set_hash(psa_writer *writer, uint64_t block_number, const uint8_t *hash) {
+    uint64_t seq = writer->record.undo_top;
+    const psa_undo_entry *entry;
+    while ((entry = valid_entry(writer, seq)) != NULL && entry->block_number > block_number)
+        seq = entry->prev;
+    if (entry == NULL || entry->block_number != block_number) return PSA_UNKNOWN_POOL;
+    memcpy(entry_at(writer, seq)->block_hash, hash, 32);
+    return PSA_OK;
+}
+
+uint32_t psa_undo_blocks(const psa_writer *writer, uint64_t *numbers, uint8_t *hashes,
+                         uint32_t capacity) {
+    uint32_t count = 0;
+    uint64_t seq = writer->record.undo_top;
+    const psa_undo_entry *entry;
+    while (count < capacity && (entry = valid_entry(writer, seq)) != NULL) {
+        numbers[count] = entry->block_number;
+        memcpy(hashes + 32 * (size_t)count, entry->block_hash, 32);
+        count++;
+        seq = entry->prev;
+    }
+    return count;
 }
 
 /* Undo everything from the reverted block up. A series of reverts may come newest first (each undoes the

@@ -33,7 +33,7 @@
 #include <unistd.h>
 
 #define PSA_MAGIC UINT64_C(0x3130414e45524150) /* "PARENA01" */
-#define PSA_LAYOUT_VERSION UINT32_C(0x00010001)
+#define PSA_LAYOUT_VERSION UINT32_C(0x00010002)
 #define PSA_BYTE_ORDER UINT32_C(0x01020304)
 #define PSA_READ_TRIES 64
 
@@ -184,8 +184,9 @@ int psa_line_begin(const psa_arena *arena, uint32_t slot, uint64_t commit, psa_l
 }
 
 static int check_generation(const psa_line *line, uint32_t generation) {
-    if (generation != 0 && line->generation != generation) return PSA_POOL_REMOVED;
-    return PSA_OK;
+    if (generation == 0) return PSA_OK;
+    int gone = line->generation != generation || line->fee_status >> 24 == PSA_STATUS_REMOVED;
+    return gone ? PSA_POOL_REMOVED : PSA_OK;
 }
 
 int psa_pool_read(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
@@ -236,23 +237,29 @@ int psa_pool_read_ticks(const psa_arena *arena, uint32_t slot, uint32_t generati
     return PSA_CONTENDED;
 }
 
-int psa_snapshot(const psa_arena *arena, const uint32_t *slots, uint32_t count, uint64_t commit,
+static int absent_if_other(const psa_line *line, uint32_t generation) {
+    return generation != 0 && line->generation != generation ? PSA_UNKNOWN_POOL : PSA_OK;
+}
+
+int psa_snapshot(const psa_arena *arena, const uint64_t *pools, uint32_t count, uint64_t commit,
                  psa_line *lines, uint32_t *failed) {
     if (commit == 0) return PSA_BAD_ARGUMENT;
     for (uint32_t i = 0; i < count; i++) {
-        if (i + 8 < count && slots[i + 8] < arena->max_pools) {
-            const psa_slot *ahead = &arena->slots[slots[i + 8]];
+        if (i + 8 < count && (uint32_t)pools[i + 8] < arena->max_pools) {
+            const psa_slot *ahead = &arena->slots[(uint32_t)pools[i + 8]];
             __builtin_prefetch(&ahead->lines[0]);
             __builtin_prefetch(&ahead->lines[1]);
         }
-        if (slots[i] == PSA_NO_SLOT) {
+        uint32_t slot = (uint32_t)pools[i], generation = (uint32_t)(pools[i] >> 32);
+        if (slot == PSA_NO_SLOT) {
             memset(&lines[i], 0, sizeof(lines[i]));
             continue;
         }
         uint32_t which;
-        int status = psa_line_begin(arena, slots[i], commit, &lines[i], &which);
-        if (status == PSA_OK && !psa_line_still(arena, slots[i], &lines[i], which))
+        int status = psa_line_begin(arena, slot, commit, &lines[i], &which);
+        if (status == PSA_OK && !psa_line_still(arena, slot, &lines[i], which))
             status = PSA_SNAPSHOT_TOO_OLD;
+        if (status == PSA_OK) status = absent_if_other(&lines[i], generation);
         if (status == PSA_UNKNOWN_POOL) {
             memset(&lines[i], 0, sizeof(lines[i]));
         } else if (status != PSA_OK) {
@@ -263,21 +270,24 @@ int psa_snapshot(const psa_arena *arena, const uint32_t *slots, uint32_t count, 
     return PSA_OK;
 }
 
-int psa_snapshot_ticks(const psa_arena *arena, const uint32_t *slots, uint32_t count,
+int psa_snapshot_ticks(const psa_arena *arena, const uint64_t *pools, uint32_t count,
                        uint64_t commit, psa_line *lines, uint64_t *starts, int32_t *ticks,
                        uint64_t *net, uint64_t *gross, uint64_t capacity, uint32_t *failed) {
     if (commit == 0) return PSA_BAD_ARGUMENT;
     uint64_t total = 0;
     for (uint32_t i = 0; i < count; i++) {
         starts[i] = total;
-        if (slots[i] == PSA_NO_SLOT) {
+        uint32_t slot = (uint32_t)pools[i], generation = (uint32_t)(pools[i] >> 32);
+        if (slot == PSA_NO_SLOT) {
             memset(&lines[i], 0, sizeof(lines[i]));
             continue;
         }
         uint64_t room = total < capacity ? capacity - total : 0;
         uint64_t at = total < capacity ? total : 0; /* with no room nothing is written there */
-        int status = read_with_ticks(arena, slots[i], commit, &lines[i], ticks + at, net + 2 * at,
+        int status = read_with_ticks(arena, slot, commit, &lines[i], ticks + at, net + 2 * at,
                                      gross + 2 * at, room);
+        if (status == PSA_OK || status == PSA_BUFFER_TOO_SMALL)
+            status = absent_if_other(&lines[i], generation) == PSA_OK ? status : PSA_UNKNOWN_POOL;
         if (status == PSA_UNKNOWN_POOL) {
             memset(&lines[i], 0, sizeof(lines[i]));
         } else if (status != PSA_OK && status != PSA_BUFFER_TOO_SMALL) {
@@ -288,6 +298,22 @@ int psa_snapshot_ticks(const psa_arena *arena, const uint32_t *slots, uint32_t c
     }
     starts[count] = total;
     return total > capacity ? PSA_BUFFER_TOO_SMALL : PSA_OK;
+}
+
+uint32_t psa_changed(const psa_arena *arena, uint64_t since, uint64_t commit, uint64_t *pools,
+                     uint32_t capacity) {
+    uint32_t count = 0, used = PSA_LOAD_ACQUIRE(&arena->header->slots_used);
+    for (uint32_t slot = 0; slot < used && slot < arena->max_pools; slot++) {
+        uint64_t stamp;
+        uint32_t picked = pick_line(&arena->slots[slot], commit, &stamp);
+        /* With both lines newer than `commit` the pool was written again, or is new since. */
+        if (picked == 2 ? stamp == 0 : stamp <= since) continue;
+        const psa_line *lines = arena->slots[slot].lines;
+        uint32_t generation = PSA_LOAD(&lines[picked == 2 ? 0 : picked].generation);
+        if (count < capacity) pools[count] = (uint64_t)generation << 32 | slot;
+        count++;
+    }
+    return count;
 }
 
 int psa_pin(const psa_arena *arena, psa_commit_record *record) {
@@ -389,6 +415,7 @@ int psa_commit(psa_writer *writer) {
                 sizeof(*record) / sizeof(uint64_t) - 1);
     psa_count(writer, PSA_COUNTER_COMMITS, 1);
     PSA_STORE_RELEASE(&header->committed, commit); /* W4 */
+    PSA_STORE(&header->topology, writer->record.topology);
     syscall(SYS_futex, (uint32_t *)(void *)&header->committed, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
     writer->next_commit = commit + 1;
     writer->record.event_count = 0;
@@ -413,6 +440,19 @@ static void drop_line(psa_writer *writer, psa_slot *slot, uint32_t which, int re
     PSA_FENCE_RELEASE();
     PSA_STORE(&line->slab, 0);
     if (recycle && slab != 0 && slab != slot->lines[1 - which].slab) psa_slab_free(writer, slab);
+}
+
+/* What of the header does not belong to a commit, after one was dropped. */
+static void count_pools(psa_writer *writer) {
+    psa_header *header = writer->arena.header;
+    uint64_t count = 0;
+    for (uint32_t slot = 0; slot < header->slots_used; slot++) {
+        const psa_slot *target = &writer->arena.slots[slot];
+        uint32_t status = psa_line_status(&target->lines[psa_newest_line(target)]);
+        count += status != PSA_STATUS_ABSENT && status != PSA_STATUS_REMOVED;
+    }
+    PSA_STORE(&header->pool_count, count);
+    PSA_STORE(&header->topology, writer->record.topology);
 }
 
 static void load_record(psa_writer *writer) {
@@ -441,6 +481,7 @@ int psa_abort(psa_writer *writer) {
                 drop_line(writer, &arena->slots[slot], which, 1);
     }
     load_record(writer);
+    count_pools(writer);
     /* A revert that was dropped had lowered it: the next one looks at every pool again. */
     writer->highest_base_block = UINT64_MAX;
     return PSA_OK;
@@ -469,5 +510,40 @@ int psa_writer_open(psa_writer *writer, uint8_t *base, uint64_t nbytes, int32_t 
                 writer->highest_base_block = line->scrape_block;
         }
     }
+    count_pools(writer);
     return psa_slabs_rebuild(writer);
+}
+
+int psa_arena_copy(uint8_t *base, uint64_t nbytes, int32_t fd, const psa_arena *from) {
+    psa_writer to = {0};
+    int status = psa_arena_open(&to.arena, base, nbytes);
+    if (status != PSA_OK) return status;
+    const psa_header *source = from->header;
+    psa_header *header = to.arena.header;
+    if (source->slots_used > to.arena.max_pools || source->tokens_used > to.arena.max_tokens ||
+        source->heap_top > to.arena.heap_nbytes || header->slots_used != 0 ||
+        from->undo_entry_count != to.arena.undo_entry_count ||
+        from->undo_record_count != to.arena.undo_record_count)
+        return PSA_BAD_ARGUMENT;
+    to.fd = fd;
+    status = psa_heap_reserve(&to, source->heap_top);
+    if (status != PSA_OK) return status;
+    memcpy(to.arena.statics, from->statics, sizeof(psa_static) * (size_t)source->slots_used);
+    memcpy(to.arena.slots, from->slots, sizeof(psa_slot) * (size_t)source->slots_used);
+    memcpy(to.arena.tokens, from->tokens, sizeof(psa_token) * (size_t)source->tokens_used);
+    memcpy(to.arena.undo_entries, from->undo_entries,
+           sizeof(psa_undo_entry) * (size_t)from->undo_entry_count);
+    memcpy(to.arena.undo_records, from->undo_records,
+           sizeof(psa_undo_record) * (size_t)from->undo_record_count);
+    memcpy(to.arena.heap, from->heap, source->heap_top);
+    header->tokens_used = source->tokens_used;
+    header->heap_top = source->heap_top;
+    header->undo_entry_reserved = source->undo_entry_reserved;
+    header->undo_record_reserved = source->undo_record_reserved;
+    memcpy(header->commits, source->commits, sizeof(header->commits));
+    memcpy(header->counters, source->counters, sizeof(header->counters));
+    PSA_STORE_RELEASE(&header->slots_used, source->slots_used);
+    PSA_STORE_RELEASE(&header->committed, source->committed);
+    psa_index_rebuild(&to);
+    return PSA_OK;
 }

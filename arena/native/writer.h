@@ -55,6 +55,8 @@ static inline void psa_line_set_status(psa_line *line, uint32_t status) {
 /* ticks.c */
 int psa_slabs_rebuild(psa_writer *writer);
 void psa_slab_free(psa_writer *writer, uint32_t slab);
+/* Give the heap pages up to `needed` bytes, in steps so that it seldom happens. */
+int psa_heap_reserve(psa_writer *writer, uint64_t needed);
 /* Make the pool's slab private to the open commit with room for `extra` more ticks. Fails before
  * anything changed. */
 int psa_ticks_reserve(psa_writer *writer, psa_edit *edit, uint32_t extra);
@@ -69,6 +71,10 @@ int psa_ticks_replace(psa_writer *writer, psa_edit *edit, const int32_t *ticks,
                       const uint64_t *gross, const uint64_t *net, uint32_t count);
 /* Number of ticks <= tick; searches outwards from line->current_index. */
 uint32_t psa_ticks_index(const psa_arena *arena, const psa_line *line, int32_t tick);
+
+/* index.c */
+/* Fill the empty index from the static rows. */
+void psa_index_rebuild(psa_writer *writer);
 
 /* undo.c */
 void psa_undo_begin_block(psa_writer *writer, const psa_event *event);

@@ -149,6 +149,7 @@ def test_flags_are_the_constants() -> None:
         "PRICE": slots.UNSURE_PRICE,
         "TICKS": slots.UNSURE_TICKS,
         "ALL": slots.UNSURE_ALL,
+        "UNREAD": slots.UNSURE_UNREAD,
     }
     assert {
         "HOOKED": slots.POOL_HOOKED,

@@ -396,7 +396,7 @@ static void read_ticks(reader *self, uint32_t pool, uint64_t commit) {
 }
 
 /* All pools at one commit: each line must be of the newest block at or below the head that has it. */
-static void read_snapshot(reader *self, const uint32_t *slots, psa_line *lines) {
+static void read_snapshot(reader *self, const uint64_t *slots, psa_line *lines) {
     uint32_t failed;
     pin_commit(self);
     int status = psa_snapshot(self->arena, slots, self->pools, self->pin.stamp, lines, &failed);
@@ -411,7 +411,7 @@ static void read_snapshot(reader *self, const uint32_t *slots, psa_line *lines) 
 
 static void *run_reader(void *argument) {
     reader *self = argument;
-    uint32_t *slots = calloc(self->pools, sizeof(*slots));
+    uint64_t *slots = calloc(self->pools, sizeof(*slots));
     psa_line *lines = calloc(self->pools, sizeof(*lines));
     if (!slots || !lines) fail("calloc", 0);
     for (uint32_t i = 0; i < self->pools; i++) slots[i] = i;
