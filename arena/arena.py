@@ -28,6 +28,7 @@ from arena.errors import (
 from arena.layouts import header as layout
 from arena.layouts import slots
 from arena.layouts.events import EVENT
+from arena.layouts.words import ints_from_limbs
 from arena.mapping import (
     REASON_NBYTES,
     MappedArena,
@@ -287,6 +288,8 @@ class WriterArena:
     def take_over(cls, name: str) -> Self:
         """Continue on the segment a dead or closed writer left, at its last commit.
 
+        Pools that were live then still are, at that block, also those it showed as syncing while a gap
+        was open; those it was just reading are stale.
         ArenaMissing, ArenaPermission, ArenaBusy, LayoutMismatch; ArenaNotReady when its creation was
         never finished.
         """
@@ -306,6 +309,7 @@ class WriterArena:
             segment = Segment.attach(data_name(name, generation), writable=True)
             MappedArena(segment, generation).close()  # checks the header
             writer = cls(name, control, segment)
+            writer._settle_statuses(read_phase(shared).name)
             writer._take_office()
             lib.psa_store_release_u32(ffi.addressof(shared, "state"), layout.STATE_READY)
         except BaseException:
@@ -313,6 +317,14 @@ class WriterArena:
             control.close()
             raise
         return writer
+
+    def _settle_statuses(self, phase: str) -> None:
+        """Values a dead writer was still joining to the stream are of no known block."""
+        joining = phase in ("starting", "scraping", "replaying")
+        status = slots.STATUS_STALE if joining else slots.STATUS_LIVE
+        unsure = slots.UNSURE_ALL if joining else 0
+        self.set_status_all(slots.STATUS_SYNCING, status, unsure)
+        self.commit()
 
     def grow(
         self,
@@ -510,6 +522,20 @@ class WriterArena:
         there = np.flatnonzero(~gone)
         return {self.spec(int(slot)).key: int(slot) for slot in there}
 
+    def slot_of(self, key: bytes) -> int | None:
+        """Slot of a pool that is committed and not removed; None for any other key."""
+        slot = self.find(key)
+        if slot is None:
+            return None
+        status = lib.psa_pool_read(self._arena, slot, 0, self._header.committed, self._line)
+        gone = self._line.fee_status >> 24 in (slots.STATUS_ABSENT, slots.STATUS_REMOVED)
+        return None if status or gone else slot
+
+    def status(self, slot: int) -> int:
+        """Committed status of a slot."""
+        status = lib.psa_pool_read(self._arena, slot, 0, self._header.committed, self._line)
+        return slots.STATUS_ABSENT if status else int(self._line.fee_status) >> 24
+
     def announce(self, slot: int) -> None:
         """Show a new pool as syncing, without values, in the open commit."""
         self._check(lib.psa_pool_announce(self._live(), slot), f"slot {slot}", slot=slot)
@@ -588,6 +614,54 @@ class WriterArena:
         found = lib.psa_set_status_all(self._live(), from_status, to_status, unsure)
         self._check(found, f"status {from_status} to {to_status}")
 
+    def values(self, slot: int) -> PoolValues:
+        """A pool's committed values; `block_number` is that of the head. ValueError for a slot without a
+        pool."""
+        self._live()
+        line = ffi.new("psa_line *")
+        count = 64
+        while True:
+            ticks = np.zeros(count, np.int32)
+            net, gross = np.zeros((2, count, 2), "<u8")
+            pointers = (ffi.from_buffer("int32_t *", ticks), ffi.from_buffer("uint64_t *", net))
+            status = lib.psa_pool_read_ticks(
+                self._arena,
+                slot,
+                0,
+                self._header.committed,
+                line,
+                *pointers,
+                ffi.from_buffer("uint64_t *", gross),
+                count,
+            )
+            if status != lib.PSA_BUFFER_TOO_SMALL:
+                break
+            count = line.tick_count
+        if status or line.fee_status >> 24 in (slots.STATUS_ABSENT, slots.STATUS_REMOVED):
+            raise ValueError(f"slot {slot} of {self.name} holds no pool")
+        fee = int(line.fee_status & 0xFFFFFF)
+        low, high = line.a[0] | line.a[1] << 64, line.b[0] | line.b[1] << 64
+        block = self.head_block
+        if self.spec(slot).protocol == slots.UNISWAP_V2:
+            return PoolValues(block, fee, reserve0=low, reserve1=high)
+        used = int(line.tick_count)
+        columns = (
+            ticks[:used].tolist(),
+            ints_from_limbs(gross[:used]),
+            ints_from_limbs(net[:used], signed=True),
+        )
+        return PoolValues(
+            block,
+            fee,
+            sqrt_price_x96=low | line.sqrt_price_hi << 128,
+            tick=int(line.tick),
+            liquidity=high,
+            ticks=tuple(zip(*columns, strict=True)),
+            protocol_fee=int(line.protocol_fee),
+            lp_fee=fee if self.spec(slot).protocol == slots.UNISWAP_V4 else 0,
+            fee_block=int(line.fee_block),
+        )
+
     def stale_slots(self) -> npt.NDArray[np.uint32]:
         """(n,) slots whose committed status is STALE, ascending."""
         return self.slots_with(slots.STATUS_STALE)
@@ -597,8 +671,23 @@ class WriterArena:
         self._live()
         return np.flatnonzero(self._statuses() == status).astype(np.uint32)
 
+    def unread_slots(self) -> npt.NDArray[np.uint32]:
+        """(n,) slots of pools that are announced and have no values yet, ascending."""
+        self._live()
+        return np.flatnonzero(self._lines()["unsure"] & slots.UNSURE_UNREAD).astype(np.uint32)
+
+    def slots_scraped_above(self, block_number: int) -> npt.NDArray[np.uint32]:
+        """(n,) slots of pools whose values were read above that block, ascending."""
+        self._live()
+        return np.flatnonzero(self._lines()["scrape_block"] > block_number).astype(np.uint32)
+
     def _statuses(self) -> npt.NDArray[np.uint8]:
         """(slots_used,) committed status of each slot."""
+        found: npt.NDArray[np.uint8] = self._lines()["status"].copy()
+        return found
+
+    def _lines(self) -> npt.NDArray[np.void]:
+        """(slots_used,) committed line of each slot."""
         used = self._header.slots_used
         commit = self._header.committed
         lines = np.zeros(used, slots.LINE)
@@ -614,7 +703,7 @@ class WriterArena:
                 failed,
             )
             self._check(status, f"slot {failed[0]}", slot=failed[0])
-        return lines["status"].copy()
+        return lines
 
     # Blocks
 

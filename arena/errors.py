@@ -331,5 +331,9 @@ class PoolListError(Scraper):
     """A list of pools cannot be read, or names no usable pool."""
 
 
+class CheckpointRefused(ArenaError):
+    """A checkpoint is damaged, or of another chain, branch or layout."""
+
+
 class PoolEntryInvalid(PoolInvalid):
     """One entry of a list of pools does not describe a pool this arena can hold."""

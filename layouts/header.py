@@ -228,6 +228,8 @@ COUNTER_NAMES: dict[int, str] = {
     11: "connections",
     12: "gaps",
     13: "arena_full",
+    14: "audited",
+    15: "audit_differences",
     **{
         COUNTER_APPLIED + protocol * 8 + kind: f"applied_{_PROTOCOLS[protocol]}_{event}"
         for protocol in range(3)

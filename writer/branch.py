@@ -85,20 +85,32 @@ class Confirmation:
 
 
 class Branch:
-    """A node's view of the stream's chain. `pools` are those whose events count, by key."""
+    """A node's view of the stream's chain.
+
+    `pools` are those whose events count, by key; `since`, for some of them, the block up to which the
+    stream may leave theirs out. Both are exchanged, never changed: other threads look at them.
+    """
 
     def __init__(self, node: NodeClient):
         self.node = node
         self.pools: Mapping[bytes, PoolSpec] = {}
+        self.since: Mapping[bytes, int] = {}
         self.witnesses: list[Witness] = []
         self.has_disagreed = False
 
     def copy(self, witnesses: Sequence[Witness]) -> "Branch":
         """The same view with these witnesses, for another thread to go on with."""
         other = Branch(self.node)
-        other.pools, other.witnesses = self.pools, list(witnesses)
+        other.pools, other.since, other.witnesses = self.pools, self.since, list(witnesses)
         other.has_disagreed = self.has_disagreed
         return other
+
+    def pools_at(self, block_number: int) -> Mapping[bytes, PoolSpec]:
+        """The pools all of whose events the stream brings in that block."""
+        late = {key for key, since in self.since.items() if since >= block_number}
+        if not late:
+            return self.pools
+        return {key: spec for key, spec in self.pools.items() if key not in late}
 
     def forget(self) -> None:
         """The arena was filled anew: no hash of it is known."""
@@ -140,7 +152,7 @@ class Branch:
             return 0  # one of the two is in the middle of a reorg
         equal = 0
         for block, each in zip(found, wanted, strict=True):
-            if not same_block(each, block, self.pools):
+            if not same_block(each, block, self.pools_at(block.header.number)):
                 self._disagree(block, each)
                 break
             equal += 1
@@ -189,7 +201,7 @@ class Branch:
         missing = blocks[: facts.first - ancestor.number - 1]
         compared = blocks[len(missing) :]
         for block, kept in zip(compared, facts.kept, strict=True):
-            if not same_block(kept, block, self.pools):
+            if not same_block(kept, block, self.pools_at(block.header.number)):
                 raise ChainMoved(
                     f"block {block.header.number} of the stream is another one than the node's",
                     block=block.header.number,
@@ -241,7 +253,7 @@ class Branch:
         hashes = {block.header.number: block.header.hash for block in blocks}
         if any(hashes.get(number, known) != known for number, known in below):
             raise ChainMoved("the node's chain changed while it was read")
-        if not same_block(begins[first], blocks[-1], self.pools):
+        if not same_block(begins[first], blocks[-1], self.pools_at(first)):
             raise ChainMoved(
                 f"block {first} of the stream is another one than the node's", block=first
             )

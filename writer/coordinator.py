@@ -9,12 +9,14 @@ began.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
-from arena.arena import PoolSpec
+from arena.arena import PoolSpec, TokenSpec
 from arena.errors import (
     AlreadyLive,
     ArenaError,
@@ -38,10 +40,11 @@ from arena.errors import (
     Scraper,
 )
 from arena.native import lib
-from arena.writer.branch import Branch
+from arena.writer.branch import Branch, Witness
 from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict
 from arena.writer.logs import NodeBlock, NodeClient
 from arena.writer.scrapers import PoolScraper, ScrapedPool
+from arena.writer.scrapers.slots import PoolTarget
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,9 @@ RESCRAPE_FIRST_PAUSE_S = 0.2
 RESCRAPE_LONGEST_PAUSE_S = 60.0
 WITNESS_PAUSE_S = 0.25
 WITNESS_FAILED_PAUSE_S = 2.0
+# Nothing on the socket says from which block on it brings a new pool's events. The one in progress when
+# the list changes is not filtered by the new list, and the one after it may have begun (WHITELIST 5).
+SETTLE_BLOCKS = 2
 # A scrape this far behind the stream is joined with the node's logs; one further behind is read anew.
 MAX_BACKFILL_BLOCKS = 512
 
@@ -152,7 +158,8 @@ class Coordinator:
 
     With a `node` gaps are closed from its logs, scraped blocks are checked against the stream by
     their hashes, and a scrape older than the stream is brought up to it; the intake must have been
-    told with `closes_gaps`. `gap_timeout_s` is how long that is tried before pools are read anew.
+    told with `closes_gaps`. `targets` is the list the scraper began with, where change_pools is used.
+    `gap_timeout_s` is how long that is tried before pools are read anew.
     """
 
     def __init__(
@@ -161,6 +168,7 @@ class Coordinator:
         scraper: PoolScraper,
         call: FeedThreadCall,
         *,
+        targets: Sequence[PoolTarget] = (),
         preset: Preset = COLD_START,
         scrape_timeout_s: float = 60.0,
         node: NodeClient | None = None,
@@ -185,7 +193,36 @@ class Coordinator:
         self._moved = asyncio.Event()
         self._broken = asyncio.Event()
         self._stale: dict[bytes, tuple[float, float]] = {}  # key -> next attempt, pause
+        self._settle: dict[
+            bytes, int
+        ] = {}  # new pools -> the block their values are read at or after
+        self._targets = {target.spec.key: target for target in targets}
+        self._changes: deque[tuple[tuple[PoolTarget, ...], tuple[bytes, ...]]] = deque()
+        self._changed = asyncio.Event()
+        self._leaving: set[bytes] = set()  # to be removed by a change that waits
+        self._look_for_hashes = asyncio.Event()
+        self.on_added: Callable[[Sequence[bytes], int], None] = lambda keys, head_block: None
         self._reported: set[tuple[bytes, str]] = set()
+
+    def change_pools(self, added: Sequence[PoolTarget], removed: Sequence[bytes]) -> None:
+        """Take `removed` keys away, then add `added`; a key in both is read anew. Called in the event
+        loop, at any time; takes effect in the order of the calls, others stay live meanwhile."""
+        self._changes.append((tuple(added), tuple(removed)))
+        self._leaving.update(removed)
+        self._changed.set()
+
+    def hash_of(self, block_number: int) -> Witness | None:
+        """The hash of one of the arena's blocks; None while it is not known."""
+        known = () if self._branch is None else self._branch.witnesses
+        return next((each for each in reversed(known) if each.number == block_number), None)
+
+    def known(self) -> Sequence[Witness]:
+        """The arena's blocks whose hashes are known, ascending; a revert may have come since."""
+        return () if self._branch is None else tuple(self._branch.witnesses)
+
+    def hurry(self) -> None:
+        """Look for hashes now."""
+        self._look_for_hashes.set()
 
     def notice(self, what: str) -> None:
         """Take a notice of the intake; called in the event loop."""
@@ -211,6 +248,40 @@ class Coordinator:
                 return await self._join()
             except StreamBroken as error:
                 log.warning("event=start_interrupted reason=%r", str(error))
+
+    async def warm_start(self) -> Metrics:
+        """Go on from what the arena holds of a former writer: close the gap behind its head, and read
+        only what is stale or not there. Everything is read anew when that cannot be done.
+
+        AlreadyLive; Scraper when the list of pools cannot be had.
+        """
+        if self.is_live:
+            raise AlreadyLive("the arena is live; there is nothing to take over")
+        self.metrics = Metrics()
+        self._enter("connecting")
+        specs = {spec.key: spec for spec in await asyncio.to_thread(self._scraper.list_pools)}
+        witnesses = await self._call(self.intake.adopt)
+        held = await self._call(self.intake.pools)
+        other = [key for key in held if key not in specs or not _is_same(held[key], specs[key])]
+        while not await self._call(partial(self.intake.remove, other)):
+            await asyncio.sleep(SCRAPE_POLL_S)
+        if self._branch is not None:
+            self._branch.pools = {key: held[key] for key in held if key not in other}
+            self._branch.witnesses = witnesses
+        self._has_been_live = True
+        log.info(
+            "event=taken_over pools=%d removed=%d head=%d hashes=%d",
+            len(held) - len(other),
+            len(other),
+            await self._call(lambda: self.intake.arena.head_block),
+            len(witnesses),
+        )
+        await self.resync()
+        self.metrics.pools_total = len(specs)
+        self._retry_later(await self._call(self.intake.without_values))
+        held = await self._call(self.intake.pools)
+        await self._announce([spec for key, spec in specs.items() if key not in held])
+        return self.metrics
 
     async def resync(self) -> Metrics:
         """Read everything again after a gap and go live; repeats until it succeeds.
@@ -242,15 +313,10 @@ class Coordinator:
         """Stay live until cancelled: resync after gaps, re-read stale pools. NotLive."""
         if not self._has_been_live:
             raise NotLive("there is nothing to keep live: run a cold start first")
-        watching = None
+        works = [self._keep_live(), self._keep_list()]
         if self._branch is not None:
-            watching = asyncio.ensure_future(self._keep_witnesses(self._branch))
-        try:
-            await self._keep_live()
-        finally:
-            if watching is not None:
-                watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+            works.append(self._keep_witnesses(self._branch))
+        await _all_or_error(works)
 
     async def _keep_live(self) -> None:
         while True:
@@ -270,40 +336,164 @@ class Coordinator:
             await self._wait_moved(pause)
 
     async def rescrape(self, key: bytes) -> bool:
-        """Read one stale pool again and exchange its values; whether it is live now.
+        """Read one pool again that is stale or new, and exchange its values; whether it is live now.
 
         NotLive, StreamBroken, BufferOverflow, Scraper; ArenaFull and InvalidEventData from installing
         it.
         """
+        self._stale.setdefault(key, (time.monotonic(), RESCRAPE_FIRST_PAUSE_S))
+        found = (await self._rescrape([key]))[key]
+        self._take_outcome(key, found)
+        if isinstance(found, ArenaError):
+            raise found
+        return found
+
+    async def _rescrape(self, keys: Sequence[bytes]) -> dict[bytes, bool | ArenaError]:
+        """Read pools again together; whether each is live now, or what keeps it out. NotLive,
+        StreamBroken, BufferOverflow, Scraper."""
         if not self.is_live:
-            raise NotLive(f"pool 0x{key.hex()} can only be read again while the arena is live")
-        if not await self._call(lambda: self.intake.is_stale(key)):
-            return True
+            raise NotLive(f"{len(keys)} pools can only be read again while the arena is live")
+        outcome: dict[bytes, bool | ArenaError] = {}
+        for key in keys:
+            outcome[key] = not await self._call(partial(self.intake.is_stale, key))
+        wanted = [key for key in keys if not outcome[key]]
+        if not wanted:
+            return outcome
         epoch, _first = await self._call(self.intake.joining_block)
-        candidates, invalid = await self._unbroken(self._read([key], epoch))
+        candidates, invalid = await self._unbroken(self._read(wanted, epoch))
         for error in invalid:
-            raise error
+            outcome[error.key] = error
+        candidates = [
+            each for each in candidates if each.block_number >= self._settle.get(_key(each), 0)
+        ]
         while self._branch is not None and candidates:
             found, _ = await self._confirm(self._branch, epoch, candidates)
-            if found.again:
-                return False
-            if found.is_clear:
+            candidates = [each for each in candidates if _key(each) not in found.again]
+            if found.wait_for_block is None:
                 break
             await self._wait_moved(SCRAPE_POLL_S)
         for candidate in candidates:
-            while True:
+            outcome[_key(candidate)] = await self._replace(epoch, candidate)
+        return outcome
+
+    async def _replace(self, epoch: int, candidate: Candidate) -> bool | ArenaError:
+        """Exchange one pool's values as soon as the stream has come to them."""
+        key = _key(candidate)
+        while True:
+            # Removed, or removed and added again: what is read here belongs to nothing then.
+            if key not in self._stale or candidate.block_number < self._settle.get(key, 0):
+                return False
+            try:
                 verdict = await self._call(partial(self.intake.replace, epoch, candidate))
-                if verdict.is_clear:
-                    log.info(
-                        "event=pool_live_again pool=0x%s block=%d",
-                        key.hex(),
-                        candidate.block_number,
-                    )
-                    return True
-                if verdict.again:
-                    return False
-                await self._wait_moved(SCRAPE_POLL_S)
-        return False
+            except ArenaFull as error:
+                if await self._grow(error):
+                    continue
+                return error
+            except InvalidEventData as error:
+                return error
+            if verdict.again:
+                return False
+            if verdict.is_clear:
+                break
+            await self._wait_moved(SCRAPE_POLL_S)
+        is_new = self._settle.pop(key, None) is not None
+        if is_new and self._branch is not None:
+            since = {**self._branch.since, key: candidate.block_number}
+            self._branch.since = since
+            self._branch.pools = {**self._branch.pools, key: candidate.pool.spec}
+        log.info(
+            "event=%s pool=0x%s block=%d",
+            "pool_added" if is_new else "pool_live_again",
+            key.hex(),
+            candidate.block_number,
+        )
+        if is_new:
+            self.on_added([key], await self._call(lambda: self.intake.arena.head_block))
+        return True
+
+    async def _grow(self, error: ArenaFull) -> bool:
+        """Make room for what found none; False where there is none to be made."""
+        table = error.fields.get("table", "")
+        try:
+            grown = await self._call(partial(self.intake.grow, table))
+        except (ArenaFull, ValueError) as refused:
+            log.error("event=cannot_grow table=%r reason=%r", table, str(refused))
+            return False
+        if grown:
+            log.info(
+                "event=arena_grown table=%r generation=%d", table, self.intake.arena.generation
+            )
+        return grown
+
+    # -- pools that come and go
+
+    async def _keep_list(self) -> None:
+        """Carry out changes of the list, until cancelled: removals at once, additions while live."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            while self._changes or self._leaving:
+                if not self._changes and not self.is_live:
+                    await asyncio.sleep(SCRAPE_POLL_S)
+                    continue
+                if not self._changes:
+                    # A join that began before may have brought them back.
+                    await self._remove([key for key in self._leaving if key not in self._targets])
+                    self._leaving.clear()
+                    continue
+                added, removed = self._changes[0]
+                if removed:
+                    for key in removed:
+                        self._targets.pop(key, None)
+                    self._scraper.hold(tuple(self._targets.values()))
+                    await self._remove(removed)
+                    self._changes[0] = (added, ())
+                if added and not self.is_live:
+                    await asyncio.sleep(SCRAPE_POLL_S)
+                    continue
+                self._changes.popleft()
+                self._targets |= {target.spec.key: target for target in added}
+                self._scraper.hold(tuple(self._targets.values()))
+                await self._announce([target.spec for target in added])
+
+    async def _remove(self, keys: Sequence[bytes]) -> None:
+        for key in keys:
+            self._stale.pop(key, None)
+            self._settle.pop(key, None)
+        if self._branch is not None:
+            gone = set(keys)
+            self._branch.pools = {k: v for k, v in self._branch.pools.items() if k not in gone}
+            self._branch.since = {k: v for k, v in self._branch.since.items() if k not in gone}
+        while keys and not await self._call(partial(self.intake.remove, keys)):
+            await asyncio.sleep(SCRAPE_POLL_S / 10)
+        if keys:
+            log.info("event=pools_removed pools=%d", len(keys))
+
+    async def _announce(self, specs: Sequence[PoolSpec]) -> None:
+        """Show pools as syncing and have them read once the stream brings their events."""
+        while specs:
+            try:
+                head = await self._call(partial(self.intake.announce, specs))
+            except ArenaFull as error:
+                if not await self._grow(error):
+                    for spec in specs:
+                        self._report(spec.key, error)
+                    return
+                continue
+            if head is not None:
+                now = time.monotonic()
+                for spec in specs:
+                    self._settle[spec.key] = head + SETTLE_BLOCKS
+                    self._stale[spec.key] = (now, RESCRAPE_FIRST_PAUSE_S)
+                    self._reported = {each for each in self._reported if each[0] != spec.key}
+                log.info(
+                    "event=pools_announced pools=%d settle_block=%d",
+                    len(specs),
+                    head + SETTLE_BLOCKS,
+                )
+                self._moved.set()
+                return
+            await asyncio.sleep(SCRAPE_POLL_S / 10)
 
     # -- joining the stream
 
@@ -312,7 +502,9 @@ class Coordinator:
         epoch, first = await self._first_block()
         self._enter("scraping")
         await self._call(lambda: self.intake.enter(epoch, "scraping"))
-        specs = await self._unbroken(asyncio.to_thread(self._scraper.list_pools))
+        listed = await self._unbroken(asyncio.to_thread(self._scraper.list_pools))
+        # What the stream may not bring yet is added when the others are live.
+        specs = [spec for spec in listed if spec.key not in self._settle]
         self.metrics.pools_total = len(specs)
         self.metrics.pools_done = self.metrics.pools_invalid = 0
         self.metrics.first_block = first
@@ -334,6 +526,8 @@ class Coordinator:
                     )
             self._enter("replaying")
             await self._call(lambda: self.intake.enter(epoch, "replaying"))
+            for key in self._leaving & joined.keys():
+                del joined[key]
             candidates = list(joined.values())
             earlier: Sequence[NodeBlock] = ()
             verdict = Verdict()
@@ -359,7 +553,8 @@ class Coordinator:
         self._carried.clear()
         if self._branch is not None:
             self._branch.forget()
-        self._retry_later([spec.key for spec in specs if spec.key not in joined])
+            self._branch.since = {}
+        self._retry_later([spec.key for spec in listed if spec.key not in joined])
         await self._show_progress()
         self._enter("live")
         log.info(
@@ -572,6 +767,12 @@ class Coordinator:
     ) -> None:
         for piece in _pieces(candidates):
             failed = await self._call(partial(self.intake.install, epoch, piece))
+            while full := [each for each in failed.values() if isinstance(each, ArenaFull)]:
+                if not await self._grow(full[0]):
+                    break
+                again = [each for each in piece if isinstance(failed.get(_key(each)), ArenaFull)]
+                failed = {k: v for k, v in failed.items() if not isinstance(v, ArenaFull)}
+                failed |= await self._call(partial(self.intake.install, epoch, again))
             for candidate in piece:
                 key = candidate.pool.spec.key
                 if key in failed:
@@ -642,6 +843,7 @@ class Coordinator:
                             if each.number <= blocks.ancestor.number
                         ]
                         branch.add((*blocks.missing, *blocks.compared), facts.mark)
+                        await self._call(partial(self.intake.note_hashes, tuple(branch.witnesses)))
                         self._gap_is_closed(facts.head, blocks.ancestor.number, len(blocks.missing))
                         return True
                 reason = "the stream moved while the missing blocks were fetched"
@@ -684,7 +886,9 @@ class Coordinator:
             except Scraper as error:
                 log.debug("event=no_hash error=%s reason=%r", type(error).__name__, str(error))
                 pause = min(WITNESS_FAILED_PAUSE_S, 8 * pause)
-            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._look_for_hashes.wait(), pause)
+            self._look_for_hashes.clear()
 
     async def _witness(self, branch: Branch) -> None:
         if not self.is_live:
@@ -701,6 +905,8 @@ class Coordinator:
         branch.has_disagreed |= looked.has_disagreed
         if self.is_live and tuple(branch.witnesses) == known:
             branch.witnesses = looked.witnesses
+            new = tuple(each for each in looked.witnesses if each.number > newest)
+            await self._call(partial(self.intake.note_hashes, new))
             if branch.witnesses:
                 log.debug("event=hashes_known newest=%d", branch.witnesses[-1].number)
 
@@ -715,19 +921,41 @@ class Coordinator:
 
     async def _rescrape_due(self) -> None:
         now = time.monotonic()
-        for key, (due, pause) in sorted(self._stale.items(), key=lambda item: item[1]):
-            if due > now:
-                break
-            done, why = False, "values do not join the stream yet"
+        head = self.intake.arena.head_block
+        due = []
+        for key, (at, pause) in self._stale.items():
+            if self._settle.get(key, 0) > head:
+                self._stale[key] = (now + SCRAPE_POLL_S / 4, pause)
+            elif at <= now:
+                due.append(key)
+        for start in range(0, len(due), INCREMENTAL.v2_batch):
+            batch = due[start : start + INCREMENTAL.v2_batch]
+            outcome: dict[bytes, bool | ArenaError] = {}
+            failure: ArenaError | None = None
             try:
-                done = await self.rescrape(key)
-            except (Scraper, ArenaFull, InvalidEventData, NotLive) as error:
-                why = f"{type(error).__name__}: {error}"
-            if done:
-                del self._stale[key]
-                continue
-            longer = min(2 * pause, RESCRAPE_LONGEST_PAUSE_S)
-            self._stale[key] = (time.monotonic() + pause, longer)
+                outcome = await self._rescrape(batch)
+            except (Scraper, NotLive) as error:
+                failure = error
+            for key in batch:
+                self._take_outcome(key, outcome.get(key, failure or False))
+
+    def _take_outcome(self, key: bytes, outcome: bool | ArenaError) -> None:
+        """Forget a pool that is live, look again later at one that is not."""
+        if key not in self._stale:
+            return  # removed meanwhile
+        if outcome is True:
+            del self._stale[key]
+            self._settle.pop(key, None)
+            return
+        pause = self._stale[key][1]
+        self._stale[key] = (
+            time.monotonic() + pause,
+            min(2 * pause, RESCRAPE_LONGEST_PAUSE_S),
+        )
+        why = "values do not join the stream yet"
+        if isinstance(outcome, ArenaError):
+            why = f"{type(outcome).__name__}: {outcome}"
+        if key not in self._settle or outcome is not False:
             self._report(key, Scraper(f"pool 0x{key.hex()} stays stale: {why}"))
 
     # -- waiting and showing
@@ -771,6 +999,23 @@ class Coordinator:
             if not task.done():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+
+
+def _key(candidate: Candidate) -> bytes:
+    return candidate.pool.spec.key
+
+
+def _is_same(held: PoolSpec, listed: PoolSpec) -> bool:
+    """Whether both describe one pool; decimals and symbols of its tokens count for nothing."""
+    plain = [
+        replace(
+            spec,
+            token0=TokenSpec(spec.token0.address, None, ""),
+            token1=TokenSpec(spec.token1.address, None, ""),
+        )
+        for spec in (held, listed)
+    ]
+    return plain[0] == plain[1]
 
 
 async def _all_or_error(works: Sequence[Awaitable[None]]) -> None:

@@ -5,6 +5,7 @@ between two blocks.
 """
 
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,8 +14,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from arena.arena import PoolSpec
+from arena.arena import ArenaImage, PoolSpec, PoolValues
 from arena.errors import ArenaError, ArenaFull, BufferOverflow, InvalidEventData
+from arena.layouts.events import EVENT
 from arena.native import lib
 from arena.writer.branch import COMPARED_BLOCKS, WITNESS_BLOCKS, GapBlocks, GapFacts, Witness
 from arena.writer.feed import EventBuffer, Records
@@ -96,6 +98,7 @@ class Intake:
         self.closes_gaps = closes_gaps
         # Blocks the arena holds, up to its head, while a gap is open; None otherwise.
         self._applied: list[Records] | None = None
+        self._return_to = 0  # the lowest block the undo ring leads back to, while a gap is open
         self._before_reorg: list[Records] | None = None
         self._reverted: dict[int, None] = {}  # block numbers, the oldest first
         self._notify = notify
@@ -140,6 +143,7 @@ class Intake:
             self.arena.counters[lib.PSA_COUNTER_GAPS] += 1
             if self.closes_gaps:
                 self._applied = list(self.buffer.blocks())
+                self._return_to = self.arena.head_block - len(self._applied)
                 self.arena.set_status_all(lib.PSA_STATUS_LIVE, lib.PSA_STATUS_SYNCING)
             else:
                 self._all_stale(lib.PSA_STATUS_LIVE)
@@ -412,11 +416,10 @@ class Intake:
         if self._applied is None or not kept:
             return None
         head, first = self.arena.head_block, int(kept[0]["block_number"][0])
-        held = len(self._applied)
         usable = tuple(
             each
             for each in self.valid(witnesses)
-            if head - held <= each.number <= head and each.number < first
+            if self._return_to <= each.number <= head and each.number < first
         )
         return GapFacts(self.buffer.mark(), head, usable, kept)
 
@@ -439,13 +442,24 @@ class Intake:
             return False
         ancestor = blocks.ancestor.number
         kept = [each for each in applied if each["block_number"][0] <= ancestor]
-        orphaned = [_as_revert(each) for each in reversed(applied[len(kept) :])]
+        orphans = {int(each["block_number"][0]): each for each in applied[len(kept) :]}
+        orphaned = [
+            _as_revert(orphans[number]) if number in orphans else _bare_revert(number)
+            for number in range(self.arena.head_block, ancestor, -1)
+        ]
+        # A block turned back without its events says nothing of pools whose values were read above it.
+        is_bare = len(orphans) < len(orphaned)
+        unknown = self.arena.slots_scraped_above(ancestor).tolist() if is_bare else []
         missing = [block.records for block in blocks.missing]
         records = np.concatenate([*orphaned, *missing, *self.buffer.blocks()])
         try:
             self.processor.apply(records, min_commit_ns=NEVER_NS)
             self.arena.set_status_all(lib.PSA_STATUS_SYNCING, lib.PSA_STATUS_LIVE)
+            for slot in unknown:
+                self.arena.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
             self.arena.commit()
+            if unknown:
+                self.processor.note_stale()
         except BaseException:
             self.arena.abort()
             raise
@@ -464,8 +478,115 @@ class Intake:
             return
         self._applied = None
         self._all_stale(lib.PSA_STATUS_SYNCING)
+        self._all_stale(lib.PSA_STATUS_LIVE)  # of a writer taken over
         self.arena.commit()
         self.arena.set_phase("gap", reason)
+
+    def adopt(self) -> list[Witness]:
+        """Go on from what the arena holds of a former writer, as if a gap had opened behind its head;
+        the blocks whose hashes it kept, ascending. Pools stay what they are at that block."""
+        found = self.arena.undoable()
+        self._applied = []
+        self._return_to = found[-1][0] - 1 if found else self.arena.head_block
+        mark = self.buffer.mark()
+        return [Witness(number, known, mark) for number, known in reversed(found) if known]
+
+    def note_hashes(self, witnesses: Sequence[Witness]) -> None:
+        """Keep the hashes of blocks the arena holds where another writer finds them."""
+        for each in self.valid(witnesses):
+            self.arena.note_hash(each.number, each.hash)
+
+    # -- pools that come and go
+
+    def pools(self) -> dict[bytes, PoolSpec]:
+        """The pools there are, by key."""
+        return {key: self.arena.spec(slot) for key, slot in self.arena.pools().items()}
+
+    def without_values(self) -> list[bytes]:
+        """Keys of pools that wait to be read: stale ones, and those only announced."""
+        slots = {*self.arena.stale_slots().tolist(), *self.arena.unread_slots().tolist()}
+        return [self.arena.spec(slot).key for slot in sorted(slots)]
+
+    def remove(self, keys: Sequence[bytes]) -> bool:
+        """Take pools away, those there are; False inside a reorg: ask again."""
+        if self._in_reorg:
+            return False
+        self.arena.commit()
+        for key in keys:
+            if (slot := self.arena.slot_of(key)) is not None:
+                self.arena.remove_pool(slot)
+        self.arena.commit()
+        return True
+
+    def announce(self, specs: Sequence[PoolSpec]) -> int | None:
+        """Show new pools as syncing; the head block, None inside a reorg: ask again. ArenaFull names the
+        table to grow; those before it are announced then."""
+        if self._in_reorg:
+            return None
+        self.arena.commit()
+        try:
+            for spec in specs:
+                if self.arena.slot_of(spec.key) is None:
+                    self.arena.announce(self.arena.add_pool(spec))
+        finally:
+            self.arena.commit()
+        return self.arena.head_block
+
+    def grow(self, table: str) -> bool:
+        """Double the capacity of a table ArenaFull named; False where that does not help, or inside a
+        reorg. ArenaFull when shared memory has no room."""
+        if self._in_reorg:
+            return False
+        head = self.arena.native.arena.header
+        if table == "pools":
+            self.arena.grow(max_pools=2 * head.max_pools, max_tokens=2 * head.max_tokens)
+        elif table == "tokens":
+            self.arena.grow(max_tokens=2 * head.max_tokens)
+        elif table == "tick heap":
+            self.arena.grow(tick_bytes=2 * head.heap_nbytes)
+        else:
+            return False
+        return True
+
+    # -- beside it
+
+    def image(self) -> tuple[int, int, ArenaImage] | None:
+        """Mark, head block and a copy of the arena; None unless live and between reorgs."""
+        if not self.is_live or self._in_reorg or self._gap_pending:
+            return None
+        image = self.arena.image()
+        return None if image is None else (self.buffer.mark(), self.arena.head_block, image)
+
+    def sample(
+        self, count: int, keys: Sequence[bytes]
+    ) -> tuple[int, int, dict[bytes, PoolValues]] | None:
+        """Mark, head block and values of `count` random live pools and of those of `keys` that are
+        live; None unless live."""
+        if not self.is_live or self._in_reorg or self._gap_pending:
+            return None
+        self.arena.commit()
+        live = self.arena.slots_with(lib.PSA_STATUS_LIVE)
+        chosen = set(random.sample(live.tolist(), min(count, len(live))))
+        chosen |= {slot for key in keys if (slot := self.arena.slot_of(key)) is not None}
+        values = {
+            self.arena.spec(slot).key: self.arena.values(slot)
+            for slot in sorted(chosen)
+            if self.arena.status(slot) == lib.PSA_STATUS_LIVE
+        }
+        return self.buffer.mark(), self.arena.head_block, values
+
+    def audited(self, compared: int, wrong: Sequence[bytes]) -> None:
+        """Account for pools compared with a node; those that differ go stale and are read again."""
+        counters = self.arena.counters
+        counters[lib.PSA_COUNTER_AUDITED] += compared
+        counters[lib.PSA_COUNTER_AUDIT_DIFFERENCES] += len(wrong)
+        for key in wrong:
+            if (slot := self.arena.slot_of(key)) is not None:
+                self.arena.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
+        if wrong:
+            self.arena.commit()
+            self.processor.note_stale()
+            self._notify("stale")
 
     # -- single pools
 
@@ -498,7 +619,8 @@ class Intake:
 
     def is_stale(self, key: bytes) -> bool:
         """Whether the pool still needs to be scraped; an absolute value may have settled it."""
-        return self.arena.find(key) not in set(self.arena.slots_with(lib.PSA_STATUS_LIVE).tolist())
+        slot = self.arena.slot_of(key)
+        return slot is None or self.arena.status(slot) != lib.PSA_STATUS_LIVE
 
     def stale_specs(self) -> list[PoolSpec]:
         """The pools to scrape again, one by one; none while a reorg is half received."""
@@ -533,6 +655,15 @@ class Intake:
         needed = max((candidate.block_number for candidate in candidates), default=0)
         reached = head is not None and head >= needed
         return Verdict(tuple(again), None if reached else needed, self._in_reorg)
+
+
+def _bare_revert(number: int) -> Records:
+    """A reverted block of which nothing is known but its number."""
+    reverted = np.zeros(2, EVENT)
+    reverted["kind"] = (lib.PSA_EVENT_BEGIN_BLOCK, lib.PSA_EVENT_END_BLOCK)
+    reverted["block_number"] = number
+    reverted["flags"] = lib.PSA_EVENT_IS_REVERT
+    return reverted
 
 
 def _as_revert(block: Records) -> Records:

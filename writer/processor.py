@@ -122,6 +122,10 @@ class Processor:
         self._seen_stale_count = self._stale_count
         return sorted(int(slot) for slot in self.arena.stale_slots())
 
+    def note_stale(self) -> None:
+        """Somebody else made pools stale: take_stale names them, too."""
+        self._seen_stale_count = -1
+
     def forget_stale(self) -> None:
         """A new scrape of everything settles whatever went stale so far."""
         self._stale_count = int(self.arena.counters[lib.PSA_COUNTER_POOLS_STALE])

@@ -130,6 +130,10 @@ class NodeDatabase:
         """As RethDB."""
         return self.database.list_pools()
 
+    def hold(self, targets: Sequence[PoolTarget]) -> None:
+        """As RethDB."""
+        self.database.hold(targets)
+
     def read_pools(self, keys: Sequence[bytes]) -> Scrape:
         """As RethDB; RpcError when the node does not say which blocks are canonical."""
         scrape = self.database.read_pools(keys)
@@ -172,6 +176,11 @@ class FallbackScraper:
     def list_pools(self) -> Sequence[PoolSpec]:
         """The list is the same for both."""
         return self._node.list_pools()
+
+    def hold(self, targets: Sequence[PoolTarget]) -> None:
+        """Exchange the list of both."""
+        self._database.hold(targets)
+        self._node.hold(targets)
 
     def read_pools(self, keys: Sequence[bytes]) -> Scrape:
         """From the database, else from the node. Scraper when both refuse."""

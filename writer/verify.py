@@ -72,16 +72,16 @@ def _shown(value: Any) -> Any:
 
 
 def differences(
-    key: bytes, protocol: int, ours: Mapping[str, Any], theirs: PoolValues
+    key: bytes, protocol: int, ours: PoolValues, theirs: PoolValues
 ) -> list[Difference]:
-    """The fields in which a pool's values differ; `ours` by the names of PoolValues."""
+    """The fields in which a pool's values differ."""
     found = [
-        Difference(key, name, ours[name], getattr(theirs, name))
+        Difference(key, name, getattr(ours, name), getattr(theirs, name))
         for name in FIELDS[protocol]
-        if ours[name] != getattr(theirs, name)
+        if getattr(ours, name) != getattr(theirs, name)
     ]
     if protocol != UNISWAP_V2:
-        mine = {tick: (gross, net) for tick, gross, net in ours["ticks"]}
+        mine = {tick: (gross, net) for tick, gross, net in ours.ticks}
         nodes = {tick: (gross, net) for tick, gross, net in theirs.ticks}
         found += [
             Difference(key, f"ticks[{tick}]", mine.get(tick), nodes.get(tick))
@@ -199,5 +199,6 @@ def _compare(state: Any, theirs: Mapping[bytes, PoolValues | PoolInvalid]) -> It
         yield Difference(key, "pool", "live", f"{type(values).__name__}: {values}")
         return
     protocol = PROTOCOLS[state.protocol]
-    ours = {name: getattr(state, name) for name in (*FIELDS[protocol], "ticks")}
+    fields = {name: getattr(state, name) for name in FIELDS[protocol]}
+    ours = PoolValues(state.block_number, state.fee_pips, ticks=state.ticks or (), **fields)
     yield from differences(key, protocol, ours, values)

@@ -193,6 +193,8 @@
 #define PSA_COUNTER_CONNECTIONS 11
 #define PSA_COUNTER_GAPS 12
 #define PSA_COUNTER_ARENA_FULL 13        /* events that found no room for their ticks */
+#define PSA_COUNTER_AUDITED 14           /* times a pool was compared with a node */
+#define PSA_COUNTER_AUDIT_DIFFERENCES 15 /* of them those that differed */
 #define PSA_COUNTER_APPLIED 16
 #define PSA_COUNTER_FAULTS 48
 #define PSA_COUNTER_UNSUPPORTED 64       /* + protocol, 15 = unknown string */

@@ -17,6 +17,7 @@ import arena
 from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.errors import (
     AlreadyLive,
+    ArenaFull,
     ArenaRegistry,
     BufferOverflow,
     CoverageError,
@@ -367,7 +368,24 @@ def test_contradicting_pools_are_left_out_and_the_others_go_live(
     assert list(bench.reader) == ["0x" + V2_KEY.hex()]
 
 
-def test_a_full_arena_leaves_pools_out_and_the_others_go_live(make: Callable[..., Bench]) -> None:
+def test_a_full_arena_grows_and_attached_readers_follow(make: Callable[..., Bench]) -> None:
+    scraper = ListScraper(V2_KEY, V3_KEY, OTHER_KEY)
+    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
+    bench = make(scraper, max_pools=2)
+    assert bench.reader.generation == 1
+    bench.send(block(101))
+    metrics = bench.run(bench.coordinator.cold_start())
+    assert (metrics.pools_done, metrics.pools_invalid, len(bench.reader)) == (3, 0, 3)
+    assert bench.reader.generation == 2
+
+
+def test_an_arena_that_cannot_grow_leaves_pools_out_and_the_others_go_live(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def grow(intake: Intake, table: str) -> bool:
+        raise ArenaFull("no pages", table=table)
+
+    monkeypatch.setattr(Intake, "grow", grow)
     scraper = ListScraper(V2_KEY, V3_KEY, OTHER_KEY)
     scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
     bench = make(scraper, max_pools=2)

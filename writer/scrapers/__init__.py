@@ -8,10 +8,13 @@ reported in `Scrape.invalid` and never among `Scrape.pools`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from arena.arena import PoolSpec, PoolValues
 from arena.errors import PoolInvalid
+
+if TYPE_CHECKING:
+    from arena.writer.scrapers.slots import PoolTarget
 
 __all__ = ["PoolScraper", "Scrape", "ScrapedPool"]
 
@@ -60,6 +63,9 @@ class PoolScraper(Protocol):
     def read_pools(self, keys: Sequence[bytes]) -> Scrape:
         """Values of the pools with these keys (20 or 32 bytes); a key the source no longer has is
         reported as invalid. Raises Scraper when the source cannot be read."""
+
+    def hold(self, targets: "Sequence[PoolTarget]") -> None:
+        """From now on these are the pools. Safe while reads run in other threads."""
 
     def close(self) -> None:
         """Release what the source holds open. Safe to call twice."""

@@ -468,6 +468,10 @@ class RethDB:
         specs = [target.spec for target in self._targets.values()]
         return sorted(specs, key=lambda spec: spec.protocol != UNISWAP_V2)
 
+    def hold(self, targets: Sequence[PoolTarget]) -> None:
+        """Exchange the list."""
+        self._targets = {target.spec.key: target for target in targets}
+
     def read_pools(self, keys: Sequence[bytes]) -> Scrape:
         """Values of those pools, each at the block of the transaction it was read in.
 

@@ -309,6 +309,10 @@ class RpcScraper:
         specs = [target.spec for target in self._targets.values()]
         return sorted(specs, key=lambda spec: spec.protocol != UNISWAP_V2)
 
+    def hold(self, targets: Sequence[PoolTarget]) -> None:
+        """Exchange the list."""
+        self._targets = {target.spec.key: target for target in targets}
+
     def read_pools(self, keys: Sequence[bytes]) -> Scrape:
         """Values of these pools, all at one block that was canonical before and after. RpcError."""
         for _ in range(CANONICAL_TRIES):
@@ -332,6 +336,10 @@ class RpcScraper:
             "row; try again when the chain is calmer",
             block_number=block.number,
         )
+
+    def read_pools_at(self, number: int, block_hash: bytes, keys: Sequence[bytes]) -> Scrape:
+        """Values of these pools at the end of that block. BlockUnavailable, RpcError."""
+        return self.read_at(Block(number, block_hash, bytes(32), 0), keys)
 
     def close(self) -> None:
         """Close the connections."""
@@ -367,9 +375,10 @@ class RpcScraper:
         way = self.way(block)
         pools: list[ScrapedPool] = []
         invalid: list[PoolInvalid] = []
-        known = [self._targets[key] for key in keys if key in self._targets]
+        targets = self._targets
+        known = [targets[key] for key in keys if key in targets]
         for key in keys:
-            if key not in self._targets:
+            if key not in targets:
                 message = f"pool 0x{key.hex()} is not in the list of pools"
                 invalid.append(PoolInvalid(message, key=key, found="no entry"))
         for group in _groups(known):

@@ -12,13 +12,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from arena.arena import PoolSpec, PoolValues, TokenSpec
 from arena.errors import PoolInvalid, StateFileError
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.checks import check_pool
+
+if TYPE_CHECKING:
+    from arena.writer.scrapers.slots import PoolTarget
 
 MAX_LINE_NBYTES = 64 << 20  # one pool with 300,000 ticks is about 25 MB
 # A file speaks for the chain as of its modification time. A revert that arrives a little later is
@@ -89,6 +92,10 @@ class StateFile:
                 message = f"pool 0x{key.hex()} is no longer in {self.path}"
                 invalid.append(PoolInvalid(message, key=key, found="no line"))
         return Scrape(tuple(found), tuple(invalid), content.as_of_ns)
+
+    def hold(self, targets: "Sequence[PoolTarget]") -> None:
+        """ValueError: the file names its pools itself."""
+        raise ValueError(f"the pools of {self.path} are those the file names; no list changes them")
 
     def close(self) -> None:
         """End any waiting."""
