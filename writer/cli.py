@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Annotated, Any
@@ -160,6 +161,10 @@ def run_command(
         ),
     ] = False,
     log_level: LogLevelOption = LogLevel.info,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Prometheus metrics on 127.0.0.1; 0 takes a free port"),
+    ] = None,
     log_format: Annotated[
         LogFormat, typer.Option(help="lines of key=value, or one JSON object a line")
     ] = LogFormat.text,
@@ -167,6 +172,7 @@ def run_command(
         Path | None,
         typer.Option(
             "--config",
+            envvar="ARENA_WRITER_CONFIG",
             is_eager=True,
             callback=config.load_file,
             help="TOML file of these options; flags and ARENA_WRITER_* variables override it",
@@ -227,6 +233,7 @@ def run_command(
             scrape_timeout_s=scrape_timeout,
             gap_timeout_s=gap_timeout,
             keep_segment=keep_segment,
+            metrics_port=metrics_port,
         )
         observe = stack.enter_context(progress_display())
         service = Service(
@@ -235,6 +242,7 @@ def run_command(
             node=sources.node,
             producer=None if bridge is None else bridge.run,
             observe=observe,
+            on_hangup=[partial(reload_log_level, context)],
         )
         asyncio.run(service.run())
 
@@ -662,6 +670,19 @@ def configure_logging(level: LogLevel, shape: LogFormat = LogFormat.text) -> Non
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
+def reload_log_level(context: typer.Context) -> None:
+    """Take the log level of a run again from where it came; name other settings that moved, which
+    are in force with the next start only. SettingsError leaves everything as it is."""
+    found = config.reread(context)
+    logging.getLogger().setLevel(found["log_level"].value.upper())
+    moved = [name for name in found if found[name] != context.params[name]]
+    context.params["log_level"] = found["log_level"]
+    log.info("event=log_level_set to=%s", found["log_level"].value)
+    for name in moved:
+        if name != "log_level":
+            log.warning("event=setting_needs_restart name=%s", name)
+
+
 def logs_json() -> bool:
     """Whether configure_logging chose JSON."""
     return any(isinstance(each.formatter, JsonFormatter) for each in logging.getLogger().handlers)
@@ -735,7 +756,8 @@ def progress_display() -> Iterator[Any]:
     from arena.writer.progress import progress_bar, progress_lines
 
     console = Console(stderr=True)
-    with progress_bar(console) if console.is_terminal else progress_lines() as observe:
+    is_bar = console.is_terminal and not logs_json()
+    with progress_bar(console) if is_bar else progress_lines() as observe:
         yield observe
 
 

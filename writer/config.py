@@ -88,7 +88,7 @@ class RunCommand(TyperCommand):
             if source not in ("environment", "file"):
                 raise
             if source == "environment":
-                found = os.environ.get(_variable(param.name))
+                found = os.environ.get(_variable(param))
             else:
                 found = (ctx.default_map or {}).get(param.name)
             reason = without_secrets(f"{found!r} was found; {error.message}")
@@ -154,7 +154,7 @@ def settings(context: typer.Context) -> list[Setting]:
 
 def unknown_variables(context: typer.Context) -> list[str]:
     """Names of variables with our prefix that set nothing, sorted."""
-    known = {_variable(param.name) for param in context.command.params if param.name}
+    known = {_variable(param) for param in context.command.params}
     return sorted(
         name
         for name in os.environ
@@ -168,7 +168,7 @@ def refusal(context: typer.Context, name: str, reason: str) -> SettingsError:
     source, key = _source(context, name), _key(param)
     reason = reason.rstrip(".")
     if source == "environment":
-        where = _variable(name)
+        where = _variable(param)
     elif source == "file":
         where = f"{context.meta[_FILE]}: {key}"
     else:
@@ -216,8 +216,10 @@ def _key(param: Any) -> str:
     return longest.lstrip("-")
 
 
-def _variable(name: str | None) -> str:
-    return f"{ENVIRONMENT_PREFIX}_{(name or '').upper()}"
+def _variable(param: Any) -> str:
+    """The variable the library reads for a parameter."""
+    named: str | None = param.envvar
+    return named or f"{ENVIRONMENT_PREFIX}_{param.name.upper()}"
 
 
 def _source(context: typer.Context, name: str) -> str:
