@@ -187,8 +187,6 @@ def run_command(
         from arena.writer.service import Service, Settings
         from arena.writer.sources import check_node_chain, open_sources
 
-        for variable in config.unknown_variables(context):
-            log.warning("event=unknown_variable name=%s", variable)
         sources = open_sources(
             states=states,
             reth_db=reth_db,
@@ -202,6 +200,8 @@ def run_command(
         stack.enter_context(closing(sources))
         if config.is_check(context):
             return
+        for variable in config.unknown_variables(context):
+            log.warning("event=unknown_variable name=%s", variable)
         chain_id = check_node_chain(sources, chain_id or None) or chain_id
         bridge: Bridge | None = None
         if node is not None:

@@ -292,11 +292,12 @@ def _checked(path: Path, key: str, found: Any, allowed: _Allowed) -> Any:
             raise refused
         return value if isinstance(value, bool) else str(value)
 
+    shown = without_secrets(_toml(found) or "")
     refused = SettingsError(
-        f"{path}: {key} is {_toml(found)}; {allowed.word} is allowed",
+        f"{path}: {key} is {shown}; {allowed.word} is allowed",
         file=str(path),
         key=key,
-        found=found,
+        found=shown,
         allowed=allowed.word,
     )
     if not allowed.is_list:
