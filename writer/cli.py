@@ -258,8 +258,8 @@ def config_command(
         ),
     ] = False,
 ) -> None:
-    """Print the settings that a run with the same options would use, as a TOML file. Takes every
-    option of run, --config too."""
+    """Print the settings that a run with the same options would use, as a TOML file; takes every
+    option of run."""
     assert context.parent is not None
     run = typer.main.get_command(app).get_command(context.parent, "run")  # type: ignore[attr-defined]
     with run.make_context("config", list(context.args), context.parent) as resolved:
