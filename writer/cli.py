@@ -674,10 +674,11 @@ def reload_log_level(context: typer.Context) -> None:
     """Take the log level of a run again from where it came; name other settings that moved, which
     are in force with the next start only. SettingsError leaves everything as it is."""
     found = config.reread(context)
-    logging.getLogger().setLevel(found["log_level"].value.upper())
+    level = LogLevel(found["log_level"])
+    logging.getLogger().setLevel(level.value.upper())
     moved = [name for name in found if found[name] != context.params[name]]
     context.params["log_level"] = found["log_level"]
-    log.info("event=log_level_set to=%s", found["log_level"].value)
+    log.info("event=log_level_set to=%s", level.value)
     for name in moved:
         if name != "log_level":
             log.warning("event=setting_needs_restart name=%s", name)
