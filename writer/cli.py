@@ -1,4 +1,4 @@
-"""Command lines: arena-writer (run, scrape, status), arena-replay and arena-demo.
+"""Command lines: arena-writer (run, config, scrape, status), arena-replay and arena-demo.
 
 Exit codes: 0 done, 2 refused (wrong usage, or an error of this project: one line with its class), 1
 anything unexpected, with its traceback.
@@ -14,9 +14,10 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +33,9 @@ except ImportError as error:  # the reader package installs without them
     ) from error
 
 from arena.errors import ArenaError
+from arena.segment import group_id, segment_name
+from arena.writer import config
+from arena.writer.jsonlog import JsonFormatter
 
 if TYPE_CHECKING:
     from arena.writer.scrapers.rpc import Way
@@ -62,6 +66,13 @@ class LogLevel(StrEnum):
     info = "info"
     warning = "warning"
     error = "error"
+
+
+class LogFormat(StrEnum):
+    """Names for --log-format."""
+
+    text = "text"
+    json = "json"
 
 
 class PresetName(StrEnum):
@@ -95,8 +106,9 @@ def _arena_writer() -> None:
     """Keep exact Uniswap pool state in shared memory."""
 
 
-@app.command("run")
+@app.command("run", cls=config.RunCommand)
 def run_command(
+    context: typer.Context,
     name: Annotated[str, typer.Option("--name", help="name of the arena; readers attach by it")],
     socket: Annotated[
         Path | None, typer.Option("--socket", help="Unix socket of the event stream")
@@ -143,19 +155,38 @@ def run_command(
     ] = 30.0,
     keep_segment: Annotated[
         bool,
-        typer.Option("--keep-segment", help="leave the segments behind at the end, marked closed"),
+        typer.Option(
+            "--keep-segment/--no-keep-segment",
+            help="leave the segments behind at the end, marked closed",
+        ),
     ] = False,
     log_level: LogLevelOption = LogLevel.info,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Prometheus metrics on 127.0.0.1; 0 takes a free port"),
+    ] = None,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="lines of key=value, or one JSON object a line")
+    ] = LogFormat.text,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            envvar="ARENA_WRITER_CONFIG",
+            is_eager=True,
+            callback=config.load_file,
+            help="TOML file of these options; flags and ARENA_WRITER_* variables override it",
+        ),
+    ] = None,
 ) -> None:
     """Follow an event stream and keep an arena live until SIGTERM or SIGINT."""
-    configure_logging(log_level)
+    configure_logging(log_level, log_format)
     with refusing("arena-writer"), ExitStack() as stack:
+        check_run(context)
         from arena.writer.bridge import Bridge, BridgeSettings
         from arena.writer.service import Service, Settings
         from arena.writer.sources import check_node_chain, open_sources
 
-        if (socket is None) == (node is None):
-            raise typer.BadParameter("give --socket (a producer's stream) or --node (any node)")
         sources = open_sources(
             states=states,
             reth_db=reth_db,
@@ -167,11 +198,14 @@ def run_command(
             wait_s=scrape_timeout,
         )
         stack.enter_context(closing(sources))
+        if config.is_check(context):
+            return
+        for variable in config.unknown_variables(context):
+            log.warning("event=unknown_variable name=%s", variable)
         chain_id = check_node_chain(sources, chain_id or None) or chain_id
         bridge: Bridge | None = None
         if node is not None:
-            if pools is None:
-                raise typer.BadParameter("--node needs --pools: the list of pools to follow")
+            assert pools is not None
             socket = stack.enter_context(private_folder(name)) / "feed.sock"
             bridge = Bridge(
                 BridgeSettings(
@@ -199,6 +233,7 @@ def run_command(
             scrape_timeout_s=scrape_timeout,
             gap_timeout_s=gap_timeout,
             keep_segment=keep_segment,
+            metrics_port=metrics_port,
         )
         observe = stack.enter_context(progress_display())
         service = Service(
@@ -207,8 +242,34 @@ def run_command(
             node=sources.node,
             producer=None if bridge is None else bridge.run,
             observe=observe,
+            on_hangup=[partial(reload_log_level, context)],
         )
         asyncio.run(service.run())
+
+
+@app.command("config", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def config_command(
+    context: typer.Context,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="refuse what a run would; show where each comes from; hide secrets in URLs",
+        ),
+    ] = False,
+) -> None:
+    """Print the settings that a run with the same options would use, as a TOML file; takes every
+    option of run."""
+    assert context.parent is not None
+    run = typer.main.get_command(app).get_command(context.parent, "run")  # type: ignore[attr-defined]
+    with run.make_context("config", list(context.args), context.parent) as resolved:
+        if check:
+            config.check_only(resolved)
+            run.invoke(resolved)
+        found = config.settings(resolved)
+        lines = list(config.as_checked(found) if check else config.as_toml(found))
+        lines += [f"# {name} is set, and no setting" for name in config.unknown_variables(resolved)]
+        print("\n".join(lines))
 
 
 @app.command("doctor")
@@ -546,7 +607,10 @@ def refusing(program: str) -> Iterator[None]:
         else:
             line = str(error)
         source = f"{program}: " if program else ""
-        print(f"{source}{type(error).__name__}: {line}", file=sys.stderr)
+        if logs_json():  # what reads the log reads objects, the last line too
+            log.error("event=refused error=%s reason=%r", type(error).__name__, line)
+        else:
+            print(f"{source}{type(error).__name__}: {line}", file=sys.stderr)
         raise typer.Exit(EXIT_REFUSED) from error
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_REFUSED) from None
@@ -557,19 +621,72 @@ def refusing(program: str) -> Iterator[None]:
         raise typer.Exit(EXIT_UNEXPECTED) from None
 
 
-def configure_logging(level: LogLevel) -> None:
-    """key=value lines on stderr, times in UTC."""
-    formatter = logging.Formatter(
+def check_run(context: typer.Context) -> None:
+    """Refuse what the settings of a run alone can tell; which source of pools they name is left to
+    open_sources. SettingsError for one, typer.BadParameter for several that do not go together."""
+    given: Mapping[str, Any] = context.params
+    checks: dict[str, Callable[[Any], object]] = {
+        "name": segment_name,
+        "tick_bytes": parse_size,
+        "mode": parse_mode,
+        "group": group_id,
+        "node": check_address,
+        "rpc": check_address,
+    }
+    for name, check in checks.items():
+        if given[name] is None:
+            continue
+        try:
+            check(given[name])
+        except ValueError as error:
+            raise config.refusal(context, name, str(error)) from error
+    if (given["socket"] is None) == (given["node"] is None):
+        raise typer.BadParameter("give --socket (a producer's stream) or --node (any node)")
+    if given["node"] is not None and given["pools"] is None:
+        raise typer.BadParameter("--node needs --pools: the list of pools to follow")
+
+
+def check_address(address: str) -> None:
+    """ValueError when a node's address is of no kind that can be asked."""
+    from arena.writer.jsonrpc import JsonRpc
+
+    JsonRpc(address).close()
+
+
+def configure_logging(level: LogLevel, shape: LogFormat = LogFormat.text) -> None:
+    """key=value lines or JSON objects on stderr, times in UTC."""
+    formatter: logging.Formatter = logging.Formatter(
         "time=%(asctime)s.%(msecs)03dZ level=%(levelname)s logger=%(name)s %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     formatter.converter = time.gmtime
+    if shape is LogFormat.json:
+        formatter = JsonFormatter()
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.value.upper())
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def reload_log_level(context: typer.Context) -> None:
+    """Take the log level of a run again from where it came; name other settings that moved, which
+    are in force with the next start only. SettingsError leaves everything as it is."""
+    found = config.reread(context)
+    level = LogLevel(found["log_level"])
+    logging.getLogger().setLevel(level.value.upper())
+    moved = [name for name in found if found[name] != context.params[name]]
+    context.params["log_level"] = found["log_level"]
+    log.info("event=log_level_set to=%s", level.value)
+    for name in moved:
+        if name != "log_level":
+            log.warning("event=setting_needs_restart name=%s", name)
+
+
+def logs_json() -> bool:
+    """Whether configure_logging chose JSON."""
+    return any(isinstance(each.formatter, JsonFormatter) for each in logging.getLogger().handlers)
 
 
 def run_until_signal(work: Any, *, on_hangup: Callable[[], None] | None = None) -> None:
@@ -640,7 +757,8 @@ def progress_display() -> Iterator[Any]:
     from arena.writer.progress import progress_bar, progress_lines
 
     console = Console(stderr=True)
-    with progress_bar(console) if console.is_terminal else progress_lines() as observe:
+    is_bar = console.is_terminal and not logs_json()
+    with progress_bar(console) if is_bar else progress_lines() as observe:
         yield observe
 
 

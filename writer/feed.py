@@ -86,6 +86,7 @@ class Feed:
         self.path = os.fspath(path)
         self.connections = 0
         self.refusals = 0
+        self.received_ns = 0  # CLOCK_MONOTONIC of the last bytes
         self._dialect = DIALECTS[dialect]
         self._max_block_events = max_block_events
         self._clock = clock
@@ -257,6 +258,7 @@ class Feed:
             return None
         if count == 0:
             return self._lose(None)
+        self.received_ns = time.monotonic_ns()
         self._end += count
         self._has_more = True
         return None

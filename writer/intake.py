@@ -19,6 +19,7 @@ from arena.errors import ArenaError, ArenaFull, BufferOverflow, InvalidEventData
 from arena.layouts.events import EVENT
 from arena.native import lib
 from arena.writer.branch import COMPARED_BLOCKS, WITNESS_BLOCKS, GapBlocks, GapFacts, Witness
+from arena.writer.counts import ReorgDepths
 from arena.writer.feed import EventBuffer, Records
 from arena.writer.logs import NodeBlock
 from arena.writer.processor import CATCH_UP_COMMIT_NS, Processor
@@ -96,6 +97,7 @@ class Intake:
         self.is_live = False
         self.overflow: BufferOverflow | None = None
         self.closes_gaps = closes_gaps
+        self.reorg_depths = ReorgDepths()
         # Blocks the arena holds, up to its head, while a gap is open; None otherwise.
         self._applied: list[Records] | None = None
         self._return_to = 0  # the lowest block the undo ring leads back to, while a gap is open
@@ -279,8 +281,12 @@ class Intake:
         if not self._in_reorg:
             self._before_reorg = None
         begins = records[kinds == lib.PSA_EVENT_BEGIN_BLOCK]
-        reverts = begins["block_number"][begins["flags"] & lib.PSA_EVENT_IS_REVERT != 0]
+        is_revert = begins["flags"] & lib.PSA_EVENT_IS_REVERT != 0
+        reverts = begins["block_number"][is_revert]
         if len(reverts):
+            blocks = zip(begins["block_number"].tolist(), is_revert.tolist(), strict=True)
+            starts = bool(kinds[0] == lib.PSA_EVENT_REORG_START)
+            self.reorg_depths.note(blocks, tip=self.buffer.tip, starts=starts)
             self._revert_times.append((time.time_ns(), self.buffer.mark()))
         for number in reverts.tolist():
             self._reverted.pop(number, None)

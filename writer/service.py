@@ -5,26 +5,34 @@ fails, the process ends with its reason; it never stays behind without it.
 """
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from arena.arena import WriterArena
-from arena.errors import FeedError, InvalidMessage
+from arena.errors import ArenaError, FeedError, InvalidMessage
 from arena.native import lib
 from arena.writer.coordinator import PRESETS, Coordinator, Metrics, Preset
+from arena.writer.counts import Latency
 from arena.writer.feed import EventBuffer, Feed
 from arena.writer.intake import Intake
 from arena.writer.logs import NodeClient
+from arena.writer.metrics import ArenaCollector, Extra, MetricsServer, Starts
+from arena.writer.notify import Notifier, keep_notified
 from arena.writer.processor import Processor
 from arena.writer.scrapers import PoolScraper
+from arena.writer.status import read_vitals
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +64,7 @@ class Settings:
     scrape_timeout_s: float = 60.0
     gap_timeout_s: float = 30.0
     keep_segment: bool = False
+    metrics_port: int | None = None
 
 
 class FeedThread:
@@ -69,6 +78,9 @@ class FeedThread:
         self._stopping = threading.Event()
         self._waits = True
         self._counters = intake.arena.counters
+        self.latency = Latency()
+        self._commits = 0
+        self._unseen_ns = 0  # when the oldest bytes came that readers do not see yet; 0 = none
         self._thread = threading.Thread(target=self._run, name="arena-feed", daemon=True)
 
     def start(self) -> None:
@@ -108,16 +120,34 @@ class FeedThread:
             self._waits = True
         batch = feed.receive(IDLE_WAIT_S if self._waits else 0.0)
         if len(batch.records):
+            if not self._unseen_ns:
+                self._unseen_ns = feed.received_ns
+                self._commits = int(self._counters[lib.PSA_COUNTER_COMMITS])
             intake.take(batch.records)
         for fault in batch.faults:
             self._on_fault(fault)
         self._waits = not len(batch.records) and not batch.faults
         if self._waits:
             intake.idle()
+        if self._unseen_ns:
+            self._note_latency(feed.received_ns)
         counters = self._counters
         counters[lib.PSA_COUNTER_FRAMES] = feed.frames
         counters[lib.PSA_COUNTER_BYTES] = feed.bytes
         counters[lib.PSA_COUNTER_CONNECTIONS] = feed.connections
+
+    def _note_latency(self, received_ns: int) -> None:
+        """Count the time from the oldest bytes not yet seen to the commit that showed them."""
+        if not self._intake.is_live:
+            self._unseen_ns = 0
+            return
+        commits = int(self._counters[lib.PSA_COUNTER_COMMITS])
+        if commits == self._commits:
+            return
+        self.latency.add(time.monotonic_ns() - self._unseen_ns)
+        self._commits = commits
+        # The last block may wait for the next of grouped commits.
+        self._unseen_ns = received_ns if self._intake.arena.native.pending else 0
 
     def _on_fault(self, fault: FeedError) -> None:
         log.warning("event=feed_fault error=%s reason=%r", type(fault).__name__, str(fault))
@@ -132,6 +162,8 @@ class Service:
     """Owns everything of one writer process; `run` returns when it is told to stop.
 
     `producer`, where given, is run as long as the writer: what serves the socket it reads.
+    `on_hangup` are called in the event loop when SIGHUP comes, each whatever became of the others.
+    `extra` are further counts for the metrics, as arena_PREFIX_KEY; called in a thread of theirs.
     """
 
     def __init__(
@@ -142,8 +174,13 @@ class Service:
         node: NodeClient | None = None,
         producer: Callable[[], Coroutine[Any, Any, None]] | None = None,
         observe: Callable[[Metrics], None] = lambda metrics: None,
+        on_hangup: Sequence[Callable[[], None]] = (),
+        extra: Mapping[str, Extra] | None = None,
     ):
         self.settings = settings
+        self._on_hangup = on_hangup
+        self._extra = extra or {}
+        self._starts = Starts()
         self._scraper = scraper
         self._node = node
         self._producer = producer
@@ -152,16 +189,28 @@ class Service:
     async def run(self) -> None:
         """Create the arena, start, stay live; return after SIGTERM or SIGINT.
 
-        ArenaBusy and other refusals of creating the segment; what cold_start raises; whatever ended
-        the feed thread. The segment is unlinked unless `keep_segment`, in which case it stays,
-        marked as closed, with its last block.
+        PortRefused; SettingsError for a NOTIFY_SOCKET that is none; ArenaBusy and other refusals of
+        creating the segment; what cold_start raises; whatever ended the feed thread. The segment is
+        unlinked unless `keep_segment`, in which case it stays, marked as closed, with its last block.
         """
+        with ExitStack() as stack:
+            notifier = stack.enter_context(closing(Notifier.of(os.environ)))
+            if notifier.watchdog_s is not None:
+                faulthandler.enable()  # its SIGABRT then shows where each thread hangs
+            server = None
+            if self.settings.metrics_port is not None:
+                server = MetricsServer(self.settings.metrics_port)
+                stack.enter_context(closing(server))
+            await self._run_arena(notifier, server)
+
+    async def _run_arena(self, notifier: Notifier, server: MetricsServer | None) -> None:
         settings = self.settings
         preset = PRESETS[settings.preset]
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload, notifier)
         switch_interval_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         arena = WriterArena.create(
@@ -173,9 +222,12 @@ class Service:
             chain_id=settings.chain_id,
         )
         try:
-            await self._run_with(arena, preset, loop, stop)
+            await self._run_with(arena, preset, loop, stop, notifier, server)
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            notifier.send("STOPPING=1", "STATUS=stopping")
+            if server is not None:
+                server.close()  # nobody reads the arena any more when it goes
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
             sys.setswitchinterval(switch_interval_s)
             arena.close(unlink=not settings.keep_segment)
@@ -188,6 +240,8 @@ class Service:
         preset: Preset,
         loop: asyncio.AbstractEventLoop,
         stop: asyncio.Event,
+        notifier: Notifier,
+        server: MetricsServer | None,
     ) -> None:
         settings = self.settings
         feed = Feed(settings.socket, dialect=settings.dialect)
@@ -237,8 +291,18 @@ class Service:
             scrape_timeout_s=settings.scrape_timeout_s,
             node=self._node,
             gap_timeout_s=settings.gap_timeout_s,
-            observe=self._observe,
+            observe=self._observe_start,
         )
+        if server is not None:
+            server.serve(
+                ArenaCollector(
+                    settings.name,
+                    starts=self._starts,
+                    latency=thread.latency,
+                    reorg_depths=intake.reorg_depths,
+                    extra=self._extra,
+                )
+            )
         arena.set_phase("connecting", f"waiting for {settings.socket}")
         log.info(
             "event=started name=%s socket=%s pid=%d", settings.name, settings.socket, os.getpid()
@@ -247,6 +311,9 @@ class Service:
         work = asyncio.ensure_future(_stay_live(coordinator))
         stopped = asyncio.ensure_future(stop.wait())
         tasks: list[asyncio.Future[Any]] = [work, stopped]
+        if notifier.is_on:
+            look = partial(read_vitals, settings.name)
+            tasks.append(asyncio.ensure_future(keep_notified(notifier, look)))
         if self._producer is not None:
             tasks.append(asyncio.ensure_future(self._producer()))
         try:
@@ -265,6 +332,23 @@ class Service:
                 # The arena is not ours to close while the thread may still write to it.
                 log.error("event=feed_thread_hangs timeout_s=%d", int(STOP_TIMEOUT_S))
                 os._exit(1)
+
+    def _observe_start(self, metrics: Metrics) -> None:
+        self._starts.observe(metrics)
+        self._observe(metrics)
+
+    def _reload(self, notifier: Notifier) -> None:
+        """Call every hook; one that refuses leaves what was in force, and the writer goes on."""
+        notifier.reloading()
+        log.info("event=reload reason=SIGHUP")
+        for hook in self._on_hangup:
+            try:
+                hook()
+            except (ArenaError, OSError, ValueError) as error:
+                log.error(
+                    "event=reload_failed error=%s reason=%r", type(error).__name__, str(error)
+                )
+        notifier.reloaded()
 
 
 async def _stay_live(coordinator: Coordinator) -> None:

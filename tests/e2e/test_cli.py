@@ -284,7 +284,8 @@ def test_impossible_settings_are_refused(
     found: str,
 ) -> None:
     common = ["--name", arena_name, "--socket", tmp_path / "s", "--states", STATES]
-    assert found in refusal(start("arena-writer", "run", *common, *words), "ValueError")
+    line = refusal(start("arena-writer", "run", *common, *words), "SettingsError")
+    assert f"{words[0]}: {found}" in line
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,11 @@ NOT_RUN = {
     ("docs/howto/deploy.md", "groupadd --system arena"): "not run: needs root and the group",
     (
         "docs/howto/deploy.md",
-        "docker run --ipc=shareable --shm-size=1g --name writer ... arena-writer run --name pools ...",
+        "python3 -m venv /opt/arena && /opt/arena/bin/pip install '.[writer]'",
+    ): "not run: needs root and systemd",
+    (
+        "docs/howto/deploy.md",
+        "docker build -f deploy/Dockerfile -t pool-state-arena .",
     ): "not run: needs a container runtime",
 }
 
@@ -761,6 +765,7 @@ def test_every_counter_is_documented_and_no_other() -> None:
     "program",
     [
         "arena-writer run",
+        "arena-writer config",
         "arena-writer doctor",
         "arena-writer scrape",
         "arena-writer status",

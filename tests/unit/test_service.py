@@ -30,6 +30,7 @@ class ScriptedFeed:
         self.batches = list(batches)
         self.is_connected = True
         self.frames = self.bytes = self.connections = 1
+        self.received_ns = 1
         self._woken = threading.Event()
 
     def connect(self, timeout: float | None = None) -> bool:
