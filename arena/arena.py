@@ -285,10 +285,13 @@ class WriterArena:
         return writer
 
     @classmethod
-    def take_over(cls, name: str) -> Self:
+    def take_over(
+        cls, name: str, *, mode: int | None = None, group: str | int | None = None
+    ) -> Self:
         """Continue on the segment a dead or closed writer left, at its last commit.
 
-        Pools that were live then still are, at that block, also those it showed as syncing while a gap
+        `mode`, and then `group`, are the permissions from now on; None leaves them. Pools that were live
+        then still are, at that block, also those it showed as syncing while a gap
         was open; those it was just reading are stale.
         ArenaMissing, ArenaPermission, ArenaBusy, LayoutMismatch; ArenaNotReady when its creation was
         never finished.
@@ -307,6 +310,9 @@ class WriterArena:
                     f"the creation of {name} was never finished; create it anew", name=name
                 )
             segment = Segment.attach(data_name(name, generation), writable=True)
+            if mode is not None:
+                control.set_access(mode, group)
+                segment.set_access(mode, group)
             MappedArena(segment, generation).close()  # checks the header
             writer = cls(name, control, segment)
             writer._settle_statuses(read_phase(shared).name)
@@ -844,6 +850,24 @@ class WriterArena:
         """Chain the pools belong to; 0 = unknown."""
         self._live()
         return int(self._shared.chain_id)
+
+    @property
+    def max_pools(self) -> int:
+        """Capacity in pools, as of the present generation."""
+        self._live()
+        return int(self._header.max_pools)
+
+    @property
+    def max_tokens(self) -> int:
+        """Capacity in tokens, as of the present generation."""
+        self._live()
+        return int(self._header.max_tokens)
+
+    @property
+    def tick_bytes(self) -> int:
+        """Size of the tick heap, as of the present generation."""
+        self._live()
+        return int(self._header.heap_nbytes)
 
     @property
     def slot_count(self) -> int:

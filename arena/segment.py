@@ -198,6 +198,10 @@ class Segment:
         if self.fd >= 0:
             os.close(self.fd)
 
+    def set_access(self, mode: int, group: str | int | None) -> None:
+        """Change the mode and, unless None, the group."""
+        _set_access(self.fd, self.name, mode, group)
+
     def close(self) -> None:
         """Close the descriptor and let go of the mapping; views of it stay valid."""
         if self.fd >= 0:

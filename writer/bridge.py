@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ from arena.writer.jsonrpc import JsonRpc, Limits
 from arena.writer.logs import Header, RpcNode, read_header
 from arena.writer.replay import listen
 from arena.writer.scrapers.rpc import check_chain
-from arena.writer.whitelist import read_pool_list
+from arena.writer.scrapers.slots import PoolTarget
+from arena.writer.whitelist import file_signature, read_pool_list
 
 log = logging.getLogger(__name__)
 
@@ -55,20 +56,19 @@ JOIN_TIMEOUT_S = 15.0
 class BridgeSettings:
     """Which node, which pools, and the socket's place and rights.
 
-    `poll_s` None: as the address needs it. `client_nbytes` is what a client may leave unread.
-    `is_embedded`: the one client holds the pools of the list as it is now, so changes of it are left
-    alone, and its first block is the newest, not the one after it.
+    `poll_s` None: as the address needs it. `client_nbytes` is what a client may leave unread. Without
+    `pools` the list is given to the bridge, and its first block is the newest as soon as a client is
+    there: it is embedded in the one program that reads it.
     """
 
     node: str
-    pools: Path
+    pools: Path | None
     socket: Path
     mode: int = 0o600
     group: str | None = None
     chain_id: int | None = None
     poll_s: float | None = None
     client_nbytes: int = CLIENT_NBYTES
-    is_embedded: bool = False
 
 
 class Bridge:
@@ -79,16 +79,23 @@ class Bridge:
     was called; a list that cannot be read leaves the one in force.
     """
 
-    def __init__(self, settings: BridgeSettings) -> None:
+    def __init__(
+        self, settings: BridgeSettings, targets: Sequence[PoolTarget] | None = None
+    ) -> None:
         self.settings = settings
-        self._signature = _signature(settings.pools)
-        listed = read_pool_list(settings.pools)
-        for refused in listed.refused:
-            log.warning("event=pool_refused reason=%r", str(refused))
+        self._given: Sequence[PoolTarget] | None = None
+        if settings.pools is not None:
+            self._signature = file_signature(settings.pools)
+            listed = read_pool_list(settings.pools)
+            for refused in listed.refused:
+                log.warning("event=pool_refused reason=%r", str(refused))
+            targets = listed.targets
+        elif targets is None:
+            raise ValueError("a bridge needs a list of pools")
         # Tried again here, not there: what is asked next depends on the head by then.
         self._rpc = JsonRpc(settings.node, Limits(timeout_s=5.0, tries=1))
         self._node = RpcNode(self._rpc)
-        self._follower = Follower(self._node, listed.targets)
+        self._follower = Follower(self._node, targets)
         self._chain_id = settings.chain_id
         self._next_seq = 1
         self._hints: queue.SimpleQueue[Header | None] = queue.SimpleQueue()
@@ -109,6 +116,10 @@ class Bridge:
         it was; RpcError."""
         self._chain_id = check_chain(self._rpc, self._chain_id)
         return self._chain_id
+
+    def hold(self, targets: Sequence[PoolTarget]) -> None:
+        """These are the pools from the next block on, where no file names them. Safe from any thread."""
+        self._given = targets
 
     def reload(self) -> None:
         """Read the list of pools again before the next block. Safe from any thread."""
@@ -190,7 +201,7 @@ class Bridge:
     def _follow(self, ended: "asyncio.Future[None]") -> None:
         failure: BaseException | None = None
         try:
-            while self.settings.is_embedded and not self._joined.wait(POLL_S):
+            while self.settings.pools is None and not self._joined.wait(POLL_S):
                 if self._stopping.is_set():
                     break
             while not self._stopping.is_set():
@@ -349,9 +360,12 @@ class Bridge:
 
     def _keep_pools(self) -> None:
         """Take over a changed list; blocks are sent between two calls of this."""
-        if self.settings.is_embedded:
+        if self.settings.pools is None:
+            given, self._given = self._given, None
+            if given is not None:
+                self._follower.targets = given
             return
-        signature = _signature(self.settings.pools)
+        signature = file_signature(self.settings.pools)
         if not self._reload.is_set() and signature == self._signature:
             return
         self._reload.clear()
@@ -371,12 +385,3 @@ class Bridge:
             len(before - after),
             len(listed.refused),
         )
-
-
-def _signature(path: Path) -> tuple[int, int, int] | None:
-    """What tells one version of a file from the next; None while there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -153,6 +153,26 @@ def run_command(
         float,
         typer.Option(min=0.0, help="seconds to try closing a gap from --rpc before reading anew"),
     ] = 30.0,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(help="folder of checkpoints; $STATE_DIRECTORY or ~/.local/state of this user"),
+    ] = None,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=0, help="blocks between two checkpoints, with a node; 0 writes none")
+    ] = 300,
+    cold_start: Annotated[
+        bool,
+        typer.Option(
+            "--cold-start/--warm-start", help="read every pool anew, whatever a former run left"
+        ),
+    ] = False,
+    audit_every: Annotated[
+        int,
+        typer.Option(min=0, help="blocks between two comparisons with the node; 0 compares none"),
+    ] = 25,
+    audit_pools: Annotated[
+        int, typer.Option(min=1, max=1000, help="pools compared each time, at random")
+    ] = 4,
     keep_segment: Annotated[
         bool,
         typer.Option(
@@ -184,14 +204,17 @@ def run_command(
     with refusing("arena-writer"), ExitStack() as stack:
         check_run(context)
         from arena.writer.bridge import Bridge, BridgeSettings
+        from arena.writer.poolsource import FilePools
+        from arena.writer.restart import state_folder
         from arena.writer.service import Service, Settings
         from arena.writer.sources import check_node_chain, open_sources
 
+        source = None if pools is None else FilePools(pools)
         sources = open_sources(
             states=states,
             reth_db=reth_db,
             rpc=rpc or node,
-            pools=pools,
+            pools=None if source is None else source.first(),
             chain_id=chain_id or None,
             libmdbx=libmdbx,
             scraping_concurrency=scraping_concurrency,
@@ -205,16 +228,15 @@ def run_command(
         chain_id = check_node_chain(sources, chain_id or None) or chain_id
         bridge: Bridge | None = None
         if node is not None:
-            assert pools is not None
             socket = stack.enter_context(private_folder(name)) / "feed.sock"
             bridge = Bridge(
                 BridgeSettings(
                     node=node,
-                    pools=pools,
+                    pools=None,
                     socket=socket,
                     chain_id=chain_id or None,
-                    is_embedded=True,
-                )
+                ),
+                sources.targets,
             )
             stack.enter_context(closing(bridge))
             bridge.check_chain()
@@ -234,15 +256,27 @@ def run_command(
             gap_timeout_s=gap_timeout,
             keep_segment=keep_segment,
             metrics_port=metrics_port,
+            state_folder=state_dir or state_folder(name),
+            checkpoint_every=checkpoint_every,
+            audit_every=audit_every,
+            audit_pools=audit_pools,
+            starts_cold=cold_start,
         )
+        hooks: list[Callable[[], None]] = [partial(reload_log_level, context)]
+        if source is not None:
+            hooks.append(source.reload)
         observe = stack.enter_context(progress_display())
         service = Service(
             settings,
             sources.scraper,
             node=sources.node,
             producer=None if bridge is None else bridge.run,
+            targets=sources.targets,
+            pools=source,
+            on_list=(lambda targets: None) if bridge is None else bridge.hold,
+            auditor=sources.by_rpc,
             observe=observe,
-            on_hangup=[partial(reload_log_level, context)],
+            on_hangup=hooks,
         )
         asyncio.run(service.run())
 

@@ -263,8 +263,7 @@ class Coordinator:
         witnesses = await self._call(self.intake.adopt)
         held = await self._call(self.intake.pools)
         other = [key for key in held if key not in specs or not _is_same(held[key], specs[key])]
-        while not await self._call(partial(self.intake.remove, other)):
-            await asyncio.sleep(SCRAPE_POLL_S)
+        await self._remove(other)
         if self._branch is not None:
             self._branch.pools = {key: held[key] for key in held if key not in other}
             self._branch.witnesses = witnesses
@@ -464,10 +463,10 @@ class Coordinator:
             gone = set(keys)
             self._branch.pools = {k: v for k, v in self._branch.pools.items() if k not in gone}
             self._branch.since = {k: v for k, v in self._branch.since.items() if k not in gone}
-        while keys and not await self._call(partial(self.intake.remove, keys)):
+        while (count := await self._call(partial(self.intake.remove, keys))) is None:
             await asyncio.sleep(SCRAPE_POLL_S / 10)
-        if keys:
-            log.info("event=pools_removed pools=%d", len(keys))
+        if count:
+            log.info("event=pools_removed pools=%d", count)
 
     async def _announce(self, specs: Sequence[PoolSpec]) -> None:
         """Show pools as syncing and have them read once the stream brings their events."""

@@ -513,16 +513,16 @@ class Intake:
         slots = {*self.arena.stale_slots().tolist(), *self.arena.unread_slots().tolist()}
         return [self.arena.spec(slot).key for slot in sorted(slots)]
 
-    def remove(self, keys: Sequence[bytes]) -> bool:
-        """Take pools away, those there are; False inside a reorg: ask again."""
+    def remove(self, keys: Sequence[bytes]) -> int | None:
+        """Take pools away, and how many there were; None inside a reorg: ask again."""
         if self._in_reorg:
-            return False
+            return None
         self.arena.commit()
-        for key in keys:
-            if (slot := self.arena.slot_of(key)) is not None:
-                self.arena.remove_pool(slot)
+        slots = [slot for key in keys if (slot := self.arena.slot_of(key)) is not None]
+        for slot in slots:
+            self.arena.remove_pool(slot)
         self.arena.commit()
-        return True
+        return len(slots)
 
     def announce(self, specs: Sequence[PoolSpec]) -> int | None:
         """Show new pools as syncing; the head block, None inside a reorg: ask again. ArenaFull names the
@@ -543,13 +543,13 @@ class Intake:
         reorg. ArenaFull when shared memory has no room."""
         if self._in_reorg:
             return False
-        head = self.arena.native.arena.header
+        arena = self.arena
         if table == "pools":
-            self.arena.grow(max_pools=2 * head.max_pools, max_tokens=2 * head.max_tokens)
+            arena.grow(max_pools=2 * arena.max_pools, max_tokens=2 * arena.max_tokens)
         elif table == "tokens":
-            self.arena.grow(max_tokens=2 * head.max_tokens)
+            arena.grow(max_tokens=2 * arena.max_tokens)
         elif table == "tick heap":
-            self.arena.grow(tick_bytes=2 * head.heap_nbytes)
+            arena.grow(tick_bytes=2 * arena.tick_bytes)
         else:
             return False
         return True

@@ -30,9 +30,13 @@ from arena.writer.intake import Intake
 from arena.writer.logs import NodeClient
 from arena.writer.metrics import ArenaCollector, Extra, MetricsServer, Starts
 from arena.writer.notify import Notifier, keep_notified
+from arena.writer.poolsource import PoolChange, PoolSource
 from arena.writer.processor import Processor
+from arena.writer.restart import open_arena
 from arena.writer.scrapers import PoolScraper
+from arena.writer.scrapers.slots import PoolTarget
 from arena.writer.status import read_vitals
+from arena.writer.upkeep import Audit, Checkpoints, PinnedScraper
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +53,12 @@ STOP_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One run of the writer: where the stream comes from, and the arena's size and rights."""
+    """One run of the writer: where the stream comes from, and the arena's size and rights.
+
+    Checkpoints are written into `state_folder`, if any, every `checkpoint_every` blocks; every
+    `audit_every` blocks `audit_pools` pools are compared with the node; 0 is never. `starts_cold`
+    leaves alone what a former writer left.
+    """
 
     name: str
     socket: Path
@@ -65,6 +74,11 @@ class Settings:
     gap_timeout_s: float = 30.0
     keep_segment: bool = False
     metrics_port: int | None = None
+    state_folder: Path | None = None
+    checkpoint_every: int = 300
+    audit_every: int = 25
+    audit_pools: int = 4
+    starts_cold: bool = False
 
 
 class FeedThread:
@@ -77,7 +91,6 @@ class FeedThread:
         self._work: deque[Callable[[], None]] = deque()
         self._stopping = threading.Event()
         self._waits = True
-        self._counters = intake.arena.counters
         self.latency = Latency()
         self._commits = 0
         self._unseen_ns = 0  # when the oldest bytes came that readers do not see yet; 0 = none
@@ -122,7 +135,7 @@ class FeedThread:
         if len(batch.records):
             if not self._unseen_ns:
                 self._unseen_ns = feed.received_ns
-                self._commits = int(self._counters[lib.PSA_COUNTER_COMMITS])
+                self._commits = int(intake.arena.counters[lib.PSA_COUNTER_COMMITS])
             intake.take(batch.records)
         for fault in batch.faults:
             self._on_fault(fault)
@@ -131,7 +144,7 @@ class FeedThread:
             intake.idle()
         if self._unseen_ns:
             self._note_latency(feed.received_ns)
-        counters = self._counters
+        counters = intake.arena.counters  # of the present generation
         counters[lib.PSA_COUNTER_FRAMES] = feed.frames
         counters[lib.PSA_COUNTER_BYTES] = feed.bytes
         counters[lib.PSA_COUNTER_CONNECTIONS] = feed.connections
@@ -141,7 +154,7 @@ class FeedThread:
         if not self._intake.is_live:
             self._unseen_ns = 0
             return
-        commits = int(self._counters[lib.PSA_COUNTER_COMMITS])
+        commits = int(self._intake.arena.counters[lib.PSA_COUNTER_COMMITS])
         if commits == self._commits:
             return
         self.latency.add(time.monotonic_ns() - self._unseen_ns)
@@ -162,6 +175,8 @@ class Service:
     """Owns everything of one writer process; `run` returns when it is told to stop.
 
     `producer`, where given, is run as long as the writer: what serves the socket it reads.
+    `targets` is the list the scraper begins with, `pools` where its changes come from; `on_list`
+    is called with the whole list after each. `auditor` reads pools at a given block.
     `on_hangup` are called in the event loop when SIGHUP comes, each whatever became of the others.
     `extra` are further counts for the metrics, as arena_PREFIX_KEY; called in a thread of theirs.
     """
@@ -173,6 +188,10 @@ class Service:
         *,
         node: NodeClient | None = None,
         producer: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        targets: Sequence[PoolTarget] = (),
+        pools: PoolSource | None = None,
+        on_list: Callable[[Sequence[PoolTarget]], None] = lambda targets: None,
+        auditor: PinnedScraper | None = None,
         observe: Callable[[Metrics], None] = lambda metrics: None,
         on_hangup: Sequence[Callable[[], None]] = (),
         extra: Mapping[str, Extra] | None = None,
@@ -184,6 +203,11 @@ class Service:
         self._scraper = scraper
         self._node = node
         self._producer = producer
+        self._targets = targets
+        self._pools = pools
+        self._on_list = on_list
+        self._auditor = auditor
+        self._was_live = False
         self._observe = observe
 
     async def run(self) -> None:
@@ -191,7 +215,8 @@ class Service:
 
         PortRefused; SettingsError for a NOTIFY_SOCKET that is none; ArenaBusy and other refusals of
         creating the segment; what cold_start raises; whatever ended the feed thread. The segment is
-        unlinked unless `keep_segment`, in which case it stays, marked as closed, with its last block.
+        unlinked at a clean end unless `keep_segment`; it stays, marked as closed, with its last block,
+        when a writer that had been live fails.
         """
         with ExitStack() as stack:
             notifier = stack.enter_context(closing(Notifier.of(os.environ)))
@@ -213,16 +238,24 @@ class Service:
         loop.add_signal_handler(signal.SIGHUP, self._reload, notifier)
         switch_interval_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        arena = WriterArena.create(
-            settings.name,
-            max_pools=settings.max_pools,
-            tick_bytes=settings.tick_bytes,
-            mode=settings.mode,
-            group=settings.group,
-            chain_id=settings.chain_id,
+        arena, is_warm = await asyncio.to_thread(
+            partial(
+                open_arena,
+                settings.name,
+                max_pools=settings.max_pools,
+                tick_bytes=settings.tick_bytes,
+                mode=settings.mode,
+                group=settings.group,
+                chain_id=settings.chain_id,
+                node=None if settings.starts_cold else self._node,
+                folder=settings.state_folder,
+            )
         )
+        self._was_live = is_warm
+        is_clean = False
         try:
-            await self._run_with(arena, preset, loop, stop, notifier, server)
+            await self._run_with(arena, preset, loop, stop, notifier, server, is_warm)
+            is_clean = True
         finally:
             notifier.send("STOPPING=1", "STATUS=stopping")
             if server is not None:
@@ -230,9 +263,9 @@ class Service:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
             sys.setswitchinterval(switch_interval_s)
-            arena.close(unlink=not settings.keep_segment)
-            kept = "yes" if settings.keep_segment else "no"
-            log.info("event=stopped name=%s kept=%s", settings.name, kept)
+            keeps = settings.keep_segment or (self._was_live and not is_clean)
+            arena.close(unlink=not keeps)
+            log.info("event=stopped name=%s kept=%s", settings.name, "yes" if keeps else "no")
 
     async def _run_with(
         self,
@@ -242,6 +275,7 @@ class Service:
         stop: asyncio.Event,
         notifier: Notifier,
         server: MetricsServer | None,
+        is_warm: bool,
     ) -> None:
         settings = self.settings
         feed = Feed(settings.socket, dialect=settings.dialect)
@@ -287,6 +321,7 @@ class Service:
             intake,
             self._scraper,
             call,
+            targets=self._targets,
             preset=preset,
             scrape_timeout_s=settings.scrape_timeout_s,
             node=self._node,
@@ -308,7 +343,7 @@ class Service:
             "event=started name=%s socket=%s pid=%d", settings.name, settings.socket, os.getpid()
         )
         thread.start()
-        work = asyncio.ensure_future(_stay_live(coordinator))
+        work = asyncio.ensure_future(self._stay_live(coordinator, is_warm))
         stopped = asyncio.ensure_future(stop.wait())
         tasks: list[asyncio.Future[Any]] = [work, stopped]
         if notifier.is_on:
@@ -316,11 +351,39 @@ class Service:
             tasks.append(asyncio.ensure_future(keep_notified(notifier, look)))
         if self._producer is not None:
             tasks.append(asyncio.ensure_future(self._producer()))
+        if self._pools is not None:
+            take = partial(self._change_list, coordinator)
+            tasks.append(asyncio.ensure_future(self._pools.run(take)))
+        checkpoints: Checkpoints | None = None
+        if self._node is not None and settings.state_folder is not None:
+            checkpoints = Checkpoints(
+                intake,
+                call,
+                coordinator,
+                settings.state_folder,
+                settings.chain_id,
+                settings.checkpoint_every,
+            )
+            if settings.checkpoint_every:
+                tasks.append(asyncio.ensure_future(checkpoints.run()))
+        if self._auditor is not None and settings.audit_every and self._node is not None:
+            audit = Audit(
+                intake,
+                call,
+                coordinator,
+                self._auditor,
+                settings.audit_every,
+                settings.audit_pools,
+            )
+            coordinator.on_added = audit.recheck
+            tasks.append(asyncio.ensure_future(audit.run()))
         try:
             await asyncio.wait({*tasks, died}, return_when=asyncio.FIRST_COMPLETED)
             for task in (died, *tasks):
                 if task.done():
                     task.result()
+            if checkpoints is not None and settings.checkpoint_every:
+                await checkpoints.write()
         finally:
             self._scraper.close()
             for task in tasks:
@@ -332,6 +395,21 @@ class Service:
                 # The arena is not ours to close while the thread may still write to it.
                 log.error("event=feed_thread_hangs timeout_s=%d", int(STOP_TIMEOUT_S))
                 os._exit(1)
+
+    async def _stay_live(self, coordinator: Coordinator, is_warm: bool) -> None:
+        await (coordinator.warm_start() if is_warm else coordinator.cold_start())
+        self._was_live = True
+        await coordinator.run_live()
+
+    def _change_list(self, coordinator: Coordinator, change: PoolChange) -> None:
+        """Take a change of the list: the producer hears of it first, then its events are expected."""
+        held = {target.spec.key: target for target in self._targets}
+        for key in change.removed:
+            held.pop(key, None)
+        held |= {target.spec.key: target for target in change.added}
+        self._targets = tuple(held.values())
+        self._on_list(self._targets)
+        coordinator.change_pools(change.added, change.removed)
 
     def _observe_start(self, metrics: Metrics) -> None:
         self._starts.observe(metrics)
@@ -349,11 +427,6 @@ class Service:
                     "event=reload_failed error=%s reason=%r", type(error).__name__, str(error)
                 )
         notifier.reloaded()
-
-
-async def _stay_live(coordinator: Coordinator) -> None:
-    await coordinator.cold_start()
-    await coordinator.run_live()
 
 
 def _give(answer: asyncio.Future[T], result: T) -> None:

@@ -16,7 +16,6 @@ from arena.writer.scrapers.rethdb import RethDB
 from arena.writer.scrapers.rpc import RpcScraper, check_chain
 from arena.writer.scrapers.slots import PoolTarget
 from arena.writer.scrapers.statefile import StateFile
-from arena.writer.whitelist import read_pool_list
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +25,14 @@ FALLBACK_S = 30.0  # how long a database that refused is left alone
 
 @dataclass(slots=True)
 class Sources:
-    """`scraper` reads pools; `node`, where there is one, fetches missing blocks."""
+    """`scraper` reads pools, of the list `targets` to begin with; `node`, where there is one, fetches
+    missing blocks, and `by_rpc` reads pools at any block."""
 
     scraper: PoolScraper
     node: NodeClient | None = None
     rpc: JsonRpc | None = None
+    targets: tuple[PoolTarget, ...] = ()
+    by_rpc: RpcScraper | None = None
 
     def close(self) -> None:
         """Safe to call twice."""
@@ -44,7 +46,7 @@ def open_sources(
     states: Path | None,
     reth_db: Path | None,
     rpc: str | None,
-    pools: Path | None,
+    pools: Sequence[PoolTarget] | None,
     chain_id: int | None,
     libmdbx: Path | None,
     scraping_concurrency: int,
@@ -52,7 +54,7 @@ def open_sources(
 ) -> Sources:
     """The sources of these settings; nothing is read from them yet.
 
-    ValueError when they do not say where pools come from; PoolListError.
+    ValueError when they do not say where pools come from.
     """
     if states is not None and (reth_db is not None or pools is not None):
         raise ValueError("--states already names pools and values; leave out --reth-db and --pools")
@@ -66,22 +68,21 @@ def open_sources(
         )
     if pools is None:
         raise ValueError("--pools is missing: the list of pools to read")
-    listed = read_pool_list(pools)
-    for refused in listed.refused:
-        log.warning("event=pool_refused reason=%r", str(refused))
+    targets = tuple(pools)
     # The two uses of a node have connections of their own: scraping must not delay closing a gap.
-    by_rpc = None if rpc is None else RpcScraper(JsonRpc(rpc), listed.targets, chain_id=chain_id)
+    by_rpc = None if rpc is None else RpcScraper(JsonRpc(rpc), targets, chain_id=chain_id)
     if reth_db is None:
         assert by_rpc is not None
-        return Sources(by_rpc, node, client)
+        return Sources(by_rpc, node, client, targets, by_rpc)
     database = NodeDatabase(
         reth_db,
-        listed.targets,
+        targets,
         node,
         scraping_concurrency=scraping_concurrency,
         library=libmdbx,
     )
-    return Sources(database if by_rpc is None else FallbackScraper(database, by_rpc), node, client)
+    scraper = database if by_rpc is None else FallbackScraper(database, by_rpc)
+    return Sources(scraper, node, client, targets, by_rpc)
 
 
 def check_node_chain(sources: Sources, chain_id: int | None) -> int | None:

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 
 from arena.arena import PoolValues
 from arena.errors import Scraper
+from arena.layouts.slots import DYNAMIC_FEE_PIPS
 from arena.writer.branch import Witness
 from arena.writer.checkpoint import KEEP, write_checkpoint
 from arena.writer.intake import Intake
@@ -144,12 +145,13 @@ class Audit:
         self, number: int, block_hash: bytes, ours: Mapping[bytes, PoolValues]
     ) -> dict[bytes, list[Difference]]:
         scrape = await asyncio.to_thread(self.scraper.read_pools_at, number, block_hash, list(ours))
-        found = {
-            pool.spec.key: differences(
-                pool.spec.key, pool.spec.protocol, ours[pool.spec.key], pool.values
-            )
-            for pool in scrape.pools
-        }
+        found = {}
+        for pool in scrape.pools:
+            key, spec = pool.spec.key, pool.spec
+            rows = differences(key, spec.protocol, ours[key], pool.values)
+            if spec.fee_pips == DYNAMIC_FEE_PIPS:  # changes without an event, and says so
+                rows = [each for each in rows if each.field != "lp_fee"]
+            found[key] = rows
         for invalid in scrape.invalid:
             if invalid.found != "no entry":  # taken from the list just now
                 found[invalid.key] = [Difference(invalid.key, "pool", "live", str(invalid))]

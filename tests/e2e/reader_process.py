@@ -8,6 +8,14 @@ on stdout, and ends when stdin closes:
                                     change what is expected of pools, then compare one view
     {"do": "fees", "keys"}          lp_fee and protocol_fee of V4 pools
     {"do": "quotes", "asks"}        [key, zero_for_one, exact_out, amount] each, all from one view
+    {"do": "follow", "keys", "blocks", "seconds"}
+                                    look at every block until all keys have been live for so many;
+                                    answers the states of those that were live, by block
+    {"do": "until_removed", "key", "seconds"}
+                                    quote through one handle until its pool is removed
+    {"do": "stay", "keys", "seconds"}
+                                    look and quote until a file `enough` is there; answers what was
+                                    refused or not live
     {"do": "watch", "keys", "last", "seconds"}
                                     look as often as possible until a view is `last`; answers every
                                     distinct [block, digest of the states] seen
@@ -17,6 +25,7 @@ import hashlib
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import arena
@@ -119,6 +128,64 @@ class Reader:
                 answers.append([*map(int, numbers), bool(quote.is_complete)])
             block = int(view.block_number)
         return {"block": block, "answers": answers}
+
+    def do_follow(self, keys: list[str], blocks: int, seconds: float) -> dict[str, Any]:
+        limit = time.monotonic() + seconds
+        seen: dict[int, dict[str, Any]] = {}
+        statuses: dict[str, list[str]] = {key: [] for key in keys}
+        whole = 0
+        while whole < blocks and time.monotonic() < limit:
+            try:
+                with self.pools.snapshot() as view:
+                    number = int(view.block_number)
+                    there = [key for key in keys if key in view]
+                    states = {key: view[key].state() for key in there}
+            except arena.SnapshotTooOld:
+                continue
+            for key in keys:
+                status = states[key].status if key in states else "unknown"
+                if statuses[key][-1:] != [status]:
+                    statuses[key].append(status)
+            live = {key: shown(s) for key, s in states.items() if s.status == "live"}
+            if number not in seen:
+                whole += len(live) == len(keys)
+            seen[number] = {**seen.get(number, {}), **live}
+            self.pools.wait_commit(after=view.commit, timeout=0.1)
+        return {"ok": whole >= blocks, "seen": list(seen.items()), "statuses": statuses}
+
+    def do_until_removed(self, key: str, seconds: float) -> dict[str, Any]:
+        limit = time.monotonic() + seconds
+        pool = self.pools[key]
+        quotes = 0
+        errors: dict[str, int] = {}
+        while time.monotonic() < limit:
+            try:
+                pool.quote_exact_in(10**12, zero_for_one=True)
+                pool.state()
+                quotes += 1
+            except arena.PoolRemoved as error:
+                return {"ok": key in str(error), "quotes": quotes, "errors": errors}
+            except arena.ArenaError as error:
+                errors[type(error).__name__] = errors.get(type(error).__name__, 0) + 1
+        return {"ok": False, "quotes": quotes, "errors": errors}
+
+    def do_stay(self, keys: list[str], seconds: float) -> dict[str, Any]:
+        limit = time.monotonic() + seconds
+        pools = {key: self.pools[key] for key in keys}
+        views = 0
+        seen: dict[str, int] = {}
+        while not Path("enough").exists() and time.monotonic() < limit:
+            number, _, idle = self.look(keys)
+            views += 1
+            for key in idle:
+                seen[f"not live: {key}"] = number
+            for key, pool in pools.items():
+                try:
+                    pool.quote_exact_in(10**12, zero_for_one=True)
+                except arena.ArenaError as error:
+                    if not isinstance(error, arena.QuoteError):
+                        seen[f"{type(error).__name__}: {key}"] = number
+        return {"ok": not seen and time.monotonic() < limit, "views": views, "seen": seen}
 
     def do_watch(self, keys: list[str], last: list[Any], seconds: float) -> dict[str, Any]:
         seen: dict[tuple[int, str], None] = {}

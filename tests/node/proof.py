@@ -10,6 +10,7 @@ import contextlib
 import json
 import random
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -52,9 +53,12 @@ class Proof:
         embedded: bool = False,
         node_options: tuple[str, ...] = (),
         node_socket: Path | None = None,
+        writer_options: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
+        self.writer_options = writer_options
         self.arena_name = arena_name
+        self.watched: list[str] | None = None  # keys the readers compare; None: all
         self.totals = dict.fromkeys(("blocks", "reorgs", "states", "quotes", "swaps"), 0)
         self.random = random.Random(f"proof {seed}")
         self._has_orphans = False  # the next block replaces one that was taken back
@@ -67,7 +71,7 @@ class Proof:
             for _ in range(3):
                 self.market.step(8)
             self.pools = folder / "pools.json"
-            self.pools.write_text(json.dumps(self.market.pool_list()))
+            self.list_pools()
             self.address = str(node_socket or getattr(self.node, transport))
             self.socket = folder / "bridge.sock"
             self.embedded = embedded
@@ -85,13 +89,19 @@ class Proof:
 
     # -- processes
 
+    def list_pools(self, keys: Iterable[str] | None = None) -> None:
+        """Replace the list of pools, as an editor does; None lists all there are."""
+        fresh = self.pools.with_suffix(".new")
+        fresh.write_text(json.dumps(self.market.pool_list(keys)))
+        fresh.replace(self.pools)
+
     def start_bridge(self, address: str | None = None) -> None:
         self.bridge = BridgeProcess(
             self.folder, node=address or self.address, pools=self.pools, socket=self.socket
         )
 
     def start_writer(self) -> None:
-        more = ("--pools", str(self.pools))
+        more = ("--pools", str(self.pools), *self.writer_options)
         if self.embedded:
             more += ("--node", self.address)
         else:
@@ -169,7 +179,7 @@ class Proof:
     # -- state
 
     def truth(self, block_hash: str, *, every_word: bool = False) -> dict[str, dict[str, Any]]:
-        states = self.market.states(block_hash, every_word=every_word)
+        states = self.market.states(block_hash, self.watched, every_word=every_word)
         return {
             key: {name: value for name, value in state.items() if name not in NOT_IN_THE_FEED}
             for key, state in states.items()

@@ -1,0 +1,157 @@
+"""Pools come and go beside a trading chain, and values that are wrong are found, all others staying live.
+
+The chain trades all the time; every block's first view of the pools that stay is compared, so a pause
+or a stale moment of theirs would fail. What is added is compared at each block from its first live one.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from node.proof import Proof
+from oracle.processes import ReaderProcess
+
+import arena
+from arena.layouts import slots
+
+pytestmark = pytest.mark.node
+
+SECONDS = 60.0
+
+
+@pytest.fixture(params=["embedded", "bridge"])
+def proof(request: pytest.FixtureRequest, tmp_path: Path, arena_name: str) -> Iterator[Proof]:
+    embedded = request.param == "embedded"
+    with Proof(tmp_path, arena_name, seed=41, pools=5, embedded=embedded) as made:
+        made.wait_live()
+        made.block(settle=True)
+        yield made
+
+
+def wait_for(proof: Proof, statuses: dict[str, str | None]) -> None:
+    """Trade until a reader of our own sees these statuses; None is an unknown pool."""
+    limit = time.monotonic() + SECONDS
+    with arena.attach(proof.arena_name) as pools:
+        while True:
+            found = {key: pools[key].status if key in pools else None for key in statuses}
+            if found == statuses:
+                return
+            assert time.monotonic() < limit, (found, proof.writer_log()[-4000:])
+            proof.block()
+
+
+def test_pools_are_added_and_removed_while_the_others_stay_live(proof: Proof) -> None:
+    old = [pool.key for pool in proof.market.pools]
+    proof.watched = old
+    new = [pool.key for pool in proof.market.create_pools(v2=3, v3=3, v4=2, cake=2)]
+    proof.equal(settle=True)
+    with ReaderProcess(proof.folder, proof.arena_name) as follower:
+        follower.tell(do="follow", keys=new, blocks=8, seconds=SECONDS)
+        proof.list_pools()
+        wait_for(proof, dict.fromkeys(new, "live"))
+        for _ in range(10):
+            proof.block()
+        found = follower.answer()
+    assert found["ok"], found["statuses"]
+    compared = 0
+    for number, states in found["seen"]:
+        truth = proof.market.states(number, list(states))
+        for key, state in states.items():
+            expected = truth[key]
+            assert {name: expected[name] for name in state} == state, (number, key)
+            compared += 1
+    assert compared >= 8 * len(new)
+    assert all(each == ["unknown", "syncing", "live"] for each in found["statuses"].values())
+    proof.watched = None
+    proof.reorg(4, "anvil_reorg")
+    proof.quotes(60)
+    proof.equal(every_word=True)
+
+    gone = [*old[::6], *new[:3]]
+    with ReaderProcess(proof.folder, proof.arena_name) as quoting:
+        quoting.tell(do="until_removed", key=gone[0], seconds=SECONDS)
+        proof.watched = [key for key in (*old, *new) if key not in gone]
+        proof.list_pools(proof.watched)
+        wait_for(proof, dict.fromkeys(gone))
+        answer = quoting.answer()
+    assert answer["ok"], answer
+    assert answer["quotes"] > 0
+    assert set(answer["errors"]) <= {"InsufficientLiquidity", "SwapReverts", "HookedPool"}
+    proof.reorg(3, "anvil_reorg")
+    for _ in range(5):
+        proof.block()
+
+    proof.list_pools()  # and back again
+    wait_for(proof, dict.fromkeys(gone, "live"))
+    proof.watched = None
+    proof.equal(every_word=True)
+    assert proof.undisturbed(), proof.writer_log()[-4000:]
+
+
+def test_a_pool_that_leaves_and_returns_at_once_is_read_anew(
+    tmp_path: Path, arena_name: str
+) -> None:
+    with Proof(tmp_path, arena_name, seed=42, pools=3, embedded=True) as proof:
+        proof.wait_live()
+        proof.block(settle=True)
+        keys = [pool.key for pool in proof.market.pools]
+        proof.watched = keys[::4]
+        for index in range(4):
+            leaving = [key for key in keys[index % 2 :: 2] if key not in proof.watched]
+            proof.list_pools(key for key in keys if key not in leaving)
+            limit = time.monotonic() + 0.4 + 0.3 * index
+            while time.monotonic() < limit:
+                proof.block()
+            proof.list_pools()
+            proof.block()
+        wait_for(proof, dict.fromkeys(keys, "live"))
+        proof.watched = None
+        for _ in range(5):
+            proof.block()
+        proof.equal(every_word=True)
+        assert proof.undisturbed(), proof.writer_log()[-4000:]
+
+
+def corrupt(name: str, key: str) -> None:
+    """Change the price of a pool where it lies, in both versions, as no event would."""
+    with arena.attach(name) as pools:
+        slot, generation = pools[key].slot, pools.generation
+        offset = int(pools._current().header.slots_offset)
+    with open(f"/dev/shm/{name}.{generation}", "r+b") as shared:
+        for line in range(2):
+            place = offset + slot * slots.SLOT.itemsize + line * slots.LINE.itemsize + 16
+            shared.seek(place)
+            low = shared.read(1)
+            shared.seek(place)
+            shared.write(bytes([low[0] ^ 1]))
+
+
+def test_the_audit_finds_a_wrong_pool_and_heals_it(tmp_path: Path, arena_name: str) -> None:
+    options = ("--audit-every", "3", "--audit-pools", "12")
+    with Proof(
+        tmp_path, arena_name, seed=43, pools=3, embedded=True, writer_options=options
+    ) as proof:
+        proof.wait_live()
+        proof.block(settle=True)
+        keys = [pool.key for pool in proof.market.pools]
+        # The trader trades elsewhere, so that no event corrects the price by itself.
+        wrong = next(p for p in proof.market.pools if p.kind == "uniswap_v3")
+        proof.market.pools.remove(wrong)
+        proof.watched = [key for key in keys if key != wrong.key]
+        corrupt(arena_name, wrong.key)
+        limit = time.monotonic() + SECONDS
+        with arena.attach(arena_name) as pools:
+            while not pools.counters["audit_differences"]:
+                assert time.monotonic() < limit, proof.writer_log()[-4000:]
+                proof.block()
+            wait_for(proof, {wrong.key: "live"})
+            assert pools.counters["audit_differences"] == 1
+            assert pools.counters["audited"] >= 12
+        proof.market.pools.append(wrong)
+        proof.watched = None
+        proof.equal(every_word=True, settle=True)
+        log = proof.writer_log()
+        assert "event=audit_difference" in log
+        assert f"pool={wrong.key} field=sqrt_price_x96" in log
+        assert "event=pool_live_again" in log
