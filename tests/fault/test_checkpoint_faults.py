@@ -1,0 +1,270 @@
+"""Damaged and foreign checkpoints are refused with a reason, and the next older one is used.
+
+Method: a real arena's image is written; the file is then cut, flipped and rewritten from outside.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import random
+from pathlib import Path
+
+import pytest
+from conftest import SEED
+
+import arena
+from arena.arena import ArenaImage, PoolSpec, PoolValues, TokenSpec, WriterArena
+from arena.errors import ArenaMissing, CheckpointRefused
+from arena.layouts import slots
+from arena.writer.checkpoint import (
+    Checkpoint,
+    checkpoint_files,
+    read_header,
+    read_image,
+    usable_checkpoints,
+    write_checkpoint,
+)
+from arena.writer.logs import Header
+from arena.writer.restart import open_arena, state_folder
+
+CHAIN = 31337
+HASHES = {number: hashlib.sha256(str(number).encode()).digest() for number in range(90, 140)}
+TOKEN0, TOKEN1 = TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 6, "TWO")
+V2_KEY, V3_KEY = b"\x22" * 20, b"\x33" * 20
+SHM = Path("/dev/shm")
+
+
+def fill(writer: WriterArena, block: int) -> None:
+    """A pair and a V3 pool at `block`, with `block` in their numbers."""
+    v2 = writer.add_pool(PoolSpec(V2_KEY, slots.UNISWAP_V2, TOKEN0, TOKEN1, 3000))
+    v3 = writer.add_pool(PoolSpec(V3_KEY, slots.UNISWAP_V3, TOKEN0, TOKEN1, 500, 10))
+    pair = PoolValues(block, 3000, reserve0=block, reserve1=10**20)
+    ticks = ((-100, block, block), (100, block, -block))
+    pool = PoolValues(block, 500, sqrt_price_x96=1 << 96, tick=0, liquidity=block, ticks=ticks)
+    writer.install(v2, pair, slots.STATUS_LIVE)
+    writer.install(v3, pool, slots.STATUS_LIVE)
+    writer.set_head(block)
+    writer.commit()
+
+
+class Node:
+    """A chain of blocks by number."""
+
+    def __init__(self, hashes: dict[int, bytes]) -> None:
+        self.hashes = hashes
+
+    def headers(self, numbers: list[int]) -> list[Header | None]:
+        return [
+            Header(n, self.hashes[n], bytes(32), 0, 0, 0) if n in self.hashes else None
+            for n in numbers
+        ]
+
+
+@pytest.fixture
+def image(arena_name: str) -> ArenaImage:
+    with WriterArena.create(arena_name, max_pools=256, tick_bytes=1 << 20) as writer:
+        fill(writer, 100)
+        rng = random.Random(0)
+        for _ in range(200):  # so that the file has some size
+            key = rng.randbytes(20)
+            slot = writer.add_pool(PoolSpec(key, slots.UNISWAP_V3, TOKEN0, TOKEN1, 500, 10))
+            amounts = [rng.getrandbits(100) for _ in range(20)]
+            low = [(10 * index - 1000, each, each) for index, each in enumerate(amounts)]
+            high = [(10 * index + 1000, each, -each) for index, each in enumerate(amounts)]
+            writer.install(
+                slot,
+                PoolValues(
+                    100,
+                    500,
+                    sqrt_price_x96=1 << 96,
+                    liquidity=sum(amounts),
+                    ticks=(*low, *high),
+                ),
+            )
+            writer.commit()
+            writer.remove_pool(slot)
+        writer.commit()
+        found = writer.image()
+        writer.close(unlink=True)
+    assert found is not None
+    return found
+
+
+def write(folder: Path, image: ArenaImage, *, chain_id: int = CHAIN, number: int = 100) -> Path:
+    return write_checkpoint(folder, image, chain_id=chain_id, hashes=[(number, HASHES[number])])
+
+
+def is_canonical(checkpoint: Checkpoint) -> bool:
+    return checkpoint.block_hash == HASHES[checkpoint.block_number]
+
+
+def test_what_was_written_is_read(tmp_path: Path, image: ArenaImage) -> None:
+    path = write(tmp_path, image)
+    checkpoint, _, _ = read_header(path)
+    assert (checkpoint.chain_id, checkpoint.block_number) == (CHAIN, 100)
+    assert checkpoint.block_hash == HASHES[100]
+    found = read_image(path)
+    assert found.pieces == image.pieces
+
+
+def test_the_newest_few_are_kept(tmp_path: Path, image: ArenaImage) -> None:
+    paths = [write(tmp_path, image) for _ in range(5)]
+    assert checkpoint_files(tmp_path) == paths[:1:-1]
+    assert sorted(tmp_path.iterdir()) == sorted(paths[2:])
+
+
+def test_cut_anywhere_it_is_refused(tmp_path: Path, image: ArenaImage) -> None:
+    path = write(tmp_path, image)
+    content = path.read_bytes()
+    lengths = {*range(0, len(content), 1000), *range(0, 200, 7), len(content) - 1}
+    assert len(lengths) > 100
+    for length in sorted(lengths):
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointRefused, match="next source is used"):
+            read_image(path)
+    path.write_bytes(content + b"x")
+    with pytest.raises(CheckpointRefused, match="bytes of"):
+        read_image(path)
+
+
+def test_each_flipped_bit_is_refused(tmp_path: Path, image: ArenaImage) -> None:
+    path = write(tmp_path, image)
+    content = path.read_bytes()
+    rng = random.Random(f"flips {SEED}")
+    header_nbytes = content.index(b"\n")
+    bits = [rng.randrange(8 * len(content)) for _ in range(400)]
+    bits += [rng.randrange(8 * header_nbytes) for _ in range(100)]
+    for bit in bits:
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointRefused):
+            read_image(path)
+
+
+def rewrite_header(path: Path, **fields: object) -> None:
+    """A header that says something else, with a right checksum."""
+    line, payload = path.read_bytes().split(b"\n", 1)
+    changed = json.dumps({**json.loads(line[65:]), **fields}).encode()
+    path.write_bytes(
+        hashlib.sha256(changed).hexdigest().encode() + b" " + changed + b"\n" + payload
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"layout_digest": "00" * 32, "layout_version": 1 << 16 | 1}, "it has layout 1.1"),
+        ({"format": 2}, "format 2"),
+        ({"magic": "something else"}, "something else"),
+        ({"hashes": "none"}, "no checkpoint's"),
+        ({"pieces": [[0, 4096]]}, "not 4096"),
+        ({"nbytes": 100}, "does not hold its pieces"),
+        ({"payload_nbytes": 5}, "bytes of 5"),
+    ],
+)
+def test_a_header_of_something_else_is_refused(
+    tmp_path: Path, image: ArenaImage, fields: dict[str, object], reason: str
+) -> None:
+    path = write(tmp_path, image)
+    rewrite_header(path, **fields)
+    with pytest.raises(CheckpointRefused, match=reason):
+        read_image(path)
+
+
+def test_the_next_older_one_is_used(
+    tmp_path: Path, image: ArenaImage, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = write(tmp_path, image)
+    other_chain = write(tmp_path, image, chain_id=1)
+    orphaned = write_checkpoint(
+        tmp_path, image, chain_id=CHAIN, hashes=[(100, b"\xee" * 32)], keep=9
+    )
+    damaged = write_checkpoint(tmp_path, image, chain_id=CHAIN, hashes=[(100, HASHES[100])], keep=9)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with caplog.at_level(logging.WARNING):
+        usable = list(usable_checkpoints(tmp_path, chain_id=CHAIN, is_canonical=is_canonical))
+    assert [checkpoint.path for checkpoint, _ in usable] == [good]
+    reasons = [record.getMessage() for record in caplog.records]
+    assert len(reasons) == 3
+    for path, reason in (
+        (damaged, "bytes of"),
+        (orphaned, "not the chain's any more"),
+        (other_chain, "it is of chain 1, not of 31337"),
+    ):
+        assert any(str(path) in each and reason in each for each in reasons)
+
+
+def open_with(name: str, folder: Path, hashes: dict[int, bytes]) -> tuple[WriterArena, bool]:
+    return open_arena(
+        name,
+        max_pools=16,
+        tick_bytes=1 << 16,
+        mode=0o600,
+        group=None,
+        chain_id=CHAIN,
+        node=Node(hashes),  # type: ignore[arg-type]
+        folder=folder,
+    )
+
+
+def test_an_arena_begins_with_a_checkpoint_and_readers_follow(
+    tmp_path: Path, image: ArenaImage, arena_name: str
+) -> None:
+    write(tmp_path, image)
+    old = WriterArena.create(arena_name, max_pools=16, tick_bytes=1 << 16)
+    fill(old, 90)
+    with arena.attach(arena_name) as pools:
+        handle = pools[V2_KEY]
+        assert handle.state().reserve0 == 90
+        old.close(unlink=False)
+        # Its segment keeps no hash of any block, so nothing ties it to the chain.
+        with (found := open_with(arena_name, tmp_path, HASHES)[0]):
+            assert found.generation == 2
+            assert handle.state().reserve0 == 100
+            assert pools[V3_KEY].state().ticks == ((-100, 100, 100), (100, 100, -100))
+            assert pools.head_block == 100
+            assert len(pools) == 2
+            found.close(unlink=True)
+
+
+def test_without_any_usable_source_the_arena_begins_empty(
+    tmp_path: Path, image: ArenaImage, arena_name: str
+) -> None:
+    write(tmp_path, image)
+    found, is_warm = open_with(arena_name, tmp_path, {})
+    with found:
+        assert not is_warm
+        assert found.slot_count == 0
+        found.close(unlink=True)
+    with pytest.raises(ArenaMissing):
+        arena.attach(arena_name, timeout=0)
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(
+    tmp_path: Path, image: ArenaImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = write(tmp_path, image)
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path, image)
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_state_is_kept_where_the_system_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", f"{tmp_path}/a:{tmp_path}/b")
+    assert state_folder("/pools") == tmp_path / "a" / "pools"
+    monkeypatch.delenv("STATE_DIRECTORY")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "x"))
+    assert state_folder("pools") == tmp_path / "x" / "pool-state-arena" / "pools"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    expected = tmp_path / "home" / ".local" / "state" / "pool-state-arena" / "pools"
+    assert state_folder("pools") == expected
