@@ -123,7 +123,7 @@ def read_header(path: Path) -> tuple[Checkpoint, int, dict[str, object]]:
         raise _refused(path, f"it cannot be read: {error.strerror}") from error
     if not line.endswith(b"\n") or len(line) < 66:
         raise _refused(path, "its header is cut off or none")
-    if hashlib.sha256(line[65:-1]).hexdigest().encode() != line[:64]:
+    if hashlib.sha256(line[65:-1]).hexdigest().encode() + b" " != line[:65]:
         raise _refused(path, "its header does not have the checksum it gives")
     try:
         found = orjson.loads(line[65:-1])
