@@ -34,9 +34,12 @@ import arena
 seen, after = [], int(sys.argv[2])
 with arena.attach(sys.argv[1], timeout=30) as pools:
     print("ready", flush=True)
-    while after < int(sys.argv[3]):
-        after = pools.wait_block(after=after, timeout=60)
-        seen.append((after, time.monotonic_ns()))
+    try:
+        while after < int(sys.argv[3]):
+            after = int(pools.wait_block(after=after, timeout=60))
+            seen.append((after, time.monotonic_ns()))
+    except KeyboardInterrupt:
+        pass
 print(json.dumps(seen), flush=True)
 """
 
