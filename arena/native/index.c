@@ -92,23 +92,22 @@ static void enter(psa_arena *arena, const uint8_t *key, uint32_t slot) {
     PSA_STORE_RELEASE(&arena->buckets[bucket], slot + 1);
 }
 
-/* Empty the passed buckets from `last`, the last one before an empty one, down to `first` which no key
- * behind them needs: `needed` more must stay for a key seen already. Without it, a table that stays full
- * while its keys change has no empty bucket left in the end, and each search for an unknown key visits
- * all of them. */
-static void clean(psa_arena *arena, uint32_t first, uint32_t last) {
+/* Go down `count` buckets from `last` and empty the passed ones which no key behind them needs: `needed`
+ * more must stay for a key seen already. `last` is followed by an empty bucket, or the first `quiet` ones
+ * are only looked at. Without this a table that stays full while its keys change has no empty bucket left
+ * in the end, and each search for an unknown key visits all of them. */
+static void clean(psa_arena *arena, uint32_t last, uint32_t quiet, uint32_t count) {
     uint32_t mask = arena->bucket_mask, needed = 0;
-    for (uint32_t bucket = last;; bucket = (bucket - 1) & mask) {
-        uint32_t entry = arena->buckets[bucket];
-        if (entry != PSA_BUCKET_PASSED) {
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t bucket = (last - i) & mask, entry = arena->buckets[bucket];
+        if (entry != 0 && entry != PSA_BUCKET_PASSED) {
             uint32_t way = (bucket - psa_key_bucket(arena, arena->statics[entry - 1].key)) & mask;
             needed = needed > way + 1 ? needed - 1 : way;
         } else if (needed != 0) {
             needed--;
-        } else {
+        } else if (i >= quiet) {
             PSA_STORE_RELEASE(&arena->buckets[bucket], 0);
         }
-        if (bucket == first) return;
     }
 }
 
@@ -120,14 +119,15 @@ static void leave(psa_arena *arena, const uint8_t *key, uint32_t slot) {
         bucket = (bucket + 1) & mask;
     }
     PSA_STORE_RELEASE(&arena->buckets[bucket], PSA_BUCKET_PASSED);
-    for (uint32_t probes = 0; probes <= mask; probes++) {
-        uint32_t next = (bucket + 1) & mask;
-        if (arena->buckets[next] == 0) {
-            clean(arena, first, bucket);
+    uint32_t last = bucket;
+    while (arena->buckets[(last + 1) & mask] != 0) {
+        last = (last + 1) & mask;
+        if (last == bucket) { /* none is empty: once around to know what is needed, once to empty */
+            clean(arena, last, mask + 1, 2 * (mask + 1));
             return;
         }
-        bucket = next;
     }
+    clean(arena, last, 0, ((last - first) & mask) + 1);
 }
 
 /* Fill a row whose generation readers do not trust yet. */
