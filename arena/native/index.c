@@ -263,15 +263,9 @@ int psa_token_add(psa_writer *writer, const psa_token *token, uint32_t *index) {
     return PSA_OK;
 }
 
+/* Rows have a bucket, or generation 0: see psa_slots_reclaim. */
 void psa_index_rebuild(psa_writer *writer) {
     psa_arena *arena = &writer->arena;
-    for (uint32_t slot = 0; slot < arena->header->slots_used; slot++) {
-        const psa_static *row = &arena->statics[slot];
-        const psa_slot *shared = &arena->slots[slot];
-        const psa_line *line = &shared->lines[psa_newest_line(shared)];
-        /* A row that is not its line's was given to a pool by a commit that was dropped: the key may
-         * have another slot since. */
-        int is_given = psa_line_status(line) == PSA_STATUS_ABSENT || row->generation == line->generation;
-        if (row->generation != 0 && is_given) enter(arena, row->key, slot);
-    }
+    for (uint32_t slot = 0; slot < arena->header->slots_used; slot++)
+        if (arena->statics[slot].generation != 0) enter(arena, arena->statics[slot].key, slot);
 }

@@ -517,6 +517,12 @@ def test_pools_come_and_go_between_blocks_reverts_aborts_and_growth(
             world.apply(updates, ranges)
         elif what == "remove" and world.pools:
             key = chance.choice(sorted(world.pools))
+            if chance.random() < 0.5:  # and change it in the same commit
+                ranges = copy.deepcopy(world.ranges)
+                updates = [updates_for(chance, key, ranges[key])]
+                events = frame(world.head + 1, updates, revert=False, seq=seq)
+                core.apply(events, min_commit_ns=2**63)
+                world.apply(updates, ranges)
             world.remove(key)
             assert lib.psa_pool_remove(core.writer, slots.pop(key)) == lib.PSA_OK
             lib.psa_commit(core.writer)

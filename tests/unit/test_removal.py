@@ -842,7 +842,7 @@ def test_a_reader_in_another_process_follows_growth(writer: WriterArena) -> None
         assert ready.wait(30)
         for number in range(START + 1, START + 41):
             writer.apply(block(number, (0, number)))
-            if number % 10 == 0:
+            if number % 10 == 5:
                 writer.grow(max_pools=writer.native.arena.max_pools + 1)
         assert done.get(timeout=30) == (5, START + 40, writer.committed)
         process.join(30)
