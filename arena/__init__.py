@@ -16,6 +16,7 @@ _READERS = (
     "Arena",
     "FrozenPool",
     "FrozenSnapshot",
+    "HeadBlock",
     "Ladder",
     "Phase",
     "Pool",

@@ -65,6 +65,8 @@ __all__ = [
 ]
 
 _CLAIM_TRIES = 64
+# Of psa_writer: what is not in the segment and must survive a change of it.
+_KEPT_BY_GROWTH = ("last_commit_ns", "reverted_top", "reverted_high", "stale_count", "fault_count")
 _SYMBOL_NBYTES = 32
 _PAGE = 4096
 
@@ -198,22 +200,22 @@ class WriterArena:
         self._specs: dict[int, PoolSpec] = {}
         self._line = ffi.new("psa_line *")
         self._slot = ffi.new("uint32_t *")
-        self._pool = ffi.new("uint64_t *")
         self._write_to(segment)
+        self._check(lib.psa_slots_reclaim(self._writer), "slots")
 
     def _write_to(self, segment: Segment) -> None:
-        self._segment = segment
-        self._base = ffi.from_buffer("uint8_t *", segment.map, require_writable=True)
-        head = ffi.cast("psa_header *", self._base)
-        self._touched = ffi.new("uint64_t[]", head.max_pools)
-        self._dirty = ffi.new("uint32_t[]", head.max_pools)
-        self._writer = ffi.new("psa_writer *")
-        status = lib.psa_writer_open(
-            self._writer, self._base, segment.nbytes, segment.fd, self._touched, self._dirty
-        )
+        """Go on in this segment. LayoutMismatch, and nothing changed, when it contradicts itself."""
+        base = ffi.from_buffer("uint8_t *", segment.map, require_writable=True)
+        head = ffi.cast("psa_header *", base)
+        touched = ffi.new("uint64_t[]", head.max_pools)
+        dirty = ffi.new("uint32_t[]", head.max_pools)
+        writer = ffi.new("psa_writer *")
+        status = lib.psa_writer_open(writer, base, segment.nbytes, segment.fd, touched, dirty)
         if status:
             raise_status(status, f"{segment.name} cannot be written: its header contradicts itself")
-        self._arena = ffi.addressof(self._writer, "arena")
+        self._segment, self._base, self._writer = segment, base, writer
+        self._touched, self._dirty = touched, dirty
+        self._arena = ffi.addressof(writer, "arena")
         self._header = self._arena.header
         self._counters = np.frombuffer(
             segment.map, "<u8", layout.COUNTERS, header_offset("counters")
@@ -240,7 +242,7 @@ class WriterArena:
 
         `max_tokens` is twice `max_pools` unless given. With an `image` it begins with that content,
         capacities are at least the image's, and those of the undo ring are the image's; LayoutMismatch
-        when its header contradicts itself. ArenaBusy while another writer lives, ArenaFull when shared
+        when it contradicts itself. ArenaBusy while another writer lives, ArenaFull when shared
         memory has no room for the fixed tables, LayoutMismatch when the name belongs to another
         program. An arena of another layout whose writer is gone is replaced.
         """
@@ -258,6 +260,7 @@ class WriterArena:
         previous = control_generation(shared)
         segment: Segment | None = None
         try:
+            _supersede(name, previous - 1)  # its writer may have died before it came to this
             # Before anything else: whoever sees a living writer must not see the last one's phase.
             _write_phase(shared, layout.PHASE_NUMBERS["starting"])
             if control_state(shared) != layout.STATE_READY:
@@ -309,6 +312,9 @@ class WriterArena:
                 raise ArenaNotReady(
                     f"the creation of {name} was never finished; create it anew", name=name
                 )
+            # What it had begun or not finished when it died, growing.
+            unlink(data_name(name, generation + 1))
+            _supersede(name, generation - 1)
             segment = Segment.attach(data_name(name, generation), writable=True)
             if mode is not None:
                 control.set_access(mode, group)
@@ -341,9 +347,10 @@ class WriterArena:
     ) -> None:
         """Go on in a new generation with larger tables, which attached readers follow.
 
-        What is given is a capacity, None keeps it; ValueError for one below the present. Between two
-        commits: RuntimeError inside a reorg envelope. ArenaFull when shared memory has no room; the
-        present generation then stays.
+        What is given is a capacity, None keeps it; ValueError for one below the present. Slots, commits
+        and what can be undone stay; `counters` and `native` are other objects then. Between two commits:
+        RuntimeError inside a reorg envelope. ArenaFull when shared memory has no room, for both
+        generations at the same time; the present one then stays.
         """
         writer = self._live()
         self.commit()
@@ -368,13 +375,23 @@ class WriterArena:
         segment = _new_generation(
             self.name, generation, capacities, access.st_mode & 0o777, access.st_gid, self._arena
         )
-        with self._lock:
+        try:
+            fresh = ffi.from_buffer("psa_header *", segment.map, require_writable=True)
+            fresh.origin = head.origin
+            del fresh
             self._write_to(segment)
-            self._shared.data_nbytes = segment.nbytes
+        except BaseException:
+            segment.close()
+            unlink(segment.name)
+            raise
+        for field in _KEPT_BY_GROWTH:
+            setattr(self._writer, field, getattr(writer, field))
+        ffi.memmove(self._writer.faults, writer.faults, ffi.sizeof(writer.faults))
+        self._shared.data_nbytes = segment.nbytes
         lib.psa_store_release_u64(ffi.addressof(self._shared, "generation"), generation)
-        lib.psa_store_release_u32(ffi.addressof(head, "superseded"), 1)
+        lib.psa_supersede(head)
         unlink(old.name)
-        del head
+        del head, writer
         old.close()
 
     def image(self) -> ArenaImage | None:
@@ -439,7 +456,7 @@ class WriterArena:
             if unlink:
                 _unlink_both(self._segment.name, self.name)
                 # Readers then look for a successor under the name.
-                lib.psa_store_release_u32(ffi.addressof(self._header, "superseded"), 1)
+                lib.psa_supersede(self._header)
             self._control.unlock()
         with self._lock:
             self._open = False
@@ -494,10 +511,13 @@ class WriterArena:
                 row.flags |= slots.POOL_DYNAMIC_FEE
         row.token0 = self._add_token(spec.token0)
         row.token1 = self._add_token(spec.token1)
-        self._check(
-            lib.psa_pool_add(writer, row, self._slot), f"pool {spec.key.hex()}", key=spec.key
-        )
-        return int(self._slot[0])
+        status = lib.psa_pool_add(writer, row, self._slot)
+        if status == lib.PSA_BAD_ARGUMENT:
+            raise ValueError(f"pool {spec.key.hex()} is removed by the open commit: commit first")
+        self._check(status, f"pool {spec.key.hex()}", key=spec.key)
+        slot = int(self._slot[0])
+        self._specs.pop(slot, None)
+        return slot
 
     def _add_token(self, spec: TokenSpec) -> int:
         token = ffi.new("psa_token *")
@@ -516,10 +536,9 @@ class WriterArena:
         return int(self._slot[0])
 
     def find(self, key: bytes) -> int | None:
-        """Slot of a key of 20 or 32 bytes; None when it has none."""
-        self._live()
-        found = lib.psa_find(self._arena, _pad_key(key), self._pool) == 0
-        return int(self._pool[0]) & slots.NO_SLOT if found else None
+        """Slot of a key of 20 or 32 bytes; None when it has none, or was removed."""
+        found = lib.psa_pool_find(self._live(), _pad_key(key), self._slot) == lib.PSA_OK
+        return int(self._slot[0]) if found else None
 
     def pools(self) -> dict[bytes, int]:
         """Slots of the pools that are committed and not removed, by key of 20 or 32 bytes."""
@@ -543,12 +562,22 @@ class WriterArena:
         return slots.STATUS_ABSENT if status else int(self._line.fee_status) >> 24
 
     def announce(self, slot: int) -> None:
-        """Show a new pool as syncing, without values, in the open commit."""
-        self._check(lib.psa_pool_announce(self._live(), slot), f"slot {slot}", slot=slot)
+        """Show a new pool as syncing, without values, in the open commit.
+
+        ValueError when it is shown already, PoolRemoved when it was taken away.
+        """
+        status = lib.psa_pool_announce(self._live(), slot)
+        if status == lib.PSA_BAD_ARGUMENT:
+            raise ValueError(f"slot {slot} shows a pool already, or was never given out")
+        self._check(status, f"slot {slot}", slot=slot)
 
     def remove_pool(self, slot: int) -> None:
-        """Take a pool away in the open commit; its slot may be used again once that is committed."""
-        self._check(lib.psa_pool_remove(self._live(), slot), f"slot {slot}", slot=slot)
+        """Take a pool away in the open commit; its slot may be used again once that is committed.
+
+        Ask add_pool for a slot if it comes back. ValueError when the slot shows no pool.
+        """
+        if lib.psa_pool_remove(self._live(), slot):
+            raise ValueError(f"slot {slot} shows no pool that could be removed")
         self._specs.pop(slot, None)
 
     def spec(self, slot: int) -> PoolSpec:
@@ -565,7 +594,7 @@ class WriterArena:
         """Replace a pool's whole state in the open commit.
 
         InvalidEventData when the values contradict each other or do not fit; ArenaFull when the tick
-        heap is at capacity. The pool is unchanged then.
+        heap is at capacity; PoolRemoved when the pool was taken away. Nothing is changed then.
         """
         writer = self._live()
         spec = self.spec(slot)
@@ -611,9 +640,14 @@ class WriterArena:
         self._check(found, f"state of pool {spec.key.hex()}", key=spec.key, slot=slot)
 
     def set_status(self, slot: int, status: int, unsure: int = 0) -> None:
-        """Change one pool's status in the open commit."""
-        found = lib.psa_pool_set_status(self._live(), slot, status, unsure)
-        self._check(found, f"status {status} of slot {slot}", slot=slot)
+        """Change one pool's status to SYNCING, LIVE or STALE in the open commit.
+
+        ValueError for another status, or when the slot shows no pool that has been read.
+        """
+        if lib.psa_pool_set_status(self._live(), slot, status, unsure):
+            raise ValueError(
+                f"slot {slot} cannot get status {status}: it shows no pool with values"
+            )
 
     def set_status_all(self, from_status: int, to_status: int, unsure: int = 0) -> None:
         """Change the status of all pools that have status `from_status`, in the open commit."""
@@ -877,7 +911,7 @@ class WriterArena:
 
     @property
     def native(self) -> Any:
-        """The psa_writer; it dies with close."""
+        """The psa_writer; it dies with close, and another one goes on after grow."""
         return self._live()
 
     @property
@@ -959,7 +993,7 @@ def _new_generation(
                     table=_FULL[status][0],
                 )
         if status:
-            raise_status(status, f"{segment.name} cannot be formatted")
+            raise_status(status, f"{segment.name} cannot be made: {lib_name(status)}")
         del base
     except BaseException:
         segment.close()
@@ -970,9 +1004,11 @@ def _new_generation(
 
 def _map_image(image: ArenaImage) -> Any:
     """psa_arena over a private copy of the segment an image was taken of. LayoutMismatch."""
-    memory = mmap.mmap(-1, image.nbytes)
+    if image.nbytes < layout.HEADER_NBYTES:
+        raise LayoutMismatch(f"an image of {image.nbytes} bytes has no room for its header")
+    memory = mmap.mmap(-1, image.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for start, piece in image.pieces:
-        if start + len(piece) > image.nbytes:
+        if start < 0 or start + len(piece) > image.nbytes:
             raise LayoutMismatch(f"an image of {image.nbytes} bytes has a piece beyond its end")
         memory[start : start + len(piece)] = piece
     base = ffi.from_buffer("uint8_t *", memory, require_writable=True)
@@ -1046,7 +1082,7 @@ def _claim(name: str, mode: int, group: str | int | None) -> ControlSegment:
 
 def _supersede(name: str, generation: int) -> None:
     """Mark an old generation's data as standing still, and unlink it."""
-    if generation == 0:
+    if generation <= 0:
         return
     old = data_name(name, generation)
     try:
@@ -1055,7 +1091,7 @@ def _supersede(name: str, generation: int) -> None:
         return
     if segment.nbytes >= layout.HEADER_NBYTES:
         head = ffi.from_buffer("psa_header *", segment.map)
-        lib.psa_store_release_u32(ffi.addressof(head, "superseded"), 1)
+        lib.psa_supersede(head)
         del head
     segment.close()
     unlink(old)

@@ -166,6 +166,8 @@ class MappedArena:
                 name=segment.name,
             )
         head = self.header
+        # Commits and references of two generations of one origin mean the same.
+        self.origin = int(head.origin)
         self.statics = self.array(head.statics_offset, slots.STATIC, head.max_pools)
         self.versions = self.array(head.slots_offset, slots.SLOT, head.max_pools)
         self.tokens = self.array(head.tokens_offset, slots.TOKEN, head.max_tokens)

@@ -49,9 +49,9 @@ def write_for_ever(arena: PrivateArena, share: float) -> None:
 
 def snapshots(arena: PrivateArena, count: int, seconds: float) -> tuple[list[float], int]:
     """Times of successful snapshots of the first `count` pools, and the tries they took."""
-    slots = np.arange(count, dtype="<u4")
+    slots = np.arange(count, dtype="<u8")
     lines = np.zeros((count, 128), dtype="u1")
-    pointers = ffi.cast("uint32_t *", slots.ctypes.data), ffi.cast("psa_line *", lines.ctypes.data)
+    pointers = ffi.cast("uint64_t *", slots.ctypes.data), ffi.cast("psa_line *", lines.ctypes.data)
     record = ffi.new("psa_commit_record *")
     failed = ffi.new("uint32_t *")
     times, tries = [], 0
@@ -83,10 +83,10 @@ def main() -> None:
 
     # One hot pool, many reads in one call; the baseline copies the same 128 bytes as often.
     reads = 100_000
-    same = np.zeros(reads, dtype="<u4")
+    same = np.zeros(reads, dtype="<u8")
     lines = np.zeros((reads, 128), dtype="u1")
     source = np.ascontiguousarray(np.broadcast_to(np.arange(128, dtype="u1"), (reads, 128)))
-    same_pointer = ffi.cast("uint32_t *", same.ctypes.data)
+    same_pointer = ffi.cast("uint64_t *", same.ctypes.data)
     lines_pointer = ffi.cast("psa_line *", lines.ctypes.data)
 
     def hot() -> None:

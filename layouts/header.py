@@ -60,7 +60,8 @@ COMMIT_RECORD = record(
         ("event_count", "<u4", 96),  # events applied by this commit
         ("flags", "<u4", 100),  # zero
         ("topology", "<u8", 104),  # grows with each pool added or removed
-        ("reserved", ("<u8", 2), 112),  # zero
+        ("reused", "<u8", 112),  # as in the header, when this was committed
+        ("reserved", "<u8", 120),  # zero
     ],
 )
 
@@ -87,7 +88,8 @@ HEADER = record(
         ("undo_entries_offset", "<u8", 128),
         ("undo_records_offset", "<u8", 136),
         ("heap_offset", "<u8", 144),
-        ("reserved0", ("<u8", 5), 152),  # zero
+        ("origin", "<u8", 152),  # generation in which commits and slots began to be counted
+        ("reserved0", ("<u8", 4), 160),  # zero
         ("committed", "<u8", 192),  # newest published commit; its low word is the futex
         ("reserved1", ("<u8", 7), 200),  # zero: committed has its cache line alone
         ("slots_used", "<u4", 256),  # slots ever given out
@@ -100,7 +102,8 @@ HEADER = record(
         ("superseded", "<u4", 304),  # 1: data here stands still, a newer generation may exist
         ("reserved2", "<u4", 308),  # zero
         ("pool_count", "<u8", 312),  # pools added and not removed
-        ("reserved3", ("<u8", 8), 320),  # zero
+        ("reused", "<u8", 320),  # slots ever given out again, counted before they are changed
+        ("reserved3", ("<u8", 7), 328),  # zero
         ("commits", (COMMIT_RECORD, (2,)), 384),  # the record of commit c is the one stamped c
         ("counters", ("<u8", COUNTERS), 640),  # COUNTER_NAMES
         ("reserved4", ("<u8", 240), 2176),  # zero

@@ -7,7 +7,7 @@ can disturb the writer.
 from arena.mapping import Phase
 from arena.readers.pool import Pool
 from arena.readers.quote import Ladder, Quote, QuoteBatch
-from arena.readers.reader import Arena, attach
+from arena.readers.reader import Arena, HeadBlock, attach
 from arena.readers.snapshot import FrozenSnapshot, SharedSnapshot, Snapshot
 from arena.readers.state import FrozenPool, PoolState, Token
 
@@ -15,6 +15,7 @@ __all__ = [
     "Arena",
     "FrozenPool",
     "FrozenSnapshot",
+    "HeadBlock",
     "Ladder",
     "Phase",
     "Pool",

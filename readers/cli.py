@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from arena.errors import ArenaError
-from arena.readers.reader import attach
+from arena.errors import ArenaError, SnapshotContended, UnknownPool
+from arena.readers.reader import Arena, attach
 from arena.readers.snapshot import FrozenSnapshot
-from arena.readers.state import PoolState, Token
+from arena.readers.state import READ_TRIES, PoolState, Token
 
 
 def _fail(program: str, error: BaseException) -> NoReturn:
@@ -72,16 +72,27 @@ def pool_line(state: PoolState, head_block: int) -> dict[str, Any]:
 
 
 def state_lines(frozen: FrozenSnapshot) -> Iterator[str]:
-    """The lines of a state file: a header, then one pool each."""
+    """The lines of a state file: a header, then one pool each. Pools without values are left out."""
+    keys = [key for key in frozen if frozen[key].is_read]
     header = {
         "head_block": frozen.block_number,
         "block_hash": frozen.block_hash,
         "timestamp": frozen.timestamp,
-        "pools": len(frozen),
+        "pools": len(keys),
     }
     yield json.dumps(header)
-    for key in frozen:
+    for key in keys:
         yield json.dumps(pool_line(frozen[key].state(), frozen.block_number))
+
+
+def _snapshot_of_all(arena: Arena) -> FrozenSnapshot:
+    """Copy of all pools; again when one of them was removed between listing and copying."""
+    for _ in range(READ_TRIES):
+        try:
+            return arena.snapshot(list(arena))
+        except UnknownPool:
+            continue
+    raise SnapshotContended(f"pools of {arena.name} were removed during each of {READ_TRIES} tries")
 
 
 def dump(arguments: Sequence[str] | None = None) -> None:
@@ -90,7 +101,7 @@ def dump(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         with attach(options.name, timeout=options.timeout, require_writer=False) as arena:
-            frozen = arena.snapshot(list(arena))
+            frozen = _snapshot_of_all(arena)
         for line in state_lines(frozen):
             sys.stdout.write(line + "\n")
         sys.stdout.flush()

@@ -16,7 +16,7 @@ from arena.readers.state import (
     Token,
     find_pool,
     key_bytes,
-    raise_read,
+    read_error,
     read_frozen,
     read_row,
     read_tokens,
@@ -31,8 +31,9 @@ class Pool(SharedQuotes):
     """A handle on one pool: its slot is resolved once, everything else is read when asked.
 
     From an Arena it shows the newest block, from a Snapshot that snapshot's. Handles pickle, survive
-    fork, and follow a re-created arena. Once its pool is removed a handle raises PoolRemoved for ever,
-    also when the pool comes back: that is another one, to be looked up again.
+    fork, and follow a grown or re-created arena. Once its pool is removed a handle raises PoolRemoved,
+    also when the pool comes back and when the arena grows: that is another one, to be looked up again.
+    In a re-created arena it looks its key up itself.
     """
 
     __slots__ = ("_arena", "_closed", "_commit", "_where")
@@ -69,14 +70,22 @@ class Pool(SharedQuotes):
                 raise ArenaClosed(f"the snapshot of pool {self.key} is closed", key=self.key)
             return
         mapped = self._arena._current()
-        if mapped is not self._where[0]:
-            place = find_pool(mapped, key_bytes(self.key))
+        before, slot, call = self._where
+        if mapped is not before:
+            place: tuple[int, int] | None = (slot, call.generation)
+            if mapped.origin != before.origin:
+                place = find_pool(mapped, key_bytes(self.key))
+                if place is not None and not self._arena._exists(mapped, place, self.key):
+                    place = None
             if place is None:
                 raise unknown(self.key, self._arena.name)
             self._bind(mapped, *place)
 
     def _row(self) -> npt.NDArray[np.void]:
-        self._refresh()
+        if self._commit:
+            self._refresh()
+        else:
+            self._line()  # a removed pool's row may stay for long, and go at any time
         mapped, slot, call = self._where
         return read_row(mapped, slot, call.generation, self._commit, self.key)
 
@@ -89,7 +98,10 @@ class Pool(SharedQuotes):
         line = ffi.new("psa_line *")
         mapped, slot, call = self._where
         status = lib.psa_pool_read(mapped.pointer, slot, call.generation, call.commit, line)
-        raise_read(mapped, status, slot, self._commit, self.key)
+        if status == lib.PSA_OK and line.fee_status >> 24 == slots.STATUS_ABSENT:
+            raise unknown(self.key, self._arena.name)
+        if status:
+            raise read_error(mapped, status, slot, self._commit, self.key)
         return line
 
     def state(self) -> PoolState:
@@ -111,7 +123,7 @@ class Pool(SharedQuotes):
 
     @property
     def block_number(self) -> int:
-        """Block of the pool's last applied event, or of its scrape."""
+        """Block of the pool's last applied event, or of its scrape; 0 while it has not been read."""
         line = self._line()
         return int(line.block_number or line.base_block)
 

@@ -166,7 +166,10 @@ def quote_error(status: int, key: str, amount: int | None, flags: int) -> Except
         lib.PSA_PRICE_LIMIT: "the limit lies below the pool's price for token0 to token1, above it otherwise",
         lib.PSA_INSUFFICIENT_LIQUIDITY: "ask for less",
         lib.PSA_SNAPSHOT_TOO_OLD: "take a new snapshot, or snapshot(keys) to keep a copy",
+        lib.PSA_POOL_REMOVED: "look it up again",
     }.get(status)
+    if status == lib.PSA_POOL_STALE and flags & _ALLOW_STALE:
+        remedy = "it was announced and has no values yet: wait until it is live"
     if remedy is not None:
         text = f"{text} {remedy}"
     if issubclass(cls, ArenaError):

@@ -18,7 +18,6 @@ from arena.errors import (
     ArenaMissing,
     ArenaNotReady,
     ArenaReplaced,
-    PoolRemoved,
     SnapshotContended,
     SnapshotTooOld,
     WriterDead,
@@ -38,7 +37,14 @@ from arena.mapping import (
 from arena.native import ffi, lib
 from arena.readers.pool import Pool
 from arena.readers.quote import QuoteBatch, amounts_array, batch, direction, resolve_options
-from arena.readers.snapshot import FrozenSnapshot, Snapshot, freeze, row_keys, visible
+from arena.readers.snapshot import (
+    FrozenSnapshot,
+    Snapshot,
+    check_references,
+    freeze,
+    row_keys,
+    visible,
+)
 from arena.readers.state import (
     READ_TRIES,
     FrozenPool,
@@ -47,14 +53,14 @@ from arena.readers.state import (
     find_pools,
     is_visible,
     key_bytes,
-    key_of,
     key_text,
     pin,
     place_of,
-    raise_read,
+    read_error,
     read_frozen,
     read_lines,
     read_rows,
+    reference_key,
     slot_generations,
     slot_numbers,
     unknown,
@@ -274,8 +280,9 @@ class Arena:
 
     def __getitem__(self, key: Key) -> Pool:
         mapped = self._current()
-        topology = mapped.topology[0]
-        if topology != self._pools_topology:
+        if mapped.topology[0] != self._pools_topology:
+            # Loaded again, in order: what is looked up from here on is at least as new as the number.
+            topology = lib.psa_load_acquire_u64(ffi.addressof(mapped.header, "topology"))
             self._pools = {}
             self._pools_topology = topology
         pools = self._pools
@@ -284,7 +291,7 @@ class Arena:
         except (KeyError, TypeError):
             data = key_bytes(key)
         place = find_pool(mapped, data)
-        if place is None or not self._exists(mapped, place):
+        if place is None or not self._exists(mapped, place, key_text(data)):
             raise unknown(data, self.name)
         pool = self._make_pool(key_text(data), mapped, place, 0, self._closed)
         if isinstance(key, str | bytes):
@@ -296,19 +303,21 @@ class Arena:
     ) -> Pool:
         return Pool(self, key, mapped, place, commit, closed)
 
-    def _exists(self, mapped: MappedArena, place: tuple[int, int]) -> bool:
+    def _exists(self, mapped: MappedArena, place: tuple[int, int], key: str) -> bool:
         line = ffi.new("psa_line *")
         slot, generation = place
         status = lib.psa_pool_read(mapped.pointer, slot, generation, 0, line)
         if status in (lib.PSA_UNKNOWN_POOL, lib.PSA_POOL_REMOVED):
             return False
-        raise_read(mapped, status, slot, 0)
+        if status:
+            raise read_error(mapped, status, slot, 0, key)
         return int(line.fee_status) >> 24 != slots.STATUS_ABSENT
 
     def __contains__(self, key: Key) -> bool:
         mapped = self._current()
-        place = find_pool(mapped, key_bytes(key))
-        return place is not None and self._exists(mapped, place)
+        data = key_bytes(key)
+        place = find_pool(mapped, data)
+        return place is not None and self._exists(mapped, place, key_text(data))
 
     def _visible(self) -> npt.NDArray[np.void]:
         mapped = self._current()
@@ -337,28 +346,33 @@ class Arena:
         """(n,) references of n pools, for batches, Snapshot.lines and snapshot. Else UnknownPool.
 
         A reference is the pool's slot, and in the high half that slot's generation: once the pool is
-        removed it leads to no other one.
+        removed, or the arena re-created, it leads to no other one. A grown arena keeps them.
         """
+        return self._find(self._current(), keys)[0]
+
+    def _find(
+        self, mapped: MappedArena, keys: "Sequence[Key | Pool]", view: Snapshot | None = None
+    ) -> tuple[npt.NDArray[np.uint64], list[str]]:
+        """(n,) references, and the keys as text, of pools that are there now, or in `view`."""
         names = [key.key if isinstance(key, Pool) else key for key in keys]
-        return find_pools(self._current(), names, self.name)
+        commit, missing = (0, self._missing) if view is None else (view.commit, view._missing)
+        found = find_pools(mapped, names, commit, missing)
+        return found, [key_text(key_bytes(name)) for name in names]
+
+    def _missing(self, key: Key) -> Exception:
+        return unknown(key, self.name)
 
     def _references(
-        self, mapped: MappedArena, pools: "Sequence[Key | Pool] | npt.NDArray[Any]"
-    ) -> npt.NDArray[np.uint64]:
-        """(n,) references, their slots checked to be in use."""
+        self,
+        mapped: MappedArena,
+        pools: "Sequence[Key | Pool] | npt.NDArray[Any]",
+        view: Snapshot | None = None,
+    ) -> tuple[npt.NDArray[np.uint64], Sequence[str]]:
+        """(n,) references, checked, and names for errors."""
         if not isinstance(pools, np.ndarray):
-            names = [pool.key if isinstance(pool, Pool) else pool for pool in pools]
-            return find_pools(mapped, names, self.name)
-        if pools.dtype.kind not in "ui" or pools.ndim != 1:
-            raise TypeError(f"references are (n,) integers, not {pools.shape} of {pools.dtype}")
-        used = mapped.header.slots_used
-        found = np.ascontiguousarray(pools, np.uint64)
-        numbers = slot_numbers(found)
-        if len(pools) and not (int(pools.min()) >= 0 and int(numbers.max()) < used):
-            raise ValueError(
-                f"slots {int(pools.min())} to {numbers.max()} are not all from 0 to {used - 1}"
-            )
-        return found
+            return self._find(mapped, pools, view)
+        found = check_references(pools, mapped.header.slots_used)
+        return found, _Keys(mapped, found)
 
     # Blocks
 
@@ -369,7 +383,7 @@ class Arena:
 
     @property
     def committed(self) -> int:
-        """Number of the newest commit; it only grows within a generation."""
+        """Number of the newest commit; it only grows, until the arena is re-created."""
         return int(self._current().committed[0])
 
     def wait_live(self, timeout: float | None = None) -> int:
@@ -402,24 +416,24 @@ class Arena:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            record = pin(self._current())
+            mapped = self._current()
+            record = pin(mapped)
             if record.block_number > after:
-                found = HeadBlock(record.block_number)
-                found.commit, found._arena, found._after = int(record.stamp), self, after
-                return found
+                return HeadBlock._make(self, mapped, record, after)
             if not self._sleep(record.stamp, deadline):
                 return None
 
-    def _touched(self, after: int) -> list[str]:
-        """Keys of the pools changed since `after`, see HeadBlock.touched."""
+    def _touched(self, since: tuple[int, int], after: int | None) -> list[str]:
+        """Keys of the pools changed since a commit (origin, number), see HeadBlock.touched; with `after`
+        only those whose last event or reading came after that block."""
         mapped = self._current()
-        since = after.commit if isinstance(after, HeadBlock) and after._arena is self else 0
+        origin, number = since
         for _ in range(READ_TRIES):
             commit = int(pin(mapped).stamp)
-            references = np.empty(mapped.header.slots_used, np.uint64)
+            references = np.empty(max(1, mapped.header.slots_used), np.uint64)
             count = lib.psa_changed(
                 mapped.pointer,
-                since if since <= commit else 0,
+                number if origin == mapped.origin and number <= commit else 0,
                 commit,
                 ffi.from_buffer("uint64_t *", references),
                 len(references),
@@ -427,8 +441,8 @@ class Arena:
             references = references[: min(count, len(references))]
             try:
                 lines = read_lines(mapped, references, commit)
-                there = is_visible(lines["status"])
-                if not isinstance(after, HeadBlock):
+                there = is_visible(lines["status"]) & (lines["unsure"] & slots.UNSURE_UNREAD == 0)
+                if after is not None:
                     there &= np.maximum(lines["block_number"], lines["base_block"]) > after
                 numbers = slot_numbers(references)[there]
                 return row_keys(read_rows(mapped, lines[there], numbers, commit))
@@ -442,7 +456,8 @@ class Arena:
     def wait_commit(self, after: int, timeout: float | None = None) -> int | None:
         """Sleep until the newest commit is another one than `after`; its number, or None.
 
-        Each block, reorg and installed pool is a commit. After a re-creation numbers start again.
+        Each block, reorg and installed pool is a commit. After a re-creation numbers start again; a grown
+        arena goes on counting.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -494,13 +509,9 @@ class Arena:
         """
         mapped = self._current()
         if keys is not None:
-            references = self._references(mapped, keys)
-            try:
-                return freeze(self.name, mapped, references, tries)
-            except PoolRemoved as error:
-                if isinstance(keys, np.ndarray) or error.key is None:
-                    raise
-                raise unknown(error.key, self.name) from None
+            references, names = self._references(mapped, keys)
+            asked = None if isinstance(keys, np.ndarray) else names
+            return freeze(self.name, mapped, references, asked, tries)
         return Snapshot(self, mapped, bytes(ffi.buffer(pin(mapped))))
 
     def at_one_block(
@@ -539,7 +550,7 @@ class Arena:
         """
         return self._batch(
             self._current(),
-            0,
+            None,
             pools,
             amounts,
             zero_for_one,
@@ -551,7 +562,7 @@ class Arena:
     def _batch(
         self,
         mapped: MappedArena,
-        commit: int,
+        view: Snapshot | None,
         pools: "Sequence[Key | Pool] | npt.NDArray[Any]",
         amounts: int | Sequence[int] | npt.NDArray[Any],
         zero_for_one: bool | Sequence[bool] | npt.NDArray[np.bool_],
@@ -560,7 +571,8 @@ class Arena:
         allow_stale: bool,
         allow_dynamic_fee: bool,
     ) -> QuoteBatch:
-        references = self._references(mapped, pools)
+        commit = 0 if view is None else view.commit
+        references, names = self._references(mapped, pools, view)
         numbers, generations = slot_numbers(references), slot_generations(references)
         count = len(numbers)
         if isinstance(amounts, int | np.integer):
@@ -586,8 +598,7 @@ class Arena:
         def copy(index: int) -> FrozenPool:
             return read_frozen(mapped, int(numbers[index]), int(generations[index]), commit)
 
-        keys = _Keys(mapped, references)
-        return batch(call, numbers, generations, words, flags, keys, copy)
+        return batch(call, numbers, generations, words, flags, names, copy)
 
     # Arrays in shared memory
 
@@ -662,7 +673,7 @@ class Arena:
 
     @property
     def generation(self) -> int:
-        """Number of the data segment; grows when the arena is re-created."""
+        """Number of the data segment; grows when the arena is grown or re-created."""
         return self._current().generation
 
     @property
@@ -681,30 +692,44 @@ class Arena:
 class HeadBlock(int):
     """A block number, as wait_block returns it, that can say which pools were touched.
 
-    Made by an arena at commit `commit`, after a wait from block `after`.
+    Made by an arena at commit `commit`, after a wait from some block. Pickles and copies as the number.
     """
 
     commit: int
     _arena: Arena
-    _after: int
+    _origin: int  # of the numbers of commits
+    _since: tuple[int, int]
+    _after: int | None
+
+    @classmethod
+    def _make(cls, arena: Arena, mapped: MappedArena, record: Any, after: int) -> Self:
+        found = cls(record.block_number)
+        found.commit, found._arena, found._origin = int(record.stamp), arena, mapped.origin
+        # Nothing of `after` itself is kept: it would hold the one before it, and so on.
+        found._since, found._after = (0, 0), int(after)
+        if isinstance(after, HeadBlock):
+            found._since, found._after = (after._origin, after.commit), None
+            if after._arena.name != arena.name:
+                found._since = (0, 0)
+        return found
 
     @property
     def touched(self) -> list[str]:
         """Keys of the pools that changed since the `after` of the wait: events, reorgs, newly read
-        values. Pools touched again by now are among them; none is left out.
+        values. Pools touched again by now are among them; none is left out that is still there.
 
         Where `after` was what an earlier wait returned, everything since then counts, reorgs too; a
         plain number names blocks, so only pools whose last event or reading came after it. ArenaClosed,
         SnapshotContended.
         """
-        return self._arena._touched(self._after)
+        return self._arena._touched(self._since, self._after)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (int, (int(self),))
 
 
 class _Keys(Sequence[str]):
-    """Keys of many slots, made when asked for."""
+    """Keys of many references, made when asked for."""
 
     def __init__(self, mapped: MappedArena, references: npt.NDArray[np.uint64]) -> None:
         self._mapped = mapped
@@ -716,6 +741,5 @@ class _Keys(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return _Keys(self._mapped, self._references[index])
-        slot, generation = place_of(int(self._references[index]))
-        now = int(self._mapped.statics["generation"][slot])
-        return key_of(self._mapped, slot) if generation in (0, now) else f"of slot {slot}"
+        reference = int(self._references[index])
+        return reference_key(self._mapped, reference) or f"of slot {place_of(reference)[0]}"

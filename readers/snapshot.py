@@ -30,14 +30,14 @@ from arena.readers.state import (
     find_pool,
     is_visible,
     key_bytes,
-    key_of,
     key_text,
     pin,
+    place_of,
+    read_error,
     read_lines,
     read_rows,
-    slot_generations,
+    reference_key,
     slot_numbers,
-    too_old,
     unknown,
 )
 from arena.readers.table import Tables, frame_module, make_table
@@ -141,12 +141,27 @@ class Snapshot(Head, Tables):
             mapped = self._open()
             data = key_bytes(key)
             place = find_pool(mapped, data) if self.commit else None
-            if place is None or not self._exists(mapped, place):
+            if place is None:
+                raise self._missing(data)
+            if not self._exists(mapped, place):
                 raise unknown(data, self._arena.name)
             found = self._arena._make_pool(key_text(data), mapped, place, self.commit, self._closed)
             if isinstance(key, str | bytes):
                 self._pools[key] = found
         return found
+
+    def _missing(self, key: Key) -> Exception:
+        """What to raise for a key that is not in the index: it may have left since this snapshot."""
+        reused = ffi.addressof(self._mapped.header, "reused")
+        if not self.commit or lib.psa_load_acquire_u64(reused) == int(self._record["reused"]):
+            return unknown(key, self._arena.name)
+        text = key if isinstance(key, str) else key_text(bytes(key))
+        return SnapshotTooOld(
+            f"pool {text} is not in {self._arena.name} now, and slots were given to other pools since "
+            f"commit {self.commit}, so it may have been; take a new snapshot",
+            key=text,
+            commit=self.commit,
+        )
 
     def _exists(self, mapped: MappedArena, place: tuple[int, int]) -> bool:
         reference = np.array([place[0] | place[1] << 32], np.uint64)
@@ -154,8 +169,14 @@ class Snapshot(Head, Tables):
 
     def __contains__(self, key: Key) -> bool:
         mapped = self._open()
-        place = find_pool(mapped, key_bytes(key)) if self.commit else None
-        return place is not None and self._exists(mapped, place)
+        data = key_bytes(key)
+        place = find_pool(mapped, data) if self.commit else None
+        if place is not None:
+            return self._exists(mapped, place)
+        error = self._missing(data)
+        if isinstance(error, SnapshotTooOld):
+            raise error
+        return False
 
     @property
     def topology(self) -> int:
@@ -169,7 +190,7 @@ class Snapshot(Head, Tables):
         return iter(row_keys(visible(self._open(), self.commit)[2]))
 
     def table(self) -> npt.NDArray[np.void]:
-        """(n,) structured copy (dtype TABLE) of all pools, consistent at one block."""
+        """(n,) structured copy (dtype TABLE) of all pools that have been read, consistent at one block."""
         mapped = self._open()
         numbers, lines, rows = visible(mapped, self.commit)
         return make_table(lines, rows, numbers, mapped.tokens["address"])
@@ -179,7 +200,8 @@ class Snapshot(Head, Tables):
     ) -> npt.NDArray[np.void]:
         """(n,) version lines (dtype layouts.slots.LINE) of n pools, one call into C.
 
-        `references` comes from Arena.slots; zero lines for pools that are not there at this block.
+        `references` comes from Arena.slots. For pools that are not there at this block status is ABSENT or
+        REMOVED, and every value zero; so it is for those not read yet, whose `unsure` has UNSURE_UNREAD.
         `out` (n,) is filled instead of a new array, which saves a third of the time; ValueError when it
         does not fit.
         """
@@ -187,8 +209,10 @@ class Snapshot(Head, Tables):
             out.dtype != slots.LINE or out.shape != references.shape or not out.flags.c_contiguous
         ):
             raise ValueError(f"out must be ({len(references)},) of layouts.slots.LINE, contiguous")
-        wanted = np.ascontiguousarray(references, np.uint64)
-        return read_lines(self._open(), wanted, self.commit, out)
+        mapped = self._open()
+        return read_lines(
+            mapped, check_references(references, mapped.header.max_pools), self.commit, out
+        )
 
     def quote_batch(
         self,
@@ -201,9 +225,12 @@ class Snapshot(Head, Tables):
         allow_dynamic_fee: bool = False,
     ) -> QuoteBatch:
         """Many pools in one call, all at this block; arguments as Arena.quote_batch."""
+        mapped = self._open()
+        if not self.commit and len(pools):
+            raise UnknownPool(f"arena {self._arena.name} has no pools yet", name=self._arena.name)
         return self._arena._batch(
-            self._open(),
-            self.commit,
+            mapped,
+            self,
             pools,
             amounts,
             zero_for_one,
@@ -321,11 +348,31 @@ class FrozenSnapshot(Head, Tables):
         return (FrozenSnapshot, (self._name, self._record.tobytes(), arrays))
 
 
+def check_references(references: npt.NDArray[Any], limit: int) -> npt.NDArray[np.uint64]:
+    """(n,) references as C takes them, NO_SLOT among them. TypeError; ValueError for a plain slot that is
+    not below `limit`."""
+    if references.dtype.kind not in "ui" or references.ndim != 1:
+        raise TypeError(
+            f"references are (n,) integers, not {references.shape} of {references.dtype}"
+        )
+    if len(references) and int(references.min()) < 0:
+        raise ValueError(f"slot {int(references.min())} is not from 0 to {limit - 1}")
+    found = np.ascontiguousarray(references, np.uint64)
+    beyond = (found >> np.uint64(32) == 0) & (found >= limit) & (found != slots.NO_SLOT)
+    if beyond.any():
+        raise ValueError(f"slot {int(found[beyond][0])} is not from 0 to {limit - 1}")
+    return found
+
+
 def freeze(
-    name: str, mapped: MappedArena, references: npt.NDArray[np.uint64], tries: int
+    name: str,
+    mapped: MappedArena,
+    references: npt.NDArray[np.uint64],
+    keys: Sequence[str] | None,
+    tries: int,
 ) -> FrozenSnapshot:
-    """Copy n pools at one block. UnknownPool, PoolRemoved, or SnapshotContended when every try was
-    overtaken."""
+    """Copy n pools at one block; `keys` when they were asked for by key. UnknownPool, PoolRemoved, or
+    SnapshotContended when every try was overtaken."""
     count = len(references)
     numbers = slot_numbers(references)
     lines = np.zeros(count, slots.LINE)
@@ -358,10 +405,13 @@ def freeze(
         if status == lib.PSA_SNAPSHOT_TOO_OLD:
             continue
         if status:
-            raise too_old(record.stamp, key_of(mapped, int(numbers[failed[0]])), status)
+            raise read_error(mapped, status, int(references[failed[0]]), record.stamp)
         there = is_visible(lines["status"])
         if not there.all():
-            raise _not_there(name, mapped, references, int(there.argmin()))
+            index = int(there.argmin())
+            if keys is not None:
+                raise unknown(keys[index], name)
+            raise _not_there(name, mapped, int(references[index]))
         total = int(starts[count])
         try:
             rows = read_rows(mapped, lines, numbers, record.stamp)
@@ -387,16 +437,13 @@ def freeze(
     )
 
 
-def _not_there(
-    name: str, mapped: MappedArena, references: npt.NDArray[np.uint64], index: int
-) -> UnknownPool | PoolRemoved:
-    slot, generation = (part(references)[index] for part in (slot_numbers, slot_generations))
-    key = key_of(mapped, int(slot))
+def _not_there(name: str, mapped: MappedArena, reference: int) -> UnknownPool | PoolRemoved:
+    slot, generation = place_of(reference)
     if not generation:
-        return unknown(key, name)
-    is_same = mapped.statics["generation"][slot] == generation
-    shown = f"pool {key}" if is_same else f"the pool of slot {slot}"
-    return PoolRemoved(f"{shown} was removed from {name}", key=key if is_same else None)
+        return UnknownPool(f"slot {slot} of {name} has no pool", name=name)
+    key = reference_key(mapped, reference)
+    shown = f"pool {key}" if key else f"the pool of slot {slot}"
+    return PoolRemoved(f"{shown} was removed from {name}; look it up again", key=key)
 
 
 # Of FrozenSnapshot._arrays.

@@ -1,13 +1,20 @@
 """One pool as it was: its key, its state, and a private copy that answers quotes for ever."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from arena.errors import PoolRemoved, SnapshotContended, SnapshotTooOld, UnknownPool
+from arena.errors import (
+    PoolRemoved,
+    PoolStale,
+    SnapshotContended,
+    SnapshotTooOld,
+    UnknownPool,
+)
 from arena.layouts import slots
 from arena.layouts.words import ints_from_limbs
 from arena.mapping import MappedArena, TokenSpec, read_token
@@ -39,7 +46,8 @@ class PoolState:
     V3 and V4 have sqrt_price_x96 (Q64.96), tick, liquidity, tick_spacing and ticks, ascending (tick,
     liquidity_gross, liquidity_net); V4 also protocol_fee (24 bits as stored), lp_fee (pips), the
     fee_block at which both were read, and hooks. `fee_pips` of a V4 pool is the fee of its pool key,
-    0x800000 when it is dynamic; what swaps pay is lp_fee and protocol_fee.
+    0x800000 when it is dynamic; what swaps pay is lp_fee and protocol_fee. Of a pool that was announced
+    and not read yet all values are None, its blocks 0 and its status syncing.
     """
 
     protocol: str
@@ -116,22 +124,26 @@ def place_of(reference: int) -> tuple[int, int]:
     return reference & slots.NO_SLOT, reference >> 32
 
 
-def find_pools(mapped: MappedArena, keys: Sequence[Key], name: str) -> npt.NDArray[np.uint64]:
-    """(n,) references of n keys. UnknownPool for one that the arena of that name has not."""
+def find_pools(
+    mapped: MappedArena, keys: Sequence[Key], commit: int, missing: Callable[[Key], Exception]
+) -> npt.NDArray[np.uint64]:
+    """(n,) references of n keys, all of pools that are there at `commit` (0: the newest). Raises
+    `missing(key)` for one that is not."""
     wanted = [key_bytes(key) for key in keys]
     found = np.zeros(len(wanted), np.uint64)
     if wanted:
         data = b"".join([key.ljust(32, b"\0") for key in wanted])
-        count = lib.psa_find_many(
-            mapped.pointer, data, len(wanted), ffi.from_buffer("uint64_t *", found)
-        )
+        lib.psa_find_many(mapped.pointer, data, len(wanted), ffi.from_buffer("uint64_t *", found))
         sizes = np.fromiter(map(len, wanted), np.uint8, len(wanted))
-        if count < len(wanted):
-            missing = found == slots.NO_SLOT
-        else:
-            missing = mapped.statics["key_nbytes"][slot_numbers(found)] != sizes
-        if missing.any():
-            raise unknown(wanted[int(missing.argmax())], name)
+        gone = found == slots.NO_SLOT
+        numbers = np.where(gone, 0, slot_numbers(found))
+        gone |= mapped.statics["key_nbytes"][numbers] != sizes
+        if not gone.any():
+            with contextlib.suppress(SnapshotTooOld):  # each pool then says so for itself
+                lines = read_lines(mapped, found, commit) if commit else newest_lines(mapped, found)
+                gone = ~is_visible(lines["status"])
+        if gone.any():
+            raise missing(wanted[int(gone.argmax())])
     return found
 
 
@@ -175,9 +187,20 @@ def read_lines(
         failed,
     )
     if status:
-        slot = int(references[failed[0]]) & slots.NO_SLOT
-        raise too_old(commit, key_of(mapped, slot), status)
+        raise read_error(mapped, status, int(references[failed[0]]), commit)
     return lines
+
+
+def newest_lines(mapped: MappedArena, references: npt.NDArray[np.uint64]) -> npt.NDArray[np.void]:
+    """read_lines at the newest commit. SnapshotContended."""
+    for _ in range(READ_TRIES):
+        try:
+            return read_lines(mapped, references, pin(mapped).stamp)
+        except SnapshotTooOld:
+            continue
+    raise SnapshotContended(
+        f"{len(references)} pools were overwritten during each of {READ_TRIES} tries to read them"
+    )
 
 
 def read_rows(
@@ -185,17 +208,29 @@ def read_rows(
 ) -> npt.NDArray[np.void]:
     """(n,) static rows of the pools whose lines were read. SnapshotTooOld when a slot has another
     pool since."""
-    rows = mapped.statics[numbers]
-    other = (rows["generation"] != lines["generation"]) | (
-        mapped.statics["generation"][numbers] != lines["generation"]
+    rows = np.empty(len(lines), slots.STATIC)
+    if len(lines) == 0:
+        return rows
+    references = lines["generation"].astype(np.uint64) << np.uint64(32) | numbers
+    failed = ffi.new("uint32_t *")
+    status = lib.psa_rows_read(
+        mapped.pointer,
+        ffi.from_buffer("uint64_t *", references),
+        len(references),
+        ffi.from_buffer("psa_static *", rows),
+        failed,
     )
-    if other.any():
-        slot = int(numbers[int(other.argmax())])
-        raise SnapshotTooOld(
-            f"slot {slot} was given to another pool since commit {commit}; take a new snapshot",
-            commit=commit,
-        )
+    if status:
+        raise _given_away(int(numbers[failed[0]]), commit)
     return rows
+
+
+def _given_away(slot: int, commit: int, key: str | None = None) -> SnapshotTooOld:
+    return SnapshotTooOld(
+        f"slot {slot} was given to another pool since commit {commit}; take a new snapshot",
+        commit=commit,
+        key=key,
+    )
 
 
 def read_row(
@@ -203,39 +238,55 @@ def read_row(
 ) -> npt.NDArray[np.void]:
     """(1,) static row of a slot. PoolRemoved when it is of another generation, SnapshotTooOld in a
     snapshot."""
-    row = np.empty(1, slots.STATIC)
-    status = lib.psa_static_read(
-        mapped.pointer, slot, generation, ffi.from_buffer("psa_static *", row)
-    )
-    if status and commit:
-        raise SnapshotTooOld(
-            f"slot {slot} was given to another pool since commit {commit}; take a new snapshot",
-            commit=commit,
-        )
-    if status:
-        name = f"pool {key}" if key else f"the pool of slot {slot}"
-        raise PoolRemoved(f"{name} was removed", key=key)
+    row = _row(mapped, slot | generation << 32)
+    if row is None and commit:
+        raise _given_away(slot, commit, key)
+    if row is None:
+        shown = f"pool {key}" if key else f"the pool of slot {slot}"
+        raise PoolRemoved(f"{shown} was removed", key=key)
     return row
 
 
-def too_old(commit: int, key: str, status: int = lib.PSA_SNAPSHOT_TOO_OLD) -> Exception:
-    if status != lib.PSA_SNAPSHOT_TOO_OLD:
-        try:
-            raise_status(status, f"pool {key} cannot be read at commit {commit}", key=key)
-        except Exception as error:
-            return error
-    return SnapshotTooOld(
-        f"pool {key} was overwritten twice since commit {commit}; take a new snapshot, "
-        "or snapshot(keys) to keep a copy",
-        key=key,
-        commit=commit,
+def _row(mapped: MappedArena, reference: int) -> npt.NDArray[np.void] | None:
+    row = np.empty(1, slots.STATIC)
+    status = lib.psa_rows_read(
+        mapped.pointer,
+        ffi.new("uint64_t *", reference),
+        1,
+        ffi.from_buffer("psa_static *", row),
+        ffi.new("uint32_t *"),
     )
+    return None if status else row
 
 
-def key_of(mapped: MappedArena, slot: int) -> str:
-    """Key of a slot as text."""
-    row = mapped.pointer.statics[slot]
-    return key_text(bytes(ffi.buffer(row.key))[: row.key_nbytes])
+def reference_key(mapped: MappedArena, reference: int) -> str | None:
+    """Key of the pool a reference leads to, as text; None when its slot is another's by now."""
+    row = _row(mapped, reference)
+    return None if row is None else key_text(row["key"][0].tobytes()[: int(row["key_nbytes"][0])])
+
+
+def read_error(
+    mapped: MappedArena, status: int, reference: int, commit: int, key: str | None = None
+) -> Exception:
+    """What kept a pool from being read; `key` where it is known, for the slot may be another's."""
+    slot, generation = place_of(reference)
+    if key is None and generation:
+        key = reference_key(mapped, reference)
+    pool = f"pool {key}" if key else f"the pool of slot {slot}"
+    if status == lib.PSA_POOL_REMOVED:
+        return PoolRemoved(f"{pool} was removed", key=key)
+    if status == lib.PSA_SNAPSHOT_TOO_OLD:
+        return SnapshotTooOld(
+            f"{pool} was overwritten twice since commit {commit}; take a new snapshot, "
+            "or snapshot(keys) to keep a copy",
+            key=key,
+            commit=commit,
+        )
+    try:
+        raise_status(status, f"{pool} cannot be read", key=key)
+    except Exception as error:
+        return error
+    raise AssertionError("a status that is no failure")
 
 
 def is_visible(status: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
@@ -298,8 +349,18 @@ class FrozenPool(CopyQuotes):
         """Token 1."""
         return self._tokens[1]
 
+    @property
+    def is_read(self) -> bool:
+        """False for a pool that was announced only: it has no values yet."""
+        return not int(self._line["unsure"][0]) & slots.UNSURE_UNREAD
+
     def ticks(self) -> Ticks:
-        """(tick, liquidity_gross, liquidity_net), ascending."""
+        """(tick, liquidity_gross, liquidity_net), ascending. PoolStale while there are no values."""
+        if not self.is_read:
+            raise PoolStale(
+                f"pool {self.key} was announced and has not been read yet; wait until it is live",
+                key=self.key,
+            )
         return tuple(
             zip(
                 self._ticks.tolist(),
@@ -325,10 +386,15 @@ class FrozenPool(CopyQuotes):
             "status": self.status,
             "token0": self._tokens[0],
             "token1": self._tokens[1],
-            "fee_pips": fee,
+            "fee_pips": fee if self.is_read else row.fee_pips,
             "base_block": line.base_block,
             "factory": key_text(bytes(ffi.buffer(row.factory))),
         }
+        if not self.is_read:  # None, where zeros would pass for values
+            spacing = None if row.protocol == slots.UNISWAP_V2 else row.tick_spacing
+            is_v4 = row.protocol == slots.UNISWAP_V4
+            hooks = key_text(bytes(ffi.buffer(row.hooks))) if is_v4 else None
+            return PoolState(**common, tick_spacing=spacing, hooks=hooks)
         a = line.a[0] | line.a[1] << 64
         b = line.b[0] | line.b[1] << 64
         if row.protocol == slots.UNISWAP_V2:
@@ -365,6 +431,7 @@ def read_frozen(
     line = np.zeros(1, slots.LINE)
     pointer = ffi.from_buffer("psa_line *", line)
     capacity = 64
+    reference = slot | generation << 32
     for _ in range(READ_TRIES):
         ticks = np.empty(capacity, np.int32)
         net = np.empty((capacity, 2), "<u8")
@@ -383,26 +450,15 @@ def read_frozen(
         if status == lib.PSA_BUFFER_TOO_SMALL:
             capacity = pointer.tick_count + 64  # the writer may add some before the next try
             continue
-        raise_read(mapped, status, slot, commit, key)
+        if status == lib.PSA_OK and pointer.fee_status >> 24 == slots.STATUS_ABSENT:
+            status = lib.PSA_UNKNOWN_POOL
+        if status:
+            raise read_error(mapped, status, reference, commit, key)
         count = pointer.tick_count
         row = read_row(mapped, slot, pointer.generation, commit, key)
         tokens = read_tokens(mapped, row)
         return FrozenPool(line, row, ticks[:count], net[:count], gross[:count], tokens)
-    raise SnapshotContended(f"the ticks of pool {key_of(mapped, slot)} outgrew every buffer")
-
-
-def raise_read(
-    mapped: MappedArena, status: int, slot: int, commit: int, key: str | None = None
-) -> None:
-    """Raise what kept a pool from being read; `key` where it is known, for the slot may be another's."""
-    if status == 0:
-        return
-    key = key or key_of(mapped, slot)
-    if status == lib.PSA_POOL_REMOVED:
-        raise PoolRemoved(f"pool {key} was removed", key=key)
-    if status == lib.PSA_SNAPSHOT_TOO_OLD:
-        raise too_old(commit, key)
-    raise_status(status, f"pool {key} cannot be read", key=key)
+    raise SnapshotContended(f"the ticks of pool {key or f'in slot {slot}'} outgrew every buffer")
 
 
 def read_tokens(mapped: MappedArena, row: npt.NDArray[np.void]) -> tuple[Token, Token]:

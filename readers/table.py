@@ -50,7 +50,10 @@ def make_table(
     numbers: npt.NDArray[np.uint32],
     addresses: npt.NDArray[np.uint8],
 ) -> npt.NDArray[np.void]:
-    """(n,) array of dtype TABLE. `addresses` is (tokens, 20), by token index."""
+    """(n,) array of dtype TABLE, without the pools that have no values yet. `addresses` is (tokens, 20), by
+    token index."""
+    has_values = lines["unsure"] & slots.UNSURE_UNREAD == 0
+    lines, rows, numbers = lines[has_values], rows[has_values], numbers[has_values]
     table = np.zeros(len(lines), TABLE)
     for name in ("key", "key_nbytes", "protocol", "tick_spacing"):
         table[name] = rows[name]
@@ -119,7 +122,7 @@ class Tables:
     """Tables of a snapshot, made from table()."""
 
     def table(self) -> npt.NDArray[np.void]:
-        """(n,) structured copy (dtype TABLE) of all pools, consistent at one block."""
+        """(n,) structured copy (dtype TABLE) of all pools that have been read, consistent at one block."""
         raise NotImplementedError
 
     def to_arrow(self) -> Any:

@@ -265,6 +265,10 @@ static void on_forward(psa_writer *writer, const psa_event *event, uint32_t slot
         fault(writer, event, slot, PSA_POOL_NOT_FOUND, 0);
         return;
     }
+    if (newest->unsure & PSA_UNSURE_UNREAD) {
+        psa_count(writer, PSA_COUNTER_EVENTS_SKIPPED, 1);
+        return;
+    }
     if (event->tx_index > UINT32_MAX - 1 || event->log_index > UINT32_MAX - 1 ||
         !protocol_fits(&writer->arena, slot, event)) {
         psa_edit_begin(writer, slot, &edit);
@@ -273,7 +277,7 @@ static void on_forward(psa_writer *writer, const psa_event *event, uint32_t slot
         fault(writer, event, slot, PSA_INVALID_EVENT_DATA, 1);
         return;
     }
-    if (newest->unsure & PSA_UNSURE_UNREAD || !is_after(newest, event)) {
+    if (!is_after(newest, event)) {
         psa_count(writer, PSA_COUNTER_EVENTS_SKIPPED, 1);
         return;
     }
@@ -550,11 +554,19 @@ static void rebase(psa_writer *writer, uint32_t slot) {
     psa_edit_end(writer, &edit);
 }
 
+static uint32_t newest_status(const psa_arena *arena, uint32_t slot) {
+    return psa_line_status(&arena->slots[slot].lines[psa_newest_line(&arena->slots[slot])]);
+}
+
 int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint64_t min_commit_ns,
               uint32_t only_slot) {
     const psa_arena *arena = &writer->arena;
     batch batches[STAGES];
-    if (only_slot != PSA_NO_SLOT && only_slot >= arena->header->slots_used) return PSA_BAD_ARGUMENT;
+    if (only_slot != PSA_NO_SLOT) {
+        if (only_slot >= arena->header->slots_used) return PSA_BAD_ARGUMENT;
+        uint32_t status = newest_status(arena, only_slot);
+        if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) return PSA_POOL_REMOVED;
+    }
     uint64_t total = (count + BATCH - 1) / BATCH;
     for (uint64_t step = 0; step < total + STAGES - 1; step++) {
         if (step < total) {
@@ -602,6 +614,11 @@ static int ticks_consistent(const psa_line *line, int32_t spacing, const int32_t
            (psa_u128)active <= INT128_MAX;
 }
 
+/* Whether a line of that status has, or will have, values. */
+static int is_of_a_pool(uint32_t status) {
+    return status == PSA_STATUS_SYNCING || status == PSA_STATUS_LIVE || status == PSA_STATUS_STALE;
+}
+
 static void count_pool(psa_writer *writer, int by) {
     psa_header *header = writer->arena.header;
     PSA_STORE(&header->pool_count, header->pool_count + (uint64_t)(int64_t)by);
@@ -615,7 +632,9 @@ int psa_pool_install(psa_writer *writer, uint32_t slot, const psa_line *values, 
     if (slot >= arena->header->slots_used) return PSA_BAD_ARGUMENT;
     const psa_static *row = &arena->statics[slot];
     uint32_t status = psa_line_status(values);
-    if (values->unsure & PSA_UNSURE_UNREAD) return PSA_BAD_ARGUMENT;
+    if (values->unsure & PSA_UNSURE_UNREAD || !is_of_a_pool(status)) return PSA_BAD_ARGUMENT;
+    uint32_t before = newest_status(arena, slot);
+    if (before == PSA_STATUS_REMOVED) return PSA_POOL_REMOVED;
     if (row->protocol == PSA_UNISWAP_V2) {
         if (count != 0 || values->a[1] >> 48 || values->b[1] >> 48 || values->sqrt_price_hi != 0)
             return PSA_INVALID_EVENT_DATA;
@@ -630,7 +649,6 @@ int psa_pool_install(psa_writer *writer, uint32_t slot, const psa_line *values, 
     psa_edit edit;
     psa_edit_begin(writer, slot, &edit);
     psa_line *line = &edit.line;
-    uint32_t before = psa_line_status(line);
     psa_line saved = *line;
     line->tick = values->tick;
     int result = psa_ticks_replace(writer, &edit, ticks, gross, net, count);
@@ -655,17 +673,17 @@ int psa_pool_install(psa_writer *writer, uint32_t slot, const psa_line *values, 
     psa_line_set_status(line, status);
     if (line->base_block > writer->highest_base_block) writer->highest_base_block = line->base_block;
     psa_edit_end(writer, &edit);
-    if (before == PSA_STATUS_ABSENT || before == PSA_STATUS_REMOVED) count_pool(writer, 1);
+    if (before == PSA_STATUS_ABSENT) count_pool(writer, 1);
     return PSA_OK;
 }
 
 int psa_pool_announce(psa_writer *writer, uint32_t slot) {
     psa_arena *arena = &writer->arena;
     if (slot >= arena->header->slots_used) return PSA_BAD_ARGUMENT;
+    uint32_t status = newest_status(arena, slot);
+    if (status == PSA_STATUS_REMOVED) return PSA_POOL_REMOVED;
+    if (status != PSA_STATUS_ABSENT) return PSA_BAD_ARGUMENT;
     psa_edit edit;
-    const psa_slot *shared = &arena->slots[slot];
-    uint32_t status = psa_line_status(&shared->lines[psa_newest_line(shared)]);
-    if (status != PSA_STATUS_ABSENT && status != PSA_STATUS_REMOVED) return PSA_BAD_ARGUMENT;
     psa_edit_begin(writer, slot, &edit);
     psa_line empty = {.stamp = edit.line.stamp, .unsure = PSA_UNSURE_UNREAD};
     empty.generation = arena->statics[slot].generation;
@@ -679,8 +697,7 @@ int psa_pool_announce(psa_writer *writer, uint32_t slot) {
 int psa_pool_remove(psa_writer *writer, uint32_t slot) {
     psa_arena *arena = &writer->arena;
     if (slot >= arena->header->slots_used) return PSA_BAD_ARGUMENT;
-    const psa_slot *shared = &arena->slots[slot];
-    uint32_t status = psa_line_status(&shared->lines[psa_newest_line(shared)]);
+    uint32_t status = newest_status(arena, slot);
     if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) return PSA_BAD_ARGUMENT;
     psa_edit edit;
     psa_edit_begin(writer, slot, &edit);
@@ -706,7 +723,11 @@ static void set_status(psa_writer *writer, uint32_t slot, uint32_t status, uint3
 }
 
 int psa_pool_set_status(psa_writer *writer, uint32_t slot, uint32_t status, uint32_t unsure) {
-    if (slot >= writer->arena.header->slots_used || status > PSA_STATUS_REMOVED)
+    const psa_arena *arena = &writer->arena;
+    if (slot >= arena->header->slots_used || !is_of_a_pool(status)) return PSA_BAD_ARGUMENT;
+    const psa_slot *shared = &arena->slots[slot];
+    const psa_line *newest = &shared->lines[psa_newest_line(shared)];
+    if (!is_of_a_pool(psa_line_status(newest)) || newest->unsure & PSA_UNSURE_UNREAD)
         return PSA_BAD_ARGUMENT;
     set_status(writer, slot, status, unsure);
     return PSA_OK;
@@ -714,11 +735,11 @@ int psa_pool_set_status(psa_writer *writer, uint32_t slot, uint32_t status, uint
 
 int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t unsure) {
     psa_arena *arena = &writer->arena;
-    if (from > PSA_STATUS_REMOVED || to > PSA_STATUS_REMOVED) return PSA_BAD_ARGUMENT;
+    if (!is_of_a_pool(from) || !is_of_a_pool(to)) return PSA_BAD_ARGUMENT;
     for (uint32_t slot = 0; slot < arena->header->slots_used; slot++) {
         const psa_slot *shared = &arena->slots[slot];
         const psa_line *newest = &shared->lines[psa_newest_line(shared)];
-        if (newest->stamp == 0 || psa_line_status(newest) != from) continue;
+        if (psa_line_status(newest) != from) continue;
         if (newest->unsure & PSA_UNSURE_UNREAD) continue;
         set_status(writer, slot, to, unsure);
     }

@@ -315,7 +315,8 @@ typedef struct {
     uint32_t event_count;    /* events applied by this commit */
     uint32_t flags;
     uint64_t topology;       /* grows with each pool added or removed */
-    uint64_t reserved[2];
+    uint64_t reused;         /* as in the header, when this was committed */
+    uint64_t reserved;
 } psa_commit_record;
 
 /* ---- undo ring -------------------------------------------------------------------------------------- */
@@ -376,7 +377,8 @@ typedef struct {
     uint64_t undo_entries_offset;
     uint64_t undo_records_offset;
     uint64_t heap_offset;
-    uint64_t reserved0[5];
+    uint64_t origin;         /* generation of the arena in which commits and slots began to be counted */
+    uint64_t reserved0[4];
     /* 192 */
     uint64_t committed;      /* alone in its cache line; its low word is the futex */
     uint64_t reserved1[7];
@@ -392,7 +394,8 @@ typedef struct {
     uint32_t reserved2;
     uint64_t pool_count;
     /* 320 */
-    uint64_t reserved3[8];
+    uint64_t reused;         /* slots ever given out again, counted before anything of it is stored */
+    uint64_t reserved3[7];
     /* 384 */
     psa_commit_record commits[2];
     /* 640 */
@@ -571,8 +574,12 @@ int psa_abort(psa_writer *writer);
 /* Copy the newest commit record; also says which commit a snapshot is pinned to (record.stamp). */
 int psa_pin(const psa_arena *arena, psa_commit_record *record);
 
-/* Sleep until committed differs from `seen` or timeout. Does not spin. */
+/* Sleep until committed differs from `seen` or timeout. Does not spin. PSA_TIMED_OUT at once when the
+ * arena is superseded meanwhile. */
 int psa_wait_commit(const psa_arena *arena, uint64_t seen, uint64_t timeout_ns, uint64_t *committed);
+
+/* Say that a newer generation took this one's place, and wake who waits for its commits. */
+void psa_supersede(psa_header *header);
 
 /* Copy one pool's line as of `commit` (0: the newest). `generation` 0: any; else PSA_POOL_REMOVED when
  * the slot is another pool's by then, or nobody's. */
@@ -587,7 +594,7 @@ int psa_pool_read_ticks(const psa_arena *arena, uint32_t slot, uint32_t generati
 /* Copy many pools' lines as of `commit`. `pools` are references: slot in the low half, the slot's
  * generation in the high half, 0 there for any. On failure `failed` is the index of the pool. A slot of
  * 2^32-1, a pool without a version at `commit` and one of another generation give a zeroed line (status
- * ABSENT). */
+ * ABSENT); so does a slot beyond the table, but PSA_BAD_ARGUMENT without a generation. */
 int psa_snapshot(const psa_arena *arena, const uint64_t *pools, uint32_t count, uint64_t commit,
                  psa_line *lines, uint32_t *failed);
 
@@ -605,7 +612,7 @@ uint32_t psa_changed(const psa_arena *arena, uint64_t since, uint64_t commit, ui
 
 /* Copy the content of `from`, at its last commit, into the formatted, empty segment `base` of larger or
  * equal capacities, and equal ones for the undo ring. `fd` as in psa_writer_open. PSA_FULL_SHM when
- * there are no pages for its ticks. */
+ * there are no pages for its ticks, PSA_LAYOUT_MISMATCH when `from` contradicts itself. */
 int psa_arena_copy(uint8_t *base, uint64_t nbytes, int32_t fd, const psa_arena *from);
 
 /* ---- control.c: words and phase records of the control segment ----------------------------------------- */
@@ -631,8 +638,10 @@ int psa_find(const psa_arena *arena, const uint8_t *key, uint64_t *pool);
 /* References of many keys, 32 bytes each; 2^32-1 where unknown. Returns the number found. */
 uint32_t psa_find_many(const psa_arena *arena, const uint8_t *keys, uint32_t count, uint64_t *pools);
 
-/* Copy a slot's static row. PSA_POOL_REMOVED when it is of another generation. */
-int psa_static_read(const psa_arena *arena, uint32_t slot, uint32_t generation, psa_static *row);
+/* Copy the static rows of many references, generation 0 for any. PSA_POOL_REMOVED when a row is of another
+ * generation by now, PSA_BAD_ARGUMENT for a slot beyond the table; `failed` is then its index. */
+int psa_rows_read(const psa_arena *arena, const uint64_t *pools, uint32_t count, psa_static *rows,
+                  uint32_t *failed);
 
 /* ---- apply.c, ticks.c, undo.c: the writer ---------------------------------------------------------------------- */
 
@@ -645,20 +654,29 @@ int psa_token_add(psa_writer *writer, const psa_token *token, uint32_t *index);
  * filled in. PSA_BAD_ARGUMENT when the removal of that key is not committed yet. */
 int psa_pool_add(psa_writer *writer, const psa_static *row, uint32_t *slot);
 
+/* Slot of a key that has one and was not removed, the open commit included. PSA_UNKNOWN_POOL. */
+int psa_pool_find(const psa_writer *writer, const uint8_t *key, uint32_t *slot);
+
+/* For a writer that begins with what another one left, once: slots given out and never shown count as
+ * removed, so that they can be used again. */
+int psa_slots_reclaim(psa_writer *writer);
+
 /* Show a pool as syncing, before it has values, in the open commit; it has some from its install on.
- * PSA_BAD_ARGUMENT for a pool that has. */
+ * PSA_BAD_ARGUMENT for a pool that is there already, PSA_POOL_REMOVED for one taken away. */
 int psa_pool_announce(psa_writer *writer, uint32_t slot);
 
-/* Take a pool away, in the open commit. */
+/* Take a pool away, in the open commit. PSA_BAD_ARGUMENT when there is none. */
 int psa_pool_remove(psa_writer *writer, uint32_t slot);
 
 /* Replace a pool's whole state in the open commit. Reads of `line`: price/reserves, tick, liquidity,
  * fee, status, unsure, base_block, protocol_fee, fee_block. Ticks ascending, all (count,) or
- * (count, 2). PSA_INVALID_EVENT_DATA when they contradict the line (DESIGN 8). */
+ * (count, 2). PSA_INVALID_EVENT_DATA when they contradict the line (DESIGN 8), PSA_POOL_REMOVED when the
+ * pool was taken away. */
 int psa_pool_install(psa_writer *writer, uint32_t slot, const psa_line *line, const int32_t *ticks,
                      const uint64_t *gross, const uint64_t *net, uint32_t count);
 
-/* Change the status of one pool, or of all pools that have values and status `from`, in the open commit. */
+/* Change the status of one pool, or of all pools that have values and status `from`, in the open commit,
+ * to SYNCING, LIVE or STALE. PSA_BAD_ARGUMENT for another status, and for a pool without values. */
 int psa_pool_set_status(psa_writer *writer, uint32_t slot, uint32_t status, uint32_t unsure);
 int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t unsure);
 
@@ -667,7 +685,7 @@ int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t 
  * never inside a reorg envelope; the caller ends a batch with psa_commit. Events that cannot be applied
  * are counted and listed in writer->faults. `only_slot` (2^32-1: all) catches one pool up with blocks
  * up to the head: it leaves head, undo ring and commits alone, and the pool then counts as scraped at
- * the head. */
+ * the head. PSA_POOL_REMOVED when that pool is not there. */
 int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint64_t min_commit_ns,
               uint32_t only_slot);
 
@@ -834,6 +852,7 @@ _Static_assert(sizeof(psa_undo_entry) == 96, "psa_undo_entry");
 _Static_assert(sizeof(psa_undo_record) == 88, "psa_undo_record");
 _Static_assert(sizeof(psa_header) == 4096, "psa_header");
 _Static_assert(offsetof(psa_header, committed) == 192, "committed");
+_Static_assert(offsetof(psa_header, origin) == 152, "origin");
 _Static_assert(offsetof(psa_header, commits) == 384, "commits");
 _Static_assert(offsetof(psa_header, counters) == 640, "counters");
 _Static_assert(sizeof(psa_phase) == 256, "psa_phase");

@@ -799,11 +799,12 @@ static int load_state(const psa_line *line, const row_fields *row, uint32_t gene
                       uint32_t lp_fee, const psa_tick_arrays *arrays, pool_state *pool) {
     uint32_t status = line->fee_status >> 24;
     uint32_t fee = line->fee_status & 0xffffff;
-    if (status == PSA_STATUS_ABSENT) return PSA_UNKNOWN_POOL;
-    if (status == PSA_STATUS_REMOVED || line->generation != row->generation ||
-        (generation != 0 && generation != line->generation))
+    if (status == PSA_STATUS_REMOVED || (generation != 0 && generation != line->generation))
         return PSA_POOL_REMOVED;
-    if (status != PSA_STATUS_LIVE && !(flags & PSA_ALLOW_STALE)) return PSA_POOL_STALE;
+    if (status == PSA_STATUS_ABSENT) return PSA_UNKNOWN_POOL;
+    if (line->generation != row->generation) return PSA_POOL_REMOVED;
+    if (status != PSA_STATUS_LIVE && (!(flags & PSA_ALLOW_STALE) || line->unsure & PSA_UNSURE_UNREAD))
+        return PSA_POOL_STALE;
     pool->protocol = row->protocol;
     if (row->protocol == PSA_UNISWAP_V2) {
         if (flags & PSA_FEE_GIVEN) return PSA_BAD_ARGUMENT;
@@ -886,7 +887,7 @@ static int shared_quote(const psa_arena *arena, uint32_t slot, uint32_t generati
     psa_line line;
     if (slot >= arena->max_pools) {
         memset(&line, 0, sizeof line);
-        return finish_result(&line, PSA_UNKNOWN_POOL, result);
+        return finish_result(&line, generation ? PSA_POOL_REMOVED : PSA_UNKNOWN_POOL, result);
     }
     for (int attempt = 0; attempt < QUOTE_ATTEMPTS; attempt++) {
         uint32_t which;

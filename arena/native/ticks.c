@@ -182,7 +182,7 @@ uint32_t psa_ticks_index(const psa_arena *arena, const psa_line *line, int32_t t
 static int move_to_slab(psa_writer *writer, psa_edit *edit, uint32_t slab_class, uint32_t keep) {
     psa_arena *arena = &writer->arena;
     psa_tick_arrays old = arrays_of(arena, &edit->line);
-    uint32_t slab, previous = edit->line.slab;
+    uint32_t slab = 0, previous = edit->line.slab;
     int status = slab_take(writer, slab_class, &slab);
     if (status != PSA_OK) return status;
     psa_slab *header = slab_at(arena, slab);

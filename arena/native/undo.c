@@ -98,30 +98,34 @@ void psa_undo_note_tick(psa_writer *writer, uint32_t slot, uint32_t generation, 
     psa_put_u128(&record->before[2], (psa_u128)net);
 }
 
-/* Turn one record back; `block` is its entry's block. */
+/* Turn one record back; `block` is its entry's block. The pool may have been removed since, and its slot
+ * given to another. */
 static void restore(psa_writer *writer, const psa_undo_record *record, uint64_t block) {
+    const psa_slot *shared = &writer->arena.slots[record->slot];
+    const psa_line *newest = &shared->lines[psa_newest_line(shared)];
+    uint32_t status = psa_line_status(newest);
+    if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) return;
+    if (newest->generation != record->generation || block <= newest->scrape_block) return;
     psa_edit edit;
     psa_edit_begin(writer, record->slot, &edit);
     psa_line *line = &edit.line;
-    if (line->generation == record->generation && block > line->scrape_block) {
-        if (record->kind == PSA_UNDO_TICK) {
-            if (psa_ticks_reserve(writer, &edit, 1) == PSA_OK)
-                psa_ticks_set(writer, &edit, record->tick, psa_get_u128(&record->before[0]),
-                              (psa_i128)psa_get_u128(&record->before[2]));
-            else
-                psa_make_stale(writer, &edit, PSA_UNSURE_TICKS);
-        } else {
-            line->sqrt_price_hi = record->sqrt_price_hi;
-            line->tick = record->tick;
-            memcpy(line->a, &record->before[0], sizeof(line->a));
-            memcpy(line->b, &record->before[2], sizeof(line->b));
-            line->block_number = record->block_number;
-            line->tx_index = record->tx_index;
-            line->log_index = record->log_index;
-            line->current_index = psa_ticks_index(&writer->arena, line, line->tick);
-            /* A reverted price waited for an absolute one when this image was taken. */
-            if (record->unsure) psa_make_stale(writer, &edit, record->unsure);
-        }
+    if (record->kind == PSA_UNDO_TICK) {
+        if (psa_ticks_reserve(writer, &edit, 1) == PSA_OK)
+            psa_ticks_set(writer, &edit, record->tick, psa_get_u128(&record->before[0]),
+                          (psa_i128)psa_get_u128(&record->before[2]));
+        else
+            psa_make_stale(writer, &edit, PSA_UNSURE_TICKS);
+    } else {
+        line->sqrt_price_hi = record->sqrt_price_hi;
+        line->tick = record->tick;
+        memcpy(line->a, &record->before[0], sizeof(line->a));
+        memcpy(line->b, &record->before[2], sizeof(line->b));
+        line->block_number = record->block_number;
+        line->tx_index = record->tx_index;
+        line->log_index = record->log_index;
+        line->current_index = psa_ticks_index(&writer->arena, line, line->tick);
+        /* A reverted price waited for an absolute one when this image was taken. */
+        if (record->unsure) psa_make_stale(writer, &edit, record->unsure);
     }
     psa_edit_end(writer, &edit);
 }

@@ -81,6 +81,7 @@ int psa_arena_format(uint8_t *base, uint64_t nbytes, const psa_capacities *capac
     header->byte_order = PSA_BYTE_ORDER;
     memcpy(header->layout_digest, digest, sizeof(header->layout_digest));
     header->generation = generation;
+    header->origin = generation;
     header->nbytes = o.nbytes;
     header->max_pools = capacities->max_pools;
     header->max_tokens = capacities->max_tokens;
@@ -237,6 +238,11 @@ int psa_pool_read_ticks(const psa_arena *arena, uint32_t slot, uint32_t generati
     return PSA_CONTENDED;
 }
 
+/* A key that was not found, or a reference of an arena that had more slots. */
+static int leads_nowhere(const psa_arena *arena, uint32_t slot, uint32_t generation) {
+    return slot == PSA_NO_SLOT || (slot >= arena->max_pools && generation != 0);
+}
+
 static int absent_if_other(const psa_line *line, uint32_t generation) {
     return generation != 0 && line->generation != generation ? PSA_UNKNOWN_POOL : PSA_OK;
 }
@@ -251,7 +257,7 @@ int psa_snapshot(const psa_arena *arena, const uint64_t *pools, uint32_t count, 
             __builtin_prefetch(&ahead->lines[1]);
         }
         uint32_t slot = (uint32_t)pools[i], generation = (uint32_t)(pools[i] >> 32);
-        if (slot == PSA_NO_SLOT) {
+        if (leads_nowhere(arena, slot, generation)) {
             memset(&lines[i], 0, sizeof(lines[i]));
             continue;
         }
@@ -278,7 +284,7 @@ int psa_snapshot_ticks(const psa_arena *arena, const uint64_t *pools, uint32_t c
     for (uint32_t i = 0; i < count; i++) {
         starts[i] = total;
         uint32_t slot = (uint32_t)pools[i], generation = (uint32_t)(pools[i] >> 32);
-        if (slot == PSA_NO_SLOT) {
+        if (leads_nowhere(arena, slot, generation)) {
             memset(&lines[i], 0, sizeof(lines[i]));
             continue;
         }
@@ -347,11 +353,13 @@ static uint64_t monotonic_ns(void) {
  * that the caller can look at it. */
 int psa_wait_commit(const psa_arena *arena, uint64_t seen, uint64_t timeout_ns, uint64_t *committed) {
     const uint64_t *word = &arena->header->committed;
+    uint32_t superseded = PSA_LOAD_ACQUIRE(&arena->header->superseded);
     uint64_t now = monotonic_ns();
     uint64_t deadline = timeout_ns > UINT64_MAX - now ? UINT64_MAX : now + timeout_ns;
     for (;;) {
         *committed = PSA_LOAD_ACQUIRE(word);
         if (*committed != seen) return PSA_OK;
+        if (PSA_LOAD_ACQUIRE(&arena->header->superseded) != superseded) return PSA_TIMED_OUT;
         now = monotonic_ns();
         if (now >= deadline) return PSA_TIMED_OUT;
         uint64_t left = deadline - now;
@@ -369,6 +377,15 @@ int psa_wait_commit(const psa_arena *arena, uint64_t seen, uint64_t timeout_ns, 
 }
 
 /* ---- writing ---- */
+
+static void wake(psa_header *header) {
+    syscall(SYS_futex, (uint32_t *)(void *)&header->committed, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+void psa_supersede(psa_header *header) {
+    PSA_STORE_RELEASE(&header->superseded, 1);
+    wake(header);
+}
 
 void psa_edit_begin(psa_writer *writer, uint32_t slot, psa_edit *edit) {
     psa_slot *target = &writer->arena.slots[slot];
@@ -409,14 +426,16 @@ int psa_commit(psa_writer *writer) {
     uint64_t commit = writer->next_commit;
     psa_commit_record *record = &header->commits[commit & 1];
     writer->record.stamp = commit;
+    writer->record.reused = header->reused;
     PSA_STORE(&record->stamp, commit); /* W1 */
     PSA_FENCE_RELEASE();               /* W2 */
     store_words((uint64_t *)(void *)record + 1, (const uint64_t *)(const void *)&writer->record + 1,
                 sizeof(*record) / sizeof(uint64_t) - 1);
     psa_count(writer, PSA_COUNTER_COMMITS, 1);
     PSA_STORE_RELEASE(&header->committed, commit); /* W4 */
-    PSA_STORE(&header->topology, writer->record.topology);
-    syscall(SYS_futex, (uint32_t *)(void *)&header->committed, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    /* After W4, and seen after it: who sees this number sees the pools it stands for. */
+    PSA_STORE_RELEASE(&header->topology, writer->record.topology);
+    wake(header);
     writer->next_commit = commit + 1;
     writer->record.event_count = 0;
     writer->dirty_count = 0;
@@ -452,7 +471,7 @@ static void count_pools(psa_writer *writer) {
         count += status != PSA_STATUS_ABSENT && status != PSA_STATUS_REMOVED;
     }
     PSA_STORE(&header->pool_count, count);
-    PSA_STORE(&header->topology, writer->record.topology);
+    PSA_STORE_RELEASE(&header->topology, writer->record.topology);
 }
 
 static void load_record(psa_writer *writer) {
@@ -514,14 +533,29 @@ int psa_writer_open(psa_writer *writer, uint8_t *base, uint64_t nbytes, int32_t 
     return psa_slabs_rebuild(writer);
 }
 
+/* What a copy relies on and nothing else checks. */
+static int holds_together(const psa_arena *from) {
+    const psa_header *header = from->header;
+    if (header->slots_used > from->max_pools || header->tokens_used > from->max_tokens ||
+        header->heap_top < 64 || header->heap_top > from->heap_nbytes)
+        return 0;
+    for (uint32_t slot = 0; slot < header->slots_used; slot++)
+        if (from->statics[slot].token0 >= from->max_tokens ||
+            from->statics[slot].token1 >= from->max_tokens)
+            return 0;
+    return header->committed == 0 ||
+           header->commits[header->committed & 1].stamp == header->committed;
+}
+
 int psa_arena_copy(uint8_t *base, uint64_t nbytes, int32_t fd, const psa_arena *from) {
     psa_writer to = {0};
     int status = psa_arena_open(&to.arena, base, nbytes);
     if (status != PSA_OK) return status;
     const psa_header *source = from->header;
     psa_header *header = to.arena.header;
-    if (source->slots_used > to.arena.max_pools || source->tokens_used > to.arena.max_tokens ||
-        source->heap_top > to.arena.heap_nbytes || header->slots_used != 0 ||
+    if (!holds_together(from)) return PSA_LAYOUT_MISMATCH;
+    if (from->max_pools > to.arena.max_pools || from->max_tokens > to.arena.max_tokens ||
+        from->heap_nbytes > to.arena.heap_nbytes || header->slots_used != 0 ||
         from->undo_entry_count != to.arena.undo_entry_count ||
         from->undo_record_count != to.arena.undo_record_count)
         return PSA_BAD_ARGUMENT;
@@ -542,6 +576,7 @@ int psa_arena_copy(uint8_t *base, uint64_t nbytes, int32_t fd, const psa_arena *
     header->undo_record_reserved = source->undo_record_reserved;
     memcpy(header->commits, source->commits, sizeof(header->commits));
     memcpy(header->counters, source->counters, sizeof(header->counters));
+    header->reused = source->reused;
     PSA_STORE_RELEASE(&header->slots_used, source->slots_used);
     PSA_STORE_RELEASE(&header->committed, source->committed);
     psa_index_rebuild(&to);

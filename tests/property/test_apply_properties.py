@@ -5,6 +5,7 @@ commit each pool's line and ticks are compared with the model, which keeps whole
 """
 
 import copy
+import random
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,20 +24,27 @@ SPACING = 10
 class Core:
     """One arena in private memory with its writer."""
 
-    def __init__(self, *, undo_entries: int = 64, undo_records: int = 4096) -> None:
+    def __init__(
+        self,
+        *,
+        undo_entries: int = 64,
+        undo_records: int = 4096,
+        max_pools: int = 64,
+        heap_nbytes: int = 1 << 20,
+    ) -> None:
         capacities = ffi.new("psa_capacities *")
-        capacities.max_pools = 64
+        capacities.max_pools = max_pools
         capacities.max_tokens = 16
         capacities.undo_entry_count = undo_entries
         capacities.undo_record_count = undo_records
-        capacities.heap_nbytes = 1 << 20
+        capacities.heap_nbytes = heap_nbytes
         self.nbytes = lib.psa_arena_nbytes(capacities)
         self.memory = np.zeros(self.nbytes // 8 + 8, dtype="<u8")
         start = -(self.memory.ctypes.data // 8) % 8
         self.base = ffi.cast("uint8_t *", self.memory.ctypes.data + 8 * start)
         assert lib.psa_arena_format(self.base, self.nbytes, capacities, 1, DIGEST) == lib.PSA_OK
-        self.touched = ffi.new("uint64_t[]", 64)
-        self.dirty = ffi.new("uint32_t[]", 64)
+        self.touched = ffi.new("uint64_t[]", max_pools)
+        self.dirty = ffi.new("uint32_t[]", max_pools)
         self.open()
 
     def open(self) -> None:
@@ -66,6 +74,26 @@ class Core:
         status = lib.psa_pool_install(self.writer, slot[0], line, ffi.NULL, ffi.NULL, ffi.NULL, 0)
         assert status == lib.PSA_OK
         return int(slot[0])
+
+    def copy(self, *, max_pools: int, heap_nbytes: int) -> "Core":
+        """What this one holds, in a larger one."""
+        fresh = Core(max_pools=max_pools, heap_nbytes=heap_nbytes)
+        status = lib.psa_arena_copy(fresh.base, fresh.nbytes, -1, self.arena)
+        assert status == lib.PSA_OK
+        fresh.open()
+        return fresh
+
+    def free_slabs(self) -> list[set[int]]:
+        """Offsets of the free slabs of each class."""
+        found = []
+        for head in self.writer.slab_free:
+            chain: set[int] = set()
+            while head:
+                assert head not in chain
+                chain.add(head)
+                head = ffi.cast("psa_slab *", self.arena.heap + 64 * head).next_free
+            found.append(chain)
+        return found
 
     def apply(self, events: np.ndarray, min_commit_ns: int = 0) -> None:
         pointer = ffi.cast("psa_event *", events.ctypes.data)
@@ -173,7 +201,7 @@ def compare(core: Core, model: Model, slots: dict[bytes, int]) -> None:
 
 
 def fresh(core: Core) -> tuple[Model, dict[bytes, int]]:
-    slots = {key: core.add(key, protocol, block=100) for key, protocol in PROTOCOL.items()}
+    slots = {key: core.add(key, PROTOCOL[key], block=100) for key in (V2, V3, V4)}
     core.writer.record.block_number = 100
     assert lib.psa_commit(core.writer) == lib.PSA_OK
     model = Model(head=100)
@@ -379,3 +407,185 @@ def test_a_pool_scraped_on_the_reverted_branch_follows_the_inverse_of_its_payloa
     core.apply(frame(102, [(V3, "liquidity", -30, 30, 5)], revert=True, seq=11))
     assert core.pool(slots[V3])["b"] == 500
     assert core.writer.fault_count == 0
+
+
+NAMES = [bytes([16 + n]) * (32 if n % 3 == 2 else 20) for n in range(9)]
+PROTOCOL |= {key: n % 3 for n, key in enumerate(NAMES)}
+
+
+def updates_for(chance: random.Random, key: bytes, ranges: list[tuple[int, int, int]]) -> tuple:
+    """One random event of a pool."""
+    if PROTOCOL[key] == 0:
+        return (key, "sync", chance.randrange(2**64), chance.randrange(2**64))
+    what = chance.choice(["swap", "mint", "mint", "burn"])
+    if what == "burn" and ranges:
+        lower, upper, delta = ranges.pop(chance.randrange(len(ranges)))
+        return (key, "liquidity", lower, upper, -delta)
+    if what == "swap":
+        tick = chance.randrange(-300, 300)
+        active = sum(d for low, up, d in ranges if low <= tick < up)
+        return (key, "swap", chance.randrange(2**90, 2**100), tick, active)
+    lower = chance.randrange(-30, 29) * SPACING
+    upper = chance.randrange(lower // SPACING + 1, 31) * SPACING
+    ranges.append((lower, upper, chance.randrange(1, 2**62)))
+    return (key, "liquidity", *ranges[-1])
+
+
+@dataclass
+class World:
+    """Pools that come and go between blocks, and all that is needed to turn blocks back."""
+
+    pools: dict[bytes, dict] = field(default_factory=dict)
+    ranges: dict[bytes, list] = field(default_factory=dict)
+    base: dict[bytes, int] = field(default_factory=dict)
+    before: dict[int, tuple] = field(default_factory=dict)
+    blocks: dict[int, list[tuple]] = field(default_factory=dict)
+    head: int = 100
+
+    def add(self, key: bytes) -> None:
+        start = {"a": Q96, "b": 0} if PROTOCOL[key] else {"a": 10**12, "b": 10**12}
+        self.pools[key] = {**start, "tick": 0, "ticks": {}}
+        self.ranges[key], self.base[key] = [], self.head
+
+    def remove(self, key: bytes) -> None:
+        del self.pools[key], self.ranges[key], self.base[key]
+
+    def apply(self, updates: list[tuple], ranges: dict[bytes, list]) -> None:
+        self.head += 1
+        self.before[self.head] = copy.deepcopy((self.pools, self.ranges))
+        self.blocks[self.head] = updates
+        model = Model(pools=self.pools)
+        model.apply(self.head, updates)
+        self.ranges = ranges
+
+    def revert(self) -> list[tuple]:
+        """Turn the head back for the pools that are still there; what its block held."""
+        pools, ranges = self.before.pop(self.head)
+        for key, base in self.base.items():
+            if base < self.head:
+                self.pools[key], self.ranges[key] = pools[key], ranges[key]
+        self.head -= 1
+        return self.blocks.pop(self.head + 1)
+
+    def depth(self) -> int:
+        """Blocks above the reading of every pool that is there now."""
+        floor = max([100, *self.base.values()])
+        return min(self.head - floor, 50)
+
+
+def look(core: Core, world: World, slots: dict[bytes, int]) -> None:
+    found = ffi.new("uint64_t *")
+    line = ffi.new("psa_line *")
+    for key in NAMES:
+        status = lib.psa_find(core.arena, key.ljust(32, b"\0"), found)
+        if key not in world.pools:
+            if status == lib.PSA_OK:
+                place = int(found[0])
+                status = lib.psa_pool_read(core.arena, place & NO_SLOT, place >> 32, 0, line)
+                assert status in (lib.PSA_POOL_REMOVED, lib.PSA_UNKNOWN_POOL)
+            continue
+        assert status == lib.PSA_OK
+        assert int(found[0]) & NO_SLOT == slots[key]
+        shown = core.pool(slots[key])
+        assert shown.pop("status") == lib.PSA_STATUS_LIVE
+        assert shown == world.pools[key]
+    assert core.arena.header.pool_count == len(world.pools)
+    assert core.writer.record.block_number == world.head
+    assert core.writer.fault_count == 0
+
+
+@given(st.randoms(use_true_random=False), st.integers(10, 60))
+def test_pools_come_and_go_between_blocks_reverts_aborts_and_growth(
+    chance: random.Random, steps: int
+) -> None:
+    """Undone blocks turn back the pools that are still there and touch no other, whose slot they may have
+    changed; nothing of the tick heap is lost; a copy goes on as the original would."""
+    core, world = Core(max_pools=4, heap_nbytes=1 << 17), World()
+    slots: dict[bytes, int] = {}
+    given_up: set[bytes] = set()  # fresh slots of adds that were aborted wait for the same key
+    core.writer.record.block_number = 100
+    core.writer.pending = 1
+    lib.psa_commit(core.writer)
+    for seq in range(1, steps):
+        room = core.arena.max_pools - len(world.pools) - len(given_up)
+        what = chance.choice(["block"] * 4 + ["remove", "add", "add", "revert", "drop", "copy"])
+        if what == "block":
+            ranges = copy.deepcopy(world.ranges)
+            keys = [chance.choice(sorted(world.pools)) for _ in range(5)] if world.pools else []
+            updates = [updates_for(chance, key, ranges[key]) for key in keys]
+            core.apply(frame(world.head + 1, updates, revert=False, seq=seq))
+            world.apply(updates, ranges)
+        elif what == "remove" and world.pools:
+            key = chance.choice(sorted(world.pools))
+            if chance.random() < 0.5:  # and change it in the same commit
+                ranges = copy.deepcopy(world.ranges)
+                updates = [updates_for(chance, key, ranges[key])]
+                events = frame(world.head + 1, updates, revert=False, seq=seq)
+                core.apply(events, min_commit_ns=2**63)
+                world.apply(updates, ranges)
+            world.remove(key)
+            assert lib.psa_pool_remove(core.writer, slots.pop(key)) == lib.PSA_OK
+            lib.psa_commit(core.writer)
+        elif what == "add" and room:
+            key = chance.choice([key for key in NAMES if key not in world.pools])
+            given_up.discard(key)
+            slots[key] = core.add(key, PROTOCOL[key], block=world.head)
+            world.add(key)
+            lib.psa_commit(core.writer)
+        elif what == "revert" and world.depth():
+            for _ in range(chance.randrange(1, world.depth() + 1)):
+                block = world.head
+                gone = world.revert()
+                mine = [update for update in gone if update[0] in world.pools]
+                core.apply(frame(block, mine, revert=True, seq=seq))
+        elif what == "drop":
+            for key in sorted(world.pools)[:2]:
+                assert lib.psa_pool_remove(core.writer, slots[key]) == lib.PSA_OK
+            used = core.arena.header.slots_used
+            if room:
+                other = next(key for key in NAMES if key not in world.pools)
+                core.add(other, PROTOCOL[other], block=world.head)
+            if chance.random() < 0.5:
+                lib.psa_abort(core.writer)
+                given_up |= {other} if core.arena.header.slots_used > used else set()
+            else:
+                given_up.clear()
+                core.open()
+                lib.psa_slots_reclaim(core.writer)
+        elif what == "copy":
+            pools = core.arena.max_pools + chance.choice([0, 0, 1])
+            heap = core.arena.heap_nbytes + chance.choice([0, 4096])
+            larger = core.copy(max_pools=pools, heap_nbytes=heap)
+            assert list(larger.arena.header.counters) == list(core.arena.header.counters)
+            assert larger.arena.header.committed == core.arena.header.committed
+            assert record_of(larger) == record_of(core)
+            assert undoable(larger) == undoable(core)
+            core = larger
+        look(core, world, slots)
+        free = core.free_slabs()
+        again = core.copy(max_pools=core.arena.max_pools, heap_nbytes=core.arena.heap_nbytes)
+        assert again.free_slabs() == free, "a slab is neither used nor free, or both"
+
+
+def record_of(core: Core) -> bytes:
+    return bytes(ffi.buffer(ffi.addressof(core.writer.record)))
+
+
+def undoable(core: Core) -> tuple[list[int], bytes]:
+    numbers, hashes = ffi.new("uint64_t[]", 64), ffi.new("uint8_t[]", 64 * 32)
+    count = lib.psa_undo_blocks(core.writer, numbers, hashes, 64)
+    return list(numbers[0:count]), bytes(ffi.buffer(hashes))
+
+
+def test_noted_hashes_belong_to_the_blocks_of_the_present_branch() -> None:
+    core = Core()
+    fresh(core)
+    for block in (101, 102, 103):
+        core.apply(frame(block, [(V2, "sync", block, 1)], revert=False, seq=block))
+        assert lib.psa_undo_set_hash(core.writer, block, bytes([block]) * 32) == lib.PSA_OK
+    core.apply(frame(103, [(V2, "sync", 103, 1)], revert=True, seq=110))
+    assert lib.psa_undo_set_hash(core.writer, 103, bytes([1]) * 32) == lib.PSA_UNKNOWN_POOL
+    core.apply(frame(103, [(V2, "sync", 7, 1)], revert=False, seq=111))
+    numbers, hashes = undoable(core)
+    assert numbers == [103, 102, 101]
+    assert hashes[:96] == bytes(32) + bytes([102]) * 32 + bytes([101]) * 32

@@ -162,7 +162,7 @@ def test_len_and_iteration_show_committed_pools_only(writer: WriterArena, pools:
 def test_removed_pools_vanish_and_handles_say_so(writer: WriterArena, pools: Arena) -> None:
     before = pools[text(V2)]
     with pools.snapshot() as view:
-        writer.set_status(0, slots.STATUS_REMOVED)
+        writer.remove_pool(0)
         writer.commit()
         assert view[text(V2)].status == "live"
     assert text(V2) not in pools
@@ -504,7 +504,7 @@ def test_mixed_batches_match_single_quotes(pools: Arena) -> None:
         pools.quote_batch(keys[:2], [5], zero_for_one=True)
     with pytest.raises(ValueError, match="2 pools and 3 directions"):
         pools.quote_batch(keys[:2], 5, zero_for_one=[True] * 3)
-    with pytest.raises(ValueError, match="slots"):
+    with pytest.raises(ValueError, match="slot 5 is not"):
         pools.quote_batch(np.array([0, 5], np.uint32), 5, zero_for_one=True)
     with pytest.raises(errors.UnknownPool):
         pools.quote_batch(["0x" + "99" * 20], 5, zero_for_one=True)

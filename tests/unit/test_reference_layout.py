@@ -27,10 +27,10 @@ INTRODUCTION = """# Memory layout
 The byte map of both segments, from the dtypes in `layouts/`, which a test holds equal to the C
 structs in `arena/native/arena.h`. Integers are little-endian; wide ones are arrays of 64-bit limbs,
 least significant first. Regions of the data segment follow the header page by page: static rows,
-slots, tokens, key index (u32 buckets, slot + 1, or 2^32-1 for one that was left), undo entries,
-undo records, tick heap; their offsets stand in the header. A tick slab is its header, then tick
-i32[capacity], liquidity_net i128[capacity], liquidity_gross u128[capacity], each from a 64-byte
-boundary; the capacities of the size classes are 8 and then 1.5 times the one before, rounded down.
+slots, tokens, key index (u32 buckets: 0, slot + 1, or 2^32-1 for one that was left), undo entries, undo
+records, tick heap; their offsets stand in the header. A tick slab is its header, then tick i32[capacity],
+liquidity_net i128[capacity], liquidity_gross u128[capacity], each from a 64-byte boundary; the capacities
+of the size classes are 8 and then 1.5 times the one before, rounded down.
 """
 
 

@@ -1,0 +1,123 @@
+"""kill -9 of a writer that removes pools, uses their slots again and grows the arena, 200 times.
+
+Method: as test_writer_killed.py, with the writers of churn_roles.py. After every kill the pools there are,
+and their values, are those of the head block, whatever the dead writer was at; the next writer can fill
+every slot that shows no pool.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import arena
+from arena.arena import PoolSpec, TokenSpec, WriterArena
+from arena.layouts import slots
+
+sys.path.insert(0, str(Path(__file__).parent))
+import churn_roles as roles
+
+ROUNDS = 200
+
+
+def role(which: str, name: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", roles.__file__, which, name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def tell(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def check(pools: arena.Arena) -> int:
+    """Compare the whole arena with what its head block must have; the head."""
+    with pools.snapshot() as view:
+        want = roles.expected(view.block_number)
+        assert set(view) == set(want), f"block {view.block_number}"
+        for key, values in want.items():
+            assert roles.shows(view[key].state(), values), f"pool {key}, block {view.block_number}"
+        return view.block_number
+
+
+def extra(index: int) -> PoolSpec:
+    tokens = [TokenSpec(bytes([n]) * 20, 18, f"T{n}") for n in (1, 2)]
+    return PoolSpec(bytes([100 + index]) * 20, slots.UNISWAP_V2, *tokens, 3000)
+
+
+def free_slots(owner: WriterArena) -> int:
+    """How many pools still fit; they are given up again."""
+    for count in range(roles.SLOTS + 1):
+        try:
+            owner.add_pool(extra(count))
+        except arena.ArenaFull:
+            owner.abort()
+            return count
+    raise AssertionError("more pools fit than there are slots")
+
+
+def test_killed_writers_leave_each_pool_whole_or_gone_and_lose_no_slot(arena_name: str) -> None:
+    with WriterArena.create(
+        arena_name, max_pools=roles.SLOTS, tick_bytes=1 << 17, undo_blocks=4, undo_records=64
+    ) as owner:
+        roles.fill(owner)
+        owner.close(unlink=False)
+    seed = int(os.environ.get("PSA_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    advanced = in_growth = inside = 0
+    with role("nursery", arena_name) as nursery, role("reader", arena_name) as reader:
+        try:
+            assert answer(nursery) == "ready"
+            assert answer(reader) == "ready"
+            with arena.attach(arena_name, timeout=10, require_writer=False) as pools:
+                for turn in range(ROUNDS):
+                    before = check(pools)
+                    tell(nursery)
+                    pid = int(answer(nursery))
+                    assert answer(nursery) == "writing"
+                    signal.sigtimedwait([], chance.uniform(0, 0.02))
+                    os.kill(pid, signal.SIGKILL)
+                    assert answer(nursery) == "dead"
+                    head = check(pools)
+                    assert head >= before
+                    advanced += head > before
+                    inside += bool((pools.versions["lines"]["stamp"] > pools.committed).any())
+                    left = len(list(Path("/dev/shm").glob(f"{arena_name}.*")))
+                    assert left in (1, 2)
+                    in_growth += left == 2
+                    if turn % 10 == 0:
+                        with WriterArena.take_over(arena_name) as owner:
+                            assert check(pools) == owner.head_block
+                            assert free_slots(owner) == roles.SLOTS - len(pools)
+                            assert len(owner.pools()) == len(pools)
+                            assert owner.native.arena.header.pool_count == len(pools)
+                            owner.close(unlink=False)
+                        assert len(list(Path("/dev/shm").glob(f"{arena_name}.*"))) == 1
+            tell(reader)
+            counts = json.loads(answer(reader))
+        finally:
+            nursery.kill()
+            reader.kill()
+    print(f"of {ROUNDS} kills {in_growth} in a growth, {inside} in a commit; {advanced}; {counts}")
+    assert advanced > ROUNDS // 4
+    assert in_growth > 0
+    assert counts["wrong"] == 0
+    assert counts["views"] > ROUNDS
+    assert counts["answers"] > ROUNDS
+    assert counts["generation"] > 10
+    with WriterArena.take_over(arena_name) as owner:
+        owner.close(unlink=True)
