@@ -904,6 +904,12 @@ class WriterArena:
         return int(self._header.heap_nbytes)
 
     @property
+    def is_tight(self) -> bool:
+        """More than three quarters of the tick heap were handed out at some time."""
+        head = self._header
+        return bool(4 * head.heap_top > 3 * head.heap_nbytes)
+
+    @property
     def slot_count(self) -> int:
         """Slots given out so far; slots are 0 .. slot_count - 1."""
         self._live()

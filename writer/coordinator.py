@@ -201,6 +201,7 @@ class Coordinator:
         self._changed = asyncio.Event()
         self._leaving: set[bytes] = set()  # to be removed by a change that waits
         self._look_for_hashes = asyncio.Event()
+        self._is_tight = False  # the tick heap is nearly full: it grows before it is
         self.on_added: Callable[[Sequence[bytes], int], None] = lambda keys, head_block: None
         self._reported: set[tuple[bytes, str]] = set()
 
@@ -228,6 +229,7 @@ class Coordinator:
         """Take a notice of the intake; called in the event loop."""
         if what in ("broken", "overflow"):
             self._broken.set()
+        self._is_tight |= what == "tight"
         self._moved.set()
 
     @property
@@ -322,6 +324,9 @@ class Coordinator:
             self._moved.clear()
             if not self.is_live:
                 await self.resync()
+            if self._is_tight:
+                self._is_tight = False
+                await self._grow(ArenaFull("the tick heap is nearly full", table="tick heap"))
             for spec in await self._call(self.intake.stale_specs):
                 self._stale.setdefault(spec.key, (time.monotonic(), RESCRAPE_FIRST_PAUSE_S))
             try:

@@ -75,7 +75,7 @@ class Intake:
     """The feed thread's half. Every method but the constructor runs in the feed thread.
 
     `notify` is called from that thread with one of the strings `first_block`, `broken`, `overflow`,
-    `stale`; it must not block.
+    `stale`, `tight`; it must not block.
 
     With `closes_gaps` a gap leaves the pools' values and the undo ring alone and shows the pools as
     syncing, until close_gap or give_up_gap; without, they are stale at once.
@@ -100,6 +100,7 @@ class Intake:
         self.reorg_depths = ReorgDepths()
         # Blocks the arena holds, up to its head, while a gap is open; None otherwise.
         self._applied: list[Records] | None = None
+        self._told_tight = 0  # the generation whose heap was said to be nearly full
         self._return_to = 0  # the lowest block the undo ring leads back to, while a gap is open
         self._before_reorg: list[Records] | None = None
         self._reverted: dict[int, None] = {}  # block numbers, the oldest first
@@ -262,6 +263,9 @@ class Intake:
 
     def _apply(self, records: Records) -> None:
         self.processor.apply(records, min_commit_ns=CATCH_UP_COMMIT_NS)
+        if self.arena.is_tight and self._told_tight != self.arena.generation:
+            self._told_tight = self.arena.generation
+            self._notify("tight")
         if self.processor.has_stale and not self._in_reorg:
             self.arena.commit()  # who goes on to look for stale pools finds committed ones
             self._notify("stale")

@@ -113,6 +113,33 @@ def test_a_pool_that_leaves_and_returns_at_once_is_read_anew(
         assert proof.undisturbed(), proof.writer_log()[-4000:]
 
 
+def test_more_pools_than_fit_lead_to_a_larger_generation(tmp_path: Path, arena_name: str) -> None:
+    options = ("--max-pools", "8", "--tick-bytes", "64K")
+    with Proof(
+        tmp_path, arena_name, seed=44, pools=3, embedded=True, writer_options=options
+    ) as proof:
+        proof.wait_live()
+        proof.block(settle=True)
+        with arena.attach(arena_name) as pools:
+            first = pools.generation
+            assert first > 1
+            old = [pool.key for pool in proof.market.pools]
+            handles = [pools[key] for key in old]
+            proof.watched = old
+            new = [pool.key for pool in proof.market.create_pools(v2=3, v3=3, v4=2, cake=2)]
+            proof.list_pools()
+            wait_for(proof, dict.fromkeys(new, "live"))
+            assert pools.generation > first
+            assert {handle.status for handle in handles} == {"live"}
+        proof.watched = None
+        for _ in range(5):
+            proof.block(settle=True)
+        proof.equal(every_word=True)
+        log = proof.writer_log()
+        assert "event=arena_grown table='pools'" in log
+        assert "event=arena_grown table='tick heap'" in log
+
+
 def corrupt(name: str, key: str) -> None:
     """Change the price of a pool where it lies, in both versions, as no event would."""
     with arena.attach(name) as pools:
