@@ -674,12 +674,14 @@ CLASSES = [name for name in PUBLIC if inspect.isclass(getattr(arena, name))]
 INSTANCE = {
     "Arena": {"name", "follow", "require_writer", "heartbeat_limit"},
     "SharedSnapshot": {"snapshot"},
+    "HeadBlock": {"commit"},
 }
 # Between modules of the package, or of collections.abc.Sequence.
 INTERNAL = {
     "FrozenPool": {"answer", "store_answer"},
     "SharedSnapshot": {"put"},
     "QuoteBatch": {"count", "index"},
+    "HeadBlock": {member for member in dir(int) if not member.startswith("_")},
 }
 
 
