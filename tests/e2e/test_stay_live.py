@@ -114,7 +114,7 @@ def test_a_pool_that_leaves_and_returns_at_once_is_read_anew(
 
 
 def test_more_pools_than_fit_lead_to_a_larger_generation(tmp_path: Path, arena_name: str) -> None:
-    options = ("--max-pools", "8", "--tick-bytes", "32K")
+    options = ("--max-pools", "8", "--tick-bytes", "16K")
     with Proof(
         tmp_path, arena_name, seed=44, pools=3, embedded=True, writer_options=options
     ) as proof:
