@@ -8,6 +8,7 @@ Every test has a deadline through pytest-timeout (pyproject.toml).
 import os
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ ROOT = TESTS.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))
+
+# What a writer would keep in the user's directories; subprocesses inherit it.
+_state = tempfile.TemporaryDirectory(prefix="psa-state-")
+os.environ["XDG_STATE_HOME"] = _state.name
 
 PROFILE = os.environ.get("PSA_PROFILE", "quick")
 SEED = int(os.environ.get("PSA_SEED", random.SystemRandom().randrange(2**32)))

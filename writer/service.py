@@ -328,6 +328,21 @@ class Service:
             gap_timeout_s=settings.gap_timeout_s,
             observe=self._observe_start,
         )
+        checkpoints: Checkpoints | None = None
+        if self._node is not None and settings.state_folder is not None:
+            checkpoints = Checkpoints(
+                intake,
+                call,
+                coordinator,
+                settings.state_folder,
+                settings.chain_id,
+                settings.checkpoint_every,
+            )
+        extra = dict(self._extra)
+        if self._pools is not None:
+            extra["pool_list"] = partial(_totals, self._pools.counts)
+        if checkpoints is not None:
+            extra["checkpoint"] = checkpoints.counts
         if server is not None:
             server.serve(
                 ArenaCollector(
@@ -335,7 +350,7 @@ class Service:
                     starts=self._starts,
                     latency=thread.latency,
                     reorg_depths=intake.reorg_depths,
-                    extra=self._extra,
+                    extra=extra,
                 )
             )
         arena.set_phase("connecting", f"waiting for {settings.socket}")
@@ -354,18 +369,8 @@ class Service:
         if self._pools is not None:
             take = partial(self._change_list, coordinator)
             tasks.append(asyncio.ensure_future(self._pools.run(take)))
-        checkpoints: Checkpoints | None = None
-        if self._node is not None and settings.state_folder is not None:
-            checkpoints = Checkpoints(
-                intake,
-                call,
-                coordinator,
-                settings.state_folder,
-                settings.chain_id,
-                settings.checkpoint_every,
-            )
-            if settings.checkpoint_every:
-                tasks.append(asyncio.ensure_future(checkpoints.run()))
+        if checkpoints is not None and settings.checkpoint_every:
+            tasks.append(asyncio.ensure_future(checkpoints.run()))
         if self._auditor is not None and settings.audit_every and self._node is not None:
             audit = Audit(
                 intake,
@@ -427,6 +432,10 @@ class Service:
                     "event=reload_failed error=%s reason=%r", type(error).__name__, str(error)
                 )
         notifier.reloaded()
+
+
+def _totals(counts: Mapping[str, int]) -> dict[str, int]:
+    return {f"{name}_total": count for name, count in counts.items()}
 
 
 def _give(answer: asyncio.Future[T], result: T) -> None:

@@ -176,6 +176,14 @@ class Checkpoints:
     failed: int = 0
     last_block: int = 0
 
+    def counts(self) -> dict[str, int]:
+        """For metrics; any thread may ask."""
+        return {
+            "written_total": self.written,
+            "failed_total": self.failed,
+            "block": self.last_block if self.written else 0,
+        }
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
