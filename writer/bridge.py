@@ -33,7 +33,7 @@ from arena.writer.jsonrpc import JsonRpc, Limits
 from arena.writer.logs import Header, RpcNode, read_header
 from arena.writer.replay import listen
 from arena.writer.scrapers.rpc import check_chain
-from arena.writer.whitelist import read_pool_list
+from arena.writer.whitelist import file_signature, read_pool_list
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Bridge:
 
     def __init__(self, settings: BridgeSettings) -> None:
         self.settings = settings
-        self._signature = _signature(settings.pools)
+        self._signature = file_signature(settings.pools)
         listed = read_pool_list(settings.pools)
         for refused in listed.refused:
             log.warning("event=pool_refused reason=%r", str(refused))
@@ -351,7 +351,7 @@ class Bridge:
         """Take over a changed list; blocks are sent between two calls of this."""
         if self.settings.is_embedded:
             return
-        signature = _signature(self.settings.pools)
+        signature = file_signature(self.settings.pools)
         if not self._reload.is_set() and signature == self._signature:
             return
         self._reload.clear()
@@ -371,12 +371,3 @@ class Bridge:
             len(before - after),
             len(listed.refused),
         )
-
-
-def _signature(path: Path) -> tuple[int, int, int] | None:
-    """What tells one version of a file from the next; None while there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns

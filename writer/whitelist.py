@@ -3,7 +3,7 @@
 The record shapes are told apart field by field: tokens are addresses or objects, an identity is
 `pool_id`, `id` or `address`. An entry that names no pool this arena can hold is refused by itself;
 the others stand. Whether a pool is what its entry says is found out when it is read.
-docs/howto/run-against-rpc.md shows a list.
+docs/howto/run-against-rpc.md shows a list; `pool_record` writes an entry.
 """
 
 import os
@@ -27,7 +27,16 @@ from arena.writer.scrapers.slots import (
     pool_target,
 )
 
-__all__ = ["PoolList", "parse_pool_list", "read_pool_list"]
+__all__ = [
+    "PoolIds",
+    "PoolList",
+    "file_signature",
+    "parse_pool_ids",
+    "parse_pool_list",
+    "parse_pool_records",
+    "pool_record",
+    "read_pool_list",
+]
 
 MAX_LIST_NBYTES = 256 << 20  # 500,000 pools in the most talkative shape
 MAX_SYMBOL_NBYTES = 32  # token table, layouts
@@ -55,6 +64,24 @@ class PoolList:
     refused: tuple[PoolEntryInvalid, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class PoolIds:
+    """Keys in the order of their list, each once, with the protocol (UNISWAP_*) where the list has
+    it; and the entries that were refused."""
+
+    protocols: dict[bytes, int | None]
+    refused: tuple[PoolEntryInvalid, ...] = ()
+
+
+def file_signature(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
+    """What tells one version of a file from the next; None while there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def read_pool_list(path: str | os.PathLike[str], *, chain: str | None = None) -> PoolList:
     """The pools of a file: TOML when its name ends in .toml, else JSON.
 
@@ -74,7 +101,7 @@ def read_pool_list(path: str | os.PathLike[str], *, chain: str | None = None) ->
             content: Any = tomllib.loads(raw.decode())
         else:
             content = orjson.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         kind = "TOML" if Path(path).suffix.lower() == ".toml" else "JSON"
         _refuse_list(
             name, f"not valid {kind} ({error})", "write JSON, or TOML into a file named *.toml"
@@ -98,10 +125,20 @@ def parse_pool_list(content: Any, *, name: str, chain: str | None = None) -> Poo
         content = content["pools"]
     if not isinstance(content, list):
         _refuse_list(name, f"the pools are a {type(content).__name__}", "write an array of pools")
+    found = parse_pool_records(content, name=name)
+    if not found.targets:
+        refused = found.refused
+        why = f"all {len(refused)} entries are refused, the first: {refused[0]}" if refused else ""
+        _refuse_list(name, "it names no usable pool", why or "name at least one pool")
+    return found
+
+
+def parse_pool_records(records: Sequence[Any], *, name: str) -> PoolList:
+    """The pools of a list of records; there may be none. `name` stands in messages."""
     targets: dict[bytes, PoolTarget] = {}
     numbers: dict[bytes, int] = {}
     refused: list[PoolEntryInvalid] = []
-    for number, record in enumerate(content, 1):
+    for number, record in enumerate(records, 1):
         entry = _Entry(name, number, record)
         try:
             target = entry.target()
@@ -115,10 +152,62 @@ def parse_pool_list(content: Any, *, name: str, chain: str | None = None) -> Poo
             continue
         targets[key] = target
         numbers[key] = number
-    if not targets:
-        why = f"all {len(refused)} entries are refused, the first: {refused[0]}" if refused else ""
-        _refuse_list(name, "it names no usable pool", why or "name at least one pool")
     return PoolList(tuple(targets.values()), tuple(refused))
+
+
+def parse_pool_ids(
+    ids: Sequence[Any], protocols: Sequence[Any] | None = None, *, name: str
+) -> PoolIds:
+    """The keys of a list of identities; `protocols`, where given, is as long. `name` as above."""
+    found: dict[bytes, int | None] = {}
+    refused: list[PoolEntryInvalid] = []
+    for number, identity in enumerate(ids, 1):
+        record = {"id": identity}
+        if protocols is not None:
+            record["protocol"] = protocols[number - 1]
+        try:
+            key, protocol = _Entry(name, number, record).identity()
+        except PoolEntryInvalid as error:
+            refused.append(error)
+            continue
+        found.setdefault(key, protocol)
+    return PoolIds(found, tuple(refused))
+
+
+def pool_record(target: PoolTarget) -> dict[str, Any]:
+    """The entry of a list that `target` is read from again, equal in every field.
+
+    ValueError for the one target no entry can describe: a V3 pool of PancakeSwap's own factory
+    without its storage layout.
+    """
+    spec = target.spec
+    record: dict[str, Any] = {
+        "pool_id" if spec.protocol == UNISWAP_V4 else "address": _hex_of(spec.key),
+        "protocol": target.layout.name,
+        "token0": _token_record(spec.token0),
+        "token1": _token_record(spec.token1),
+        "fee": spec.fee_pips,
+    }
+    if spec.protocol != UNISWAP_V2:
+        record["tick_spacing"] = spec.tick_spacing
+    if spec.protocol == UNISWAP_V4:
+        record["address"] = _hex_of(spec.factory)
+        if any(spec.hooks):
+            record["hooks"] = _hex_of(spec.hooks)
+    elif any(spec.factory):
+        record["factory"] = _hex_of(spec.factory)
+    if pool_target(spec, _PROTOCOLS[_plain(target.layout.name)][1]) != target:
+        raise ValueError(f"pool {_hex_of(spec.key)}: its factory does not have {target.layout}")
+    return record
+
+
+def _token_record(token: TokenSpec) -> dict[str, Any]:
+    record: dict[str, Any] = {"address": _hex_of(token.address)}
+    if token.decimals is not None:
+        record["decimals"] = token.decimals
+    if token.symbol:
+        record["symbol"] = token.symbol
+    return record
 
 
 def _refuse_list(name: str, found: str, remedy: str) -> NoReturn:
@@ -145,6 +234,20 @@ class _Entry:
             found=found,
             remedy=remedy,
         )
+
+    def identity(self) -> tuple[bytes, int | None]:
+        """Key and, where it is named, protocol of an entry of ids. PoolEntryInvalid."""
+        self.key = self._hex("id", (20, 32))
+        if "protocol" not in self.record:
+            return self.key, None
+        protocol, _ = self._protocol()
+        wanted = 32 if protocol == UNISWAP_V4 else 20
+        if len(self.key) != wanted:
+            self.refuse(
+                f"a pool of {self.record['protocol']} with an identity of {len(self.key)} bytes",
+                f"it has {wanted}",
+            )
+        return self.key, protocol
 
     def target(self) -> PoolTarget:
         """The pool described. PoolEntryInvalid."""
@@ -266,6 +369,10 @@ class _Entry:
             wanted = " or ".join(map(str, sizes))
             self.refuse(f"`{name}` is {_shown(value)}", f"write {wanted} bytes as 0x hex")
         return content
+
+
+def _hex_of(content: bytes) -> str:
+    return f"0x{content.hex()}"
 
 
 def _bytes_of(value: Any) -> bytes | None:
