@@ -333,3 +333,7 @@ class PoolListError(Scraper):
 
 class PoolEntryInvalid(PoolInvalid):
     """One entry of a list of pools does not describe a pool this arena can hold."""
+
+
+class PoolMessageInvalid(Scraper):
+    """A message about a list of pools is not what its publishers send; nothing of it is applied."""
