@@ -341,3 +341,14 @@ class PoolEntryInvalid(PoolInvalid):
 
 class PoolMessageInvalid(Scraper):
     """A message about a list of pools is not what its publishers send; nothing of it is applied."""
+
+
+# Running the writer
+
+
+class SettingsError(ArenaError):
+    """A setting cannot be used: an unknown key, a wrong type, a value out of range, an unreadable file."""
+
+
+class PortRefused(ArenaError):
+    """The port of the metrics cannot be listened on: it is in use, or not this user's to take."""

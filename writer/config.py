@@ -21,7 +21,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from arena.errors import ArenaError
+from arena.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "ARENA_WRITER"
 CONFIG_OPTION = "config"
@@ -37,10 +37,6 @@ _SOURCES = {
 _ARGUMENTS = "arena.writer.config.arguments"
 _FILE = "arena.writer.config.file"
 _CHECK = "arena.writer.config.check"
-
-
-class SettingsError(ArenaError):
-    """A setting cannot be used: an unknown key, a wrong type, a value out of range, an unreadable file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from arena.errors import ArenaError
+from arena.errors import PortRefused
 from arena.layouts import header
 from arena.layouts.header import COUNTER_NAMES, PHASE_NAMES
 from arena.native import EXCEPTIONS, lib
@@ -59,10 +59,6 @@ _ERRORS = {
     for status, error in EXCEPTIONS.items()
     if header.COUNTER_FAULTS + status - lib.PSA_POOL_NOT_FOUND in COUNTER_NAMES
 }
-
-
-class PortRefused(ArenaError):
-    """The port of the metrics cannot be listened on: it is in use, or not this user's to take."""
 
 
 class Starts:

@@ -7,8 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
-from arena.errors import SnapshotContended
-from arena.writer.config import SettingsError
+from arena.errors import SettingsError, SnapshotContended
 from arena.writer.status import Vitals
 
 log = logging.getLogger(__name__)

@@ -49,9 +49,10 @@ class PoolChange:
 
 def difference(before: dict[bytes, PoolTarget], after: dict[bytes, PoolTarget]) -> PoolChange:
     """The step from one list to another; a pool that is described otherwise is in both parts."""
+    same = {key for key, old in before.items() if (new := after.get(key)) is old or new == old}
     return PoolChange(
-        added=tuple(target for key, target in after.items() if before.get(key) != target),
-        removed=tuple(key for key, target in before.items() if after.get(key) != target),
+        added=tuple(target for key, target in after.items() if key not in same),
+        removed=tuple(key for key in before if key not in same),
     )
 
 

@@ -29,9 +29,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import arena
 import arena.writer.demo
+from arena.errors import PortRefused
 from arena.layouts.header import COUNTER_NAMES, PHASE_NAMES
 from arena.writer import service
-from arena.writer.metrics import MetricsServer, PortRefused
+from arena.writer.metrics import MetricsServer
 from arena.writer.scrapers.statefile import StateFile
 
 BIN = Path(sys.executable).parent

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arena.errors import SnapshotContended
-from arena.writer.config import SettingsError
+from arena.errors import SettingsError, SnapshotContended
 from arena.writer.notify import Notifier, keep_notified
 from arena.writer.status import Vitals
 

@@ -14,8 +14,14 @@ import pytest
 from arena.arena import PoolSpec
 from arena.errors import PoolEntryInvalid, PoolListError
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
-from arena.writer.scrapers.slots import PANCAKESWAP_V3_FACTORIES
-from arena.writer.whitelist import PoolList, parse_pool_list, read_pool_list
+from arena.writer.scrapers.slots import PANCAKESWAP_V3_FACTORIES, V3_LAYOUT, PoolTarget
+from arena.writer.whitelist import (
+    PoolList,
+    file_signature,
+    parse_pool_list,
+    pool_record,
+    read_pool_list,
+)
 
 PAIR = "0x028d3b9c77b31bff265b211fc068f51aadbb46f0"
 POOL = "0xa7cb6c9ce55b9c03f4b89d419a3f8bd8654bb462"
@@ -322,3 +328,30 @@ def test_files_that_are_no_lists(
         read_pool_list(path)
     assert caught.value.path == str(path)
     assert str(path) in str(caught.value)
+
+
+def test_toml_too_deep_to_parse_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("pools = " + "[" * 10_000)
+    with pytest.raises(PoolListError, match="not valid TOML"):
+        read_pool_list(path)
+
+
+def test_a_signature_tells_versions_of_a_file_apart(tmp_path: Path) -> None:
+    path, other = tmp_path / "pools.json", tmp_path / "other"
+    assert file_signature(path) is None
+    path.write_text("1")
+    first = file_signature(path)
+    assert first is not None
+    assert file_signature(path) == first
+    other.write_text("1")
+    other.rename(path)
+    assert file_signature(path) not in (None, first)
+    path.write_text("12")
+    assert file_signature(path) not in (None, first)
+
+
+def test_a_target_no_entry_describes_is_not_written() -> None:
+    spec = only(v3(factory="0x" + next(iter(PANCAKESWAP_V3_FACTORIES)).hex()))
+    with pytest.raises(ValueError, match="factory"):
+        pool_record(PoolTarget(spec, V3_LAYOUT))
