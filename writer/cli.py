@@ -94,6 +94,18 @@ RpcOption = Annotated[
 ]
 LibmdbxOption = Annotated[Path | None, typer.Option(help="libmdbx's shared library")]
 
+NatsOption = Annotated[
+    str | None, typer.Option("--nats", help="NATS server whose whitelist messages are the list")
+]
+ChainOption = Annotated[str, typer.Option(help="the chain's name in those messages")]
+NatsCanonicalOption = Annotated[
+    bool,
+    typer.Option(
+        "--nats-canonical/--no-nats-canonical",
+        help="a .full message without a type is the whole list, not an addition",
+    ),
+]
+
 ScrapingConcurrencyOption = Annotated[
     int, typer.Option(min=1, max=64, help="processes that read the database at once")
 ]
@@ -127,6 +139,15 @@ def run_command(
     pools: Annotated[
         Path | None, typer.Option("--pools", help="list of pools to read, JSON or TOML")
     ] = None,
+    nats: NatsOption = None,
+    chain: ChainOption = "ethereum",
+    nats_canonical: NatsCanonicalOption = False,
+    nats_wait: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="seconds to wait for a whole list before the saved one is taken"
+        ),
+    ] = 10.0,
     libmdbx: LibmdbxOption = None,
     scraping_concurrency: ScrapingConcurrencyOption = 2,
     dialect: Annotated[Dialect, typer.Option(help="wire family; auto finds it")] = Dialect.auto,
@@ -204,12 +225,26 @@ def run_command(
     with refusing("arena-writer"), ExitStack() as stack:
         check_run(context)
         from arena.writer.bridge import Bridge, BridgeSettings
-        from arena.writer.poolsource import FilePools
+        from arena.writer.natspools import NatsPools
+        from arena.writer.poolsource import FilePools, PoolSource, SavedList
         from arena.writer.restart import state_folder
         from arena.writer.service import Service, Settings
         from arena.writer.sources import check_node_chain, open_sources
 
-        source = None if pools is None else FilePools(pools)
+        folder = state_dir or state_folder(name)
+        source: PoolSource | None = None
+        if nats is not None:
+            source = NatsPools(
+                nats,
+                chain,
+                canonical_publisher=nats_canonical,
+                wait_s=nats_wait,
+                saved=SavedList(folder / "pools.json"),
+            )
+            if config.is_check(context):
+                return  # what a server would answer is no setting
+        elif pools is not None:
+            source = FilePools(pools)
         sources = open_sources(
             states=states,
             reth_db=reth_db,
@@ -256,7 +291,7 @@ def run_command(
             gap_timeout_s=gap_timeout,
             keep_segment=keep_segment,
             metrics_port=metrics_port,
-            state_folder=state_dir or state_folder(name),
+            state_folder=folder,
             checkpoint_every=checkpoint_every,
             audit_every=audit_every,
             audit_pools=audit_pools,
@@ -320,6 +355,9 @@ def doctor_command(
     pools: Annotated[
         Path | None, typer.Option("--pools", help="list of pools, JSON or TOML")
     ] = None,
+    nats: NatsOption = None,
+    chain: ChainOption = "ethereum",
+    nats_canonical: NatsCanonicalOption = False,
     chain_id: Annotated[
         int | None, typer.Option(min=1, help="refuse a node of another chain")
     ] = None,
@@ -343,6 +381,9 @@ def doctor_command(
             reth_db=reth_db,
             rpc=rpc,
             pools=pools,
+            nats=nats,
+            chain=chain,
+            nats_canonical=nats_canonical,
             chain_id=chain_id,
             libmdbx=libmdbx,
             tick_nbytes=parse_size(tick_bytes),
@@ -666,6 +707,7 @@ def check_run(context: typer.Context) -> None:
         "group": group_id,
         "node": check_address,
         "rpc": check_address,
+        "nats": check_nats,
     }
     for name, check in checks.items():
         if given[name] is None:
@@ -676,8 +718,12 @@ def check_run(context: typer.Context) -> None:
             raise config.refusal(context, name, str(error)) from error
     if (given["socket"] is None) == (given["node"] is None):
         raise typer.BadParameter("give --socket (a producer's stream) or --node (any node)")
-    if given["node"] is not None and given["pools"] is None:
-        raise typer.BadParameter("--node needs --pools: the list of pools to follow")
+    if given["pools"] is not None and given["nats"] is not None:
+        raise typer.BadParameter("give --pools (a file) or --nats (messages): one list of pools")
+    if given["states"] is not None and given["nats"] is not None:
+        raise typer.BadParameter("--states names its pools itself; leave out --nats")
+    if given["node"] is not None and given["pools"] is None and given["nats"] is None:
+        raise typer.BadParameter("--node needs --pools or --nats: the list of pools to follow")
 
 
 def check_address(address: str) -> None:
@@ -685,6 +731,13 @@ def check_address(address: str) -> None:
     from arena.writer.jsonrpc import JsonRpc
 
     JsonRpc(address).close()
+
+
+def check_nats(address: str) -> None:
+    """ValueError when a NATS server's address cannot be one."""
+    from arena.writer.natslink import NatsAddress
+
+    NatsAddress.read(address)
 
 
 def configure_logging(level: LogLevel, shape: LogFormat = LogFormat.text) -> None:

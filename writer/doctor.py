@@ -23,6 +23,7 @@ from arena.errors import (
 from arena.native import lib
 from arena.writer.feed import Feed
 from arena.writer.jsonrpc import JsonRpc
+from arena.writer.natspools import NatsPools
 from arena.writer.scrapers.checks import MAX_TICK
 from arena.writer.scrapers.rethdb import RethDB
 from arena.writer.scrapers.rpc import RpcScraper, block_by_number, check_chain, head_block
@@ -75,6 +76,9 @@ class Doctor:
         reth_db: Path | None,
         rpc: str | None,
         pools: Path | None,
+        nats: str | None = None,
+        chain: str = "ethereum",
+        nats_canonical: bool = False,
         chain_id: int | None,
         libmdbx: Path | None,
         tick_nbytes: int,
@@ -86,6 +90,9 @@ class Doctor:
         self._reth_db = reth_db
         self._rpc = rpc or node
         self._pools = pools
+        self._nats = nats
+        self._chain = chain
+        self._nats_canonical = nats_canonical
         self._chain_id = chain_id
         self._libmdbx = libmdbx
         self._tick_nbytes = tick_nbytes
@@ -113,7 +120,6 @@ class Doctor:
                 self._compare,
                 self._look_at_socket,
                 self._look_at_lag,
-                self._look_at_nats,
             ):
                 for finding in look():
                     if finding.verdict == "fail":
@@ -149,6 +155,10 @@ class Doctor:
             yield Finding("ok" if free >= needed else "note", "memory", text, facts)
 
     def _look_at_pools(self) -> Iterator[Finding]:
+        if self._nats is not None:
+            yield from self._look_at_nats(self._nats)
+            return
+        yield Finding("note", "nats", "not configured; the list of pools is the file's")
         if self._pools is None:
             if self._reth_db is not None or (self._rpc is not None and self._states is None):
                 yield Finding("fail", "pools", "--pools is missing: the list of pools to read")
@@ -356,8 +366,20 @@ class Doctor:
                 text = f"the {subject} was {lag} blocks behind the head {head}"
                 yield Finding("ok", "lag", text, {"of": subject, "blocks": lag})
 
-    def _look_at_nats(self) -> Iterator[Finding]:
-        yield Finding("note", "nats", "not configured; the list of pools is the file's")
+    def _look_at_nats(self, url: str) -> Iterator[Finding]:
+        source = NatsPools(
+            url, self._chain, canonical_publisher=self._nats_canonical, wait_s=self._wait_s
+        )
+        try:
+            self._targets = source.first()
+        except PoolListError as error:
+            yield _failure("fail", "nats", error)
+            return
+        counts = {name: count for name, count in source.counts.items() if count}
+        text = (
+            f"{len(self._targets)} pools listed for {self._chain} by {source.status()['address']}"
+        )
+        yield Finding("ok", "nats", text, counts)
 
 
 def _failure(verdict: str, subject: str, error: BaseException) -> Finding:

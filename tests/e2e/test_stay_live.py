@@ -4,12 +4,17 @@ The chain trades all the time; every block's first view of the pools that stay i
 or a stale moment of theirs would fail. What is added is compared at each block from its first live one.
 """
 
+import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from node.market import Market
 from node.proof import Proof
+from oracle.nats_server import NatsServer, Publisher
 from oracle.processes import ReaderProcess
 
 import arena
@@ -138,6 +143,76 @@ def test_more_pools_than_fit_lead_to_a_larger_generation(tmp_path: Path, arena_n
         log = proof.writer_log()
         assert "event=arena_grown table='pools'" in log
         assert "event=arena_grown table='tick heap'" in log
+
+
+def test_the_list_comes_from_nats(tmp_path: Path, arena_name: str) -> None:
+    with contextlib.ExitStack() as stack:
+        server = NatsServer(tmp_path)
+        stack.callback(server.kill)
+        publisher = Publisher(server.url, "anvil")
+
+        def name_pools(market: Market) -> tuple[str, ...]:
+            publisher.records = {key_of(each): each for each in market.pool_list()}
+
+            def begin() -> None:
+                server.start()
+                stack.enter_context(publisher)
+
+            late = threading.Timer(1.0, begin)
+            late.start()
+            stack.callback(late.join)
+            return ("--nats", server.url, "--chain", "anvil", "--nats-wait", "30")
+
+        proof = stack.enter_context(
+            Proof(tmp_path, arena_name, seed=45, pools=3, embedded=True, name_pools=name_pools)
+        )
+        proof.wait_live()
+        proof.block(settle=True)
+        old = [pool.key for pool in proof.market.pools]
+        proof.watched = old[4:]
+
+        def add(count: int) -> list[str]:
+            new = proof.market.create_pools(v2=count, v3=count, v4=count, cake=count)
+            keys = [pool.key for pool in new]
+            for each in proof.market.pool_list(keys):
+                publisher.records[key_of(each)] = each
+            return keys
+
+        first = add(1)
+        publisher.say("add", pools=[publisher.records[key] for key in first])
+        publisher.send("whitelist.pools.anvil.add", b"{garbage")
+        publisher.send("whitelist.pools.anvil.full", {"chain": "anvil", "pools": []})
+        publisher.send("whitelist.pools.other.remove", {"chain": "other", "pool_addresses": old})
+        wait_for(proof, dict.fromkeys(first, "live"))
+        server.kill()
+        second = add(1)
+        for key in old[:3]:
+            del publisher.records[key]
+        for _ in range(20):  # the last list stays in force
+            proof.block()
+        with arena.attach(arena_name) as pools:
+            assert {pools[key].status for key in (*old, *first)} == {"live"}
+        server.start()
+        wait_for(proof, dict.fromkeys(second, "live") | dict.fromkeys(old[:3]))
+        publisher.say("remove", pool_addresses=old[3:4])
+        wait_for(proof, dict.fromkeys(old[3:4]))
+        proof.watched = [*old[4:], *first, *second]
+        proof.reorg(3, "anvil_reorg")
+        for _ in range(5):
+            proof.block()
+        proof.equal(every_word=True)
+        assert proof.undisturbed(), proof.writer_log()[-4000:]
+        # The list in force is on disk, for a start while the server is away.
+        server.kill()
+        proof.kill_writer()
+        proof.list_options = (*proof.list_options[:-1], "0.5")
+        proof.start_writer()
+        proof.wait_live()
+        proof.equal(every_word=True)
+
+
+def key_of(record: dict[str, Any]) -> str:
+    return str(record.get("pool_id") or record["address"])
 
 
 def corrupt(name: str, key: str) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -39,7 +39,8 @@ class Proof:
 
     `node_address` and `bridge` say how the writer gets its stream: from arena-bridge at that address
     of the node, or, where `embedded`, from the writer's own. `node_socket` is the path of something
-    in front of the node's IPC socket.
+    in front of the node's IPC socket. `name_pools` gives the options that say what the list of pools is,
+    once there are pools; without it that is the file `pools`.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Proof:
         node_options: tuple[str, ...] = (),
         node_socket: Path | None = None,
         writer_options: tuple[str, ...] = (),
+        name_pools: Callable[[Market], tuple[str, ...]] | None = None,
     ) -> None:
         self.folder = folder
         self.writer_options = writer_options
@@ -72,6 +74,9 @@ class Proof:
                 self.market.step(8)
             self.pools = folder / "pools.json"
             self.list_pools()
+            self.list_options = ("--pools", str(self.pools))
+            if name_pools is not None:
+                self.list_options = name_pools(self.market)
             self.address = str(node_socket or getattr(self.node, transport))
             self.socket = folder / "bridge.sock"
             self.embedded = embedded
@@ -101,7 +106,7 @@ class Proof:
         )
 
     def start_writer(self) -> None:
-        more = ("--pools", str(self.pools), *self.writer_options)
+        more = (*self.list_options, *self.writer_options)
         if self.embedded:
             more += ("--node", self.address)
         else:
