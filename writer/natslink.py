@@ -75,13 +75,18 @@ class NatsLink:
 
     def __init__(self, address: NatsAddress, client: Client) -> None:
         self.inbox: asyncio.Queue[Msg | None] = asyncio.Queue(MAX_INBOX)
-        self.is_open = True
         self.reply: Msg | None = None
         self.dropped = 0
         self._address = address
         self._client = client
         self._tasks: list[asyncio.Task[None]] = []
         self._request: asyncio.Task[None] | None = None
+        self._has_ended = False
+
+    @property
+    def is_open(self) -> bool:
+        """More may come in."""
+        return not self._has_ended and not self._client.is_closed
 
     def wake(self) -> None:
         """Let the reader of `inbox` look at the rest; a full inbox wakes it by itself."""
@@ -120,7 +125,7 @@ class NatsLink:
             async for message in subscription.messages:
                 await self.inbox.put(message)
         finally:
-            self.is_open = False
+            self._has_ended = True
             self.wake()
 
     async def _await_reply(self, subject: str, timeout_s: float) -> None:
@@ -182,5 +187,5 @@ async def _close(client: Client) -> None:
     try:
         async with asyncio.timeout(CLOSE_S):
             await client.close()
-    except (nats.errors.Error, OSError) as error:  # TimeoutError is an OSError
+    except Exception as error:  # a client whose connecting broke may break in closing too
         log.debug("event=nats_close_failed error=%s", type(error).__name__)

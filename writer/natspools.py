@@ -304,8 +304,10 @@ class NatsPools:
             elif not link.is_open and link.inbox.empty():
                 return False
             else:
+                # Also with nothing to ask: an end that does not show in the inbox is seen then.
+                look_at = clock() + LONGEST_ASK_S
                 try:
-                    async with asyncio.timeout_at(ask_at if is_asking else None):
+                    async with asyncio.timeout_at(min(ask_at, look_at) if is_asking else look_at):
                         message = await link.inbox.get()
                 except TimeoutError:
                     continue

@@ -40,6 +40,8 @@ import arena.writer.demo
 from arena.layouts.header import COUNTER_NAMES
 from arena.readers.quote import QuoteOptions
 from arena.readers.table import TABLE
+from arena.writer.natspools import NatsPools
+from arena.writer.poolsource import FilePools, PoolSource, SavedList
 from arena.writer.scrapers.rethdb import DatabaseAccess
 from arena.writer.scrapers.rethdb import inspect as inspect_database
 from arena.writer.scrapers.statefile import StateFile
@@ -814,6 +816,34 @@ def test_the_sample_of_the_state_file_page_loads(tmp_path: Path) -> None:
     scrape = states.read_pools(keys)
     assert (len(keys), len(scrape.pools), scrape.invalid) == (2, 2, ())
     assert states.get_current_block_number() == 18000104
+
+
+def test_the_saved_list_of_the_pool_list_page_loads(tmp_path: Path) -> None:
+    (sample,) = [
+        each for each in read_blocks("docs/howto/pool-lists.md") if each.language == "json"
+    ]
+    saved = SavedList(tmp_path / "saved.json")
+    saved.path.write_text(sample.text, encoding="utf-8")
+    loaded = saved.load(chain="ethereum")
+    written = SavedList(tmp_path / "written.json")
+    written.save(loaded.targets, loaded.origin, chain="ethereum")
+    assert written.path.read_text(encoding="utf-8") == sample.text
+
+
+@pytest.mark.parametrize(
+    ("title", "source"),
+    [
+        ("of a file", FilePools("pools.json")),
+        ("of NATS", NatsPools("nats://127.0.0.1", "ethereum")),
+    ],
+)
+def test_what_sources_of_pools_count_is_documented_and_nothing_else(
+    title: str, source: PoolSource
+) -> None:
+    page = (DOCS / "howto" / "pool-lists.md").read_text(encoding="utf-8")
+    table = re.search(rf"^\| {title} \| \|\n((?:\|.*\n)*)", page, re.M)
+    assert table is not None
+    assert sorted(first_column(table[1])) == sorted(source.counts)
 
 
 @pytest.mark.parametrize("page", sorted(str(path.relative_to(ROOT)) for path in DOCS.rglob("*.md")))
