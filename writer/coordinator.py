@@ -9,8 +9,7 @@ began.
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -197,9 +196,10 @@ class Coordinator:
             bytes, int
         ] = {}  # new pools -> the block their values are read at or after
         self._targets = {target.spec.key: target for target in targets}
-        self._changes: deque[tuple[tuple[PoolTarget, ...], tuple[bytes, ...]]] = deque()
+        self._coming: dict[bytes, PoolSpec] = {}  # to be announced once the arena is live
+        self._removals: set[bytes] = set()  # still to be taken away
+        self._leaving: set[bytes] = set()  # taken away, but a join that began before may bring back
         self._changed = asyncio.Event()
-        self._leaving: set[bytes] = set()  # to be removed by a change that waits
         self._look_for_hashes = asyncio.Event()
         self._is_tight = False  # the tick heap is nearly full: it grows before it is
         self.on_added: Callable[[Sequence[bytes], int], None] = lambda keys, head_block: None
@@ -207,9 +207,16 @@ class Coordinator:
 
     def change_pools(self, added: Sequence[PoolTarget], removed: Sequence[bytes]) -> None:
         """Take `removed` keys away, then add `added`; a key in both is read anew. Called in the event
-        loop, at any time; takes effect in the order of the calls, others stay live meanwhile."""
-        self._changes.append((tuple(added), tuple(removed)))
+        loop, at any time; the last call has the last word, others stay live meanwhile."""
+        for key in removed:
+            self._targets.pop(key, None)
+            self._coming.pop(key, None)
+        self._removals.update(removed)
         self._leaving.update(removed)
+        for target in added:
+            self._targets[target.spec.key] = target
+            self._coming[target.spec.key] = target.spec
+        self._hold()
         self._changed.set()
 
     def hash_of(self, block_number: int) -> Witness | None:
@@ -265,7 +272,8 @@ class Coordinator:
         witnesses = await self._call(self.intake.adopt)
         held = await self._call(self.intake.pools)
         other = [key for key in held if key not in specs or not _is_same(held[key], specs[key])]
-        await self._remove(other)
+        self._removals.update(other)
+        await self._take_away()
         if self._branch is not None:
             self._branch.pools = {key: held[key] for key in held if key not in other}
             self._branch.witnesses = witnesses
@@ -279,9 +287,14 @@ class Coordinator:
         )
         await self.resync()
         self.metrics.pools_total = len(specs)
-        self._retry_later(await self._call(self.intake.without_values))
+        unread = set(await self._call(self.intake.unread))
         held = await self._call(self.intake.pools)
-        await self._announce([spec for key, spec in specs.items() if key not in held])
+        new = {key: spec for key, spec in specs.items() if key not in held or key in unread}
+        # What was told meanwhile comes later.
+        self._coming = {k: v for k, v in new.items() if k not in self._leaving} | self._coming
+        self._changed.set()
+        stale = await self._call(self.intake.stale)
+        self._retry_later([key for key in stale if key not in self._coming])
         return self.metrics
 
     async def resync(self) -> Metrics:
@@ -328,7 +341,8 @@ class Coordinator:
                 self._is_tight = False
                 await self._grow(ArenaFull("the tick heap is nearly full", table="tick heap"))
             for spec in await self._call(self.intake.stale_specs):
-                self._stale.setdefault(spec.key, (time.monotonic(), RESCRAPE_FIRST_PAUSE_S))
+                if spec.key not in self._leaving:
+                    self._stale.setdefault(spec.key, (time.monotonic(), RESCRAPE_FIRST_PAUSE_S))
             try:
                 await self._rescrape_due()
             except (StreamBroken, BufferOverflow):
@@ -419,7 +433,8 @@ class Coordinator:
         """Make room for what found none; False where there is none to be made."""
         table = error.fields.get("table", "")
         try:
-            grown = await self._call(partial(self.intake.grow, table))
+            while (grown := await self._call(partial(self.intake.grow, table))) is None:
+                await asyncio.sleep(SCRAPE_POLL_S / 10)
         except (ArenaFull, ValueError) as refused:
             log.error("event=cannot_grow table=%r reason=%r", table, str(refused))
             return False
@@ -431,36 +446,44 @@ class Coordinator:
 
     # -- pools that come and go
 
+    def _hold(self) -> None:
+        """Tell the scraper what the list is, without what is not announced yet: a join must not read
+        pools whose events the stream may still leave out."""
+        targets = [each for key, each in self._targets.items() if key not in self._coming]
+        self._scraper.hold(targets)
+
     async def _keep_list(self) -> None:
         """Carry out changes of the list, until cancelled: removals at once, additions while live."""
         while True:
             await self._changed.wait()
             self._changed.clear()
-            while self._changes or self._leaving:
-                if not self._changes and not self.is_live:
+            while self._leaving or self._coming:
+                await self._take_away()
+                if not self.is_live:
                     await asyncio.sleep(SCRAPE_POLL_S)
-                    continue
-                if not self._changes:
+                elif self._leaving:
                     # A join that began before may have brought them back.
-                    await self._remove([key for key in self._leaving if key not in self._targets])
+                    self._removals |= self._leaving
                     self._leaving.clear()
-                    continue
-                added, removed = self._changes[0]
-                if removed:
-                    for key in removed:
-                        self._targets.pop(key, None)
-                    self._scraper.hold(tuple(self._targets.values()))
-                    await self._remove(removed)
-                    self._changes[0] = (added, ())
-                if added and not self.is_live:
-                    await asyncio.sleep(SCRAPE_POLL_S)
-                    continue
-                self._changes.popleft()
-                self._targets |= {target.spec.key: target for target in added}
-                self._scraper.hold(tuple(self._targets.values()))
-                await self._announce([target.spec for target in added])
+                    await self._take_away()
+                elif await self._announce(specs := dict(self._coming)):
+                    for key in specs.keys() - self._removals:
+                        self._coming.pop(key, None)
+                    if self._targets:
+                        self._hold()
 
-    async def _remove(self, keys: Sequence[bytes]) -> None:
+    async def _take_away(self) -> None:
+        """Remove the pools that are to leave, also those told meanwhile."""
+        while self._removals:
+            keys = list(self._removals)
+            count = await self._remove(keys)
+            if count is None:
+                await asyncio.sleep(SCRAPE_POLL_S / 10)
+                continue
+            self._removals.difference_update(keys)
+
+    async def _remove(self, keys: Sequence[bytes]) -> int | None:
+        """How many there were; None inside a reorg."""
         for key in keys:
             self._stale.pop(key, None)
             self._settle.pop(key, None)
@@ -468,36 +491,38 @@ class Coordinator:
             gone = set(keys)
             self._branch.pools = {k: v for k, v in self._branch.pools.items() if k not in gone}
             self._branch.since = {k: v for k, v in self._branch.since.items() if k not in gone}
-        while (count := await self._call(partial(self.intake.remove, keys))) is None:
-            await asyncio.sleep(SCRAPE_POLL_S / 10)
+        count = await self._call(partial(self.intake.remove, keys))
         if count:
             log.info("event=pools_removed pools=%d", count)
+        return count
 
-    async def _announce(self, specs: Sequence[PoolSpec]) -> None:
-        """Show pools as syncing and have them read once the stream brings their events."""
-        while specs:
+    async def _announce(self, specs: Mapping[bytes, PoolSpec]) -> bool:
+        """Show pools as syncing and have them read once the stream brings their events; False when it
+        is to be tried again."""
+        since = await self._call(lambda: self.intake.idle_count)
+        while self.is_live and not self._removals:
             try:
-                head = await self._call(partial(self.intake.announce, specs))
+                head = await self._call(partial(self.intake.announce, tuple(specs.values()), since))
             except ArenaFull as error:
                 if not await self._grow(error):
-                    for spec in specs:
-                        self._report(spec.key, error)
-                    return
+                    for key in specs:
+                        self._report(key, error)
+                    return True
                 continue
-            if head is not None:
-                now = time.monotonic()
-                for spec in specs:
-                    self._settle[spec.key] = head + SETTLE_BLOCKS
-                    self._stale[spec.key] = (now, RESCRAPE_FIRST_PAUSE_S)
-                    self._reported = {each for each in self._reported if each[0] != spec.key}
-                log.info(
-                    "event=pools_announced pools=%d settle_block=%d",
-                    len(specs),
-                    head + SETTLE_BLOCKS,
-                )
-                self._moved.set()
-                return
-            await asyncio.sleep(SCRAPE_POLL_S / 10)
+            if head is None:
+                await asyncio.sleep(SCRAPE_POLL_S / 10)
+                continue
+            now = time.monotonic()
+            for key in specs:
+                self._settle[key] = head + SETTLE_BLOCKS
+                self._stale[key] = (now, RESCRAPE_FIRST_PAUSE_S)
+                self._reported = {each for each in self._reported if each[0] != key}
+            log.info(
+                "event=pools_announced pools=%d settle_block=%d", len(specs), head + SETTLE_BLOCKS
+            )
+            self._moved.set()
+            return True
+        return False
 
     # -- joining the stream
 
@@ -530,15 +555,15 @@ class Coordinator:
                     )
             self._enter("replaying")
             await self._call(lambda: self.intake.enter(epoch, "replaying"))
-            for key in self._leaving & joined.keys():
-                del joined[key]
-            candidates = list(joined.values())
             earlier: Sequence[NodeBlock] = ()
             verdict = Verdict()
+            candidates = [each for key, each in joined.items() if key not in self._leaving]
             if self._branch is not None:
                 verdict, earlier = await self._confirm(self._branch, epoch, candidates)
             if verdict.is_clear:
-                go = partial(self.intake.go_live, epoch, candidates, earlier)
+                # Some may have been told to go while the node was asked.
+                joined = {k: each for k, each in joined.items() if k not in self._leaving}
+                go = partial(self.intake.go_live, epoch, list(joined.values()), earlier)
                 verdict = await self._call(go)
             if verdict.is_clear:
                 self.metrics.blocks_fetched += len(earlier)
@@ -558,7 +583,9 @@ class Coordinator:
         if self._branch is not None:
             self._branch.forget()
             self._branch.since = {}
-        self._retry_later([spec.key for spec in listed if spec.key not in joined])
+        self._retry_later(
+            [spec.key for spec in listed if spec.key not in {*joined, *self._leaving}]
+        )
         await self._show_progress()
         self._enter("live")
         log.info(
@@ -834,11 +861,13 @@ class Coordinator:
             self._broken.clear()
             try:
                 epoch, _first = await self._first_block()
+                await self._take_away()
                 started = time.monotonic() if started is None else started
                 witnesses = tuple(branch.witnesses)
                 facts = await self._call(partial(self.intake.gap_facts, epoch, witnesses))
                 if facts is not None:
                     blocks = await self._unbroken(asyncio.to_thread(branch.fetch_gap, facts))
+                    await self._take_away()  # the stream leaves out what a gap must not bring back
                     closed = await self._call(partial(self.intake.close_gap, epoch, facts, blocks))
                     if closed:
                         branch.witnesses = [

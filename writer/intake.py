@@ -95,6 +95,7 @@ class Intake:
         self.buffer = buffer
         self.epoch = 0
         self.is_live = False
+        self.idle_count = 0
         self.overflow: BufferOverflow | None = None
         self.closes_gaps = closes_gaps
         self.reorg_depths = ReorgDepths()
@@ -272,6 +273,7 @@ class Intake:
 
     def idle(self) -> None:
         """No more bytes wait: publish what grouped commits left open."""
+        self.idle_count += 1
         self.arena.commit()
 
     def _note_reverts(self, records: Records) -> None:
@@ -512,26 +514,39 @@ class Intake:
         """The pools there are, by key."""
         return {key: self.arena.spec(slot) for key, slot in self.arena.pools().items()}
 
-    def without_values(self) -> list[bytes]:
-        """Keys of pools that wait to be read: stale ones, and those only announced."""
-        slots = {*self.arena.stale_slots().tolist(), *self.arena.unread_slots().tolist()}
-        return [self.arena.spec(slot).key for slot in sorted(slots)]
+    def stale(self) -> list[bytes]:
+        """Keys of pools that are to be read again."""
+        return [self.arena.spec(slot).key for slot in self.arena.stale_slots().tolist()]
+
+    def unread(self) -> list[bytes]:
+        """Keys of pools that are only announced."""
+        return [self.arena.spec(slot).key for slot in self.arena.unread_slots().tolist()]
 
     def remove(self, keys: Sequence[bytes]) -> int | None:
-        """Take pools away, and how many there were; None inside a reorg: ask again."""
+        """Take pools away, and how many there were; None inside a reorg: ask again. Its end then shows
+        them as stale."""
+        slots = [slot for key in keys if (slot := self.arena.slot_of(key)) is not None]
         if self._in_reorg:
+            # The rest of the reorg may leave out their events.
+            for slot in slots:
+                self.arena.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
             return None
         self.arena.commit()
-        slots = [slot for key in keys if (slot := self.arena.slot_of(key)) is not None]
         for slot in slots:
             self.arena.remove_pool(slot)
         self.arena.commit()
         return len(slots)
 
-    def announce(self, specs: Sequence[PoolSpec]) -> int | None:
-        """Show new pools as syncing; the head block, None inside a reorg: ask again. ArenaFull names the
-        table to grow; those before it are announced then."""
-        if self._in_reorg:
+    def announce(self, specs: Sequence[PoolSpec], since: int) -> int | None:
+        """Show new pools as syncing; the head block. ArenaFull names the table to grow; those before it
+        are announced then.
+
+        None, and then to be asked again: inside a reorg, while blocks may be missing, and until all has
+        been read that was sent before `idle_count` was `since`, for the head would be older than the
+        list.
+        """
+        is_behind = self.idle_count == since or self._gap_pending or not self._is_connected
+        if is_behind or self._in_reorg or not self.is_live:
             return None
         self.arena.commit()
         try:
@@ -542,11 +557,11 @@ class Intake:
             self.arena.commit()
         return self.arena.head_block
 
-    def grow(self, table: str) -> bool:
-        """Double the capacity of a table ArenaFull named; False where that does not help, or inside a
-        reorg. ArenaFull when shared memory has no room."""
+    def grow(self, table: str) -> bool | None:
+        """Double the capacity of a table ArenaFull named; False where that does not help, None inside a
+        reorg: ask again. ArenaFull when shared memory has no room."""
         if self._in_reorg:
-            return False
+            return None
         arena = self.arena
         if table == "pools":
             arena.grow(max_pools=2 * arena.max_pools, max_tokens=2 * arena.max_tokens)

@@ -8,6 +8,8 @@ import copy
 import hashlib
 import json
 import random
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,21 @@ class PoolFacts:
     @property
     def emitter(self) -> str:
         return MANAGER if self.protocol == "uniswap_v4" else self.key
+
+
+POOLS = (
+    PoolFacts("0x" + "21" * 20, "uniswap_v2"),
+    PoolFacts("0x" + "22" * 20, "uniswap_v2"),
+    PoolFacts("0x" + "31" * 20, "uniswap_v3"),
+    PoolFacts("0x" + "32" * 20, "uniswap_v3"),
+    PoolFacts("0x" + "41" * 32, "uniswap_v4"),
+)
+MORE_POOLS = (
+    *POOLS,
+    PoolFacts("0x" + "23" * 20, "uniswap_v2"),
+    PoolFacts("0x" + "33" * 20, "uniswap_v3"),
+    PoolFacts("0x" + "42" * 32, "uniswap_v4"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +115,9 @@ class Universe:
     Timestamps of replaced blocks may be equal.
     """
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, *, pools: Sequence[PoolFacts] = POOLS) -> None:
         self.rng = rng
-        self.pools = (
-            PoolFacts("0x" + "21" * 20, "uniswap_v2"),
-            PoolFacts("0x" + "22" * 20, "uniswap_v2"),
-            PoolFacts("0x" + "31" * 20, "uniswap_v3"),
-            PoolFacts("0x" + "32" * 20, "uniswap_v3"),
-            PoolFacts("0x" + "41" * 32, "uniswap_v4"),
-        )
+        self.pools = tuple(pools)
         self.protocols = {pool.key: pool.protocol for pool in self.pools}
         genesis = self._genesis()
         self.by_number: dict[int, list[SimBlock]] = {genesis.number: [genesis]}
@@ -302,18 +313,54 @@ def answer(chain: tuple[SimBlock, ...], method: str, params: list[Any]) -> Any:
 # -- what a producer sends
 
 
-class Producer(Exex):
-    """The exex dialect with each block's own base fee."""
+@dataclass(slots=True)
+class ListChange:
+    """A message about the list of pools: what it takes away, then what it adds.
 
-    def __init__(self, universe: Universe, *, order: Order, envelope: bool) -> None:
-        super().__init__(first_seq=universe.rng.randrange(1, 10**6))
+    `blocks` is how many more blocks the producer ends, reverted ones too, before it follows it.
+    """
+
+    removed: frozenset[str]
+    added: frozenset[str]
+    blocks: int
+
+
+class Producer(Exex):
+    """The exex dialect with each block's own base fee, and a list of pools it follows late.
+
+    `tracked` None sends every pool's events. Changes take effect at the end of a block, in order.
+    """
+
+    def __init__(
+        self,
+        universe: Universe,
+        *,
+        order: Order,
+        envelope: bool,
+        tracked: set[str] | None = None,
+    ) -> None:
+        super().__init__(first_seq=universe.rng.randrange(1, 10**6), tracked=tracked)
         self.universe = universe
         self.order = order
         self.envelope = envelope
+        self.changes: deque[ListChange] = deque()
+        self.ended_blocks = 0
 
     def _envelope(self, block: Block, events: Any, *, is_revert: bool) -> bytes:
         self.base_fee = self.universe.by_hash[block.hash].base_fee
-        return super()._envelope(block, events, is_revert=is_revert)
+        data = super()._envelope(block, events, is_revert=is_revert)
+        self.ended_blocks += 1
+        for change in self.changes:
+            change.blocks -= 1
+        self.follow_list()
+        return data
+
+    def follow_list(self) -> None:
+        """Let the changes that are due take effect."""
+        while self.changes and self.changes[0].blocks <= 0:
+            change = self.changes.popleft()
+            assert self.tracked is not None
+            self.tracked = (self.tracked - change.removed) | change.added
 
     def mined(self, blocks: list[SimBlock]) -> bytes:
         return b"".join(self.block(each.block) for each in blocks)

@@ -3,14 +3,22 @@
 Method: one seed makes one history (oracle.history). Its frames go through a real Unix socket, the real
 Feed in the real feed thread, EventBuffer, coordinator, processor and arena; scraper and node are
 simulated. A reader looks all the time: the live pools of one snapshot must be in the state of one
-single block of that number. At the end faults cease, and every pool must be live and equal to the
-canonical tip.
+single block of that number. At the end faults cease, and exactly the pools of the list must be there,
+live, and equal to the canonical tip.
+
+In the histories with a life (Life) the list of pools changes, arenas are too small, checkpoints are
+written, pools are compared with the node, and the writer is killed: its threads stop wherever they
+are, nothing is committed, taken back or closed, and another one begins as writer/service.py does. The
+reader stays attached. A pool once gone stays gone, and no handle ever shows another pool's numbers.
 
 What is not simulated, because no rule could be right: a source without block hashes that shows another
-branch than the stream just when the stream has lost messages and not noticed yet.
+branch than the stream just when the stream has lost messages and not noticed yet; a producer that
+follows the list later than one block after the one in progress, or, when a writer starts, is still
+to follow what that writer has read as its list.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import random
@@ -19,8 +27,10 @@ import struct
 import termios
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +40,16 @@ from oracle.chain_oracle import V2State
 from oracle.history import (
     FAULTS,
     GENESIS,
+    MORE_POOLS,
+    POOLS,
     Delivery,
+    ListChange,
     Producer,
     SimBlock,
     Universe,
     answer,
     disturb,
+    frames_of,
 )
 
 import arena
@@ -50,18 +64,25 @@ from arena.errors import (
     RpcUnavailable,
     Scraper,
 )
+from arena.native import lib
 from arena.writer import coordinator as coordinator_module
 from arena.writer import feed as feed_module
+from arena.writer import upkeep as upkeep_module
+from arena.writer.checkpoint import checkpoint_files
 from arena.writer.coordinator import Coordinator, Preset
 from arena.writer.feed import EventBuffer, Feed
-from arena.writer.intake import Intake
+from arena.writer.intake import NEVER_NS, Intake
 from arena.writer.logs import RpcNode
 from arena.writer.processor import Processor
+from arena.writer.restart import open_arena
 from arena.writer.scrapers import Scrape, ScrapedPool
+from arena.writer.scrapers.slots import PoolTarget, pool_target
 from arena.writer.service import FeedThread
+from arena.writer.upkeep import Audit, Checkpoints
 
-HISTORIES = {"quick": 30, "ci": 300, "long": 2000}[PROFILE]
+HISTORIES = {"quick": 30, "ci": 300, "long": 5000}[PROFILE]
 END_SECONDS = 30.0
+HEARD_SECONDS = 0.2
 SETTLE_SECONDS = 5.0
 PRESET = Preset(buffer_events=10_000, v2_batch=1, cl_batch=2, concurrency=2)
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
@@ -71,6 +92,10 @@ EXAMPLES = (
     *("fixed:0", "fixed:1", "fixed:2", "m:3", "m:126", "m:212", "m:234", "m:383", "m:429"),
     *("880200002:108", "880200002:1552"),
 )
+BEGIN_BLOCK = struct.pack("<I", 1)
+# What a reader may be told when pools come and go, and arenas grow, while it looks.
+UNLUCKY = (arena.SnapshotTooOld, arena.SnapshotContended, arena.UnknownPool)
+LIFE = ":life"  # ends the seeds of histories that have one
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +112,7 @@ class Plan:
     delay_rate: float
     scrape_failures: float
     block_limit: int
+    life: "Life"
 
     @classmethod
     def of(cls, seed: str) -> "Plan":
@@ -104,7 +130,41 @@ class Plan:
             delay_rate=rng.choice((0.0, 0.3)),
             scrape_failures=rng.choice((0.0, 0.0, 0.2)),
             block_limit=rng.choice((1, 3, 1000)),
+            life=Life.of(seed),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What becomes of the list of pools and of the writer in one history; rates are per step."""
+
+    changes: float = 0.0
+    kills: float = 0.0
+    checkpoint_every: int = 0
+    audit_every: int = 0
+    slow_reads: float = 0.0
+    max_pools: int = 16
+    tick_bytes: int = 1 << 20
+
+    @classmethod
+    def of(cls, seed: str) -> "Life":
+        if not seed.endswith(LIFE):
+            return cls()
+        rng = random.Random(f"life of {seed}")
+        kind = rng.choice(("changes", "kills", "both", "both"))
+        return cls(
+            changes=0.0 if kind == "kills" else rng.choice((0.15, 0.4, 0.8)),
+            kills=0.0 if kind == "changes" else rng.choice((0.1, 0.3)),
+            checkpoint_every=rng.choice((0, 1, 3)),
+            audit_every=rng.choice((0, 1, 4)),
+            slow_reads=rng.choice((0.0, 0.0, 0.3)),
+            max_pools=rng.choice((1, 3, 16)),
+            tick_bytes=rng.choice((4096, 1 << 20)),
+        )
+
+    @property
+    def is_eventful(self) -> bool:
+        return self != Life()
 
 
 class World:
@@ -113,8 +173,19 @@ class World:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.rng = random.Random(f"chain {plan.seed}")
-        self.universe = Universe(self.rng)
-        self.producer = Producer(self.universe, order=plan.order, envelope=plan.envelope)  # type: ignore[arg-type]
+        self.turns = random.Random(f"turns {plan.seed}")
+        eventful = plan.life.is_eventful
+        self.universe = Universe(self.rng, pools=MORE_POOLS if eventful else POOLS)
+        self.listed = set(self.universe.protocols)
+        if eventful:
+            keys = sorted(self.listed)
+            self.listed = set(self.turns.sample(keys, self.turns.randrange(1, len(keys) + 1)))
+        self.producer = Producer(
+            self.universe,
+            order=plan.order,  # type: ignore[arg-type]
+            envelope=plan.envelope,
+            tracked=set(self.listed) if eventful else None,
+        )
         self.lock = threading.Lock()
         self.views: list[tuple[SimBlock, ...]] = [self.universe.chain]
         self.sent: tuple[SimBlock, ...] = self.universe.chain
@@ -147,6 +218,30 @@ class World:
         with self.lock:
             self.views.append(universe.chain)
         return data
+
+    def order_of(self, keys: Iterable[str]) -> list[str]:
+        """As the universe lists them."""
+        return [key for key in self.universe.protocols if key in keys]
+
+    def change_list(self, blocks: int) -> ListChange:
+        """The list changes; the producer follows after that many more blocks."""
+        rng = self.turns
+        keys = sorted(self.universe.protocols)
+        there = sorted(self.listed)
+        removed: set[str] = set()
+        if len(there) > 1 and rng.random() < 0.6:
+            removed = set(rng.sample(there, rng.randrange(1, min(3, len(there) - 1) + 1)))
+        others = [key for key in keys if key not in self.listed]
+        added: set[str] = set()
+        if others and (not removed or rng.random() < 0.4):
+            added = set(rng.sample(others, rng.randrange(1, min(3, len(others)) + 1)))
+        if removed and rng.random() < 0.2:
+            added.add(rng.choice(sorted(removed)))  # read anew
+        change = ListChange(frozenset(removed), frozenset(added), blocks)
+        self.listed = (self.listed - removed) | added
+        self.producer.changes.append(change)
+        self.note(f"  list -{[k[:6] for k in removed]} +{[k[:6] for k in added]} in {blocks}")
+        return change
 
     def delivered(self, *, is_whole: bool = True) -> None:
         """Everything up to now was put on the wire, or, not `is_whole`, partly lost there."""
@@ -213,12 +308,17 @@ class SimTransport:
 class SimScraper:
     """Reads whole states of one block of its view."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, targets: Sequence[PoolTarget], number: int) -> None:
         self.world = world
         self.kind = world.plan.scraper
         self.trails = self.kind != "rpc"
-        self.rng = random.Random(f"scraper {world.plan.seed}")
+        own = f" of writer {number}" if number else ""
+        self.rng = random.Random(f"scraper {world.plan.seed}{own}")
         self.reads = 0
+        self.hold(targets)
+
+    def hold(self, targets: Sequence[PoolTarget]) -> None:
+        self.specs = {target.spec.key: target.spec for target in targets}
 
     def _view(self) -> tuple[SimBlock, ...]:
         return self.world.database_view() if self.trails else self.world.node_view()
@@ -227,7 +327,7 @@ class SimScraper:
         return self._view()[-1].number
 
     def list_pools(self) -> Sequence[PoolSpec]:
-        return [spec_of(self.world, key) for key in self.world.universe.protocols]
+        return list(self.specs.values())
 
     def read_pools(self, keys: Sequence[bytes]) -> Scrape:
         self.reads += 1
@@ -235,11 +335,19 @@ class SimScraper:
             raise NotAtRest("simulated")
         if not self.world.is_calm and self.rng.random() < self.world.plan.scrape_failures:
             raise Scraper("the source does not answer")
+        life = self.world.plan.life
+        if life.slow_reads and not self.world.is_calm and self.rng.random() < life.slow_reads:
+            time.sleep(self.rng.choice((0.002, 0.02)))
         block = self._view()[-1]
+        if life.slow_reads and not self.world.is_calm and self.rng.random() < life.slow_reads:
+            time.sleep(self.rng.choice((0.002, 0.02)))
         has_hash = self.kind != "database"
         pools, invalid = [], []
         for key in keys:
             text = "0x" + key.hex()
+            if key not in self.specs:
+                invalid.append(PoolInvalid("simulated", key=key, found="no entry"))
+                continue
             if not self.world.is_calm and self.rng.random() < self.world.plan.scrape_failures / 4:
                 invalid.append(PoolInvalid("simulated", key=key, found="simulated"))
                 continue
@@ -252,8 +360,26 @@ class SimScraper:
             )
         return Scrape(tuple(pools), tuple(invalid))
 
+    def read_pools_at(self, number: int, block_hash: bytes, keys: Sequence[bytes]) -> Scrape:
+        """As the node that compares has it: of any block there ever was."""
+        if self.rng.random() < self.world.plan.scrape_failures:
+            raise RpcUnavailable("the node does not answer")
+        block = self.world.universe.by_hash["0x" + block_hash.hex()]
+        assert block.number == number
+        texts = ["0x" + key.hex() for key in keys]
+        return Scrape(
+            tuple(
+                ScrapedPool(spec_of(self.world, text), values_of(block, text), block_hash)
+                for text in texts
+            )
+        )
+
     def close(self) -> None:
         pass
+
+
+def target_of(world: World, key: str) -> PoolTarget:
+    return pool_target(spec_of(world, key))
 
 
 def spec_of(world: World, key: str) -> PoolSpec:
@@ -339,30 +465,21 @@ class Failure(Exception):
         return self.text + "\n" + "\n".join(self.notes[-60:])
 
 
-class Run:
-    """One history against one writer."""
+class SimWriter:
+    """What one writer process is made of, put together as writer/service.py does."""
 
-    def __init__(self, plan: Plan, name: str, path: Path) -> None:
-        self.plan = plan
-        self.world = World(plan)
-        self.rng = random.Random(f"wire {plan.seed}")
-        self.path = path
-        self.wire = Wire(path)
-        self.arena = WriterArena.create(name, max_pools=16, max_tokens=16, tick_bytes=1 << 20)
-        self.feed = Feed(path)
-        self.transport = SimTransport(self.world)
-        self.scraper = SimScraper(self.world)
-        self.queue: list[bytes] = []
-        self.looks = self.live_looks = 0
-        self.reader = arena.attach(name)
-
-    async def run(self) -> None:
-        loop = asyncio.get_running_loop()
-        node = None if self.plan.node == "absent" else RpcNode(self.transport)
-        ended: list[BaseException | None] = []
+    def __init__(self, run: "Run", arena: WriterArena, number: int) -> None:
+        self.plan, self.world = run.plan, run.world
+        self.arena = arena
+        self.feed = Feed(run.path)
+        targets = [target_of(self.world, key) for key in run.world.order_of(run.world.listed)]
+        self.scraper = SimScraper(self.world, targets, number)
+        self.loop = asyncio.get_running_loop()
+        self.ended: list[BaseException | None] = []
+        node = run.node
 
         def notify(what: str) -> None:
-            loop.call_soon_threadsafe(self.coordinator.notice, what)
+            self.loop.call_soon_threadsafe(self.coordinator.notice, what)
 
         self.intake = Intake(
             Processor(self.arena),
@@ -370,52 +487,55 @@ class Run:
             notify=notify,
             closes_gaps=node is not None,
         )
-        thread = FeedThread(self.feed, self.intake, ended.append)
-
-        async def call(work: Callable[[], Any]) -> Any:
-            answer: asyncio.Future[Any] = loop.create_future()
-
-            def done() -> None:
-                try:
-                    result = work()
-                except BaseException as error:
-                    loop.call_soon_threadsafe(_give, answer, None, error)
-                else:
-                    loop.call_soon_threadsafe(_give, answer, result, None)
-
-            thread.submit(done)
-            return await answer
-
-        self.call = call
+        self.thread = FeedThread(self.feed, self.intake, self.ended.append)
         self.coordinator = Coordinator(
             self.intake,
             self.scraper,
-            call,
+            self.call,
+            targets=targets,
             preset=PRESET,
             scrape_timeout_s=END_SECONDS,
             node=node,
             gap_timeout_s=0.3,
             witness_pause_s=0.002,
         )
-        thread.start()
-        work = asyncio.ensure_future(self._stay_live())
-        try:
-            await self._connected()
-            for _ in range(self.plan.steps):
-                await self._step()
-                if ended or work.done():
-                    break
-            self.world.is_calm = True
-            await self._end(work, ended)
-        finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-            thread.stop()
+        self.works: list[Any] = []
+        life = self.plan.life
+        if node is not None and life.checkpoint_every:
+            self.checkpoints = Checkpoints(
+                self.intake, self.call, self.coordinator, run.folder, 1, life.checkpoint_every
+            )
+            self.works.append(self.checkpoints.run)
+        if node is not None and life.audit_every:
+            audit = Audit(
+                self.intake, self.call, self.coordinator, self.scraper, life.audit_every, 2
+            )
+            self.coordinator.on_added = audit.recheck
+            self.works.append(audit.run)
 
-    async def _stay_live(self) -> None:
+    async def call(self, work: Callable[[], Any]) -> Any:
+        answer: asyncio.Future[Any] = self.loop.create_future()
+
+        def done() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                self.loop.call_soon_threadsafe(_give, answer, None, error)
+            else:
+                self.loop.call_soon_threadsafe(_give, answer, result, None)
+
+        self.thread.submit(done)
+        return await answer
+
+    def start(self, *, is_warm: bool) -> None:
+        self.thread.start()
+        self.work = asyncio.ensure_future(self._stay_live(is_warm))
+        self.tasks = [self.work, *(asyncio.ensure_future(work()) for work in self.works)]
+
+    async def _stay_live(self, is_warm: bool) -> None:
         while True:
             try:
-                await self.coordinator.cold_start()
+                await (self.coordinator.warm_start() if is_warm else self.coordinator.cold_start())
                 break
             except (Scraper, CoverageError, ArenaRegistry) as error:
                 self.world.note(f"start: {type(error).__name__}")
@@ -423,6 +543,300 @@ class Run:
                 await self.call(self.intake.drop_buffer)
             await asyncio.sleep(0.001)
         await self.coordinator.run_live()
+
+    @property
+    def failure(self) -> str | None:
+        """What ended a part of it that should not end."""
+        if self.ended:
+            return f"the feed thread ended: {self.ended[0]!r}"
+        for task in self.tasks:
+            if task.done():
+                return f"{task.get_coro().__qualname__} ended: {task.exception()!r}"
+        return None
+
+    async def _stop_tasks(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """End in order, but for the arena."""
+        await self._stop_tasks()
+        self.thread.stop()
+        self.feed.close()
+
+    async def die(self, rng: random.Random) -> None:
+        """End as kill -9 ends it: nothing is committed, taken back, closed or unlinked."""
+        self.thread.stop()
+        await self._stop_tasks()
+        self.feed.close()
+        if rng.random() < 0.5:
+            self._begin_a_block(rng)
+        self.arena._control.unlock()  # as the kernel does
+
+    def _begin_a_block(self, rng: random.Random) -> None:
+        """Lines and undo entries of a commit that never comes."""
+        head = self.arena.head_block
+        kept = [each for each in self.intake.buffer.blocks() if each["block_number"][0] == head]
+        if not kept:
+            return
+        records = kept[0].copy()
+        if rng.random() < 0.5:
+            records["flags"] |= lib.PSA_EVENT_IS_REVERT
+        else:
+            records["block_number"] += 1
+        self.arena.apply(records[: rng.randrange(1, len(records) + 1)], min_commit_ns=NEVER_NS)
+
+
+class Run:
+    """One history against one writer after another."""
+
+    def __init__(self, plan: Plan, name: str, path: Path) -> None:
+        self.plan, self.name, self.path = plan, name, path
+        self.world = World(plan)
+        self.rng = random.Random(f"wire {plan.seed}")
+        self.turns = self.world.turns
+        self.glances = random.Random(f"glances {plan.seed}")  # as many as there is time for
+        self.folder = path.with_suffix(".state")
+        self.wire = Wire(path)
+        self.node = None if plan.node == "absent" else RpcNode(SimTransport(self.world))
+        self.queue: list[bytes] = []
+        self.looks = self.live_looks = 0
+        self.counts: Counter[str] = Counter()
+        self.leaving: set[str] = set()
+        self.gone: set[str] = set()
+        self.is_down = False
+        self.handles: list[arena.Pool] = []
+        self.writers: list[SimWriter] = []
+        self.first = WriterArena.create(
+            name,
+            max_pools=plan.life.max_pools,
+            max_tokens=16,
+            tick_bytes=plan.life.tick_bytes,
+            chain_id=1,
+        )
+        self.reader = arena.attach(name)
+
+    @property
+    def writer(self) -> SimWriter:
+        return self.writers[-1]
+
+    @property
+    def coordinator(self) -> Coordinator:
+        return self.writer.coordinator
+
+    async def run(self) -> None:
+        self._begin(self.first, is_warm=False)
+        try:
+            await self._connected()
+            for _ in range(self.plan.steps):
+                await self._turn()
+                if self.writer.failure is not None:
+                    break
+            self.world.is_calm = True
+            await self._end()
+        finally:
+            await self.writer.stop()
+
+    def _begin(self, arena: WriterArena, *, is_warm: bool) -> None:
+        self.writers.append(SimWriter(self, arena, len(self.writers)))
+        self.writer.start(is_warm=is_warm)
+
+    # -- lists and deaths
+
+    async def _turn(self) -> None:
+        """One step, and what the history's life brings with it."""
+        life, turns = self.plan.life, self.turns
+        if not life.is_eventful:
+            await self._step()
+            return
+        if turns.random() < 0.4:
+            await self._live()
+        if turns.random() < life.kills:
+            if self.node is not None and turns.random() < 0.6:
+                await self._live(is_known=True)
+            if turns.random() < 0.5:
+                await self._restart()
+            else:
+                await self._step_cut_by(self._restart, None)
+        elif turns.random() < life.changes:
+            if turns.random() < 0.5:
+                self._flush()
+                for _ in range(turns.choice((1, 1, 1, 2, 3))):
+                    await self._tell(self.world.change_list(turns.randrange(3)))
+                self.world.producer.follow_list()
+                await self._step()
+            else:
+                block, late = turns.randrange(4), turns.randrange(2)
+                change = self.world.change_list(block + 1 + late)
+                await self._step_cut_by(partial(self._tell, change), (change, block))
+        else:
+            await self._step()
+
+    async def _live(self, *, is_known: bool = False) -> None:
+        """Wait until the arena is live, if it can be with what the stream has brought, and until the
+        hash of one of its blocks `is_known`."""
+        limit = time.monotonic() + HEARD_SECONDS
+        while not (self.coordinator.is_live and (self.coordinator.known() or not is_known)):
+            if time.monotonic() > limit:
+                break
+            await asyncio.sleep(0.001)
+            self.look()
+
+    async def _tell(self, change: ListChange) -> None:
+        """The writer hears of a change, in time to follow it before the producer does."""
+        self.counts["added"] += len(change.added)
+        self.counts["removed"] += len(change.removed)
+        self._note_change(change)
+        self.coordinator.change_pools(
+            [target_of(self.world, key) for key in self.world.order_of(change.added)],
+            [bytes.fromhex(key[2:]) for key in sorted(change.removed)],
+        )
+        limit = time.monotonic() + HEARD_SECONDS
+        while self.leaving & change.removed and time.monotonic() < limit:
+            await asyncio.sleep(0.0005)
+            self.look()
+
+    def _note_change(self, change: ListChange) -> None:
+        self.leaving = (self.leaving | change.removed) - change.added
+        self.gone -= change.added
+
+    async def _step_cut_by(
+        self, work: Callable[[], Any], told: tuple[ListChange, int] | None
+    ) -> None:
+        """A step without faults, in the middle of whose frames something happens: for a change told
+        while the producer is in its block number `told[1]` of the step, exactly there."""
+        turns, producer = self.turns, self.world.producer
+        self._flush()
+        data = self.world.advance()
+        frames = frames_of(data)
+        if told is None:
+            at = turns.randrange(len(data) + 1)
+        else:
+            change, block = told
+            begins = [i for i, each in enumerate(frames) if each[4:8] == BEGIN_BLOCK]
+            if block < len(begins):
+                index = begins[block] + 1
+                at = sum(map(len, frames[:index])) + turns.randrange(len(frames[index]))
+            else:
+                # The step ended first.
+                at, change.blocks = len(data), turns.randrange(3)
+                producer.follow_list()
+        self.world.note(f"  cut at {at} of {len(data)}")
+        is_whole = self.wire.client is not None
+        self.wire.send(data[:at])
+        if turns.random() < 0.7:
+            await self._consumed()
+        deaths = len(self.writers)
+        await work()
+        if len(self.writers) > deaths:
+            is_whole = False
+            rest = frames_of(data)
+            while rest and sum(map(len, frames)) - sum(map(len, rest)) < at:
+                rest.pop(0)
+            if rest and turns.random() < 0.3:
+                self.wire.send(b"".join(rest))
+        else:
+            self.wire.send(data[at:])
+        is_whole &= self.wire.client is not None
+        self.world.is_unsure |= not is_whole
+        self.world.delivered(is_whole=is_whole)
+        if turns.random() < 0.7:
+            await self._consumed()
+            self.world.is_unsure &= not is_whole
+        await self._look_for(turns.choice((0.0, 0.002, 0.01)))
+
+    async def _restart(self) -> None:
+        """The writer dies; the chain goes on; another writer begins."""
+        turns, world = self.turns, self.world
+        self.check_audits()
+        await self.writer.die(turns)
+        generation = self.writer.arena.generation
+        self.counts["kills"] += 1
+        world.note("killed")
+        self.wire.drop()
+        self.queue.clear()
+        world.is_unsure = True
+        self.is_down = True
+        self.leaving |= self.gone
+        self.gone = set()
+        await self._followed(generation)
+        self._spoil()
+        world.delivered(is_whole=False)
+        for _ in range(turns.choice((0, 0, 1, 3))):
+            world.advance()
+            world.delivered(is_whole=False)
+            self.look()
+        if self.plan.life.changes and turns.random() < 0.3:
+            self._note_change(world.change_list(0))
+        for change in world.producer.changes:
+            change.blocks = 0
+        world.producer.follow_list()
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open))
+        while not opening.done():
+            self.look()
+            await asyncio.sleep(0.0005)
+        found, is_warm = opening.result()
+        source = "cold"
+        if is_warm:
+            source = "segment" if found.generation == generation else "checkpoint"
+        self.counts[source] += 1
+        world.note(f"  begins from {source}, head {found.head_block}")
+        self._begin(found, is_warm=is_warm)
+        self.is_down = False
+        if turns.random() < 0.7:
+            await self._connected()
+
+    async def _followed(self, generation: int) -> None:
+        """A reader that has not come to the last generation could not any more once it is spoiled."""
+        limit = time.monotonic() + SETTLE_SECONDS
+        while self.reader.generation != generation:
+            self.look()
+            await asyncio.sleep(0.001)
+            if time.monotonic() > limit:
+                self.fail(f"the reader stays at generation {self.reader.generation}")
+
+    def _open(self) -> tuple[WriterArena, bool]:
+        limit = time.monotonic() + END_SECONDS
+        while True:
+            try:
+                return open_arena(
+                    self.name,
+                    max_pools=self.plan.life.max_pools,
+                    tick_bytes=self.plan.life.tick_bytes,
+                    mode=0o600,
+                    group=None,
+                    chain_id=1,
+                    node=self.node,
+                    folder=self.folder,
+                )
+            except Scraper:  # a service manager starts it again
+                if time.monotonic() > limit:
+                    raise
+
+    def _spoil(self) -> None:
+        """Now and then the segment is of no use to a writer, or checkpoints are not."""
+        turns = self.turns
+        if turns.random() < 0.4:
+            self.world.note("  segment spoiled")
+            for path in Path("/dev/shm").glob(f"{self.name}.*"):
+                with path.open("r+b") as shared:
+                    shared.write(bytes(8))
+        files = checkpoint_files(self.folder)
+        if files and turns.random() < 0.3:
+            for path in files if turns.random() < 0.5 else files[:1]:
+                self.world.note("  checkpoint damaged")
+                content = bytearray(path.read_bytes())
+                content[turns.randrange(len(content))] ^= 1 << turns.randrange(8)
+                path.write_bytes(content[: None if turns.random() < 0.7 else len(content) // 2])
+
+    def check_audits(self) -> None:
+        found = self.reader.counters["audit_differences"]
+        if found:
+            self.fail(f"{found} differences between live pools and the node")
+        self.counts["audited"] = max(self.counts["audited"], self.reader.counters["audited"])
+
+    # -- the stream
 
     async def _connected(self) -> None:
         limit = time.monotonic() + SETTLE_SECONDS
@@ -476,7 +890,7 @@ class Run:
             await asyncio.sleep(0.0005)
             self.look()
         for _ in range(2):
-            await self.call(lambda: None)
+            await self.writer.call(lambda: None)
 
     async def _look_for(self, seconds: float) -> None:
         limit = time.monotonic() + seconds
@@ -491,17 +905,21 @@ class Run:
 
     def look(self) -> dict[str, Any] | None:
         """One snapshot; its live pools must be in the state of one block of its number."""
-        keys = list(self.reader)
+        was_joined = not self.is_down and self.coordinator.is_live
         try:
+            keys = list(self.reader)
             with self.reader.snapshot(keys) as view:
                 number = view.block_number
                 states = {key: view[key].state() for key in keys}
-        except arena.SnapshotTooOld:
+        except UNLUCKY:
             return None
         self.looks += 1
+        if self.plan.life.is_eventful:
+            self._check_membership(states, was_joined=was_joined)
+            self._check_handles(keys)
         live = {key: shown(state) for key, state in states.items() if state.status == "live"}
         if not live:
-            return {"number": number, "live": live}
+            return {"number": number, "live": live, "keys": set(keys)}
         self.live_looks += 1
         candidates = self.world.universe.by_number.get(number, [])
         if not any(
@@ -521,18 +939,46 @@ class Run:
             self.fail(
                 f"live pools are in no state of a block {number}: {wrong or mixed}, canonical {here}"
             )
-        return {"number": number, "live": live}
+        return {"number": number, "live": live, "keys": set(keys)}
 
-    async def _end(self, work: "asyncio.Future[None]", ended: list[Any]) -> None:
+    def _check_membership(self, states: dict[str, Any], *, was_joined: bool) -> None:
+        """What was gone is gone until it is added again. A join that began before the change may
+        still show it, never live."""
+        back = [key for key in self.gone & states.keys() if states[key].status == "live"]
+        if back:
+            self.fail(f"removed pools are live again: {back}")
+        if was_joined:
+            self.gone |= self.leaving - states.keys()
+            self.leaving -= self.gone
+
+    def _check_handles(self, keys: list[str]) -> None:
+        """Handles of any age answer with their own pool's numbers or not at all."""
+        rng = self.glances
+        if keys and len(self.handles) < 30 and rng.random() < 0.1:
+            with contextlib.suppress(arena.UnknownPool):
+                self.handles.append(self.reader[rng.choice(keys)])
+        for handle in rng.sample(self.handles, min(2, len(self.handles))):
+            try:
+                state = handle.state()
+            except (*UNLUCKY, arena.PoolRemoved):
+                continue
+            if state.status != "live":
+                continue
+            found = shown(state)
+            blocks = self.world.universe.by_hash.values()
+            if state.pool_key != handle.key or not any(
+                block.state(handle.key) == found for block in blocks
+            ):
+                self.fail(f"a handle on {handle.key} shows {state.pool_key}: {found}")
+
+    async def _end(self) -> None:
         """Faults cease: the stream goes on, and everything must come right."""
         limit = time.monotonic() + END_SECONDS
         self._flush()
         self.world.note("calm")
         while True:
-            if ended:
-                self.fail(f"the feed thread ended: {ended[0]!r}")
-            if work.done():
-                self.fail(f"the coordinator ended: {work.exception()!r}")
+            if (failure := self.writer.failure) is not None:
+                self.fail(failure)
             await self._connected()
             self.wire.send(self.world.advance())
             self.world.delivered()
@@ -546,11 +992,12 @@ class Run:
                     found is not None
                     and self.reader.phase == "live"
                     and found["number"] == tip.number
-                    and len(found["live"]) == len(self.world.universe.pools)
+                    and found["live"].keys() == self.world.listed == found["keys"]
                 ):
                     for key, state in found["live"].items():
                         if state != tip.state(key):
                             self.fail(f"pool {key}: {state}, the truth is {tip.state(key)}")
+                    self.check_audits()
                     return
                 await asyncio.sleep(0.002)
             if time.monotonic() > limit:
@@ -558,7 +1005,7 @@ class Run:
                 for task in asyncio.all_tasks():
                     for line in task.get_stack(limit=1):
                         self.world.note(f"task {line.f_code.co_name} {line.f_lineno}")
-                chain: Any = work
+                chain: Any = self.writer.work
                 while chain is not None:
                     at = getattr(chain, "cr_frame", None)
                     if at is not None:
@@ -569,14 +1016,14 @@ class Run:
                 self.fail(
                     f"not live in time: phase {self.reader.phase} ({self.reader.phase_reason}), "
                     f"{found and found['number']} of {self.world.universe.tip.number}, live "
-                    f"{found and list(found['live'])}, frames {self.feed.frames}"
+                    f"{found and list(found['live'])} of {found and found['keys']}, listed "
+                    f"{self.world.listed}, frames {self.writer.feed.frames}"
                 )
 
     def close(self) -> None:
         self.reader.close()
         self.wire.close()
-        self.feed.close()
-        self.arena.close(unlink=True)
+        self.writer.arena.close(unlink=True)
         os.unlink(self.path)
 
 
@@ -609,6 +1056,9 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
         (coordinator_module, "RESCRAPE_FIRST_PAUSE_S", 0.002),
         (coordinator_module, "RESCRAPE_LONGEST_PAUSE_S", 0.01),
         (coordinator_module, "WITNESS_FAILED_PAUSE_S", 0.005),
+        (upkeep_module, "POLL_S", 0.004),
+        (upkeep_module, "HASH_WAIT_S", 0.1),
+        (upkeep_module, "FAILED_PAUSE_S", 0.01),
         (feed_module, "BACKOFF_FIRST_S", 0.001),
         (feed_module, "BACKOFF_LAST_S", 0.002),
     ):
@@ -635,7 +1085,7 @@ def test_live_pools_are_always_right_and_all_are_live_in_the_end(
     first: int, arena_name: str, tmp_path: Path
 ) -> None:
     for number in range(first, first + 10):
-        seed = f"{SEED}:{number}"
+        seed = f"{SEED}:{number}" + (LIFE if number % 4 else "")
         try:
             play(seed, f"{arena_name}-{number}", tmp_path)
         except Failure as failure:
