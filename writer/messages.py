@@ -166,23 +166,22 @@ class PoolJoin:
 
     def apply(self, message: PoolMessage) -> PoolChange:
         """Take over a message; the step it makes, which may be none."""
-        before = self.in_force
-        match message.kind:
-            case Kind.REMOVE:
-                after = {key: kept for key, kept in before.items() if key not in message.ids}
-                for key in message.ids:
-                    self.waiting.pop(key, None)
-            case Kind.FULL:
-                self.waiting.clear()
-                after = self._named(message)
-            case Kind.ADD | Kind.REFRESH:
-                after = before | self._named(message)
-        step = difference(before, after)
-        self.in_force = after
+        if message.kind is Kind.FULL:
+            self.waiting.clear()
+            touched = self.in_force
+        else:
+            touched = {key: self.in_force[key] for key in message.ids if key in self.in_force}
+        named: dict[bytes, PoolTarget] = {}
+        if message.kind is Kind.REMOVE:
+            for key in message.ids:
+                self.waiting.pop(key, None)
+        else:
+            named = self._named(message)
+        step = difference(touched, named)
         for key in step.removed:
-            if key not in after:
-                self._left[key] = before[key]
+            self._left[key] = self.in_force.pop(key)
         for target in step.added:
+            self.in_force[target.spec.key] = target
             self._left.pop(target.spec.key, None)
         while len(self._left) > MAX_REMEMBERED:
             del self._left[next(iter(self._left))]
@@ -195,7 +194,7 @@ class PoolJoin:
         All of `since` are repeated on top. Where the message knows of the first of them, repeating
         those changes nothing in the end: each pool is as the last message about it says.
         """
-        before = self.in_force
+        before = self.in_force.copy()
         for each in (message, *since):
             self.apply(each)
         return difference(before, self.in_force)
