@@ -395,8 +395,9 @@ class Intake:
     def _leave_out_others(self, candidates: Sequence[Candidate]) -> None:
         """Pools installed on the way that are no candidates any more must not go live."""
         keys = {candidate.pool.spec.key for candidate in candidates}
+        unread = set(self.arena.unread_slots().tolist())
         for slot in self.arena.slots_with(lib.PSA_STATUS_SYNCING).tolist():
-            if self.arena.spec(slot).key not in keys:
+            if slot not in unread and self.arena.spec(slot).key not in keys:
                 self.arena.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
 
     # -- gaps
@@ -527,8 +528,11 @@ class Intake:
         them as stale."""
         slots = [slot for key in keys if (slot := self.arena.slot_of(key)) is not None]
         if self._in_reorg:
-            # The rest of the reorg may leave out their events.
+            # The rest of the reorg may leave out their events; what has no values shows nothing.
+            unread = set(self.arena.unread_slots().tolist())
             for slot in slots:
+                if slot in unread:
+                    continue
                 self.arena.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
             return None
         self.arena.commit()
@@ -537,9 +541,9 @@ class Intake:
         self.arena.commit()
         return len(slots)
 
-    def announce(self, specs: Sequence[PoolSpec], since: int) -> int | None:
-        """Show new pools as syncing; the head block. ArenaFull names the table to grow; those before it
-        are announced then.
+    def announce(self, specs: Sequence[PoolSpec], since: int) -> tuple[int, list[bytes]] | None:
+        """Show new pools as syncing; the head block, and the keys of those that have no values yet.
+        ArenaFull names the table to grow; those before it are announced then.
 
         None, and then to be asked again: inside a reorg, while blocks may be missing, and until all has
         been read that was sent before `idle_count` was `since`, for the head would be older than the
@@ -555,7 +559,8 @@ class Intake:
                     self.arena.announce(self.arena.add_pool(spec))
         finally:
             self.arena.commit()
-        return self.arena.head_block
+        unread = set(self.unread())
+        return self.arena.head_block, [spec.key for spec in specs if spec.key in unread]
 
     def grow(self, table: str) -> bool | None:
         """Double the capacity of a table ArenaFull named; False where that does not help, None inside a
