@@ -441,9 +441,8 @@ class Coordinator:
             log.error("event=cannot_grow table=%r reason=%r", table, str(refused))
             return False
         if grown:
-            log.info(
-                "event=arena_grown table=%r generation=%d", table, self.intake.arena.generation
-            )
+            generation = await self._call(lambda: self.intake.arena.generation)
+            log.info("event=arena_grown table=%r generation=%d", table, generation)
         return grown
 
     # -- pools that come and go
@@ -963,7 +962,9 @@ class Coordinator:
 
     async def _rescrape_due(self) -> None:
         now = time.monotonic()
-        head = self.intake.arena.head_block
+        if not self._stale:
+            return
+        head = await self._call(lambda: self.intake.arena.head_block)
         due = []
         for key, (at, pause) in self._stale.items():
             if self._settle.get(key, 0) > head:

@@ -580,6 +580,10 @@ class Intake:
 
     # -- beside it
 
+    def live_head(self) -> int:
+        """The head block; 0 unless live."""
+        return self.arena.head_block if self.is_live else 0
+
     def image(self) -> tuple[int, int, ArenaImage] | None:
         """Mark, head block and a copy of the arena; None unless live and between reorgs."""
         if not self.is_live or self._in_reorg or self._gap_pending:

@@ -99,7 +99,7 @@ class Audit:
         last = 0
         while True:
             await asyncio.sleep(POLL_S)
-            head = self.intake.arena.head_block if self.intake.is_live else 0
+            head = await self.call(self.intake.live_head)
             chosen = [key for key, block in self.due.items() if block <= head]
             is_time = head >= last + self.every_blocks or head < last
             if not head or not (is_time or chosen):
@@ -188,7 +188,7 @@ class Checkpoints:
         """Until cancelled."""
         while True:
             await asyncio.sleep(POLL_S)
-            head = self.intake.arena.head_block if self.intake.is_live else 0
+            head = await self.call(self.intake.live_head)
             if self.last_block == 0:
                 self.last_block = head
             elif head >= self.last_block + self.every_blocks or 0 < head < self.last_block:
