@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 MAX_WITNESSES = 1024  # as many blocks as the undo ring holds
 WITNESS_BLOCKS = 64  # looked at in one go
 COMPARED_BLOCKS = 8  # of the stream behind a gap
+NOT_YET = 1 << 64  # above every block: the stream may leave out a pool's events in all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +268,8 @@ class Branch:
         found = self.node.block_logs([header.hash for header, _, _ in blocks], TOPICS)
         differing = []
         for (header, kept, keys), logs in zip(blocks, found, strict=True):
-            pools = {key: self.pools[key] for key in keys if key in self.pools}
+            compared = self.pools_at(header.number)
+            pools = {key: compared[key] for key in keys if key in compared}
             differing += differing_pools(kept, block_records(header, logs, pools), pools)
         return differing
 

@@ -39,7 +39,7 @@ from arena.errors import (
     Scraper,
 )
 from arena.native import lib
-from arena.writer.branch import Branch, Witness
+from arena.writer.branch import NOT_YET, Branch, Witness
 from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict
 from arena.writer.logs import NodeBlock, NodeClient
 from arena.writer.scrapers import PoolScraper, ScrapedPool
@@ -274,6 +274,8 @@ class Coordinator:
         await self._take_away()
         if self._branch is not None:
             self._branch.pools = {key: held[key] for key in held if key not in other}
+            waiting = await self._call(self.intake.unread)
+            self._branch.since = dict.fromkeys(waiting, NOT_YET)
             self._branch.witnesses = witnesses
         self._has_been_live = True
         log.info(
@@ -497,23 +499,31 @@ class Coordinator:
         since = await self._call(lambda: self.intake.idle_count)
         while self.is_live and not self._removals:
             try:
-                head = await self._call(partial(self.intake.announce, tuple(specs.values()), since))
+                found = await self._call(
+                    partial(self.intake.announce, tuple(specs.values()), since)
+                )
             except ArenaFull as error:
                 if not await self._grow(error):
                     for key in specs:
                         self._report(key, error)
                     return True
                 continue
-            if head is None:
+            if found is None:
                 await asyncio.sleep(SCRAPE_POLL_S / 10)
                 continue
+            head, waiting = found
+            new = {key: specs[key] for key in waiting}
+            if self._branch is not None:
+                # Blocks fetched for a gap bring their events, also those the stream left out.
+                self._branch.pools = {**self._branch.pools, **new}
+                self._branch.since = {**self._branch.since, **dict.fromkeys(new, NOT_YET)}
             now = time.monotonic()
-            for key in specs:
+            for key in new:
                 self._settle[key] = head + SETTLE_BLOCKS
                 self._stale[key] = (now, RESCRAPE_FIRST_PAUSE_S)
                 self._reported = {each for each in self._reported if each[0] != key}
             log.info(
-                "event=pools_announced pools=%d settle_block=%d", len(specs), head + SETTLE_BLOCKS
+                "event=pools_announced pools=%d settle_block=%d", len(new), head + SETTLE_BLOCKS
             )
             self._moved.set()
             return True
@@ -539,7 +549,7 @@ class Coordinator:
         await self._install_carried(epoch, first, joined)
         wanted = [spec for spec in specs if spec.key not in joined]
         if self._branch is not None:
-            self._branch.pools = {spec.key: spec for spec in specs}
+            self._branch.pools = {spec.key: spec for spec in listed}
         while True:
             if wanted:
                 await self._scrape(wanted, epoch, first, deadline, joined)
@@ -577,7 +587,6 @@ class Coordinator:
         self._carried.clear()
         if self._branch is not None:
             self._branch.forget()
-            self._branch.since = {}
         self._retry_later(
             [spec.key for spec in listed if spec.key not in {*joined, *self._leaving}]
         )

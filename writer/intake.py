@@ -533,9 +533,9 @@ class Intake:
         self.arena.commit()
         return len(slots)
 
-    def announce(self, specs: Sequence[PoolSpec], since: int) -> int | None:
-        """Show new pools as syncing; the head block. ArenaFull names the table to grow; those before it
-        are announced then.
+    def announce(self, specs: Sequence[PoolSpec], since: int) -> tuple[int, list[bytes]] | None:
+        """Show new pools as syncing; the head block, and the keys of those that have no values yet.
+        ArenaFull names the table to grow; those before it are announced then.
 
         None, and then to be asked again: inside a reorg, while blocks may be missing, and until all has
         been read that was sent before `idle_count` was `since`, for the head would be older than the
@@ -551,7 +551,8 @@ class Intake:
                     self.arena.announce(self.arena.add_pool(spec))
         finally:
             self.arena.commit()
-        return self.arena.head_block
+        unread = set(self.unread())
+        return self.arena.head_block, [spec.key for spec in specs if spec.key in unread]
 
     def grow(self, table: str) -> bool | None:
         """Double the capacity of a table ArenaFull named; False where that does not help, None inside a
