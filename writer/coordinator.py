@@ -973,14 +973,17 @@ class Coordinator:
                 due.append(key)
         for start in range(0, len(due), INCREMENTAL.v2_batch):
             batch = due[start : start + INCREMENTAL.v2_batch]
+            waits = {key: self._stale[key] for key in batch if key in self._stale}
             outcome: dict[bytes, bool | ArenaError] = {}
             failure: ArenaError | None = None
             try:
-                outcome = await self._rescrape(batch)
+                outcome = await self._rescrape(list(waits))
             except (Scraper, NotLive) as error:
                 failure = error
-            for key in batch:
-                self._take_outcome(key, outcome.get(key, failure or False))
+            for key, wait in waits.items():
+                # One that was removed and added again meanwhile waits for values of its own.
+                if self._stale.get(key) is wait:
+                    self._take_outcome(key, outcome.get(key, failure or False))
 
     def _take_outcome(self, key: bytes, outcome: bool | ArenaError) -> None:
         """Forget a pool that is live, look again later at one that is not."""

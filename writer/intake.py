@@ -54,6 +54,14 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """When a copy of the arena was taken."""
+
+    epoch: int
+    mark: int
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What keeps candidates from joining: pools to scrape again, the block still to come.
 
@@ -421,6 +429,15 @@ class Intake:
             if (lowest := self.buffer.reverts_since(each.mark)) is None or lowest > each.number
         ]
 
+    def valid_at(self, moment: Moment, witnesses: Sequence[Witness]) -> list[Witness]:
+        """The witnesses that hold for a copy taken then, too: no revert came in between, and no gap,
+        which may have been closed by turning back blocks without any."""
+        if moment.epoch != self.epoch:
+            return []
+        return self.valid(
+            [Witness(each.number, each.hash, min(moment.mark, each.mark)) for each in witnesses]
+        )
+
     def gap_facts(self, epoch: int, witnesses: Sequence[Witness]) -> GapFacts | None:
         """What it takes to ask a node for the missing blocks; None while no block has come, or no
         gap is open. StreamBroken."""
@@ -584,17 +601,18 @@ class Intake:
         """The head block; 0 unless live."""
         return self.arena.head_block if self.is_live else 0
 
-    def image(self) -> tuple[int, int, ArenaImage] | None:
-        """Mark, head block and a copy of the arena; None unless live and between reorgs."""
+    def image(self) -> tuple[Moment, int, ArenaImage] | None:
+        """Moment, head block and a copy of the arena; None unless live and between reorgs."""
         if not self.is_live or self._in_reorg or self._gap_pending:
             return None
         image = self.arena.image()
-        return None if image is None else (self.buffer.mark(), self.arena.head_block, image)
+        moment = Moment(self.epoch, self.buffer.mark())
+        return None if image is None else (moment, self.arena.head_block, image)
 
     def sample(
         self, count: int, keys: Sequence[bytes]
-    ) -> tuple[int, int, dict[bytes, PoolValues]] | None:
-        """Mark, head block and values of `count` random live pools and of those of `keys` that are
+    ) -> tuple[Moment, int, dict[bytes, PoolValues]] | None:
+        """Moment, head block and values of `count` random live pools and of those of `keys` that are
         live; None unless live."""
         if not self.is_live or self._in_reorg or self._gap_pending:
             return None
@@ -607,7 +625,7 @@ class Intake:
             for slot in sorted(chosen)
             if self.arena.status(slot) == lib.PSA_STATUS_LIVE
         }
-        return self.buffer.mark(), self.arena.head_block, values
+        return Moment(self.epoch, self.buffer.mark()), self.arena.head_block, values
 
     def audited(self, compared: int, wrong: Sequence[bytes]) -> None:
         """Account for pools compared with a node; those that differ go stale and are read again."""

@@ -17,7 +17,7 @@ from arena.errors import Scraper
 from arena.layouts.slots import DYNAMIC_FEE_PIPS
 from arena.writer.branch import Witness
 from arena.writer.checkpoint import KEEP, write_checkpoint
-from arena.writer.intake import Intake
+from arena.writer.intake import Intake, Moment
 from arena.writer.scrapers import Scrape
 from arena.writer.verify import Difference, differences
 
@@ -59,16 +59,15 @@ class FeedThreadCall(Protocol):
 
 
 async def hash_of_block(
-    hashes: Hashes, intake: Intake, call: FeedThreadCall, number: int, mark: int, wait_s: float
+    hashes: Hashes, intake: Intake, call: FeedThreadCall, number: int, moment: Moment, wait_s: float
 ) -> bytes | None:
-    """The hash of a block copied at `mark`; None when it is not learned in time or was reverted."""
+    """The hash of a block copied at `moment`; None when it is not learned in time or may not be the
+    copy's."""
     deadline = asyncio.get_running_loop().time() + wait_s
     while True:
         found = hashes.hash_of(number)
         if found is not None:
-            # Of the arena's block then; of the copy, too, if it was not reverted in between.
-            of_copy = Witness(number, found.hash, min(mark, found.mark))
-            return found.hash if await call(partial(intake.valid, [of_copy])) else None
+            return found.hash if await call(partial(intake.valid_at, moment, [found])) else None
         if asyncio.get_running_loop().time() >= deadline:
             return None
         hashes.hurry()
@@ -119,8 +118,8 @@ class Audit:
         sample = await self.call(partial(self.intake.sample, count, keys))
         if sample is None or not sample[2]:
             return
-        mark, head, ours = sample
-        known = await hash_of_block(self.hashes, self.intake, self.call, head, mark, HASH_WAIT_S)
+        moment, head, ours = sample
+        known = await hash_of_block(self.hashes, self.intake, self.call, head, moment, HASH_WAIT_S)
         if known is None:
             log.debug("event=audit_skipped block=%d reason='its hash is not known'", head)
             return
@@ -199,15 +198,11 @@ class Checkpoints:
         copied = await self.call(self.intake.image)
         if copied is None:
             return
-        mark, head, image = copied
+        moment, head, image = copied
         self.last_block = head
-        await hash_of_block(self.hashes, self.intake, self.call, head, mark, wait_s)
-        of_copy = [
-            Witness(each.number, each.hash, min(mark, each.mark))
-            for each in self.hashes.known()
-            if each.number <= head
-        ]
-        valid = await self.call(partial(self.intake.valid, of_copy))
+        await hash_of_block(self.hashes, self.intake, self.call, head, moment, wait_s)
+        known = [each for each in self.hashes.known() if each.number <= head]
+        valid = await self.call(partial(self.intake.valid_at, moment, known))
         hashes = [(each.number, each.hash) for each in reversed(valid)]
         if not hashes:
             log.info("event=checkpoint_skipped block=%d reason='no hash is known'", head)
