@@ -1229,6 +1229,29 @@ def test_pools_read_above_the_ancestor_go_stale_when_the_head_was_orphaned_meanw
     assert set(scraper.reads) == {V3_KEY}
 
 
+def test_pools_of_a_join_that_failed_are_stale_for_the_next_writer(
+    make: Callable[..., Bench], arena_name: str
+) -> None:
+    """They were read at blocks the head has nothing to do with."""
+    bench, scraper = live_bench(make, V2_KEY, V3_KEY)
+    bench.send(block(105))
+
+    async def fail() -> None:
+        scraper.now = {V2_KEY: values(V2_KEY, 104, 50), V3_KEY: Scraper("gone")}
+        resync = asyncio.ensure_future(bench.coordinator.resync())
+        await bench.until(lambda: bench.reader.phase_reason.startswith("Scraper"))
+        assert bench.amount(V2_KEY) == 50, "it was installed"
+        resync.cancel()
+        await asyncio.gather(resync, return_exceptions=True)
+
+    bench.run(fail())
+    bench.die()
+    found = WriterArena.take_over(arena_name)
+    stale, there = set(found.slots_with(lib.PSA_STATUS_STALE)), set(found.pools().values())
+    found.close(unlink=True)
+    assert stale == there
+
+
 def test_a_hash_learned_behind_a_gap_is_no_copys(
     make: Callable[..., Bench], arena_name: str
 ) -> None:
