@@ -322,7 +322,7 @@ class Coordinator:
                 reason = f"{type(error).__name__}: {error}"
                 if isinstance(error, BufferOverflow):
                     await self._call(self.intake.drop_buffer)
-                await self._call(partial(self.intake.arena.set_phase, "gap", reason))
+                await self._call(partial(self.intake.join_failed, reason))
                 await asyncio.sleep(RESYNC_PAUSE_S)
 
     async def run_live(self) -> None:

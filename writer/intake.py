@@ -315,14 +315,18 @@ class Intake:
         self._in_reorg = False
         self.buffer.clear()
         self.buffer.keep_blocks = None
+        self._forget_installed()
+        self._notify("broken")
+
+    def _forget_installed(self) -> None:
+        """What the last attempt installed is not replayed: nobody may take it for current, nor the
+        next writer for what was live before a gap."""
         if self._installed:
-            # What the last attempt installed is not replayed: nobody may take it for current.
             self.arena.set_status_all(
                 lib.PSA_STATUS_SYNCING, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL
             )
             self.arena.commit()
             self._installed = False
-        self._notify("broken")
 
     # -- what the coordinator asks for, between two blocks
 
@@ -399,6 +403,11 @@ class Intake:
         if self.processor.has_stale:
             self._notify("stale")
         return verdict
+
+    def join_failed(self, reason: str) -> None:
+        """Show why an attempt to go live ended; another one may follow."""
+        self._forget_installed()
+        self.arena.set_phase("gap", reason)
 
     def _leave_out_others(self, candidates: Sequence[Candidate]) -> None:
         """Pools installed on the way that are no candidates any more must not go live."""

@@ -727,14 +727,14 @@ class Run:
         self.wire.send(data[:at])
         if turns.random() < 0.7:
             await self._consumed()
-        deaths = len(self.writers)
+        deaths, tracked = len(self.writers), producer.tracked
         await work()
         if len(self.writers) > deaths:
             is_whole = False
             rest = frames_of(data)
             while rest and sum(map(len, frames)) - sum(map(len, rest)) < at:
                 rest.pop(0)
-            if rest and turns.random() < 0.3:
+            if rest and turns.random() < 0.3 and producer.tracked == tracked:
                 self.wire.send(b"".join(rest))
         else:
             self.wire.send(data[at:])

@@ -7,7 +7,9 @@ numbers.
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +29,14 @@ from arena.errors import (
 )
 from arena.layouts.events import EVENT
 from arena.native import lib
+from arena.writer.branch import Witness
 from arena.writer.coordinator import Coordinator, Preset
 from arena.writer.feed import EventBuffer
 from arena.writer.intake import Intake
 from arena.writer.logs import Header, Log
 from arena.writer.processor import Processor
 from arena.writer.scrapers import Scrape, ScrapedPool
+from arena.writer.scrapers.slots import PoolTarget, pool_target
 
 V2_KEY, V3_KEY, OTHER_KEY = b"\x22" * 20, b"\x33" * 20, b"\x44" * 20
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
@@ -73,10 +77,13 @@ def mint(key: bytes, amount: int) -> dict[str, Any]:
     }
 
 
-def block(number: int, *events: dict[str, Any], revert: bool = False) -> np.ndarray:
+def block(
+    number: int, *events: dict[str, Any], revert: bool = False, timestamp: int = 0
+) -> np.ndarray:
     """A whole block of records."""
     records = np.zeros(len(events) + 2, EVENT)
     records["block_number"] = number
+    records["timestamp"] = timestamp
     records["stream_seq"] = number * 1000 + np.arange(len(records))
     records["flags"] = lib.PSA_EVENT_IS_REVERT if revert else 0
     records["kind"][0] = lib.PSA_EVENT_BEGIN_BLOCK
@@ -100,26 +107,36 @@ class ListScraper:
         self.keys = list(keys)
         self.now: dict[bytes, PoolValues | Exception] = {}
         self.reads: list[bytes] = []
+        self.fees: dict[bytes, int] = {}
         self.on_read: Callable[[list[bytes]], None] = lambda keys: None
 
     def get_current_block_number(self) -> int:
         return 0
 
     def list_pools(self) -> Sequence[PoolSpec]:
-        return [spec(key) for key in self.keys]
+        return [self.spec_of(key) for key in self.keys]
+
+    def spec_of(self, key: bytes) -> PoolSpec:
+        return replace(spec(key), fee_pips=self.fees.get(key, 3000))
+
+    def hold(self, targets: Sequence[PoolTarget]) -> None:
+        self.keys = [target.spec.key for target in targets]
 
     def read_pools(self, keys: Sequence[bytes]) -> Scrape:
         self.reads += keys
         self.on_read(list(keys))
         found, invalid = [], []
         for key in keys:
+            if key not in self.keys:
+                invalid.append(PoolInvalid("no such pool", key=key, found="no entry"))
+                continue
             value = self.now[key]
             if isinstance(value, PoolInvalid):
                 invalid.append(value)
             elif isinstance(value, Exception):
                 raise value
             else:
-                found.append(ScrapedPool(spec(key), value))
+                found.append(ScrapedPool(self.spec_of(key), value))
         return Scrape(tuple(found), tuple(invalid))
 
     def close(self) -> None:
@@ -131,16 +148,20 @@ class Bench:
 
     def __init__(self, name: str, scraper: ListScraper, **more: Any) -> None:
         max_pools = more.pop("max_pools", 16)
-        self.arena = WriterArena.create(name, max_pools=max_pools, tick_bytes=1 << 20)
+        given = more.pop("arena", None)
+        self.arena = given or WriterArena.create(name, max_pools=max_pools, tick_bytes=1 << 20)
+        self.is_dead = False
         self.notices: list[str] = []
         self.coordinator: Coordinator | None = None
         self.intake = Intake(
             Processor(self.arena),
             EventBuffer(more.pop("buffer_events", SMALL.buffer_events)),
             notify=self._notify,
+            closes_gaps=more.pop("closes_gaps", False),
         )
         self.loop = asyncio.new_event_loop()
-        more = {"preset": SMALL, "scrape_timeout_s": 30.0} | more
+        targets = [pool_target(scraper.spec_of(key)) for key in scraper.keys]
+        more = {"preset": SMALL, "scrape_timeout_s": 30.0, "targets": targets} | more
         self.coordinator = Coordinator(self.intake, scraper, self._call, **more)
         self.reader = arena.attach(name)
         self.intake.connected()
@@ -152,6 +173,7 @@ class Bench:
 
     async def _call(self, work: Callable[[], Any]) -> Any:
         await asyncio.sleep(0)
+        self.intake.idle()  # the socket is empty between two pieces of work
         return work()
 
     def run(self, work: Awaitable[Any]) -> Any:
@@ -176,7 +198,32 @@ class Bench:
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
         self.loop.close()
         self.reader.close()
-        self.arena.close(unlink=True)
+        if not self.is_dead:
+            self.arena.close(unlink=True)
+
+    def die(self) -> None:
+        """Leave the segment as kill -9 does."""
+        self.arena._control.unlock()
+        self.is_dead = True
+
+    @asynccontextmanager
+    async def live(self) -> AsyncIterator[None]:
+        """run_live beside what the block does."""
+        staying = asyncio.ensure_future(self.coordinator.run_live())
+        try:
+            yield
+            assert not staying.done(), staying.exception()
+        finally:
+            staying.cancel()
+            await asyncio.gather(staying, return_exceptions=True)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait; `run` has the deadline."""
+        while not condition():
+            await asyncio.sleep(0.001)
+
+    def change(self, *, added: Sequence[bytes] = (), removed: Sequence[bytes] = ()) -> None:
+        self.coordinator.change_pools([pool_target(spec(key)) for key in added], removed)
 
 
 @pytest.fixture
@@ -723,3 +770,508 @@ def test_a_node_of_another_opinion_is_logged_once(
     with caplog.at_level(logging.DEBUG):
         bench.run(live())
     assert said(logging.INFO) == 1
+
+
+REORG_START, REORG_COMPLETE = np.zeros(1, EVENT), np.zeros(1, EVENT)
+REORG_START["kind"], REORG_COMPLETE["kind"] = (
+    lib.PSA_EVENT_REORG_START,
+    lib.PSA_EVENT_REORG_COMPLETE,
+)
+
+
+def hex_of(key: bytes) -> str:
+    return "0x" + key.hex()
+
+
+def live_bench(make: Callable[..., Bench], *keys: bytes, **more: Any) -> tuple[Bench, ListScraper]:
+    """Live at block 101, every pool's number 7."""
+    scraper = ListScraper(*keys)
+    scraper.now = {key: values(key, 100, 7) for key in (V2_KEY, V3_KEY, OTHER_KEY)}
+    bench = make(scraper, **more)
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+    return bench, scraper
+
+
+def test_changes_before_the_arena_is_live_take_effect_when_it_is(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = ListScraper(V2_KEY, V3_KEY)
+    scraper.now = {key: values(key, 100, 7) for key in (V2_KEY, V3_KEY, OTHER_KEY)}
+    bench = make(scraper)
+    bench.change(added=[OTHER_KEY], removed=[V3_KEY])
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+    assert list(bench.reader) == [hex_of(V2_KEY)]
+    scraper.now[OTHER_KEY] = values(OTHER_KEY, 103, 50)
+
+    async def live() -> None:
+        async with bench.live():
+            await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
+            assert bench.status(OTHER_KEY) == "syncing"
+            bench.send(block(102), block(103), block(104, mint(OTHER_KEY, 4)))
+            await bench.until(lambda: bench.status(OTHER_KEY) == "live")
+
+    bench.run(live())
+    assert (bench.amount(OTHER_KEY), bench.status(V2_KEY)) == (54, "live")
+    assert hex_of(V3_KEY) not in bench.reader
+
+
+def test_a_pool_removed_while_it_is_first_read_never_goes_live(make: Callable[..., Bench]) -> None:
+    scraper = ListScraper(V2_KEY, V3_KEY)
+    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
+    bench = make(scraper)
+    bench.send(block(101))
+
+    def on_read(keys: list[bytes]) -> None:
+        if keys == [V3_KEY]:
+            told = threading.Event()
+
+            def tell() -> None:
+                bench.change(removed=[V3_KEY])
+                told.set()
+
+            bench.loop.call_soon_threadsafe(tell)
+            assert told.wait(30)
+
+    scraper.on_read = on_read
+    bench.run(bench.coordinator.cold_start())
+    assert hex_of(V3_KEY) not in bench.reader or bench.status(V3_KEY) == "stale"
+
+    async def live() -> None:
+        async with bench.live():
+            await bench.until(lambda: list(bench.reader) == [hex_of(V2_KEY)])
+
+    bench.run(live())
+
+
+def test_changes_in_a_gap_remove_at_once_and_add_when_it_is_closed(
+    make: Callable[..., Bench],
+) -> None:
+    bench, scraper = live_bench(make, V2_KEY, V3_KEY)
+
+    async def live() -> None:
+        bench.send(block(105))  # opens the gap
+        scraper.now = {key: values(key, 103, 9) for key in (V2_KEY, V3_KEY, OTHER_KEY)}  # too old
+        async with bench.live():
+            bench.change(added=[OTHER_KEY])
+            bench.change(removed=[V3_KEY])
+            await bench.until(lambda: hex_of(V3_KEY) not in bench.reader)
+            assert bench.reader.phase != "live"
+            assert hex_of(OTHER_KEY) not in bench.reader
+            scraper.now = {key: values(key, 107, 60) for key in (V2_KEY, OTHER_KEY)}
+            bench.send(block(106), block(107))
+            await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
+            scraper.now[OTHER_KEY] = values(OTHER_KEY, 109, 61)
+            bench.send(block(108), block(109))
+            await bench.until(lambda: bench.status(OTHER_KEY) == "live")
+
+    bench.run(live())
+    assert set(bench.reader) == {hex_of(V2_KEY), hex_of(OTHER_KEY)}
+    assert (bench.amount(V2_KEY), bench.amount(OTHER_KEY)) == (60, 61)
+
+
+def test_changes_inside_a_reorg_wait_for_its_end_which_shows_no_pool_that_leaves_as_live(
+    make: Callable[..., Bench],
+) -> None:
+    bench, _scraper = live_bench(make, V2_KEY, V3_KEY)
+    bench.send(block(102, mint(V3_KEY, 1)))
+
+    async def live() -> None:
+        async with bench.live():
+            bench.send(REORG_START, block(102, mint(V3_KEY, 1), revert=True))
+            bench.change(added=[OTHER_KEY], removed=[V3_KEY])
+            for _ in range(50):
+                await asyncio.sleep(0.001)
+            assert (bench.status(V3_KEY), bench.amount(V3_KEY)) == ("live", 8)
+            assert hex_of(OTHER_KEY) not in bench.reader
+            bench.send(block(102), REORG_COMPLETE)
+            assert bench.status(V3_KEY) == "stale"
+            await bench.until(lambda: set(bench.reader) == {hex_of(V2_KEY), hex_of(OTHER_KEY)})
+
+    bench.run(live())
+
+
+def test_a_reorg_that_is_taken_back_leaves_the_pool_that_leaves_to_be_removed(
+    make: Callable[..., Bench],
+) -> None:
+    bench, _scraper = live_bench(make, V2_KEY, V3_KEY)
+    bench.send(block(102, mint(V3_KEY, 1)))
+
+    async def live() -> None:
+        async with bench.live():
+            bench.send(REORG_START, block(102, mint(V3_KEY, 1), revert=True))
+            bench.change(removed=[V3_KEY])
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+            bench.intake.disconnected("lost")
+            await bench.until(lambda: hex_of(V3_KEY) not in bench.reader)
+
+    bench.run(live())
+    assert (bench.status(V2_KEY), bench.reader.head_block) == ("live", 102)
+
+
+def test_a_pool_removed_and_added_is_another_one_with_values_of_its_own(
+    make: Callable[..., Bench],
+) -> None:
+    bench, scraper = live_bench(make, V2_KEY, V3_KEY)
+    before = bench.reader[V3_KEY]
+    scraper.now[V3_KEY] = values(V3_KEY, 103, 70)
+
+    async def live() -> None:
+        async with bench.live():
+            bench.change(added=[V3_KEY], removed=[V3_KEY])
+            await bench.until(lambda: bench.status(V3_KEY) == "syncing")
+            bench.send(block(102, mint(V3_KEY, 1000)), block(103), block(104, mint(V3_KEY, 1)))
+            await bench.until(lambda: bench.status(V3_KEY) == "live")
+
+    bench.run(live())
+    assert bench.amount(V3_KEY) == 71
+    assert before.status == "removed"
+    with pytest.raises(arena.PoolRemoved):
+        before.state()
+
+
+def test_a_pool_added_again_while_its_former_self_is_read_goes_live(
+    make: Callable[..., Bench],
+) -> None:
+    bench, scraper = live_bench(make, V2_KEY, V3_KEY)
+
+    async def live() -> None:
+        async with bench.live():
+            scraper.now[V3_KEY] = values(V3_KEY, 102, 500)
+            is_read = threading.Event()
+
+            def on_read(keys: list[bytes]) -> None:
+                scraper.on_read = lambda keys: None
+                done = threading.Event()
+
+                def again() -> None:
+                    bench.change(removed=[V3_KEY])
+                    bench.change(added=[V3_KEY])
+                    bench.loop.call_later(0.1, done.set)
+
+                bench.loop.call_soon_threadsafe(again)
+                assert done.wait(30)
+                is_read.set()
+
+            scraper.on_read = on_read
+            bench.send(block(102, mint(V3_KEY, -1000)))
+            await bench.until(is_read.is_set)
+            scraper.now[V3_KEY] = values(V3_KEY, 104, 60)
+            bench.send(block(103), block(104))
+            await bench.until(lambda: bench.status(V3_KEY) == "live")
+
+    bench.run(live())
+    assert bench.amount(V3_KEY) == 60
+
+
+def test_the_addition_of_a_known_pool_changes_nothing(make: Callable[..., Bench]) -> None:
+    bench, scraper = live_bench(make, V2_KEY, V3_KEY)
+    handle = bench.reader[V3_KEY]
+    before = list(scraper.reads)
+
+    async def live() -> None:
+        async with bench.live():
+            bench.change(added=[V3_KEY, OTHER_KEY])
+            await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
+            scraper.now[OTHER_KEY] = values(OTHER_KEY, 103, 60)
+            bench.send(block(102, mint(V3_KEY, 1)), block(103))
+            await bench.until(lambda: bench.status(OTHER_KEY) == "live")
+
+    bench.run(live())
+    assert (handle.status, bench.amount(V3_KEY)) == ("live", 8)
+    assert V3_KEY not in scraper.reads[len(before) :]
+
+
+@pytest.mark.parametrize(("scraped", "used"), [(102, False), (103, True), (104, True)])
+def test_values_below_the_settle_block_are_not_used(
+    make: Callable[..., Bench], scraped: int, used: bool
+) -> None:
+    """Added at head 101: the stream may leave out the pool's events in 102 and 103."""
+    bench, scraper = live_bench(make, V2_KEY)
+    scraper.now[OTHER_KEY] = values(OTHER_KEY, scraped, 60)
+    before = len(scraper.reads)
+
+    async def live() -> None:
+        async with bench.live():
+            bench.change(added=[OTHER_KEY])
+            await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
+            bench.send(block(102))
+            for _ in range(50):
+                await asyncio.sleep(0.001)
+            assert scraper.reads[before:] == []
+            bench.send(block(103), block(104), block(105, mint(OTHER_KEY, 1)))
+            if not used:
+                await bench.until(lambda: scraper.reads[before:].count(OTHER_KEY) >= 2)
+                assert bench.status(OTHER_KEY) == "syncing"
+                scraper.now[OTHER_KEY] = values(OTHER_KEY, 103, 60)
+            await bench.until(lambda: bench.status(OTHER_KEY) == "live")
+
+    bench.run(live())
+    assert bench.amount(OTHER_KEY) == 61
+
+
+def test_the_settle_block_counts_from_what_was_sent_before_the_change(
+    make: Callable[..., Bench],
+) -> None:
+    """While the connection is down, and until a block has come after it, the head is too old."""
+    bench, _scraper = live_bench(make, V2_KEY)
+    bench.intake.disconnected("lost")
+
+    async def live() -> None:
+        async with bench.live():
+            bench.change(added=[OTHER_KEY])
+            for _ in range(30):
+                await asyncio.sleep(0.001)
+            assert hex_of(OTHER_KEY) not in bench.reader
+            bench.intake.connected()
+            for _ in range(30):
+                await asyncio.sleep(0.001)
+            assert hex_of(OTHER_KEY) not in bench.reader
+
+    bench.run(live())
+
+
+def test_a_removal_while_its_pool_is_read_again_is_final(make: Callable[..., Bench]) -> None:
+    bench, scraper = live_bench(make, V2_KEY, V3_KEY)
+
+    async def live() -> None:
+        async with bench.live():
+            scraper.now[V3_KEY] = values(V3_KEY, 102, 500)
+            is_read = threading.Event()
+
+            def on_read(keys: list[bytes]) -> None:
+                done = threading.Event()
+
+                def remove() -> None:
+                    bench.change(removed=[V3_KEY])
+                    bench.loop.call_later(0.1, done.set)
+
+                bench.loop.call_soon_threadsafe(remove)
+                assert done.wait(30)
+                is_read.set()
+
+            scraper.on_read = on_read
+            bench.send(block(102, mint(V3_KEY, -1000)))
+            await bench.until(is_read.is_set)
+            bench.send(block(103))
+            for _ in range(50):
+                await asyncio.sleep(0.001)
+
+    bench.run(live())
+    assert list(bench.reader) == [hex_of(V2_KEY)]
+
+
+class EmptyChain:
+    """A node whose blocks hold no logs; those from `fork` on are others than the arena's."""
+
+    def __init__(self, fork: int = 10**9) -> None:
+        self.fork = fork
+
+    def hash_of(self, number: int) -> bytes:
+        return number.to_bytes(31, "big") + bytes([number >= self.fork])
+
+    def head_number(self) -> int:
+        return 10**6
+
+    def headers(self, numbers: Sequence[int]) -> list[Header]:
+        return [Header(n, self.hash_of(n), self.hash_of(n - 1), 12 * n, 7) for n in numbers]
+
+    def logs(self, first: int, last: int, topics: Sequence[bytes]) -> list[Log]:
+        return []
+
+    def block_logs(self, hashes: Sequence[bytes], topics: Sequence[bytes]) -> list[list[Log]]:
+        return [[] for _ in hashes]
+
+
+def timed(number: int, *events: dict[str, Any]) -> np.ndarray:
+    return block(number, *events, timestamp=12 * number)
+
+
+def take_over(
+    make: Callable[..., Bench],
+    name: str,
+    *,
+    before: Callable[[Bench], None] = lambda bench: None,
+    change: Callable[[ListScraper], None] = lambda scraper: None,
+    fork: int = 10**9,
+) -> tuple[Bench, ListScraper]:
+    """A writer of V2_KEY (read at 100) and V3_KEY (read at 103), live at 103 and killed; another one
+    that begins with `change`d sources and the stream at block 105, before its warm start."""
+    scraper = ListScraper(V2_KEY, V3_KEY)
+    scraper.now = {V2_KEY: values(V2_KEY, 100, 7), V3_KEY: values(V3_KEY, 103, 70)}
+    first = make(scraper)
+    first.send(timed(101), timed(102, sync(9)), timed(103))
+    first.run(first.coordinator.cold_start())
+    before(first)
+    for number in (101, 102, 103):
+        first.arena.note_hash(number, EmptyChain().hash_of(number))
+    first.die()
+    scraper.reads.clear()
+    scraper.now = {key: values(key, 107, 60) for key in (V2_KEY, V3_KEY, OTHER_KEY)}
+    change(scraper)
+    second = make(
+        scraper, arena=WriterArena.take_over(name), node=EmptyChain(fork), closes_gaps=True
+    )
+    second.send(timed(105))
+    return second, scraper
+
+
+def test_a_taken_over_arena_is_live_without_a_read(
+    make: Callable[..., Bench], arena_name: str
+) -> None:
+    bench, scraper = take_over(make, arena_name)
+    bench.run(bench.coordinator.warm_start())
+    assert (bench.reader.phase, bench.reader.head_block) == ("live", 105)
+    assert (bench.amount(V2_KEY), bench.amount(V3_KEY)) == (9, 70)
+    assert (bench.status(V2_KEY), bench.status(V3_KEY)) == ("live", "live")
+    assert scraper.reads == []
+
+
+def test_a_pool_gone_from_the_list_is_removed_before_a_taken_over_arena_goes_live(
+    make: Callable[..., Bench], arena_name: str
+) -> None:
+    bench, scraper = take_over(make, arena_name, change=lambda scraper: scraper.keys.remove(V3_KEY))
+    bench.run(bench.coordinator.warm_start())
+    assert list(bench.reader) == [hex_of(V2_KEY)]
+    assert (bench.status(V2_KEY), scraper.reads) == ("live", [])
+
+
+def test_a_removal_told_while_a_writer_takes_over_comes_before_the_gap_is_closed(
+    make: Callable[..., Bench], arena_name: str
+) -> None:
+    bench, scraper = take_over(make, arena_name)
+    bench.change(removed=[V3_KEY])
+    bench.run(bench.coordinator.warm_start())
+    assert list(bench.reader) == [hex_of(V2_KEY)]
+    assert (bench.status(V2_KEY), scraper.reads) == ("live", [])
+
+
+@pytest.mark.parametrize("what", ["new", "changed", "announced"])
+def test_a_pool_without_values_in_a_taken_over_arena_is_read_above_its_settle_block(
+    make: Callable[..., Bench], arena_name: str, what: str
+) -> None:
+    """New in the list, described otherwise than before, or announced by the former writer."""
+    key = V3_KEY if what == "changed" else OTHER_KEY
+
+    def before(bench: Bench) -> None:
+        if what == "announced":
+            bench.arena.announce(bench.arena.add_pool(spec(OTHER_KEY)))
+            bench.arena.commit()
+
+    def change(scraper: ListScraper) -> None:
+        if what == "changed":
+            scraper.fees[V3_KEY] = 500
+        else:
+            scraper.keys.append(OTHER_KEY)
+        scraper.now[key] = values(key, 106, 60)
+
+    bench, scraper = take_over(make, arena_name, before=before, change=change)
+
+    async def live() -> None:
+        await bench.coordinator.warm_start()
+        assert bench.status(V2_KEY) == "live"
+        async with bench.live():
+            await bench.until(lambda: bench.coordinator._settle.get(key) == 107)
+            assert bench.status(key) == "syncing"
+            bench.send(timed(106), timed(107))
+            await bench.until(lambda: scraper.reads.count(key) >= 2)
+            assert bench.status(key) == "syncing", "106 is below the settle block"
+            scraper.now[key] = values(key, 107, 61)
+            await bench.until(lambda: bench.status(key) == "live")
+
+    bench.run(live())
+    assert bench.amount(key) == 61
+    assert bench.intake.pools()[key].fee_pips == (500 if what == "changed" else 3000)
+    assert set(scraper.reads) == {key}
+
+
+def test_a_stale_pool_of_a_taken_over_arena_is_read_again_alone(
+    make: Callable[..., Bench], arena_name: str
+) -> None:
+    def before(bench: Bench) -> None:
+        bench.arena.set_status(
+            bench.arena.pools()[V3_KEY], lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL
+        )
+        bench.arena.commit()
+
+    bench, scraper = take_over(make, arena_name, before=before)
+
+    async def live() -> None:
+        await bench.coordinator.warm_start()
+        assert (bench.status(V2_KEY), bench.status(V3_KEY)) == ("live", "stale")
+        async with bench.live():
+            bench.send(timed(106), timed(107))
+            await bench.until(lambda: bench.status(V3_KEY) == "live")
+
+    bench.run(live())
+    assert (bench.amount(V2_KEY), bench.amount(V3_KEY)) == (9, 60)
+    assert set(scraper.reads) == {V3_KEY}
+
+
+def test_pools_read_above_the_ancestor_go_stale_when_the_head_was_orphaned_meanwhile(
+    make: Callable[..., Bench], arena_name: str
+) -> None:
+    """Block 103 is turned back without its events, and V3_KEY's values are of it."""
+    bench, scraper = take_over(make, arena_name, fork=103)
+
+    async def live() -> None:
+        await bench.coordinator.warm_start()
+        assert (bench.reader.phase, bench.reader.head_block) == ("live", 105)
+        assert (bench.status(V2_KEY), bench.status(V3_KEY)) == ("live", "stale")
+        async with bench.live():
+            bench.send(timed(106), timed(107))
+            await bench.until(lambda: bench.status(V3_KEY) == "live")
+
+    bench.run(live())
+    assert (bench.amount(V2_KEY), bench.amount(V3_KEY)) == (9, 60)
+    assert set(scraper.reads) == {V3_KEY}
+
+
+def test_pools_of_a_join_that_failed_are_stale_for_the_next_writer(
+    make: Callable[..., Bench], arena_name: str
+) -> None:
+    """They were read at blocks the head has nothing to do with."""
+    bench, scraper = live_bench(make, V2_KEY, V3_KEY)
+    bench.send(block(105))
+
+    async def fail() -> None:
+        scraper.now = {V2_KEY: values(V2_KEY, 104, 50), V3_KEY: Scraper("gone")}
+        resync = asyncio.ensure_future(bench.coordinator.resync())
+        await bench.until(lambda: bench.reader.phase_reason.startswith("Scraper"))
+        assert bench.amount(V2_KEY) == 50, "it was installed"
+        resync.cancel()
+        await asyncio.gather(resync, return_exceptions=True)
+
+    bench.run(fail())
+    bench.die()
+    found = WriterArena.take_over(arena_name)
+    stale, there = set(found.slots_with(lib.PSA_STATUS_STALE)), set(found.pools().values())
+    found.close(unlink=True)
+    assert stale == there
+
+
+def test_a_hash_learned_behind_a_gap_is_no_copys(
+    make: Callable[..., Bench], arena_name: str
+) -> None:
+    """The gap turns block 103 back, and another block 103 takes its place."""
+    scraper = ListScraper(V2_KEY)
+    scraper.now = {V2_KEY: values(V2_KEY, 100, 7)}
+    bench = make(scraper, node=EmptyChain(fork=103), closes_gaps=True)
+    bench.send(timed(101), timed(102), timed(103))
+    bench.run(bench.coordinator.cold_start())
+    branch = bench.coordinator._branch
+    assert branch is not None
+    mark = bench.intake.buffer.mark()
+    branch.witnesses = [Witness(n, EmptyChain().hash_of(n), mark) for n in (101, 102, 103)]
+    copied = bench.intake.image()
+    assert copied is not None
+    moment, head, _image = copied
+    assert (head, len(bench.intake.valid_at(moment, branch.witnesses))) == (103, 3)
+    bench.send(timed(105))
+    bench.run(bench.coordinator.resync())
+    known = bench.coordinator.hash_of(103)
+    assert known is not None
+    assert known.hash == EmptyChain(fork=103).hash_of(103)
+    assert bench.intake.valid_at(moment, [known]) == []
