@@ -108,10 +108,14 @@ class Branch:
 
     def pools_at(self, block_number: int) -> Mapping[bytes, PoolSpec]:
         """The pools all of whose events the stream brings in that block."""
-        late = {key for key, since in self.since.items() if since >= block_number}
+        late = self.late_at(block_number)
         if not late:
             return self.pools
         return {key: spec for key, spec in self.pools.items() if key not in late}
+
+    def late_at(self, block_number: int) -> set[bytes]:
+        """The pools whose events the stream may leave out in that block."""
+        return {key for key, since in self.since.items() if since >= block_number}
 
     def forget(self) -> None:
         """The arena was filled anew: no hash of it is known."""

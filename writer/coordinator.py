@@ -872,7 +872,10 @@ class Coordinator:
                 if facts is not None:
                     blocks = await self._unbroken(asyncio.to_thread(branch.fetch_gap, facts))
                     await self._take_away()  # the stream leaves out what a gap must not bring back
-                    closed = await self._call(partial(self.intake.close_gap, epoch, facts, blocks))
+                    late = branch.late_at(blocks.ancestor.number + 1)
+                    closed = await self._call(
+                        partial(self.intake.close_gap, epoch, facts, blocks, late)
+                    )
                     if closed:
                         branch.witnesses = [
                             each

@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -462,11 +462,14 @@ class Intake:
         """A gap is open and may still be closed."""
         return self._applied is not None
 
-    def close_gap(self, epoch: int, facts: GapFacts, blocks: GapBlocks) -> bool:
+    def close_gap(
+        self, epoch: int, facts: GapFacts, blocks: GapBlocks, late: Collection[bytes] = ()
+    ) -> bool:
         """Return to the common ancestor, apply what was missing and what came since, and go live,
         in one commit; False when the stream has moved since `facts`. StreamBroken.
 
-        Reverted blocks are turned back by the undo ring, with the events they brought.
+        Reverted blocks are turned back by the undo ring, with the events they brought; those of `late`
+        pools may be missing there.
         """
         self._check(epoch)
         applied = self._applied
@@ -481,9 +484,14 @@ class Intake:
             _as_revert(orphans[number]) if number in orphans else _bare_revert(number)
             for number in range(self.arena.head_block, ancestor, -1)
         ]
-        # A block turned back without its events says nothing of pools whose values were read above it.
+        # A block turned back without its events says nothing of pools whose values were read above it,
+        # nor one from before the stream brought a pool's events of that pool.
         is_bare = len(orphans) < len(orphaned)
-        unknown = self.arena.slots_scraped_above(ancestor).tolist() if is_bare else []
+        unknown = [
+            slot
+            for slot in self.arena.slots_scraped_above(ancestor).tolist()
+            if orphaned and (is_bare or self.arena.spec(slot).key in late)
+        ]
         missing = [block.records for block in blocks.missing]
         records = np.concatenate([*orphaned, *missing, *self.buffer.blocks()])
         try:

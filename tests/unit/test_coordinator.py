@@ -1275,3 +1275,28 @@ def test_a_hash_learned_behind_a_gap_is_no_copys(
     assert known is not None
     assert known.hash == EmptyChain(fork=103).hash_of(103)
     assert bench.intake.valid_at(moment, [known]) == []
+
+
+def test_a_late_pool_goes_stale_when_a_gap_turns_back_blocks_it_was_read_above(
+    make: Callable[..., Bench],
+) -> None:
+    """The stream may have left out its events in them, so that they cannot be turned back."""
+    bench, scraper = live_bench(make, V2_KEY, node=EmptyChain(fork=103), closes_gaps=True)
+    scraper.now[OTHER_KEY] = values(OTHER_KEY, 104, 60)
+
+    async def live() -> None:
+        async with bench.live():
+            bench.change(added=[OTHER_KEY])
+            await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
+            bench.send(timed(102), timed(103), timed(104))
+            await bench.until(lambda: bench.status(OTHER_KEY) == "live")
+        branch = bench.coordinator._branch
+        assert branch is not None
+        mark = bench.intake.buffer.mark()
+        branch.witnesses = [Witness(n, EmptyChain().hash_of(n), mark) for n in (102, 103, 104)]
+        bench.send(timed(106))
+        await bench.coordinator.resync()
+
+    bench.run(live())
+    assert (bench.status(V2_KEY), bench.status(OTHER_KEY)) == ("live", "stale")
+    assert bench.reader.head_block == 106
