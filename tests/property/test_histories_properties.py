@@ -91,6 +91,8 @@ PROTOCOLS = {"uniswap_v2": 0, "uniswap_v3": 1, "uniswap_v4": 2}
 EXAMPLES = (
     *("fixed:0", "fixed:1", "fixed:2", "m:3", "m:126", "m:212", "m:234", "m:383", "m:429"),
     *("880200002:108", "880200002:1552"),
+    *("t:16:life", "t:26:life", "u:30:life", "u:41:life", "u:75:life", "v:66:life", "v:71:life"),
+    *("v:83:life", "a:319:life", "b:28:life", "b:211:life"),
 )
 BEGIN_BLOCK = struct.pack("<I", 1)
 # What a reader may be told when pools come and go, and arenas grow, while it looks.
@@ -674,11 +676,13 @@ class Run:
             await self._step()
 
     async def _live(self, *, is_known: bool = False) -> None:
-        """Wait until the arena is live, if it can be with what the stream has brought, and until the
-        hash of one of its blocks `is_known`."""
+        """Wait until the arena is live, if it can be with what the stream has brought; with `is_known`
+        until another writer could go on from its blocks and checkpoints, too."""
         limit = time.monotonic() + HEARD_SECONDS
-        while not (self.coordinator.is_live and (self.coordinator.known() or not is_known)):
-            if time.monotonic() > limit:
+        while time.monotonic() < limit:
+            is_written = not self.plan.life.checkpoint_every or checkpoint_files(self.folder)
+            is_enough = not is_known or (self.coordinator.known() and is_written)
+            if self.coordinator.is_live and is_enough:
                 break
             await asyncio.sleep(0.001)
             self.look()
@@ -1113,3 +1117,19 @@ def test_gaps_are_closed_from_the_node(arena_name: str, tmp_path: Path) -> None:
             break
     assert closed >= 5
     assert GENESIS > 0
+
+
+@pytest.mark.usefixtures("quickly")
+def test_writers_go_on_from_all_that_another_may_have_left(arena_name: str, tmp_path: Path) -> None:
+    """The histories with a life reach what they are for."""
+    counts: Counter[str] = Counter()
+    wanted = {"segment": 3, "checkpoint": 2, "cold": 3, "added": 10, "removed": 10, "audited": 10}
+    for number in range(300):
+        plan = Plan.of(f"going on:{number}{LIFE}")
+        if plan.node == "absent" or not plan.life.kills:
+            continue
+        run = play(plan.seed, f"{arena_name}-{number}", tmp_path)
+        counts += run.counts
+        if all(counts[name] >= least for name, least in wanted.items()):
+            return
+    pytest.fail(f"{counts}, wanted {wanted}")
