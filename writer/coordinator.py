@@ -192,9 +192,10 @@ class Coordinator:
         self._moved = asyncio.Event()
         self._broken = asyncio.Event()
         self._stale: dict[bytes, tuple[float, float]] = {}  # key -> next attempt, pause
-        self._settle: dict[
-            bytes, int
-        ] = {}  # new pools -> the block their values are read at or after
+        self._settle: dict[bytes, int] = {}  # pools without values -> the block they are read after
+        # Added pools -> the lowest block their values may be of: blocks kept from before lack their
+        # events, also when they are read again later.
+        self._floors: dict[bytes, int] = {}
         self._targets = {target.spec.key: target for target in targets}
         self._coming: dict[bytes, PoolSpec] = {}  # to be announced once the arena is live
         self._removals: set[bytes] = set()  # still to be taken away
@@ -384,7 +385,7 @@ class Coordinator:
         for error in invalid:
             outcome[error.key] = error
         candidates = [
-            each for each in candidates if each.block_number >= self._settle.get(_key(each), 0)
+            each for each in candidates if each.block_number >= self._floors.get(_key(each), 0)
         ]
         while self._branch is not None and candidates:
             found, _ = await self._confirm(self._branch, epoch, candidates)
@@ -401,7 +402,7 @@ class Coordinator:
         key = _key(candidate)
         while True:
             # Removed, or removed and added again: what is read here belongs to nothing then.
-            if key not in self._stale or candidate.block_number < self._settle.get(key, 0):
+            if key not in self._stale or candidate.block_number < self._floors.get(key, 0):
                 return False
             try:
                 verdict = await self._call(partial(self.intake.replace, epoch, candidate))
@@ -488,6 +489,7 @@ class Coordinator:
         for key in keys:
             self._stale.pop(key, None)
             self._settle.pop(key, None)
+            self._floors.pop(key, None)
         if self._branch is not None:
             gone = set(keys)
             self._branch.pools = {k: v for k, v in self._branch.pools.items() if k not in gone}
@@ -523,7 +525,7 @@ class Coordinator:
                 self._branch.since = {**self._branch.since, **dict.fromkeys(new, NOT_YET)}
             now = time.monotonic()
             for key in new:
-                self._settle[key] = head + SETTLE_BLOCKS
+                self._settle[key] = self._floors[key] = head + SETTLE_BLOCKS
                 self._stale[key] = (now, RESCRAPE_FIRST_PAUSE_S)
                 self._reported = {each for each in self._reported if each[0] != key}
             log.info(
@@ -686,6 +688,8 @@ class Coordinator:
         """Whether values join a stream that begins at block `first`, if need be with the node's
         logs in between."""
         block_number = pool.values.block_number
+        if block_number < self._floors.get(pool.spec.key, 0) >= first:
+            return False
         if self._branch is not None and pool.block_hash is not None:
             return block_number >= first - 1 - MAX_BACKFILL_BLOCKS
         return block_number >= first - 1

@@ -92,7 +92,7 @@ EXAMPLES = (
     *("fixed:0", "fixed:1", "fixed:2", "m:3", "m:126", "m:212", "m:234", "m:383", "m:429"),
     *("880200002:108", "880200002:1552"),
     *("t:16:life", "t:26:life", "u:30:life", "u:41:life", "u:75:life", "v:66:life", "v:71:life"),
-    *("v:83:life", "a:319:life", "b:28:life", "b:211:life"),
+    *("v:83:life", "a:319:life", "b:28:life", "b:211:life", "e:148:life"),
 )
 BEGIN_BLOCK = struct.pack("<I", 1)
 # What a reader may be told when pools come and go, and arenas grow, while it looks.
@@ -829,8 +829,11 @@ class Run:
         files = checkpoint_files(self.folder)
         if files and turns.random() < 0.3:
             for path in files if turns.random() < 0.5 else files[:1]:
+                try:
+                    content = bytearray(path.read_bytes())
+                except FileNotFoundError:  # older ones go with the last the dead writer wrote
+                    continue
                 self.world.note("  checkpoint damaged")
-                content = bytearray(path.read_bytes())
                 content[turns.randrange(len(content))] ^= 1 << turns.randrange(8)
                 path.write_bytes(content[: None if turns.random() < 0.7 else len(content) // 2])
 

@@ -1300,3 +1300,29 @@ def test_a_late_pool_goes_stale_when_a_gap_turns_back_blocks_it_was_read_above(
     bench.run(live())
     assert (bench.status(V2_KEY), bench.status(OTHER_KEY)) == ("live", "stale")
     assert bench.reader.head_block == 106
+
+
+def test_an_added_pool_is_never_read_again_below_its_settle_block(
+    make: Callable[..., Bench],
+) -> None:
+    """Blocks kept from before lack its events; a source that trails may show it there."""
+    bench, scraper = live_bench(make, V2_KEY)
+    scraper.now[OTHER_KEY] = values(OTHER_KEY, 103, 60)
+
+    async def live() -> None:
+        async with bench.live():
+            bench.change(added=[OTHER_KEY])
+            await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
+            bench.send(block(102), block(103), block(104))
+            await bench.until(lambda: bench.status(OTHER_KEY) == "live")
+            before = len(scraper.reads)
+            scraper.now[OTHER_KEY] = values(OTHER_KEY, 102, 50)
+            bench.send(block(105, mint(OTHER_KEY, -1000)), block(105, revert=True))
+            bench.send(block(105, mint(OTHER_KEY, 1)))
+            await bench.until(lambda: len(scraper.reads) >= before + 2)
+            assert bench.status(OTHER_KEY) == "stale"
+            scraper.now[OTHER_KEY] = values(OTHER_KEY, 103, 60)
+            await bench.until(lambda: bench.status(OTHER_KEY) == "live")
+
+    bench.run(live())
+    assert bench.amount(OTHER_KEY) == 61
