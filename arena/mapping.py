@@ -46,7 +46,8 @@ def check_identity(struct_pointer: Any, name: str, magic: int) -> None:
     if struct_pointer.magic != magic:
         raise LayoutMismatch(
             f"{name} is not a segment of this program: magic {struct_pointer.magic:#x}, "
-            f"expected {magic:#x}; choose another name",
+            f"expected {magic:#x}; choose another name, or remove /dev/shm{name} and its data when no "
+            "program uses them",
             name=name,
             found=struct_pointer.magic,
             expected=magic,

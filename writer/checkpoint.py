@@ -86,6 +86,9 @@ def write_checkpoint(
         "payload_sha256": hashlib.sha256(payload).hexdigest(),
     }
     line = orjson.dumps(header)
+    for left in folder.glob("*.partial"):  # of a writer that was killed: there is one at a time
+        with suppress(OSError):
+            left.unlink()
     path = folder / f"{time.time_ns():020d}.checkpoint"
     partial = path.with_suffix(".partial")
     try:

@@ -18,6 +18,7 @@ from arena.errors import (
     LayoutMismatch,
 )
 from arena.layouts.slots import STATUS_LIVE
+from arena.segment import segment_name
 from arena.writer.checkpoint import Checkpoint, usable_checkpoints
 from arena.writer.logs import NodeClient
 
@@ -141,6 +142,10 @@ def _from_checkpoint(
                 image=image,
             )
         except (LayoutMismatch, CheckpointRefused) as error:
+            if error.fields.get("name") == segment_name(
+                name
+            ):  # what lies there, not the checkpoint
+                raise
             log.warning("event=checkpoint_refused reason=%r", f"{checkpoint.path}: {error}")
             continue
         for number, block_hash in checkpoint.hashes:

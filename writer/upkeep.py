@@ -105,24 +105,30 @@ class Audit:
                 continue
             if is_time:
                 last = head
+            due = {key: self.due[key] for key in chosen}
             try:
-                await self._compare(self.pools if is_time else 0, chosen)
+                compared = await self._compare(self.pools if is_time else 0, chosen)
             except Scraper as error:
                 log.info("event=audit_failed error=%s reason=%r", type(error).__name__, str(error))
                 await asyncio.sleep(FAILED_PAUSE_S)
                 continue
-            for key in chosen:
-                self.due.pop(key, None)
+            for key, block in due.items():
+                # One that is stale by now was not compared: it is read anew instead.
+                if compared is not None and self.due.get(key) == block:
+                    del self.due[key]
 
-    async def _compare(self, count: int, keys: Sequence[bytes]) -> None:
+    async def _compare(self, count: int, keys: Sequence[bytes]) -> int | None:
+        """How many were compared; None when nothing can be said of the block they were taken at."""
         sample = await self.call(partial(self.intake.sample, count, keys))
-        if sample is None or not sample[2]:
-            return
+        if sample is None:
+            return None
+        if not sample[2]:
+            return 0
         moment, head, ours = sample
         known = await hash_of_block(self.hashes, self.intake, self.call, head, moment, HASH_WAIT_S)
         if known is None:
             log.debug("event=audit_skipped block=%d reason='its hash is not known'", head)
-            return
+            return None
         found = await self._differences(head, known, ours)
         if found:
             # A node may have answered with a state it was still building: it is asked again.
@@ -139,6 +145,7 @@ class Audit:
                 each.theirs,
             )
         await self.call(partial(self.intake.audited, len(ours), list(found)))
+        return len(ours)
 
     async def _differences(
         self, number: int, block_hash: bytes, ours: Mapping[bytes, PoolValues]

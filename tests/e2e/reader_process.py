@@ -11,8 +11,9 @@ on stdout, and ends when stdin closes:
     {"do": "follow", "keys", "blocks", "seconds"}
                                     look at every block until all keys have been live for so many;
                                     answers the states of those that were live, by block
-    {"do": "until_removed", "key", "seconds"}
-                                    quote through one handle until its pool is removed
+    {"do": "hold", "key"}           take a handle on a pool
+    {"do": "until_removed", "seconds"}
+                                    quote through it until the pool is removed
     {"do": "stay", "keys", "seconds"}
                                     look and quote until a file `enough` is there; answers what was
                                     refused or not live
@@ -153,9 +154,13 @@ class Reader:
             self.pools.wait_commit(after=view.commit, timeout=0.1)
         return {"ok": whole >= blocks, "seen": list(seen.items()), "statuses": statuses}
 
-    def do_until_removed(self, key: str, seconds: float) -> dict[str, Any]:
+    def do_hold(self, key: str) -> dict[str, Any]:
+        self.held = self.pools[key]
+        return {"ok": self.held.status == "live"}
+
+    def do_until_removed(self, seconds: float) -> dict[str, Any]:
         limit = time.monotonic() + seconds
-        pool = self.pools[key]
+        pool, key = self.held, self.held.key
         quotes = 0
         errors: dict[str, int] = {}
         while time.monotonic() < limit:

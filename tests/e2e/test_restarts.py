@@ -1,7 +1,9 @@
 """kill -9 of the writer over and over under load: it goes on from its segment, or from a checkpoint.
 
-Readers stay attached through all of it and look all the time: they see the head stand still, never an
-error, and never a state that is not the chain's. PSA_PROFILE=long kills 200 times.
+After each restart every pool of three attached readers equals the node. A fourth looks and quotes all
+the time: it sees the head stand still, never an error, and never a pool that is not live. What it reads
+between a kill and the restart is the last block, which the next comparison does not hold against the
+node. PSA_PROFILE=long kills 200 times.
 """
 
 import random
@@ -75,6 +77,6 @@ def test_a_killed_writer_goes_on_where_it_was(tmp_path: Path, arena_name: str) -
         assert answer["ok"], answer
         proof.quotes(60)
         proof.equal(every_word=True)
-    assert answer["views"] > KILLS
+    assert answer["views"] > 20 * KILLS
     for source, took in times.items():
         print(f"{source}: {len(took)} restarts, median {statistics.median(took):.2f} s to live")

@@ -75,7 +75,8 @@ def test_pools_are_added_and_removed_while_the_others_stay_live(proof: Proof) ->
 
     gone = [*old[::6], *new[:3]]
     with ReaderProcess(proof.folder, proof.arena_name) as quoting:
-        quoting.tell(do="until_removed", key=gone[0], seconds=SECONDS)
+        assert quoting.ask(do="hold", key=gone[0])["ok"]
+        quoting.tell(do="until_removed", seconds=SECONDS)
         proof.watched = [key for key in (*old, *new) if key not in gone]
         proof.list_pools(proof.watched)
         wait_for(proof, dict.fromkeys(gone))
@@ -105,7 +106,7 @@ def test_a_pool_that_leaves_and_returns_at_once_is_read_anew(
         for index in range(4):
             leaving = [key for key in keys[index % 2 :: 2] if key not in proof.watched]
             proof.list_pools(key for key in keys if key not in leaving)
-            limit = time.monotonic() + 0.4 + 0.3 * index
+            limit = time.monotonic() + 0.7 + 0.2 * index  # the file is looked at twice
             while time.monotonic() < limit:
                 proof.block()
             proof.list_pools()
@@ -115,7 +116,10 @@ def test_a_pool_that_leaves_and_returns_at_once_is_read_anew(
         for _ in range(5):
             proof.block()
         proof.equal(every_word=True)
-        assert proof.undisturbed(), proof.writer_log()[-4000:]
+        log = proof.writer_log()
+        assert log.count("event=pools_removed") == 4, log[-4000:]
+        assert log.count("event=pools_announced") == 4, log[-4000:]
+        assert proof.undisturbed(), log[-4000:]
 
 
 def test_more_pools_than_fit_lead_to_a_larger_generation(tmp_path: Path, arena_name: str) -> None:

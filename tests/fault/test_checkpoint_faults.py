@@ -15,7 +15,7 @@ from conftest import SEED
 
 import arena
 from arena.arena import ArenaImage, PoolSpec, PoolValues, TokenSpec, WriterArena
-from arena.errors import ArenaMissing, CheckpointRefused
+from arena.errors import ArenaMissing, CheckpointRefused, LayoutMismatch
 from arena.layouts import slots
 from arena.writer.checkpoint import (
     Checkpoint,
@@ -268,3 +268,26 @@ def test_state_is_kept_where_the_system_says(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     expected = tmp_path / "home" / ".local" / "state" / "pool-state-arena" / "pools"
     assert state_folder("pools") == expected
+
+
+def test_what_a_killed_writer_left_of_a_file_goes_with_the_next(
+    tmp_path: Path, image: ArenaImage
+) -> None:
+    left = tmp_path / "00000000000000000001.partial"
+    left.write_bytes(b"part")
+    kept = write(tmp_path, image)
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_a_name_that_is_taken_is_no_fault_of_the_checkpoint(
+    tmp_path: Path, image: ArenaImage, arena_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, image)
+    control = SHM / arena_name
+    control.write_bytes(b"\xee" * 4096)
+    try:
+        with pytest.raises(LayoutMismatch, match=f"remove /dev/shm/{arena_name}"):
+            open_with(arena_name, tmp_path, HASHES)
+        assert "checkpoint_refused" not in caplog.text
+    finally:
+        control.unlink()

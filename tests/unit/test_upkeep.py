@@ -1,0 +1,109 @@
+"""What a live writer does on the side, with a feed thread and a node that are played here."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from arena.arena import PoolSpec, PoolValues, TokenSpec
+from arena.writer import upkeep
+from arena.writer.branch import Witness
+from arena.writer.intake import Moment
+from arena.writer.scrapers import Scrape, ScrapedPool
+from arena.writer.upkeep import RECHECK_BLOCKS, Audit
+
+KEY = b"\x22" * 20
+TOKENS = (TokenSpec(b"\1" * 20, 18, ""), TokenSpec(b"\2" * 20, 18, ""))
+SPEC = PoolSpec(KEY, 0, *TOKENS, 3000)
+VALUES = PoolValues(20, 3000, reserve0=5, reserve1=6)
+
+
+class Played:
+    """Feed thread, hashes and node in one; block 20 is the head."""
+
+    def __init__(self) -> None:
+        self.known: Witness | None = None
+        self.samples = 0
+        self.compared: list[bytes] = []
+        self.wrong: list[bytes] = []
+        self.node = VALUES
+
+    async def call(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+    def live_head(self) -> int:
+        return 20
+
+    def sample(self, count: int, keys: list[bytes]) -> Any:
+        self.samples += 1
+        return Moment(1, 1), 20, dict.fromkeys(keys, VALUES)
+
+    def valid_at(self, moment: Moment, witnesses: list[Witness]) -> list[Witness]:
+        return witnesses
+
+    def audited(self, compared: int, wrong: list[bytes]) -> None:
+        self.wrong += wrong
+
+    def hash_of(self, block_number: int) -> Witness | None:
+        return self.known
+
+    def hurry(self) -> None:
+        pass
+
+    def read_pools_at(self, number: int, block_hash: bytes, keys: list[bytes]) -> Scrape:
+        self.compared += keys
+        return Scrape((ScrapedPool(SPEC, self.node),))
+
+
+def audit(played: Played) -> Audit:
+    made = Audit(played, played.call, played, played, 1 << 40, 4)  # type: ignore[arg-type]
+    made.recheck([KEY], 20 - RECHECK_BLOCKS)
+    return made
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "POLL_S", 0.005)
+    monkeypatch.setattr(upkeep, "HASH_WAIT_S", 0.02)
+
+
+def test_an_added_pool_is_looked_at_again_until_it_was_compared() -> None:
+    played = Played()
+    auditing = audit(played)
+
+    async def go() -> None:
+        running = asyncio.ensure_future(auditing.run())
+        await until(lambda: played.samples >= 3)
+        assert not played.compared
+        assert KEY in auditing.due
+        played.known = Witness(20, b"\x20" * 32, 1)
+        await until(lambda: not auditing.due)
+        assert set(played.compared) == {KEY}
+        assert not played.wrong
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+
+
+def test_an_added_pool_that_differs_twice_is_made_stale() -> None:
+    played = Played()
+    played.known = Witness(20, b"\x20" * 32, 1)
+    played.node = PoolValues(20, 3000, reserve0=5, reserve1=7)
+    auditing = audit(played)
+
+    async def go() -> None:
+        running = asyncio.ensure_future(auditing.run())
+        await until(lambda: bool(played.wrong))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+    assert played.wrong == [KEY]
+    assert played.compared == [KEY, KEY]
