@@ -579,7 +579,9 @@ def test_the_blocks_of_a_page_run_beside_a_node(page: str, tmp_path: Path, arena
                 if block.text.startswith("arena-writer run"):
                     opened.run_shell("kill $!; wait $!")
                 if "arena-writer scrape" in block.text:
-                    check_scraped(tmp_path / "pools.jsonl", market)
+                    # The processes that read a database each have a transaction of their own.
+                    blocks_allowed = 2 if "--reth-db" in block.text else 1
+                    check_scraped(tmp_path / "pools.jsonl", market, blocks_allowed)
                 elif "arena-writer doctor" in block.text:
                     assert "start      would work" in opened.printed[block.line]
 
@@ -629,10 +631,12 @@ def test_the_page_on_any_node_runs(tmp_path: Path, arena_name: str) -> None:
             assert re.search(r"pools live +12", opened.printed[blocks[-1].line])
 
 
-def check_scraped(path: Path, market: Market) -> None:
+def check_scraped(path: Path, market: Market, blocks_allowed: int) -> None:
     """The state file has every pool, as the node's getters say at the block of each line."""
     header, *lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert {line["block"] for line in lines} == {header["head_block"]}
+    blocks = {line["block"] for line in lines}
+    assert max(blocks) == header["head_block"]
+    assert len(blocks) <= blocks_allowed
     assert {line["pool"] for line in lines} == {pool.key for pool in market.pools}
     asked = Client(market.node.port)  # the trader has the other connection
     for line in lines:
