@@ -531,7 +531,8 @@ typedef struct {
     uint64_t last_seq;
     uint64_t open_block;
     uint32_t open_is_revert;
-    uint32_t open_count;     /* records of the open block, BeginBlock included, at the end of the array */
+    uint32_t open_count;     /* records at the end of the array that are not handed over yet: of the open
+                              * block, BeginBlock included, or of the frame of a fault */
     uint64_t frames;         /* frames seen, also ignored ones */
     uint64_t bytes;
     uint64_t frames_dropped; /* before the first BeginBlock and while skipping */
@@ -709,15 +710,16 @@ uint32_t psa_undo_blocks(const psa_writer *writer, uint64_t *numbers, uint8_t *h
 /* Begin a connection; dialect 0 finds the family at the first BeginBlock. */
 void psa_feed_open(psa_feed *feed, uint32_t dialect);
 
-/* Decode frames from `bytes`. `events[0 .. feed->open_count)` must hold the open block's records from
- * the last call. Returns PSA_OK when the bytes are used up to the last whole frame, PSA_EVENTS_FULL,
+/* Decode frames from `bytes`. `events[0 .. feed->open_count)` must hold those records of the last
+ * call. Returns PSA_OK when the bytes are used up to the last whole frame, PSA_EVENTS_FULL,
  * PSA_BLOCK_TOO_LARGE (nothing is ready and the array is full: call again with the same records in a
  * larger array), PSA_INVALID_MESSAGE (one fault; the frame is consumed and has had its effect; the
  * connection stays usable: call again with the rest), or PSA_DESERIALIZATION /
  * PSA_UNSUPPORTED_GENERATION (connection is dead; every later call repeats the fault). In every case
- * *consumed bytes are done with, events[0 .. *ready) are complete units in arrival order, and the next
- * feed->open_count records belong to the open block: move them to the front before the next call.
- * A length prefix is checked as soon as its four bytes are there. */
+ * *consumed bytes are done with, events[0 .. *ready) are complete units that came before the fault, in
+ * arrival order, and the next feed->open_count records are of the open block, or what the frame of the
+ * fault brought: move them to the front before the next call. A length prefix is checked as soon as its
+ * four bytes are there. */
 int psa_feed_decode(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, psa_event *events,
                     uint32_t capacity, uint64_t *consumed, uint32_t *ready);
 

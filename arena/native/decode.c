@@ -1143,6 +1143,10 @@ int psa_feed_decode(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, psa_e
     int status = PSA_OK;
     *consumed = 0;
     *ready = 0;
+    if (feed->state != PSA_FEED_IN_BLOCK) {
+        done = count; /* what the frame of the last fault brought */
+        feed->open_count = 0;
+    }
     if (count > capacity || feed->dialect > PSA_DIALECT_EXEX) return PSA_BAD_ARGUMENT;
     if (feed->state == PSA_FEED_DEAD) {
         if (feed->fault_code == PSA_FAULT_GENERATION) return PSA_UNSUPPORTED_GENERATION;
@@ -1265,12 +1269,9 @@ int psa_feed_decode(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, psa_e
             }
             if (event != &events[count]) events[count] = *event;
             count++;
-            if (now.closes) {
-                done = count;
-                feed->open_count = 0;
-            } else {
-                feed->open_count = count - done;
-            }
+            /* What the frame of a fault brings comes after it, with the next call. */
+            if (now.closes && status == PSA_OK) done = count;
+            feed->open_count = count - done;
         }
         feed->state = now.state;
         feed->frames++;

@@ -307,6 +307,32 @@ def test_records_before_a_fault_come_with_it_and_those_after_come_next(producer:
         assert feed.is_connected
 
 
+@pytest.mark.parametrize("late", ["ReorgComplete", "ReorgEpilogue"])
+def test_the_end_of_a_reorg_that_lost_messages_comes_after_the_fault(
+    producer: Producer, late: str
+) -> None:
+    """Whoever takes the records first must not take the end of the reorg for what came before."""
+    no_range = {"first_block": None, "last_block": None, "block_count": 0}
+    start = {"type": "ReorgStart", "stream_seq": 1, "old_range": no_range, "new_range": no_range}
+    end = {"type": late, "stream_seq": 5, "final_tip_block": 3}
+    if late == "ReorgEpilogue":
+        pool = {"type": "Address", "value": "0x" + "11" * 20}
+        update = {"type": "V2ReservesFinal", "pool_id": pool, "reserve0": 4, "reserve1": 5}
+        end |= {"final_tip_timestamp": 9, "update": update}
+    with Feed(producer.path, dialect="exex") as feed:
+        assert feed.connect(WAIT_S)
+        client = producer.accept()
+        client.sendall(oracle.stream_of([start, end], "g15"))
+        records, [fault] = feed.receive(WAIT_S)
+        assert records["kind"].tolist() == [lib.PSA_EVENT_REORG_START]
+        assert (type(fault), fault.code) == (errors.InvalidMessage, lib.PSA_FAULT_SEQUENCE)
+        records, faults = feed.receive(0)
+        assert len(records) == 1
+        assert records["stream_seq"].tolist() == [5]
+        assert not faults
+        assert len(feed.receive(0).records) == 0
+
+
 def test_deserialization_error_ends_the_connection(producer: Producer) -> None:
     with Feed(producer.path) as feed:
         assert feed.connect(WAIT_S)
