@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 MAX_WITNESSES = 1024  # as many blocks as the undo ring holds
 WITNESS_BLOCKS = 64  # looked at in one go
 COMPARED_BLOCKS = 8  # of the stream behind a gap
-NOT_YET = 1 << 64  # above every block: the stream may leave out a pool's events in all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +49,15 @@ class GapFacts:
     """A gap as the feed thread sees it.
 
     `witnesses` are those still valid at or below the arena's head and below the stream's first
-    block, ascending. `kept` are the first blocks of the stream behind the gap.
+    block, ascending. `kept` are the first blocks of the stream behind the gap, `late` the pools whose
+    events they may leave out (Intake.late).
     """
 
     mark: int
     head: int
     witnesses: tuple[Witness, ...]
     kept: tuple[Records, ...]
+    late: Mapping[bytes, int]
 
     @property
     def first(self) -> int:
@@ -88,34 +89,27 @@ class Confirmation:
 class Branch:
     """A node's view of the stream's chain.
 
-    `pools` are those whose events count, by key; `since`, for some of them, the block up to which the
-    stream may leave theirs out. Both are exchanged, never changed: other threads look at them.
+    `pools` are those whose events count, by key; exchanged, never changed: other threads look at them.
+    Where blocks of the stream are compared, `late` says up to which block they may leave out the events
+    of which pools (Intake.late).
     """
 
     def __init__(self, node: NodeClient):
         self.node = node
         self.pools: Mapping[bytes, PoolSpec] = {}
-        self.since: Mapping[bytes, int] = {}
         self.witnesses: list[Witness] = []
         self.has_disagreed = False
 
     def copy(self, witnesses: Sequence[Witness]) -> "Branch":
         """The same view with these witnesses, for another thread to go on with."""
         other = Branch(self.node)
-        other.pools, other.since, other.witnesses = self.pools, self.since, list(witnesses)
+        other.pools, other.witnesses = self.pools, list(witnesses)
         other.has_disagreed = self.has_disagreed
         return other
 
-    def pools_at(self, block_number: int) -> Mapping[bytes, PoolSpec]:
+    def pools_at(self, block_number: int, late: Mapping[bytes, int]) -> Mapping[bytes, PoolSpec]:
         """The pools all of whose events the stream brings in that block."""
-        late = self.late_at(block_number)
-        if not late:
-            return self.pools
-        return {key: spec for key, spec in self.pools.items() if key not in late}
-
-    def late_at(self, block_number: int) -> set[bytes]:
-        """The pools whose events the stream may leave out in that block."""
-        return {key for key, since in self.since.items() if since >= block_number}
+        return {key: spec for key, spec in self.pools.items() if late.get(key, -1) < block_number}
 
     def forget(self) -> None:
         """The arena was filled anew: no hash of it is known."""
@@ -134,7 +128,7 @@ class Branch:
             self.witnesses.append(Witness(header.number, header.hash, mark))
         del self.witnesses[:-MAX_WITNESSES]
 
-    def witness(self, kept: Sequence[Records], mark: int) -> int:
+    def witness(self, kept: Sequence[Records], mark: int, late: Mapping[bytes, int]) -> int:
         """Ask for the hashes of blocks the arena holds, ascending; how many are known now.
 
         Stops at the first that is another block than the node's. Scraper errors of the node.
@@ -157,7 +151,7 @@ class Branch:
             return 0  # one of the two is in the middle of a reorg
         equal = 0
         for block, each in zip(found, wanted, strict=True):
-            if not same_block(each, block, self.pools_at(block.header.number)):
+            if not same_block(each, block, self.pools_at(block.header.number, late)):
                 self._disagree(block, each)
                 break
             equal += 1
@@ -206,7 +200,7 @@ class Branch:
         missing = blocks[: facts.first - ancestor.number - 1]
         compared = blocks[len(missing) :]
         for block, kept in zip(compared, facts.kept, strict=True):
-            if not same_block(kept, block, self.pools_at(block.header.number)):
+            if not same_block(kept, block, self.pools_at(block.header.number, facts.late)):
                 raise ChainMoved(
                     f"block {block.header.number} of the stream is another one than the node's",
                     block=block.header.number,
@@ -214,7 +208,10 @@ class Branch:
         return GapBlocks(ancestor, tuple(missing), tuple(compared))
 
     def confirm(
-        self, kept: Sequence[Records], scraped: Mapping[tuple[int, bytes], Sequence[bytes]]
+        self,
+        kept: Sequence[Records],
+        scraped: Mapping[tuple[int, bytes], Sequence[bytes]],
+        late: Mapping[bytes, int],
     ) -> Confirmation:
         """Whether scraped pools, keys by (block, hash), are of the stream's branch.
 
@@ -249,7 +246,8 @@ class Branch:
         if reached_at is None:
             shared = [each for each in wanted if each not in wrong and each[0] in begins]
             keys += self._other_events(
-                [(headers[number], begins[number], scraped[number, h]) for number, h in shared]
+                [(headers[number], begins[number], scraped[number, h]) for number, h in shared],
+                late,
             )
         below = [each for each in wanted if each not in wrong and each[0] < first - 1]
         if not below:
@@ -258,21 +256,23 @@ class Branch:
         hashes = {block.header.number: block.header.hash for block in blocks}
         if any(hashes.get(number, known) != known for number, known in below):
             raise ChainMoved("the node's chain changed while it was read")
-        if not same_block(begins[first], blocks[-1], self.pools_at(first)):
+        if not same_block(begins[first], blocks[-1], self.pools_at(first, late)):
             raise ChainMoved(
                 f"block {first} of the stream is another one than the node's", block=first
             )
         return Confirmation(tuple(keys), tuple(blocks[:-1]), reached_at)
 
     def _other_events(
-        self, blocks: Sequence[tuple[Header, Records, Sequence[bytes]]]
+        self,
+        blocks: Sequence[tuple[Header, Records, Sequence[bytes]]],
+        late: Mapping[bytes, int],
     ) -> list[bytes]:
         """Of the pools (keys) of each block those whose events differ between node and stream: two
         blocks with one parent have the same base fee, and may have the same time."""
         found = self.node.block_logs([header.hash for header, _, _ in blocks], TOPICS)
         differing = []
         for (header, kept, keys), logs in zip(blocks, found, strict=True):
-            compared = self.pools_at(header.number)
+            compared = self.pools_at(header.number, late)
             pools = {key: compared[key] for key in keys if key in compared}
             differing += differing_pools(kept, block_records(header, logs, pools), pools)
         return differing

@@ -39,7 +39,7 @@ from arena.errors import (
     Scraper,
 )
 from arena.native import lib
-from arena.writer.branch import NOT_YET, Branch, Witness
+from arena.writer.branch import Branch, Witness
 from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict
 from arena.writer.logs import NodeBlock, NodeClient
 from arena.writer.scrapers import PoolScraper, ScrapedPool
@@ -277,8 +277,6 @@ class Coordinator:
         await self._take_away()
         if self._branch is not None:
             self._branch.pools = {key: held[key] for key in held if key not in other}
-            waiting = await self._call(self.intake.unread)
-            self._branch.since = dict.fromkeys(waiting, NOT_YET)
             self._branch.witnesses = witnesses
         self._has_been_live = True
         log.info(
@@ -419,8 +417,6 @@ class Coordinator:
             await self._wait_moved(SCRAPE_POLL_S)
         is_new = self._settle.pop(key, None) is not None
         if is_new and self._branch is not None:
-            since = {**self._branch.since, key: candidate.block_number}
-            self._branch.since = since
             self._branch.pools = {**self._branch.pools, key: candidate.pool.spec}
         log.info(
             "event=%s pool=0x%s block=%d",
@@ -432,12 +428,15 @@ class Coordinator:
             self.on_added([key], await self._call(lambda: self.intake.arena.head_block))
         return True
 
-    async def _grow(self, error: ArenaFull) -> bool:
-        """Make room for what found none; False where there is none to be made."""
+    async def _grow(self, error: ArenaFull, *, gives_way: bool = False) -> bool:
+        """Make room for what found none; False where there is none to be made. It `gives_way` to
+        removals, then to be tried again: they cannot wait for the end of a reorg, as growing must."""
         table = error.fields.get("table", "")
         try:
             while (grown := await self._call(partial(self.intake.grow, table))) is None:
                 await asyncio.sleep(SCRAPE_POLL_S / 10)
+                if gives_way and self._removals:
+                    return True
         except (ArenaFull, ValueError) as refused:
             log.error("event=cannot_grow table=%r reason=%r", table, str(refused))
             return False
@@ -493,7 +492,6 @@ class Coordinator:
         if self._branch is not None:
             gone = set(keys)
             self._branch.pools = {k: v for k, v in self._branch.pools.items() if k not in gone}
-            self._branch.since = {k: v for k, v in self._branch.since.items() if k not in gone}
         count = await self._call(partial(self.intake.remove, keys))
         if count:
             log.info("event=pools_removed pools=%d", count)
@@ -509,7 +507,7 @@ class Coordinator:
                     partial(self.intake.announce, tuple(specs.values()), since)
                 )
             except ArenaFull as error:
-                if not await self._grow(error):
+                if not await self._grow(error, gives_way=True):
                     for key in specs:
                         self._report(key, error)
                     return True
@@ -522,7 +520,6 @@ class Coordinator:
             if self._branch is not None:
                 # Blocks fetched for a gap bring their events, also those the stream left out.
                 self._branch.pools = {**self._branch.pools, **new}
-                self._branch.since = {**self._branch.since, **dict.fromkeys(new, NOT_YET)}
             now = time.monotonic()
             for key in new:
                 self._settle[key] = self._floors[key] = head + SETTLE_BLOCKS
@@ -761,11 +758,11 @@ class Coordinator:
         if not hashed:
             return Verdict(), ()
         everyone = tuple(key for keys in hashed.values() for key in keys)
-        kept = await self._call(lambda: self.intake.kept(epoch))
+        kept, late = await self._call(lambda: self.intake.kept(epoch))
         if not kept:
             return Verdict(again=everyone), ()
         try:
-            found = await self._unbroken(asyncio.to_thread(branch.confirm, kept, hashed))
+            found = await self._unbroken(asyncio.to_thread(branch.confirm, kept, hashed, late))
         except Scraper as error:
             await self._not_confirmed(error)
             return Verdict(again=everyone), ()
@@ -880,10 +877,7 @@ class Coordinator:
                 if facts is not None:
                     blocks = await self._unbroken(asyncio.to_thread(branch.fetch_gap, facts))
                     await self._take_away()  # the stream leaves out what a gap must not bring back
-                    late = branch.late_at(blocks.ancestor.number + 1)
-                    closed = await self._call(
-                        partial(self.intake.close_gap, epoch, facts, blocks, late)
-                    )
+                    closed = await self._call(partial(self.intake.close_gap, epoch, facts, blocks))
                     if closed:
                         branch.witnesses = [
                             each
@@ -947,9 +941,9 @@ class Coordinator:
         found = await self._call(partial(self.intake.unwitnessed, newest))
         if found is None or not found[1]:
             return
-        mark, kept = found
+        mark, kept, late = found
         looked = branch.copy(valid)
-        await asyncio.to_thread(looked.witness, kept, mark)
+        await asyncio.to_thread(looked.witness, kept, mark, late)
         branch.has_disagreed |= looked.has_disagreed
         if self.is_live and tuple(branch.witnesses) == known:
             branch.witnesses = looked.witnesses

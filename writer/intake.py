@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 HISTORY_BLOCKS = 1024  # as many as the undo ring
 MAX_REVERT_TIMES = 4096
 NEVER_NS = 1 << 62  # as min_commit_ns: one commit for all
+NOT_YET = 1 << 64  # above every block: the stream may leave out a pool's events in all of them
 
 
 class StreamBroken(ArenaError):
@@ -111,7 +112,11 @@ class Intake:
         self._applied: list[Records] | None = None
         self._told_tight = 0  # the generation whose heap was said to be nearly full
         self._return_to = 0  # the lowest block the undo ring leads back to, while a gap is open
-        self._before_reorg: list[Records] | None = None
+        # Pools the arena got while live -> the highest block it holds that the stream may have brought
+        # without their events; with a gap open, of the blocks before it.
+        self._late: dict[bytes, int] = {}
+        # Blocks kept, and _late, when the reorg began that is half received.
+        self._before_reorg: tuple[list[Records], dict[bytes, int]] | None = None
         self._reverted: dict[int, None] = {}  # block numbers, the oldest first
         self._notify = notify
         self._history_blocks = history_blocks
@@ -172,7 +177,8 @@ class Intake:
         self._in_reorg = False
         if self._before_reorg is not None:
             if self.is_live:
-                self.buffer.restore(self._before_reorg)
+                blocks, self._late = self._before_reorg
+                self.buffer.restore(blocks)
             self._before_reorg = None
 
     def _all_stale(self, status: int) -> None:
@@ -219,7 +225,7 @@ class Intake:
                 # What is returned to when the rest of the reorg never comes. One that begins inside
                 # another follows lost messages: back to before both, as the arena does.
                 self.arena.commit()
-                self._before_reorg = list(self.buffer.blocks())
+                self._before_reorg = list(self.buffer.blocks()), dict(self._late)
             self._take(records[start:end])
 
     def _take(self, records: Records) -> None:
@@ -302,11 +308,19 @@ class Intake:
             starts = bool(kinds[0] == lib.PSA_EVENT_REORG_START)
             self.reorg_depths.note(blocks, tip=self.buffer.tip, starts=starts)
             self._revert_times.append((time.time_ns(), self.buffer.mark()))
+            if self.is_live:
+                self._not_late_above(int(reverts.min()) - 1)
         for number in reverts.tolist():
             self._reverted.pop(number, None)
             self._reverted[number] = None
         while len(self._reverted) > MAX_REVERT_TIMES:
             del self._reverted[next(iter(self._reverted))]
+
+    def _not_late_above(self, block_number: int) -> None:
+        """All blocks above came, or come, with the events of every pool that has values."""
+        for key, late in self._late.items():
+            if block_number < late != NOT_YET:
+                self._late[key] = block_number
 
     def _begin_again(self) -> None:
         self.epoch += 1
@@ -398,6 +412,7 @@ class Intake:
         self.arena.commit()
         self.buffer.keep_blocks = self._history_blocks
         self.is_live = True
+        self._late = self.late
         self._installed = False
         self.arena.set_phase("live")
         if self.processor.has_stale:
@@ -419,16 +434,26 @@ class Intake:
 
     # -- gaps
 
-    def kept(self, epoch: int) -> tuple[Records, ...]:
-        """The kept blocks, ascending. StreamBroken."""
-        self._check(epoch)
-        return tuple(self.buffer.blocks())
+    @property
+    def late(self) -> dict[bytes, int]:
+        """Pools whose events the kept blocks may leave out, and up to which block."""
+        if self.is_live:
+            return dict(self._late)
+        # What was kept since a gap came after the stream had begun to bring them.
+        return {key: late for key, late in self._late.items() if late == NOT_YET}
 
-    def unwitnessed(self, after: int) -> tuple[int, list[Records]] | None:
-        """A mark and the newest blocks the arena holds above `after`; None unless live and whole."""
+    def kept(self, epoch: int) -> tuple[tuple[Records, ...], dict[bytes, int]]:
+        """The kept blocks, ascending, and `late`. StreamBroken."""
+        self._check(epoch)
+        return tuple(self.buffer.blocks()), self.late
+
+    def unwitnessed(self, after: int) -> tuple[int, list[Records], dict[bytes, int]] | None:
+        """A mark, the newest blocks the arena holds above `after`, and `late`; None unless live and
+        whole."""
         if not self.is_live or self._in_reorg or self._gap_pending:
             return None
-        return self.buffer.mark(), list(self.buffer.blocks(after=after))[-WITNESS_BLOCKS:]
+        blocks = list(self.buffer.blocks(after=after))[-WITNESS_BLOCKS:]
+        return self.buffer.mark(), blocks, self.late
 
     def valid(self, witnesses: Sequence[Witness]) -> list[Witness]:
         """The witnesses at or above whose block no revert came since."""
@@ -460,21 +485,18 @@ class Intake:
             for each in self.valid(witnesses)
             if self._return_to <= each.number <= head and each.number < first
         )
-        return GapFacts(self.buffer.mark(), head, usable, kept)
+        return GapFacts(self.buffer.mark(), head, usable, kept, self.late)
 
     @property
     def has_gap(self) -> bool:
         """A gap is open and may still be closed."""
         return self._applied is not None
 
-    def close_gap(
-        self, epoch: int, facts: GapFacts, blocks: GapBlocks, late: Collection[bytes] = ()
-    ) -> bool:
+    def close_gap(self, epoch: int, facts: GapFacts, blocks: GapBlocks) -> bool:
         """Return to the common ancestor, apply what was missing and what came since, and go live,
         in one commit; False when the stream has moved since `facts`. StreamBroken.
 
-        Reverted blocks are turned back by the undo ring, with the events they brought; those of `late`
-        pools may be missing there.
+        Reverted blocks are turned back by the undo ring, with the events they brought.
         """
         self._check(epoch)
         applied = self._applied
@@ -495,7 +517,7 @@ class Intake:
         unknown = [
             slot
             for slot in self.arena.slots_scraped_above(ancestor).tolist()
-            if orphaned and (is_bare or self.arena.spec(slot).key in late)
+            if orphaned and (is_bare or self._late.get(self.arena.spec(slot).key, -1) > ancestor)
         ]
         missing = [block.records for block in blocks.missing]
         records = np.concatenate([*orphaned, *missing, *self.buffer.blocks()])
@@ -513,6 +535,7 @@ class Intake:
         self.buffer.prepend([*kept, *missing])
         self.buffer.keep_blocks = self._history_blocks
         self._applied = None
+        self._not_late_above(ancestor)
         self.is_live = True
         self.arena.set_phase("live")
         if self.processor.has_stale:
@@ -535,6 +558,7 @@ class Intake:
         found = self.arena.undoable()
         self._applied = []
         self._return_to = found[-1][0] - 1 if found else self.arena.head_block
+        self._late = dict.fromkeys(self.unread(), NOT_YET)
         mark = self.buffer.mark()
         return [Witness(number, known, mark) for number, known in reversed(found) if known]
 
@@ -572,6 +596,8 @@ class Intake:
         self.arena.commit()
         for slot in slots:
             self.arena.remove_pool(slot)
+        for key in keys:
+            self._late.pop(key, None)
         self.arena.commit()
         return len(slots)
 
@@ -594,7 +620,9 @@ class Intake:
         finally:
             self.arena.commit()
         unread = set(self.unread())
-        return self.arena.head_block, [spec.key for spec in specs if spec.key in unread]
+        waiting = [spec.key for spec in specs if spec.key in unread]
+        self._late |= dict.fromkeys(waiting, NOT_YET)
+        return self.arena.head_block, waiting
 
     def grow(self, table: str) -> bool | None:
         """Double the capacity of a table ArenaFull named; False where that does not help, None inside a
@@ -684,6 +712,8 @@ class Intake:
             self.arena.abort()
             raise
         self.arena.commit()
+        if self._late.get(key) == NOT_YET:
+            self._late[key] = values.block_number
         return verdict
 
     def is_stale(self, key: bytes) -> bool:

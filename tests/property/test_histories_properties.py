@@ -92,7 +92,8 @@ EXAMPLES = (
     *("fixed:0", "fixed:1", "fixed:2", "m:3", "m:126", "m:212", "m:234", "m:383", "m:429"),
     *("880200002:108", "880200002:1552"),
     *("t:16:life", "t:26:life", "u:30:life", "u:41:life", "u:75:life", "v:66:life", "v:71:life"),
-    *("v:83:life", "a:319:life", "b:28:life", "b:211:life", "e:148:life"),
+    *("v:83:life", "a:319:life", "b:28:life", "b:211:life", "e:148:life", "m5b:1344:life"),
+    *("m5b:1524:life", "m5b:2091:life"),
 )
 BEGIN_BLOCK = struct.pack("<I", 1)
 # What a reader may be told when pools come and go, and arenas grow, while it looks.
@@ -727,22 +728,24 @@ class Run:
                 at, change.blocks = len(data), turns.randrange(3)
                 producer.follow_list()
         self.world.note(f"  cut at {at} of {len(data)}")
-        is_whole = self.wire.client is not None
         self.wire.send(data[:at])
+        client = self.wire.client
         if turns.random() < 0.7:
             await self._consumed()
         deaths, tracked = len(self.writers), producer.tracked
         await work()
+        rest = frames_of(data)
+        while rest and sum(map(len, frames)) - sum(map(len, rest)) < at:
+            rest.pop(0)
+        self.wire.accept()
+        is_whole = client is not None and self.wire.client is client
         if len(self.writers) > deaths:
-            is_whole = False
-            rest = frames_of(data)
-            while rest and sum(map(len, frames)) - sum(map(len, rest)) < at:
-                rest.pop(0)
             if rest and turns.random() < 0.3 and producer.tracked == tracked:
                 self.wire.send(b"".join(rest))
         else:
-            self.wire.send(data[at:])
-        is_whole &= self.wire.client is not None
+            # A connection that came meanwhile begins with a whole message.
+            self.wire.send(data[at:] if is_whole else b"".join(rest))
+        is_whole &= self.wire.client is client
         self.world.is_unsure |= not is_whole
         self.world.delivered(is_whole=is_whole)
         if turns.random() < 0.7:

@@ -318,13 +318,13 @@ def test_scraped_pools_must_have_the_streams_events_in_a_block_of_equal_time_and
     kept = fetch_blocks(node, 5, 5, POOLS)[0].records.copy()
     kept["tx_index"] += 1  # positions are the producer's own
     scraped = {(5, hash_of(5)): (V2, V3, V4)}
-    assert branch.confirm([kept], scraped).wrong == ()
-    assert branch.confirm([kept[[0, 1, 3]]], scraped).wrong == (V3,)
+    assert branch.confirm([kept], scraped, {}).wrong == ()
+    assert branch.confirm([kept[[0, 1, 3]]], scraped, {}).wrong == (V3,)
     other = kept.copy()
     other["words"][1, 0] = 5
-    assert branch.confirm([other], scraped).wrong == (V2,)
-    assert branch.confirm([other[[0, 3]]], {(5, hash_of(5)): (V4,)}).wrong == ()
-    assert branch.confirm([kept], {(4, hash_of(4)): (V2, V3)}).wrong == (), "before the stream"
+    assert branch.confirm([other], scraped, {}).wrong == (V2,)
+    assert branch.confirm([other[[0, 3]]], {(5, hash_of(5)): (V4,)}, {}).wrong == ()
+    assert branch.confirm([kept], {(4, hash_of(4)): (V2, V3)}, {}).wrong == (), "before the stream"
 
 
 class FakeTransport:
