@@ -389,19 +389,25 @@ class Arena:
     def wait_live(self, timeout: float | None = None) -> int:
         """Wait until the writer's phase is live; the head block then.
 
-        For the start of a program: attaching succeeds as soon as the arena exists. Looks every 20 ms.
-        ArenaNotReady after `timeout` seconds (None: no limit), with the phase and its reason.
+        For the start of a program: attaching succeeds as soon as the arena exists. A dead writer's last
+        phase does not count, unless attached with require_writer=False. Looks every 20 ms. ArenaNotReady
+        after `timeout` seconds (None: no limit), with the phase and its reason.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while self.phase != "live":
+        while True:
+            phase = self.phase
+            if phase == "live" and (not self.require_writer or self.writer_pid is not None):
+                return self.head_block
             if deadline is not None and time.monotonic() >= deadline:
+                reason = self.phase_reason or "no reason"
+                if phase == "live":
+                    reason = "its writer died, and no other has come yet"
                 raise ArenaNotReady(
-                    f"{self.name} is {self.phase} after {timeout} s: {self.phase_reason or 'no reason'}",
+                    f"{self.name} is {phase} after {timeout} s: {reason}",
                     name=self.name,
-                    phase=self.phase,
+                    phase=phase,
                 )
             time.sleep(_LIVE_PAUSE)
-        return self.head_block
 
     def wait_block(self, after: int, timeout: float | None = None) -> "HeadBlock | None":
         """Sleep until the head block is above `after`; the head then, or None at the timeout.
