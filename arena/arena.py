@@ -321,9 +321,7 @@ class WriterArena:
                 segment.set_access(mode, group)
             MappedArena(segment, generation).close()  # checks the header
             writer = cls(name, control, segment)
-            phase = read_phase(shared).name
-            writer.set_phase("connecting", "another writer takes over")
-            writer._settle_statuses(phase)
+            writer._settle_statuses(read_phase(shared).name)
             writer._take_office()
             lib.psa_store_release_u32(ffi.addressof(shared, "state"), layout.STATE_READY)
         except BaseException:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import signal
 import stat
 import sys
 import time
@@ -224,6 +225,9 @@ def run_command(
     configure_logging(log_level, log_format)
     with refusing("arena-writer"), ExitStack() as stack:
         check_run(context)
+        if not config.is_check(context):
+            for number in (signal.SIGTERM, signal.SIGINT):  # the service takes them over
+                signal.signal(number, lambda *_: sys.exit(0))
         from arena.writer.bridge import Bridge, BridgeSettings
         from arena.writer.natspools import NatsPools
         from arena.writer.poolsource import FilePools, PoolSource, SavedList
@@ -708,6 +712,7 @@ def check_run(context: typer.Context) -> None:
         "node": check_address,
         "rpc": check_address,
         "nats": check_nats,
+        "state_dir": check_folder,
     }
     for name, check in checks.items():
         if given[name] is None:
@@ -731,6 +736,15 @@ def check_address(address: str) -> None:
     from arena.writer.jsonrpc import JsonRpc
 
     JsonRpc(address).close()
+
+
+def check_folder(path: Path) -> None:
+    """ValueError when `path` is no folder, nor can be made one, that this user may write to."""
+    there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{there} cannot be written to by this user")
 
 
 def check_nats(address: str) -> None:
@@ -778,7 +792,6 @@ def logs_json() -> bool:
 
 def run_until_signal(work: Any, *, on_hangup: Callable[[], None] | None = None) -> None:
     """Run a coroutine; SIGTERM and SIGINT cancel it, which is a clean end."""
-    import signal
 
     async def guarded() -> None:
         task = asyncio.ensure_future(work)

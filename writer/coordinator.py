@@ -1003,7 +1003,8 @@ class Coordinator:
         if isinstance(outcome, ArenaError):
             why = f"{type(outcome).__name__}: {outcome}"
         if key not in self._settle or outcome is not False:
-            self._report(key, Scraper(f"pool 0x{key.hex()} stays stale: {why}"))
+            stays = "is not read yet" if key in self._settle else "stays stale"
+            self._report(key, Scraper(f"pool 0x{key.hex()} {stays}: {why}"))
 
     # -- waiting and showing
 

@@ -180,6 +180,35 @@ def value(families: dict[str, Metric], name: str, /, **labels: str) -> float:
 # Metrics
 
 
+LISTED = {"protocol": "uniswap_v2", "address": "0x" + "11" * 20}
+LISTED |= {"token0": "0x" + "22" * 20, "token1": "0x" + "33" * 20}
+
+
+def test_a_writer_that_is_still_starting_ends_cleanly(
+    run: Callable[..., Writer], tmp_path: Path
+) -> None:
+    """The node takes the connection and never answers."""
+    (tmp_path / "pools.json").write_text(json.dumps([LISTED]))
+    with socket.create_server(("127.0.0.1", 0)) as node:
+        node.settimeout(SECONDS)
+        address = f"http://127.0.0.1:{node.getsockname()[1]}"
+        words = ("--socket", "feed.sock", "--rpc", address, "--pools", "pools.json")
+        writer = run("--name", "unused", "--state-dir", tmp_path, *words)
+        accepted, _ = node.accept()
+        with accepted:
+            assert writer.stop() == 0, writer.text()
+
+
+def test_a_state_folder_that_is_none_is_refused(run: Callable[..., Writer], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    words = ("--name", "unused", "--socket", "feed.sock", "--states", "states.jsonl")
+    for folder in ("file", "file/below"):
+        writer = run(*words, "--state-dir", folder)
+        assert writer.process.wait(SECONDS) == 2
+        assert "SettingsError: --state-dir: " in writer.text()
+        assert "file is no folder" in writer.text()
+
+
 def test_the_metrics_of_a_live_writer_are_those_of_its_arena(
     run: Callable[..., Writer], words: list[object], arena_name: str
 ) -> None:

@@ -135,6 +135,7 @@ def test_killed_writer_is_dead_to_new_readers_and_its_state_readable(arena_name:
     with writer_process(arena_name) as child, attach(arena_name) as before:
         assert before.writer_alive
         assert before.writer_pid == child.pid
+        assert before.wait_live(0) == 5
         child.send_signal(signal.SIGKILL)
         child.wait()
         assert before.writer_pid is None
@@ -148,6 +149,15 @@ def test_killed_writer_is_dead_to_new_readers_and_its_state_readable(arena_name:
             assert after[KEY].state().reserve1 == 2000
             assert after.phase == "live"
             assert not after.writer_alive
+            assert after.wait_live(0) == 5
+        with pytest.raises(errors.ArenaNotReady, match="is live after 0.05 s: its writer died"):
+            before.wait_live(0.05)
+        writer = WriterArena.take_over(arena_name)
+        with pytest.raises(errors.ArenaNotReady, match="is starting after 0 s"):
+            before.wait_live(0)
+        writer.set_phase("live")
+        assert before.wait_live(0) == 5
+        writer.close(unlink=False)
     remove(arena_name)
 
 
