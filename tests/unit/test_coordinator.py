@@ -32,7 +32,7 @@ from arena.native import lib
 from arena.writer.branch import Witness
 from arena.writer.coordinator import Coordinator, Preset
 from arena.writer.feed import EventBuffer
-from arena.writer.intake import Intake
+from arena.writer.intake import NOT_YET, Intake
 from arena.writer.logs import Header, Log
 from arena.writer.processor import Processor
 from arena.writer.scrapers import Scrape, ScrapedPool
@@ -1300,6 +1300,40 @@ def test_a_late_pool_goes_stale_when_a_gap_turns_back_blocks_it_was_read_above(
     bench.run(live())
     assert (bench.status(V2_KEY), bench.status(OTHER_KEY)) == ("live", "stale")
     assert bench.reader.head_block == 106
+
+
+def test_a_block_that_came_again_is_compared_with_all_its_pools(make: Callable[..., Bench]) -> None:
+    """The stream may have left out an added pool's events in the first block of that number only."""
+    bench, scraper = live_bench(make, V2_KEY, node=EmptyChain(), closes_gaps=True)
+    scraper.now[OTHER_KEY] = values(OTHER_KEY, 104, 60)
+
+    async def witnessed() -> list[int]:
+        branch = bench.coordinator._branch
+        branch.witnesses = [Witness(101, EmptyChain().hash_of(101), bench.intake.buffer.mark())]
+        await bench.coordinator._witness(branch)
+        return [each.number for each in branch.witnesses]
+
+    async def live() -> None:
+        async with bench.live():
+            bench.change(added=[OTHER_KEY])
+            await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
+            assert bench.intake.late == {OTHER_KEY: NOT_YET}
+            bench.send(timed(102), timed(103, mint(OTHER_KEY, 5)), timed(104))
+            await bench.until(lambda: bench.status(OTHER_KEY) == "live")
+        assert bench.intake.late == {OTHER_KEY: 104}
+        assert await witnessed() == [101, 102, 103, 104]
+        reverts = [block(n, revert=True) for n in (104, 103)]
+        bench.send(
+            REORG_START, *reverts, timed(103, mint(OTHER_KEY, 5)), timed(104), REORG_COMPLETE
+        )
+        assert bench.intake.late == {OTHER_KEY: 102}
+        assert await witnessed() == [101, 102]
+        bench.send(REORG_START, *reverts, block(102, revert=True))
+        assert bench.intake.late == {OTHER_KEY: 101}
+        bench.intake.disconnected("the reorg is taken back")
+        assert bench.intake.late == {OTHER_KEY: 102}
+
+    bench.run(live())
 
 
 def test_an_added_pool_is_never_read_again_below_its_settle_block(
