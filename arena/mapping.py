@@ -3,7 +3,7 @@
 Nothing here writes. Readers build on it; the writing side is arena.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -240,6 +240,18 @@ class PoolSpec:
     tick_spacing: int = 0
     factory: bytes = bytes(20)
     hooks: bytes = bytes(20)
+
+    def is_same(self, other: "PoolSpec") -> bool:
+        """Whether both describe one pool; decimals and symbols of its tokens count for nothing."""
+        mine, theirs = (
+            replace(
+                spec,
+                token0=TokenSpec(spec.token0.address, None, ""),
+                token1=TokenSpec(spec.token1.address, None, ""),
+            )
+            for spec in (self, other)
+        )
+        return mine == theirs
 
 
 def read_token(arena: Any, index: int) -> TokenSpec:

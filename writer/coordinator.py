@@ -11,11 +11,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
-from arena.arena import PoolSpec, TokenSpec
+from arena.arena import PoolSpec
 from arena.errors import (
     AlreadyLive,
     ArenaError,
@@ -272,7 +272,7 @@ class Coordinator:
         specs = {spec.key: spec for spec in await asyncio.to_thread(self._scraper.list_pools)}
         witnesses = await self._call(self.intake.adopt)
         held = await self._call(self.intake.pools)
-        other = [key for key in held if key not in specs or not _is_same(held[key], specs[key])]
+        other = [key for key in held if key not in specs or not held[key].is_same(specs[key])]
         self._removals.update(other)
         await self._take_away()
         if self._branch is not None:
@@ -1051,19 +1051,6 @@ class Coordinator:
 
 def _key(candidate: Candidate) -> bytes:
     return candidate.pool.spec.key
-
-
-def _is_same(held: PoolSpec, listed: PoolSpec) -> bool:
-    """Whether both describe one pool; decimals and symbols of its tokens count for nothing."""
-    plain = [
-        replace(
-            spec,
-            token0=TokenSpec(spec.token0.address, None, ""),
-            token1=TokenSpec(spec.token1.address, None, ""),
-        )
-        for spec in (held, listed)
-    ]
-    return plain[0] == plain[1]
 
 
 async def _all_or_error(works: Sequence[Awaitable[None]]) -> None:

@@ -411,8 +411,8 @@ class Intake:
         self.arena.set_status_all(lib.PSA_STATUS_SYNCING, lib.PSA_STATUS_LIVE)
         self.arena.commit()
         self.buffer.keep_blocks = self._history_blocks
-        self.is_live = True
         self._late = self.late
+        self.is_live = True
         self._installed = False
         self.arena.set_phase("live")
         if self.processor.has_stale:

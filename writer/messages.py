@@ -180,6 +180,8 @@ class PoolJoin:
         step = difference(touched, named)
         for key in step.removed:
             self._left[key] = self.in_force.pop(key)
+        for key in named.keys() & self.in_force.keys():
+            self.in_force[key] = named[key]  # decimals and symbols may be newer
         for target in step.added:
             self.in_force[target.spec.key] = target
             self._left.pop(target.spec.key, None)

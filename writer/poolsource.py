@@ -48,8 +48,14 @@ class PoolChange:
 
 
 def difference(before: dict[bytes, PoolTarget], after: dict[bytes, PoolTarget]) -> PoolChange:
-    """The step from one list to another; a pool that is described otherwise is in both parts."""
-    same = {key for key, old in before.items() if (new := after.get(key)) is old or new == old}
+    """The step from one list to another; a pool that is described otherwise is in both parts, but for
+    decimals and symbols, of which an arena keeps those it met first."""
+    same = {
+        key
+        for key, old in before.items()
+        if (new := after.get(key)) is not None
+        and (new is old or (old.layout == new.layout and old.spec.is_same(new.spec)))
+    }
     return PoolChange(
         added=tuple(target for key, target in after.items() if key not in same),
         removed=tuple(key for key in before if key not in same),

@@ -67,7 +67,11 @@ def test_pools_are_added_and_removed_while_the_others_stay_live(proof: Proof) ->
             assert {name: expected[name] for name in state} == state, (number, key)
             compared += 1
     assert compared >= 8 * len(new)
-    assert all(each == ["unknown", "syncing", "live"] for each in found["statuses"].values())
+    order = ["unknown", "syncing", "live"]
+    for each in found["statuses"].values():  # a busy machine may pass over one, never exchange them
+        assert each[-1] == "live", each
+        assert each == [status for status in order if status in each]
+    assert order in found["statuses"].values()
     proof.watched = None
     proof.reorg(4, "anvil_reorg")
     proof.quotes(60)

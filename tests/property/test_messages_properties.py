@@ -138,8 +138,10 @@ def test_the_list_after_every_message_is_the_oracles(
         if message is not None:
             follow(built, join.apply(message))
         oracle.take(subject, payload)
-        assert built == join.in_force
-        assert {each.spec.key.hex(): described(each) for each in built.values()} == (
+        # The steps make the same pools, perhaps with older decimals and symbols.
+        assert built.keys() == join.in_force.keys()
+        assert all(built[key].spec.is_same(each.spec) for key, each in join.in_force.items())
+        assert {each.spec.key.hex(): described(each) for each in join.in_force.values()} == (
             oracle.in_force()
         )
         assert not join.waiting.keys() & built.keys()

@@ -1332,6 +1332,15 @@ def test_a_block_that_came_again_is_compared_with_all_its_pools(make: Callable[.
         assert bench.intake.late == {OTHER_KEY: 101}
         bench.intake.disconnected("the reorg is taken back")
         assert bench.intake.late == {OTHER_KEY: 102}
+        # After a gap all blocks come with its events.
+        bench.intake.connected()
+        bench.send(timed(110))
+        assert bench.intake.late == {}
+        bench.intake.give_up_gap("to read everything anew")
+        scraper.now = {key: values(key, 110, 60) for key in (V2_KEY, OTHER_KEY)}
+        await bench.coordinator.resync()
+        assert bench.intake.is_live
+        assert bench.intake.late == {}
 
     bench.run(live())
 

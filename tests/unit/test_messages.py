@@ -99,8 +99,11 @@ class Reader:
             self.built[target.spec.key] = target
 
     def in_force(self) -> dict[str, Described]:
-        assert self.built == self.join.in_force
-        return {each.spec.key.hex(): described(each) for each in self.built.values()}
+        """The list, with the decimals and symbols that came last; the steps make the same pools."""
+        listed = {key: target.spec for key, target in self.join.in_force.items()}
+        assert self.built.keys() == listed.keys()
+        assert all(self.built[key].spec.is_same(spec) for key, spec in listed.items())
+        return {each.spec.key.hex(): described(each) for each in self.join.in_force.values()}
 
 
 # ---- the captured messages

@@ -104,7 +104,6 @@ def test_toml_is_taken_too(tmp_path: Path) -> None:
         {"tick_spacing": 60},
         {"token1": "0x" + "33" * 20},
         {"protocol": "pancakeswap_v3"},
-        {"token0_decimals": 6},
         {"factory": "0x" + "44" * 20},
     ],
     ids=lambda changed: next(iter(changed)),
@@ -116,6 +115,14 @@ def test_another_description_removes_and_adds(path: Path, changed: dict[str, Any
         (step,) = run.steps
         assert step.removed == (A,)
         assert step.added == targets(record(A, **changed))
+
+
+def test_other_decimals_and_symbols_leave_the_pool_alone(path: Path) -> None:
+    with running(path) as run:
+        write(path, record(A, token0_decimals=6), record(B), record(C))
+        run.wait(lambda: run.steps)
+        (step,) = run.steps
+        assert (step.removed, step.added) == ((), targets(record(C)))
 
 
 def test_a_bad_file_leaves_the_list_and_is_logged_once_for_each_version(
