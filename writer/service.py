@@ -104,6 +104,22 @@ class FeedThread:
         self._work.append(work)
         self._feed.wake()
 
+    async def call(self, work: Callable[[], T]) -> T:
+        """Run `work` between two blocks; what it returns or raises."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                loop.call_soon_threadsafe(_fail, answer, error)
+            else:
+                loop.call_soon_threadsafe(_give, answer, result)
+
+        self.submit(run)
+        return await answer
+
     def stop(self) -> bool:
         """Ask the thread to end after the unit at hand and wait; False when it hangs."""
         self._stopping.set()
@@ -282,15 +298,10 @@ class Service:
         died: asyncio.Future[None] = loop.create_future()
 
         def on_end(failure: BaseException | None) -> None:
-            loop.call_soon_threadsafe(settle, failure)
-
-        def settle(failure: BaseException | None) -> None:
-            if died.done():
-                return
             if failure is None:
-                died.set_result(None)
+                loop.call_soon_threadsafe(_give, died, None)
             else:
-                died.set_exception(failure)
+                loop.call_soon_threadsafe(_fail, died, failure)
 
         def notify(what: str) -> None:
             loop.call_soon_threadsafe(lambda: coordinator.notice(what))
@@ -302,25 +313,10 @@ class Service:
             closes_gaps=self._node is not None,
         )
         thread = FeedThread(feed, intake, on_end)
-
-        async def call(work: Callable[[], T]) -> T:
-            answer: asyncio.Future[T] = loop.create_future()
-
-            def run() -> None:
-                try:
-                    result = work()
-                except BaseException as error:
-                    loop.call_soon_threadsafe(_fail, answer, error)
-                else:
-                    loop.call_soon_threadsafe(_give, answer, result)
-
-            thread.submit(run)
-            return await answer
-
         coordinator = Coordinator(
             intake,
             self._scraper,
-            call,
+            thread.call,
             targets=self._targets,
             preset=preset,
             scrape_timeout_s=settings.scrape_timeout_s,
@@ -332,56 +328,24 @@ class Service:
         if self._node is not None and settings.state_folder is not None:
             checkpoints = Checkpoints(
                 intake,
-                call,
+                thread.call,
                 coordinator,
                 settings.state_folder,
                 settings.chain_id,
                 settings.checkpoint_every,
             )
-        extra = dict(self._extra)
-        if self._pools is not None:
-            extra["pool_list"] = partial(_totals, self._pools.counts)
-        if checkpoints is not None:
-            extra["checkpoint"] = checkpoints.counts
         if server is not None:
-            server.serve(
-                ArenaCollector(
-                    settings.name,
-                    starts=self._starts,
-                    latency=thread.latency,
-                    reorg_depths=intake.reorg_depths,
-                    extra=extra,
-                )
-            )
+            server.serve(self._collector(thread, intake, checkpoints))
         arena.set_phase("connecting", f"waiting for {settings.socket}")
         log.info(
             "event=started name=%s socket=%s pid=%d", settings.name, settings.socket, os.getpid()
         )
         thread.start()
-        work = asyncio.ensure_future(self._stay_live(coordinator, is_warm))
-        stopped = asyncio.ensure_future(stop.wait())
-        tasks: list[asyncio.Future[Any]] = [work, stopped]
+        works = [self._stay_live(coordinator, is_warm), stop.wait()]
+        works += self._works(thread, intake, coordinator, checkpoints)
         if notifier.is_on:
-            look = partial(read_vitals, settings.name)
-            tasks.append(asyncio.ensure_future(keep_notified(notifier, look)))
-        if self._producer is not None:
-            tasks.append(asyncio.ensure_future(self._producer()))
-        if self._pools is not None:
-            take = partial(self._change_list, coordinator)
-            tasks.append(asyncio.ensure_future(self._pools.run(take)))
-        if checkpoints is not None and settings.checkpoint_every:
-            tasks.append(asyncio.ensure_future(checkpoints.run()))
-        if self._auditor is not None and settings.audit_every and self._node is not None:
-            audit = Audit(
-                intake,
-                call,
-                coordinator,
-                self._auditor,
-                settings.audit_every,
-                settings.audit_pools,
-            )
-            coordinator.on_added = audit.recheck
-            tasks.append(asyncio.ensure_future(audit.run()))
+            works.append(keep_notified(notifier, partial(read_vitals, settings.name)))
+        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(work) for work in works]
         try:
             await asyncio.wait({*tasks, died}, return_when=asyncio.FIRST_COMPLETED)
             for task in (died, *tasks):
@@ -400,6 +364,51 @@ class Service:
                 # The arena is not ours to close while the thread may still write to it.
                 log.error("event=feed_thread_hangs timeout_s=%d", int(STOP_TIMEOUT_S))
                 os._exit(1)
+
+    def _works(
+        self,
+        thread: FeedThread,
+        intake: Intake,
+        coordinator: Coordinator,
+        checkpoints: Checkpoints | None,
+    ) -> list[Coroutine[Any, Any, Any]]:
+        """What goes on beside staying live, until cancelled."""
+        settings = self.settings
+        works: list[Coroutine[Any, Any, Any]] = []
+        if self._producer is not None:
+            works.append(self._producer())
+        if self._pools is not None:
+            works.append(self._pools.run(partial(self._change_list, coordinator)))
+        if checkpoints is not None and settings.checkpoint_every:
+            works.append(checkpoints.run())
+        if self._auditor is not None and settings.audit_every and self._node is not None:
+            audit = Audit(
+                intake,
+                thread.call,
+                coordinator,
+                self._auditor,
+                settings.audit_every,
+                settings.audit_pools,
+            )
+            coordinator.on_added = audit.recheck
+            works.append(audit.run())
+        return works
+
+    def _collector(
+        self, thread: FeedThread, intake: Intake, checkpoints: Checkpoints | None
+    ) -> ArenaCollector:
+        extra = dict(self._extra)
+        if self._pools is not None:
+            extra["pool_list"] = partial(_totals, self._pools.counts)
+        if checkpoints is not None:
+            extra["checkpoint"] = checkpoints.counts
+        return ArenaCollector(
+            self.settings.name,
+            starts=self._starts,
+            latency=thread.latency,
+            reorg_depths=intake.reorg_depths,
+            extra=extra,
+        )
 
     async def _stay_live(self, coordinator: Coordinator, is_warm: bool) -> None:
         await (coordinator.warm_start() if is_warm else coordinator.cold_start())

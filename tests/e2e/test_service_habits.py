@@ -582,8 +582,8 @@ def test_sighup_takes_the_log_level_anew(
     assert "log-level" in failed[1]
     assert "'loud' was found" in failed[1]
     # Still at debug, and still at work.
-    hang_up(3, 'log-level = "error"\n')
-    until(lambda: writer.text().count("event=reload ") == 3)
+    hang_up(3, 'log-level = "warning"\nmax-pools = 5\n')
+    until(lambda: writer.text().count("event=setting_needs_restart ") == 2)
     path.write_text('log-level = "info"\n')
     assert writer.stop() == 0
     assert "event=stopped" not in writer.text()

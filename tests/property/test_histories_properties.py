@@ -494,7 +494,7 @@ class SimWriter:
         self.coordinator = Coordinator(
             self.intake,
             self.scraper,
-            self.call,
+            self.thread.call,
             targets=targets,
             preset=PRESET,
             scrape_timeout_s=END_SECONDS,
@@ -506,29 +506,20 @@ class SimWriter:
         life = self.plan.life
         if node is not None and life.checkpoint_every:
             self.checkpoints = Checkpoints(
-                self.intake, self.call, self.coordinator, run.folder, 1, life.checkpoint_every
+                self.intake,
+                self.thread.call,
+                self.coordinator,
+                run.folder,
+                1,
+                life.checkpoint_every,
             )
             self.works.append(self.checkpoints.run)
         if node is not None and life.audit_every:
             audit = Audit(
-                self.intake, self.call, self.coordinator, self.scraper, life.audit_every, 2
+                self.intake, self.thread.call, self.coordinator, self.scraper, life.audit_every, 2
             )
             self.coordinator.on_added = audit.recheck
             self.works.append(audit.run)
-
-    async def call(self, work: Callable[[], Any]) -> Any:
-        answer: asyncio.Future[Any] = self.loop.create_future()
-
-        def done() -> None:
-            try:
-                result = work()
-            except BaseException as error:
-                self.loop.call_soon_threadsafe(_give, answer, None, error)
-            else:
-                self.loop.call_soon_threadsafe(_give, answer, result, None)
-
-        self.thread.submit(done)
-        return await answer
 
     def start(self, *, is_warm: bool) -> None:
         self.thread.start()
@@ -543,7 +534,7 @@ class SimWriter:
             except (Scraper, CoverageError, ArenaRegistry) as error:
                 self.world.note(f"start: {type(error).__name__}")
             except BufferOverflow:
-                await self.call(self.intake.drop_buffer)
+                await self.thread.call(self.intake.drop_buffer)
             await asyncio.sleep(0.001)
         await self.coordinator.run_live()
 
@@ -900,7 +891,7 @@ class Run:
             await asyncio.sleep(0.0005)
             self.look()
         for _ in range(2):
-            await self.writer.call(lambda: None)
+            await self.writer.thread.call(lambda: None)
 
     async def _look_for(self, seconds: float) -> None:
         limit = time.monotonic() + seconds
@@ -1035,15 +1026,6 @@ class Run:
         self.wire.close()
         self.writer.arena.close(unlink=True)
         os.unlink(self.path)
-
-
-def _give(answer: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
-    if answer.done():
-        return
-    if error is None:
-        answer.set_result(result)
-    else:
-        answer.set_exception(error)
 
 
 def shown(state: Any) -> dict[str, Any]:
