@@ -489,10 +489,11 @@ class Coordinator:
             self._stale.pop(key, None)
             self._settle.pop(key, None)
             self._floors.pop(key, None)
-        if self._branch is not None:
+        count = await self._call(partial(self.intake.remove, keys))
+        if self._branch is not None and count is not None:
+            # Not before: a block that differs in their events alone is another while they are there.
             gone = set(keys)
             self._branch.pools = {k: v for k, v in self._branch.pools.items() if k not in gone}
-        count = await self._call(partial(self.intake.remove, keys))
         if count:
             log.info("event=pools_removed pools=%d", count)
         return count

@@ -56,10 +56,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When a copy of the arena was taken."""
+    """When a copy of the arena was taken; `removals`: how many pools had been removed by then."""
 
     epoch: int
     mark: int
+    removals: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class Intake:
         # Pools the arena got while live -> the highest block it holds that the stream may have brought
         # without their events; with a gap open, of the blocks before it.
         self._late: dict[bytes, int] = {}
+        self._removals = 0
         # Blocks kept, and _late, when the reorg began that is half received.
         self._before_reorg: tuple[list[Records], dict[bytes, int]] | None = None
         self._reverted: dict[int, None] = {}  # block numbers, the oldest first
@@ -464,9 +466,10 @@ class Intake:
         ]
 
     def valid_at(self, moment: Moment, witnesses: Sequence[Witness]) -> list[Witness]:
-        """The witnesses that hold for a copy taken then, too: no revert came in between, and no gap,
-        which may have been closed by turning back blocks without any."""
-        if moment.epoch != self.epoch:
+        """The witnesses that hold for a copy taken then, too: no revert came in between, no gap, which
+        may have been closed by turning back blocks without any, and no pool went, with whose events a
+        block might have been another."""
+        if (moment.epoch, moment.removals) != (self.epoch, self._removals):
             return []
         return self.valid(
             [Witness(each.number, each.hash, min(moment.mark, each.mark)) for each in witnesses]
@@ -511,14 +514,16 @@ class Intake:
             _as_revert(orphans[number]) if number in orphans else _bare_revert(number)
             for number in range(self.arena.head_block, ancestor, -1)
         ]
-        # A block turned back without its events says nothing of pools whose values were read above it,
-        # nor one from before the stream brought a pool's events of that pool.
-        is_bare = len(orphans) < len(orphaned)
-        unknown = [
+        # A block turned back without its events says nothing of pools whose values were read above it.
+        # The ancestor's hash, and a block from before the stream brought a pool's events, say nothing of
+        # that pool.
+        unknown = {
             slot
-            for slot in self.arena.slots_scraped_above(ancestor).tolist()
-            if orphaned and (is_bare or self._late.get(self.arena.spec(slot).key, -1) > ancestor)
-        ]
+            for key, late in self._late.items()
+            if ancestor <= late != NOT_YET and (slot := self.arena.slot_of(key)) is not None
+        }
+        if len(orphans) < len(orphaned):
+            unknown |= set(self.arena.slots_scraped_above(ancestor).tolist())
         missing = [block.records for block in blocks.missing]
         records = np.concatenate([*orphaned, *missing, *self.buffer.blocks()])
         try:
@@ -598,6 +603,7 @@ class Intake:
             self.arena.remove_pool(slot)
         for key in keys:
             self._late.pop(key, None)
+        self._removals += len(slots)
         self.arena.commit()
         return len(slots)
 
@@ -647,30 +653,39 @@ class Intake:
         return self.arena.head_block if self.is_live else 0
 
     def image(self) -> tuple[Moment, int, ArenaImage] | None:
-        """Moment, head block and a copy of the arena; None unless live and between reorgs."""
-        if not self.is_live or self._in_reorg or self._gap_pending:
+        """Moment, head block and a copy of the arena; None unless live and between reorgs, and while
+        the head block may lack a pool's events, as in `sample`."""
+        head = self.arena.head_block
+        is_late = any(head <= late != NOT_YET for late in self._late.values())
+        if is_late or not self.is_live or self._in_reorg or self._gap_pending:
             return None
         image = self.arena.image()
-        moment = Moment(self.epoch, self.buffer.mark())
-        return None if image is None else (moment, self.arena.head_block, image)
+        return None if image is None else (self._moment(), head, image)
+
+    def _moment(self) -> Moment:
+        return Moment(self.epoch, self.buffer.mark(), self._removals)
 
     def sample(
         self, count: int, keys: Sequence[bytes]
     ) -> tuple[Moment, int, dict[bytes, PoolValues]] | None:
         """Moment, head block and values of `count` random live pools and of those of `keys` that are
-        live; None unless live."""
+        live; None unless live. Pools whose events the head block may lack are left out: they are not
+        compared when its hash is learned, so it may be another block's.
+        """
         if not self.is_live or self._in_reorg or self._gap_pending:
             return None
         self.arena.commit()
         live = self.arena.slots_with(lib.PSA_STATUS_LIVE)
         chosen = set(random.sample(live.tolist(), min(count, len(live))))
         chosen |= {slot for key in keys if (slot := self.arena.slot_of(key)) is not None}
-        values = {
-            self.arena.spec(slot).key: self.arena.values(slot)
-            for slot in sorted(chosen)
-            if self.arena.status(slot) == lib.PSA_STATUS_LIVE
-        }
-        return Moment(self.epoch, self.buffer.mark()), self.arena.head_block, values
+        head = self.arena.head_block
+        values = {}
+        for slot in sorted(chosen):
+            key = self.arena.spec(slot).key
+            is_live = self.arena.status(slot) == lib.PSA_STATUS_LIVE
+            if is_live and self._late.get(key, -1) < head:
+                values[key] = self.arena.values(slot)
+        return self._moment(), head, values
 
     def audited(self, compared: int, wrong: Sequence[bytes]) -> None:
         """Account for pools compared with a node; those that differ go stale and are read again."""

@@ -1277,6 +1277,48 @@ def test_a_hash_learned_behind_a_gap_is_no_copys(
     assert bench.intake.valid_at(moment, [known]) == []
 
 
+def test_a_hash_learned_without_a_pool_is_not_that_of_a_copy_that_has_it(
+    make: Callable[..., Bench],
+) -> None:
+    bench, scraper = live_bench(make, V2_KEY, V3_KEY, node=EmptyChain(), closes_gaps=True)
+    bench.send(timed(102, mint(V3_KEY, 5)))
+    branch = bench.coordinator._branch
+    before = bench.intake.sample(9, [])
+    copied = bench.intake.image()
+
+    async def learn() -> list[Witness]:
+        mark = bench.intake.buffer.mark()
+        branch.witnesses = [Witness(101, EmptyChain().hash_of(101), mark)]
+        await bench.coordinator._witness(branch)
+        return branch.witnesses
+
+    assert [each.number for each in bench.run(learn())] == [101], "the node's 102 has no mint"
+    bench.run(bench.coordinator._remove([V3_KEY]))
+    known = bench.run(learn())
+    assert [each.number for each in known] == [101, 102]
+    for moment in (before[0], copied[0]):
+        assert bench.intake.valid_at(moment, known) == []
+    assert bench.intake.valid_at(bench.intake.sample(9, [])[0], known) == known
+    # An added pool is not compared in the block it was read at either.
+    scraper.now[OTHER_KEY] = values(OTHER_KEY, 104, 60)
+
+    async def live() -> None:
+        async with bench.live():
+            bench.change(added=[OTHER_KEY])
+            await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
+            bench.send(timed(103), timed(104))
+            await bench.until(lambda: bench.status(OTHER_KEY) == "live")
+        assert (bench.intake.sample(9, [OTHER_KEY])[2].keys(), bench.intake.image()) == (
+            {V2_KEY},
+            None,
+        )
+        bench.send(timed(105))
+        assert bench.intake.sample(9, [OTHER_KEY])[2].keys() == {V2_KEY, OTHER_KEY}
+        assert bench.intake.image() is not None
+
+    bench.run(live())
+
+
 def test_a_late_pool_goes_stale_when_a_gap_turns_back_blocks_it_was_read_above(
     make: Callable[..., Bench],
 ) -> None:

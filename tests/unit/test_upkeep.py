@@ -37,7 +37,7 @@ class Played:
 
     def sample(self, count: int, keys: list[bytes]) -> Any:
         self.samples += 1
-        return Moment(1, 1), 20, dict.fromkeys(keys, VALUES)
+        return Moment(1, 1, 0), 20, dict.fromkeys(keys, VALUES)
 
     def valid_at(self, moment: Moment, witnesses: list[Witness]) -> list[Witness]:
         return witnesses
