@@ -312,6 +312,8 @@ class WriterArena:
                 raise ArenaNotReady(
                     f"the creation of {name} was never finished; create it anew", name=name
                 )
+            phase = read_phase(shared).name
+            _write_phase(shared, layout.PHASE_NUMBERS["starting"], "", (0, 0))  # not the dead one's
             # What it had begun or not finished when it died, growing.
             unlink(data_name(name, generation + 1))
             _supersede(name, generation - 1)
@@ -321,7 +323,7 @@ class WriterArena:
                 segment.set_access(mode, group)
             MappedArena(segment, generation).close()  # checks the header
             writer = cls(name, control, segment)
-            writer._settle_statuses(read_phase(shared).name)
+            writer._settle_statuses(phase)
             writer._take_office()
             lib.psa_store_release_u32(ffi.addressof(shared, "state"), layout.STATE_READY)
         except BaseException:

@@ -395,8 +395,9 @@ class Arena:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            phase = self.phase
-            if phase == "live" and (not self.require_writer or self.writer_pid is not None):
+            is_held = not self.require_writer or self.writer_pid is not None
+            phase = self.phase  # after the holder: the next writer puts it right at once
+            if phase == "live" and is_held:
                 return self.head_block
             if deadline is not None and time.monotonic() >= deadline:
                 reason = self.phase_reason or "no reason"

@@ -228,6 +228,7 @@ def run_command(
         if not config.is_check(context):
             for number in (signal.SIGTERM, signal.SIGINT):  # the service takes them over
                 signal.signal(number, lambda *_: sys.exit(0))
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         from arena.writer.bridge import Bridge, BridgeSettings
         from arena.writer.natspools import NatsPools
         from arena.writer.poolsource import FilePools, PoolSource, SavedList
@@ -739,12 +740,13 @@ def check_address(address: str) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """ValueError when `path` is no folder, nor can be made one, that this user may write to."""
-    there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    """ValueError when `path` is no folder, and none can be made of it."""
+    try:
+        there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be looked at: {error.strerror}") from error
     if not there.is_dir():
         raise ValueError(f"{there} is no folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"{there} cannot be written to by this user")
 
 
 def check_nats(address: str) -> None:

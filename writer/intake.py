@@ -413,7 +413,8 @@ class Intake:
         self.arena.set_status_all(lib.PSA_STATUS_SYNCING, lib.PSA_STATUS_LIVE)
         self.arena.commit()
         self.buffer.keep_blocks = self._history_blocks
-        self._late = self.late
+        joined = {candidate.pool.spec.key for candidate in candidates}
+        self._late = {key: late for key, late in self.late.items() if key not in joined}
         self.is_live = True
         self._installed = False
         self.arena.set_phase("live")
@@ -623,12 +624,11 @@ class Intake:
             for spec in specs:
                 if self.arena.slot_of(spec.key) is None:
                     self.arena.announce(self.arena.add_pool(spec))
+                    self._late[spec.key] = NOT_YET
         finally:
             self.arena.commit()
         unread = set(self.unread())
-        waiting = [spec.key for spec in specs if spec.key in unread]
-        self._late |= dict.fromkeys(waiting, NOT_YET)
-        return self.arena.head_block, waiting
+        return self.arena.head_block, [spec.key for spec in specs if spec.key in unread]
 
     def grow(self, table: str) -> bool | None:
         """Double the capacity of a table ArenaFull named; False where that does not help, None inside a
@@ -728,7 +728,8 @@ class Intake:
             raise
         self.arena.commit()
         if self._late.get(key) == NOT_YET:
-            self._late[key] = values.block_number
+            # Up to the head, hashes may have been learned without comparing its events.
+            self._late[key] = self.arena.head_block
         return verdict
 
     def is_stale(self, key: bytes) -> bool:

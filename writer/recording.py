@@ -72,6 +72,7 @@ class Cutter:
         lib.psa_feed_open(self._feed, lib.PSA_DIALECT_UNKNOWN)
         self._events = ffi.new("psa_event[]", MAX_BLOCK_EVENTS)
         self._consumed, self._ready = ffi.new("uint64_t *"), ffi.new("uint32_t *")
+        self._held = 0  # records of the last frame, a faulty one, that the next call hands over
 
     def step(self, frame: bytes | bytearray | memoryview) -> Step:
         """Take one whole frame, its length prefix included."""
@@ -84,10 +85,16 @@ class Cutter:
             self._consumed,
             self._ready,
         )
+        ready, left = int(self._ready[0]), int(self._feed.open_count)
+        is_open = int(self._feed.state) == lib.PSA_FEED_IN_BLOCK
+        brought = range(self._held, ready if is_open else ready + left)
         kinds = [
             (int(self._events[index].kind), int(self._events[index].block_number))
-            for index in range(self._ready[0])
+            for index in brought
         ]
+        self._held = 0 if is_open else left
+        if ready and left:
+            ffi.memmove(self._events, self._events + ready, left * ffi.sizeof("psa_event"))
         ended = tuple(block for kind, block in kinds if kind == lib.PSA_EVENT_END_BLOCK)
         return Step(status, ended, any(kind in CLOSES_REORG for kind, _ in kinds))
 

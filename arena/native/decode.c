@@ -1143,11 +1143,11 @@ int psa_feed_decode(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, psa_e
     int status = PSA_OK;
     *consumed = 0;
     *ready = 0;
+    if (count > capacity || feed->dialect > PSA_DIALECT_EXEX) return PSA_BAD_ARGUMENT;
     if (feed->state != PSA_FEED_IN_BLOCK) {
         done = count; /* what the frame of the last fault brought */
         feed->open_count = 0;
     }
-    if (count > capacity || feed->dialect > PSA_DIALECT_EXEX) return PSA_BAD_ARGUMENT;
     if (feed->state == PSA_FEED_DEAD) {
         if (feed->fault_code == PSA_FAULT_GENERATION) return PSA_UNSUPPORTED_GENERATION;
         return feed->fault_code == PSA_FAULT_CONNECTION ? PSA_BAD_ARGUMENT : PSA_DESERIALIZATION;

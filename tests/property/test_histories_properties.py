@@ -987,11 +987,12 @@ class Run:
             self.world.is_unsure = False
             wait = time.monotonic() + 0.05
             while time.monotonic() < wait:
+                is_live = self.reader.phase == "live"  # first: before it is, the head is an old one
                 found = self.look()
                 tip = self.world.universe.tip
                 if (
                     found is not None
-                    and self.reader.phase == "live"
+                    and is_live
                     and found["number"] == tip.number
                     and found["live"].keys() == self.world.listed == found["keys"]
                 ):
