@@ -588,6 +588,7 @@ class Coordinator:
                 await self._call(lambda: self.intake.enter(epoch, "scraping"))
             await self._unbroken(asyncio.sleep(SCRAPE_POLL_S))
         self._has_been_live = True
+        self._settle_above(first)
         self._carried.clear()
         if self._branch is not None:
             self._branch.forget()
@@ -887,6 +888,7 @@ class Coordinator:
                         ]
                         branch.add((*blocks.missing, *blocks.compared), facts.mark)
                         await self._call(partial(self.intake.note_hashes, tuple(branch.witnesses)))
+                        self._settle_above(facts.first)
                         self._gap_is_closed(facts.head, blocks.ancestor.number, len(blocks.missing))
                         return True
                 reason = "the stream moved while the missing blocks were fetched"
@@ -906,6 +908,11 @@ class Coordinator:
         await self._call(lambda: self.intake.give_up_gap(reason))
         branch.forget()
         return False
+
+    def _settle_above(self, first: int) -> None:
+        """Blocks were missing when a pool was announced, or may have been: they are no settle blocks."""
+        for key, block in self._settle.items():
+            self._settle[key] = self._floors[key] = max(block, first - 1 + SETTLE_BLOCKS)
 
     def _gap_is_closed(self, head: int, ancestor: int, missing: int) -> None:
         self._gaps_closed += 1

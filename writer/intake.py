@@ -117,6 +117,7 @@ class Intake:
         # without their events; with a gap open, of the blocks before it.
         self._late: dict[bytes, int] = {}
         self._removals = 0
+        self._top: int | None = None  # while reverts come: the tip before them
         # Blocks kept, and _late, when the reorg began that is half received.
         self._before_reorg: tuple[list[Records], dict[bytes, int]] | None = None
         self._reverted: dict[int, None] = {}  # block numbers, the oldest first
@@ -177,6 +178,7 @@ class Intake:
         self.arena.commit()
         self.arena.abort()
         self._in_reorg = False
+        self._top = None
         if self._before_reorg is not None:
             if self.is_live:
                 blocks, self._late = self._before_reorg
@@ -211,6 +213,7 @@ class Intake:
             # The common case: readers first, then the history.
             self._apply(records)
             self.buffer.append(records)
+            self._top = None
             return
         if self._gap_pending:
             begins = records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK
@@ -250,19 +253,37 @@ class Intake:
         numbers = records["block_number"][begins].tolist()
         reverts = (records["flags"][begins] & lib.PSA_EVENT_IS_REVERT).tolist()
         tip = self.buffer.tip
+        top = tip if self._top is None else self._top
         for index, number, is_revert in zip(begins.tolist(), numbers, reverts, strict=True):
             if is_revert:
+                if top is not None and number > top:
+                    return index, top + 1, number + 1  # the reverted block itself never came
                 tip = number - 1 if tip is None else min(tip, number - 1)
                 continue
             if tip is not None and number != tip + 1:
                 return index, tip + 1, number
-            tip = number
+            top = tip = number
         return None
+
+    def _note_top(self, records: Records) -> None:
+        """Keep the tip from before the reverts at hand, above which none may come."""
+        begins = records[records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK]
+        if not len(begins):
+            return
+        if not begins["flags"][-1] & lib.PSA_EVENT_IS_REVERT:
+            self._top = None
+            return
+        plain = begins["block_number"][begins["flags"] & lib.PSA_EVENT_IS_REVERT == 0]
+        if len(plain):
+            self._top = int(plain[-1])
+        elif self._top is None:
+            self._top = self.buffer.tip
 
     def _take_whole(self, records: Records) -> None:
         if not len(records):
             return
         self._note_reverts(records)
+        self._note_top(records)
         try:
             self.buffer.append(records)
         except BufferOverflow as error:
@@ -329,6 +350,7 @@ class Intake:
         self._before_reorg = None
         self._announced = False
         self._in_reorg = False
+        self._top = None
         self.buffer.clear()
         self.buffer.keep_blocks = None
         self._forget_installed()

@@ -93,7 +93,7 @@ EXAMPLES = (
     *("880200002:108", "880200002:1552"),
     *("t:16:life", "t:26:life", "u:30:life", "u:41:life", "u:75:life", "v:66:life", "v:71:life"),
     *("v:83:life", "a:319:life", "b:28:life", "b:211:life", "e:148:life", "m5b:1344:life"),
-    *("m5b:1524:life", "m5b:2091:life"),
+    *("m5b:1524:life", "m5b:2091:life", "m8c:967:life", "m8c:2610:life"),
 )
 BEGIN_BLOCK = struct.pack("<I", 1)
 # What a reader may be told when pools come and go, and arenas grow, while it looks.

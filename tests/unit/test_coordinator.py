@@ -542,6 +542,27 @@ def test_a_lost_connection_leaves_values_and_the_next_block_opens_a_gap(
     assert (bench.reader.phase, bench.status(V3_KEY)) == ("gap", "stale")
 
 
+@pytest.mark.parametrize("envelope", [True, False])
+def test_a_revert_of_a_block_that_never_came_is_a_gap(
+    make: Callable[..., Bench], envelope: bool
+) -> None:
+    bench, _scraper = live_bench(make, V2_KEY, V3_KEY)
+    start, end = ([REORG_START], [REORG_COMPLETE]) if envelope else ([], [])
+    # Oldest first, in two pieces, then plain blocks above: nothing is missing.
+    bench.send(block(102), block(103))
+    bench.send(*start, block(102, revert=True))
+    bench.send(block(103, revert=True))
+    bench.send(block(102))
+    bench.send(block(103), *end)
+    bench.send(block(104))
+    bench.send(*start, block(104, revert=True), block(104), *end)
+    assert bench.intake.is_live
+    bench.send(*start, block(106, revert=True), *end)
+    assert not bench.intake.is_live
+    assert (bench.status(V3_KEY), bench.reader.head_block) == ("stale", 104)
+    assert bench.reader.phase_record.gap == (105, 106)
+
+
 def test_half_a_reorg_is_taken_back_when_the_connection_ends(make: Callable[..., Bench]) -> None:
     scraper = ListScraper(V3_KEY)
     scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
