@@ -19,13 +19,21 @@ from typing import Any
 
 import pytest
 from node.proof import Proof
+from oracle import wire_oracle as oracle
 from oracle.feed_server import FeedServer
 from oracle.history import frames_of
 from oracle.processes import ReaderProcess, WriterProcess
 
 import arena.writer.demo
 from arena.errors import Deserialization
-from arena.writer.recording import FRAMES, HEADER, RecordingFile, load_recording, read_chunks
+from arena.writer.recording import (
+    FRAMES,
+    HEADER,
+    Cutter,
+    RecordingFile,
+    load_recording,
+    read_chunks,
+)
 
 BIN = Path(sys.executable).parent
 DEMO = Path(arena.writer.demo.__file__).parent
@@ -413,3 +421,28 @@ def play(
             assert from_block is None or head <= from_block
         finally:
             replay.terminate()
+
+
+def test_the_end_of_a_reorg_that_lost_messages_hides_no_block() -> None:
+    """Its frame is a faulty one; what it brought belongs to it, and the next block is cut as any."""
+    no_range = {"first_block": None, "last_block": None, "block_count": 0}
+    messages: list[dict[str, Any]] = [
+        {"type": "ReorgStart", "stream_seq": 1, "old_range": no_range, "new_range": no_range},
+        {"type": "ReorgComplete", "stream_seq": 5, "final_tip_block": 3},
+    ]
+    for number in (4, 5):
+        seq = 6 + 2 * (number - 4)
+        begin = {"block_number": number, "block_timestamp": 9, "base_fee_per_gas": 7}
+        begin |= {"type": "BeginBlock", "stream_seq": seq, "is_revert": False}
+        end = {"type": "EndBlock", "stream_seq": seq + 1, "block_number": number, "num_updates": 0}
+        messages += [begin, end]
+    cutter = Cutter()
+    begin_first = {**messages[2], "stream_seq": 0 - 1 + 2**64, "block_number": 3}
+    end_first = {**messages[3], "stream_seq": 0, "block_number": 3}
+    steps = [
+        cutter.step(oracle.stream_of([message], "g15"))
+        for message in (begin_first, end_first, *messages)
+    ]
+    assert [step.ended for step in steps] == [(), (3,), (), (), (), (4,), (), (5,)]
+    assert [step.closes for step in steps] == [False, False, False, True, *[False] * 4]
+    assert [index for index, step in enumerate(steps) if step.status] == [3]
