@@ -241,7 +241,13 @@ class Intake:
             return
         index, expected, found = gap
         self._take_whole(records[:index])
-        if found > expected:
+        if records["flags"][index] & lib.PSA_EVENT_IS_REVERT:
+            self.lost(
+                f"block {found - 1} was reverted and never came, the newest was {expected - 1}",
+                expected,
+                found - 1,
+            )
+        elif found > expected:
             self.lost(f"block {found} came after block {expected - 1}", expected, found - 1)
         else:
             self.lost(f"block {found} came again without having been reverted")
@@ -266,7 +272,7 @@ class Intake:
         return None
 
     def _note_top(self, records: Records) -> None:
-        """Keep the tip from before the reverts at hand, above which none may come."""
+        """Keep the tip from before the reverts at hand, above which none may come, if it is known."""
         begins = records[records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK]
         if not len(begins):
             return
@@ -277,7 +283,7 @@ class Intake:
         if len(plain):
             self._top = int(plain[-1])
         elif self._top is None:
-            self._top = self.buffer.tip
+            self._top = NOT_YET if self.buffer.tip is None else self.buffer.tip
 
     def _take_whole(self, records: Records) -> None:
         if not len(records):

@@ -561,6 +561,17 @@ def test_a_revert_of_a_block_that_never_came_is_a_gap(
     assert not bench.intake.is_live
     assert (bench.status(V3_KEY), bench.reader.head_block) == ("stale", 104)
     assert bench.reader.phase_record.gap == (105, 106)
+    assert "block 106 was reverted and never came" in bench.reader.phase_reason
+
+
+def test_a_connection_that_begins_inside_a_reorg_has_no_gap(make: Callable[..., Bench]) -> None:
+    """Of the blocks before it nothing is known, in whatever pieces their reverts come."""
+    bench = make(ListScraper(V2_KEY))
+    epoch = bench.intake.epoch
+    bench.send(block(102, revert=True))
+    bench.send(block(103, revert=True))
+    bench.send(block(104, revert=True), block(102))
+    assert bench.intake.joining_block() == (epoch, 102)
 
 
 def test_half_a_reorg_is_taken_back_when_the_connection_ends(make: Callable[..., Bench]) -> None:
