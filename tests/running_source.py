@@ -25,28 +25,28 @@ class RunningSource:
         self.pools = {target.spec.key: target for target in first}
         self.steps: list[PoolChange] = []
         self.failure: BaseException | None = None
-        self._loop = asyncio.new_event_loop()
-        self._task: asyncio.Task[None] | None = None
+        self.loop = asyncio.new_event_loop()
+        self.task: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._task = self._loop.create_task(self.source.run(self._take))
+        asyncio.set_event_loop(self.loop)
+        self.task = self.loop.create_task(self.source.run(self._take))
         try:
-            self._loop.run_until_complete(self._task)
+            self.loop.run_until_complete(self.task)
         except asyncio.CancelledError:
             pass
         except BaseException as error:
             self.failure = error
         finally:
-            left = asyncio.all_tasks(self._loop)
+            left = asyncio.all_tasks(self.loop)
             if left and self.failure is None:
                 self.failure = AssertionError(f"tasks left behind: {left}")
             for task in left:
                 task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
-            self._loop.close()
+            self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self.loop.run_until_complete(self.loop.shutdown_default_executor())
+            self.loop.close()
 
     def _take(self, step: PoolChange) -> None:
         assert step.added or step.removed
@@ -72,12 +72,12 @@ class RunningSource:
     def stop(self) -> None:
         """Cancel it, as the end of the writer does."""
         limit = time.monotonic() + SECONDS
-        while self._task is None and self._thread.is_alive():
+        while self.task is None and self._thread.is_alive():
             assert time.monotonic() < limit
             time.sleep(0.01)
         if self._thread.is_alive():
-            assert self._task is not None
-            self._loop.call_soon_threadsafe(self._task.cancel)
+            assert self.task is not None
+            self.loop.call_soon_threadsafe(self.task.cancel)
         self.wait_end()
 
     def start(self) -> None:

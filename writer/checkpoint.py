@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ KEEP = 3
 HASHES = 256  # of the blocks below the head, kept in the header
 
 _NAME = re.compile(r"(\d{20})\.checkpoint")
+_WRITING = threading.Lock()  # each removes what others left half-written
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +88,28 @@ def write_checkpoint(
         "payload_sha256": hashlib.sha256(payload).hexdigest(),
     }
     line = orjson.dumps(header)
-    for left in folder.glob("*.partial"):  # of a writer that was killed: there is one at a time
-        with suppress(OSError):
-            left.unlink()
-    path = folder / f"{time.time_ns():020d}.checkpoint"
-    partial = path.with_suffix(".partial")
-    try:
-        with open(partial, "xb") as stream:
-            stream.write(hashlib.sha256(line).hexdigest().encode() + b" " + line + b"\n" + payload)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.rename(partial, path)
-        _sync_folder(folder)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
-    for old in checkpoint_files(folder)[keep:]:
-        with suppress(OSError):
-            old.unlink()
+    with _WRITING:
+        for left in folder.glob("*.partial"):  # of a writer that was killed
+            with suppress(OSError):
+                left.unlink()
+        path = folder / f"{time.time_ns():020d}.checkpoint"
+        partial = path.with_suffix(".partial")
+        try:
+            with open(partial, "xb") as stream:
+                stream.write(
+                    hashlib.sha256(line).hexdigest().encode() + b" " + line + b"\n" + payload
+                )
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.rename(partial, path)
+            _sync_folder(folder)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+        for old in checkpoint_files(folder)[keep:]:
+            with suppress(OSError):
+                old.unlink()
     return path
 
 

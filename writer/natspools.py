@@ -252,7 +252,7 @@ class NatsPools:
         finally:
             self._wake = _nothing
             if self._unsaved_since is not None:
-                self._save(*self._to_save())
+                self._save()
 
     async def _connect(self) -> NatsLink | None:
         """A connection; None when there is none to be had now."""
@@ -300,7 +300,9 @@ class NatsPools:
                 ask_at = clock() + delay_s
                 delay_s = min(2 * delay_s, LONGEST_ASK_S)
             if self._is_save_due(link):
-                await asyncio.to_thread(self._save, *self._to_save())
+                # Nothing is taken meanwhile, and a save that a stop cuts short is done again there.
+                await asyncio.to_thread(self._save)
+                self._unsaved_since = None
             elif not link.is_open and link.inbox.empty():
                 return False
             else:
@@ -441,17 +443,12 @@ class NatsPools:
         since = self._unsaved_since
         return since is not None and (link.inbox.empty() or time.monotonic() - since > SAVE_S)
 
-    def _to_save(self) -> tuple[tuple[PoolTarget, ...], Origin]:
-        """The list as it is now, which counts as saved."""
-        assert self._origin is not None
-        self._unsaved_since = None
-        return tuple(self._join.in_force.values()), self._origin
-
-    def _save(self, targets: tuple[PoolTarget, ...], origin: Origin) -> None:
+    def _save(self) -> None:
         if self._saved is None:
             return
+        assert self._origin is not None
         try:
-            self._saved.save(targets, origin, chain=self.chain)
+            self._saved.save(tuple(self._join.in_force.values()), self._origin, chain=self.chain)
         except OSError as error:
             self.counts["saves_failed"] += 1
             log.error("event=pools_not_saved path=%s reason=%r", self._saved.path, str(error))

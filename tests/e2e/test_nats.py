@@ -6,8 +6,10 @@ not happen is looked for after something later has happened.
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +358,24 @@ def test_changes_while_the_connection_was_lost_are_asked_for(
         run.wait_pools(key(A), key(D))
     loaded = saved.load(chain="ethereum")
     assert {target.spec.key for target in loaded.targets} == {key(A), key(D)}
+
+
+def test_what_came_just_before_the_end_is_saved(
+    server: NatsServer, publisher: Publisher, tmp_path: Path
+) -> None:
+    """Also when no thread was free to save it until then."""
+    saved, ended = SavedList(tmp_path / "saved.json"), threading.Event()
+    with running(NatsPools(server.url, "ethereum", wait_s=30, saved=saved)) as run:
+        wait_answered(run)
+        busy = ThreadPoolExecutor(1)
+        busy.submit(ended.wait)
+        assert run.task is not None
+        run.task.add_done_callback(lambda task: ended.set())
+        run.loop.call_soon_threadsafe(run.loop.set_default_executor, busy)
+        publisher.say("add", pools=[record(D)])
+        run.wait_pools(key(A), key(B), key(D))
+    loaded = saved.load(chain="ethereum")
+    assert {target.spec.key for target in loaded.targets} == {key(A), key(B), key(D)}
 
 
 def test_a_publisher_that_comes_back_after_the_server_is_found(

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from arena.arena import ArenaImage, PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.errors import ArenaMissing, CheckpointRefused, LayoutMismatch
 from arena.layouts import slots
 from arena.writer.checkpoint import (
+    KEEP,
     Checkpoint,
     checkpoint_files,
     read_header,
@@ -112,6 +114,16 @@ def test_the_newest_few_are_kept(tmp_path: Path, image: ArenaImage) -> None:
     paths = [write(tmp_path, image) for _ in range(5)]
     assert checkpoint_files(tmp_path) == paths[:1:-1]
     assert sorted(tmp_path.iterdir()) == sorted(paths[2:])
+
+
+def test_two_written_at_once_are_both_written(tmp_path: Path, image: ArenaImage) -> None:
+    """As at a stop while the one of an interval is under way."""
+    with ThreadPoolExecutor(4) as threads:
+        written = [threads.submit(write, tmp_path, image) for _ in range(40)]
+    paths = sorted((each.result() for each in written), reverse=True)
+    assert checkpoint_files(tmp_path) == paths[:KEEP]
+    for path in paths[:KEEP]:
+        assert read_image(path).pieces == image.pieces
 
 
 def test_cut_anywhere_it_is_refused(tmp_path: Path, image: ArenaImage) -> None:
