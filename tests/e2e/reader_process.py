@@ -3,7 +3,8 @@
 Run as a script: `reader_process.py NAME SECONDS`. Obeys JSON lines on stdin, answers each with one
 on stdout, and ends when stdin closes:
 
-    {"do": "live", "seconds"}       wait until a living writer's phase is live
+    {"do": "live", "block", "seconds"}
+                                    wait until a living writer's phase is live and its head no lower
     {"do": "expect", "block", "set", "drop", "settle", "seconds"}
                                     change what is expected of pools, then compare one view
     {"do": "fees", "keys"}          lp_fee and protocol_fee of V4 pools
@@ -57,11 +58,12 @@ class Reader:
         result: dict[str, Any] = getattr(self, "do_" + command.pop("do"))(**command)
         return result
 
-    def do_live(self, seconds: float) -> dict[str, Any]:
+    def do_live(self, seconds: float, block: int = 0) -> dict[str, Any]:
         limit = time.monotonic() + seconds
-        while self.pools.phase != "live" or not self.pools.writer_alive:
+        pools = self.pools
+        while pools.phase != "live" or not pools.writer_alive or pools.head_block < block:
             if time.monotonic() > limit:
-                return {"ok": False, "phase": self.pools.phase, "head": self.pools.head_block}
+                return {"ok": False, "phase": pools.phase, "head": pools.head_block}
             time.sleep(0.002)
         return {"ok": True}
 

@@ -20,7 +20,8 @@ def proof(tmp_path: Path, arena_name: str) -> Iterator[Proof]:
 
 
 def go_on(proof: Proof, blocks: int = 5) -> None:
-    """Trading goes on and all readers follow, through a reorg too."""
+    """Trading goes on and all readers come back and follow, through a reorg too."""
+    proof.wait_live()
     for _ in range(blocks):
         proof.block(settle=True)
     proof.reorg(2, "anvil_reorg")
@@ -54,7 +55,6 @@ def test_the_writer_is_killed_and_restarted(proof: Proof) -> None:
     proof.kill_writer()
     proof.trade(5)
     proof.start_writer()
-    proof.wait_live()
     go_on(proof)
 
 
@@ -66,7 +66,6 @@ def test_everything_is_killed_at_once(proof: Proof) -> None:
     proof.trade(2)
     proof.start_bridge()
     proof.start_writer()
-    proof.wait_live()
     go_on(proof)
 
 
@@ -81,7 +80,7 @@ def test_the_node_falls_silent(tmp_path: Path, arena_name: str, only_subscriptio
         proof.bridge.__exit__(None, None, None)
         with Swallower(path, proof.node.ipc) as swallower:
             proof.start_bridge(str(path))
-            proof.trade(2)
+            proof.wait_live()
             proof.block(settle=True)
             swallower.swallow(only_subscriptions=only_subscriptions)
             for _ in range(4):
@@ -98,10 +97,8 @@ def test_the_node_falls_silent(tmp_path: Path, arena_name: str, only_subscriptio
 
 def test_one_command_with_a_node(tmp_path: Path, arena_name: str) -> None:
     with Proof(tmp_path, arena_name, seed=33, pools=4, embedded=True) as proof:
-        proof.wait_live()
         go_on(proof, 20)
         proof.kill_writer()
         proof.trade(3)
         proof.start_writer()
-        proof.wait_live()
         go_on(proof)

@@ -51,7 +51,10 @@ def test_pools_are_added_and_removed_while_the_others_stay_live(proof: Proof) ->
     proof.watched = old
     new = [pool.key for pool in proof.market.create_pools(v2=3, v3=3, v4=2, cake=2)]
     proof.equal(settle=True)
+    with arena.attach(proof.arena_name) as pools:
+        assert not any(key in pools for key in new)
     with ReaderProcess(proof.folder, proof.arena_name) as follower:
+        follower.wait_live()
         follower.tell(do="follow", keys=new, blocks=8, seconds=SECONDS)
         proof.list_pools()
         wait_for(proof, dict.fromkeys(new, "live"))
@@ -71,7 +74,7 @@ def test_pools_are_added_and_removed_while_the_others_stay_live(proof: Proof) ->
     for each in found["statuses"].values():  # a busy machine may pass over one, never exchange them
         assert each[-1] == "live", each
         assert each == [status for status in order if status in each]
-    assert order in found["statuses"].values()
+    assert any("syncing" in each for each in found["statuses"].values())
     proof.watched = None
     proof.reorg(4, "anvil_reorg")
     proof.quotes(60)

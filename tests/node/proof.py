@@ -123,10 +123,13 @@ class Proof:
         return self.writer.log.read_text(errors="replace")
 
     def wait_live(self) -> None:
-        """Until every reader sees a live arena; the trader goes on meanwhile."""
+        """Until every reader sees a live arena at a block made from now on; the trader goes on
+        meanwhile, for a stream that was interrupted goes on with the next block."""
         limit = time.monotonic() + SECONDS
+        self.market.step(4)
+        block = self.node.block()["number"]
         for reader in self.readers:
-            while not reader.ask(do="live", seconds=0.05)["ok"]:
+            while not reader.ask(do="live", block=block, seconds=0.05)["ok"]:
                 assert time.monotonic() < limit, self.writer_log()[-4000:]
                 self.market.step(4)
 
