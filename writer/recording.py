@@ -15,6 +15,7 @@ states is a state file (docs/reference/state-file.md) of the arena at one block.
 import asyncio
 import fcntl
 import logging
+import math
 import os
 import struct
 import sys
@@ -47,6 +48,7 @@ MAX_BLOCK_EVENTS = 1 << 16
 LENGTH_NBYTES = 4
 LONGEST_PAUSE_S = 10.0
 STATES_RETRY_S = 1.0
+AFTER_REVERT_S = 0.5  # longer than a writer is behind the stream
 # What closes a reorg is served with the block before it, not after the wait for the next.
 CLOSES_REORG = {
     lib.PSA_EVENT_REORG_COMPLETE,
@@ -235,6 +237,7 @@ class Recorder:
         self._states_every = states_every
         self._states_due: int | None = None  # a block number
         self.last_block: int | None = None
+        self._reverted_at = -math.inf  # of the monotonic clock
 
     async def run(self) -> None:
         """Record until cancelled, with everything whole on disk then. OSError of writing."""
@@ -304,17 +307,23 @@ class Recorder:
                     brought = True
 
     def _note(self, number: int) -> None:
+        if self.last_block is not None and number <= self.last_block:
+            self._reverted_at = time.monotonic()
         self.last_block = number
         if self._arena_name is not None and self._states_due is None:
             self._states_due = number
 
     async def _keep_states(self, arena_name: str) -> None:
-        """Dump the arena once it has come to the block due."""
+        """Dump the arena once it has come to the block due, while nothing is reverted: so what is
+        dumped is a block of the branch recorded then."""
         said = False
         while True:
             await asyncio.sleep(STATES_RETRY_S)
             due, last = self._states_due, self.last_block
             if due is None or last is None or last < due:
+                continue
+            began = time.monotonic()
+            if began - self._reverted_at < AFTER_REVERT_S:
                 continue
             dump = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-c", "from arena.readers.cli import dump; dump()"),
@@ -329,6 +338,12 @@ class Recorder:
                     reason = problem.decode().strip() or f"it is at block {block}, {due} is needed"
                     log.warning("event=no_states arena=%s reason=%r", arena_name, reason)
                     said = True
+                continue
+            limit = time.monotonic() + FLUSH_S
+            while (last := self.last_block or 0) < block and time.monotonic() < limit:
+                await asyncio.sleep(0.01)
+            if self._reverted_at >= began or last < block:
+                log.debug("event=states_dropped block=%d last_block=%d", block, last)
                 continue
             self._file.add_states(block, content)
             log.info("event=states_kept block=%d", block)
@@ -533,27 +548,49 @@ def load_recording(path: Path, *, from_block: int | None = None) -> Recording:
     """The whole recording, or what is needed to have the state from block `from_block` on.
 
     Then it begins behind the newest kept state at or below that block; where there is none, with the
-    block itself. Deserialization when the file is damaged or has no such block.
+    block itself. States of a block that is reverted later on are left out. Deserialization when the
+    file is damaged or has no such block.
     """
-    states: tuple[int, bytes] | None = None
+    kept: list[tuple[ChunkHeader, bytes]] = []
     wanted: list[tuple[ChunkHeader, bytes]] = []
     for header, packed in read_chunks(path):
         if header.kind == STATES:
-            is_first = states is None
-            if is_first if from_block is None else header.first_block <= from_block:
-                states = header.first_block, unpack(header, packed)
+            kept.append((header, packed))
             continue
+        kept = [each for each in kept if each[0].first_block < header.first_block]
         wanted.append((header, packed))
-    begin = from_block
     highest = max((header.last_block for header, _ in wanted), default=0)
     if from_block is not None and from_block > highest:
         raise Deserialization(f"{path} holds no block from {from_block} on, its last is {highest}")
-    if from_block is not None and states is not None:
-        begin = min(states[0] + 1, highest)
+    states: tuple[int, bytes] | None = None
+    begin = from_block
+    if from_block is not None:
+        kept = [each for each in kept if each[0].first_block <= from_block][-1:]
+    if kept:
+        states = kept[0][0].first_block, unpack(*kept[0])
+        if from_block is not None:
+            begin = states[0] + 1
     if begin is not None:
         while len(wanted) > 1 and wanted[0][0].last_block < begin <= wanted[-1][0].last_block:
             del wanted[0]
     return _joined(path, wanted, states, begin)
+
+
+def _first_cut(
+    blocks: list[tuple[int, ...]], states: tuple[int, bytes] | None, begin: int | None
+) -> tuple[int, int]:
+    """Where to begin: the number of the connection, and of the cut in it.
+
+    Without states at the first time `begin` came, a later one is in a reorg; with them behind the last
+    time their block came, which is not reverted any more. The last cut is served in any case.
+    """
+    places = [(index, cut) for index, each in enumerate(blocks) for cut in range(len(each))]
+    if begin is None or not places:
+        return 0, 0
+    if states is None:
+        return next((place for place in places if blocks[place[0]][place[1]] >= begin), places[-1])
+    below = [number for number, place in enumerate(places) if blocks[place[0]][place[1]] < begin]
+    return places[min(below[-1] + 1 if below else 0, len(places) - 1)]
 
 
 def _joined(
@@ -575,15 +612,12 @@ def _joined(
     times: list[int] = []
     breaks: set[int] = set()
     frame_count = 0
-    for data, arrivals in by_connection.values():
-        found, frames = check_stream(bytes(data), str(path), strict=False)
-        skipped = 0
-        if begin is not None:
-            # Nothing before `begin`; its first time counts, a later one is in a reorg.
-            skipped = next((i for i, number in enumerate(found.blocks) if number >= begin), -1)
-            if skipped < 0:
-                continue
-            begin = None
+    streams = [
+        (*check_stream(bytes(data), str(path), strict=False), arrivals)
+        for data, arrivals in by_connection.values()
+    ]
+    first, skipped = _first_cut([found.blocks for found, _, _ in streams], states, begin)
+    for found, frames, arrivals in streams[first:]:
         start = found.cuts[skipped - 1] if skipped else 0
         cuts += [len(joined) + cut - start for cut in found.cuts[skipped:]]
         numbers += found.blocks[skipped:]
@@ -591,10 +625,9 @@ def _joined(
         frame_count += found.frame_count - (frames[skipped - 1] if skipped else 0)
         joined += found.data[start:]
         breaks.add(len(cuts))
+        skipped = 0
     if not cuts:
-        raise Deserialization(
-            f"{path} holds no block from {begin} on" if begin else f"{path} is empty"
-        )
+        raise Deserialization(f"{path} is empty")
     breaks.discard(len(cuts))
     return Recording(
         bytes(joined),
