@@ -271,19 +271,16 @@ class Doctor:
                 block = block_by_number(client, number)
                 if block is None or not database.is_canonical(block.hash, number):
                     continue
-                answers = client.batch(
-                    [
-                        (
-                            "eth_getStorageAt",
-                            (
-                                "0x" + address.hex(),
-                                "0x" + slots[0].hex(),
-                                {"blockHash": "0x" + block.hash.hex()},
-                            ),
-                        )
-                        for address, slots in requests
-                    ]
-                )
+                at = {"blockHash": "0x" + block.hash.hex()}
+                calls = [
+                    ("eth_getStorageAt", ("0x" + address.hex(), "0x" + slots[0].hex(), at))
+                    for address, slots in requests
+                ]
+                answers = client.batch(calls)
+                if _different(requests, words, answers):
+                    # Perhaps the state of the block the node was making (docs/decisions/0009).
+                    time.sleep(COMPARE_PAUSE_S)
+                    answers = client.batch(calls)
             except Scraper as error:
                 last = error
                 continue
@@ -401,14 +398,18 @@ def _access(folder: Path) -> Finding:
     return Finding("ok", "access", held)
 
 
-def _compared(
-    number: int, requests: Sequence[Any], words: Sequence[Any], answers: Sequence[Any]
-) -> Finding:
-    different = [
+def _different(requests: Sequence[Any], words: Sequence[Any], answers: Sequence[Any]) -> list[str]:
+    return [
         f"0x{address.hex()} slot 0x{slots[0].hex()}"
         for (address, slots), word, answer in zip(requests, words, answers, strict=True)
         if not isinstance(answer, str) or int(answer, 16) != word.values[0]
     ]
+
+
+def _compared(
+    number: int, requests: Sequence[Any], words: Sequence[Any], answers: Sequence[Any]
+) -> Finding:
+    different = _different(requests, words, answers)
     facts = {"block": number, "slots": len(answers), "different": len(different)}
     if different:
         return Finding(

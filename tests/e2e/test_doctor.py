@@ -13,6 +13,7 @@ from node.market import Market
 from node.mirror import DatabaseMirror
 from node.process import Node
 from node.producer import NodeProducer
+from node.proxy import FaultyServer, node_answer
 from oracle.feed_server import FeedServer
 from oracle.history import Producer, Universe, write_states
 from oracle.node_server import NodeServer
@@ -171,6 +172,34 @@ def test_words_of_another_state_stop_a_start(market: Market, tmp_path: Path, kin
     assert shown[1] in {pool.address for pool in market.pools if pool.kind == kind}
     assert shown[2] == "slot"
     assert code == 2
+
+
+@pytest.mark.node
+def test_words_of_the_block_a_node_is_making_are_asked_for_again(
+    market: Market, tmp_path: Path
+) -> None:
+    """They are other ones at first, though asked for by the hash of the block before."""
+    forward = node_answer(market.node.port)
+    asked = []
+
+    def early(body: bytes) -> bytes:
+        if body.count(b"eth_getStorageAt") < 25:  # the words that are compared
+            return forward(body)
+        asked.append(body)
+        answers = json.loads(forward(body))
+        if len(asked) == 1:
+            answers[0]["result"] = hex(int(answers[0]["result"], 16) ^ 1)
+        return json.dumps(answers).encode()
+
+    with DatabaseMirror(tmp_path / "reth", market) as mirror, FaultyServer(early) as server:
+        mirror.write(market.node.block())
+        options = beside(market, mirror, tmp_path)
+        _, findings = doctor(
+            *(server.http if each == market.node.http else each for each in options)
+        )
+    (compared,) = about(findings, "compare")
+    assert (compared["verdict"], compared["different"]) == ("ok", 0)
+    assert len(asked) == 2
 
 
 @pytest.mark.node
