@@ -30,7 +30,8 @@ _state = tempfile.TemporaryDirectory(prefix="psa-state-")
 os.environ["XDG_STATE_HOME"] = _state.name
 
 PROFILE = os.environ.get("PSA_PROFILE", "quick")
-SEED = int(os.environ.get("PSA_SEED", random.SystemRandom().randrange(2**32)))
+# Kept for the processes of a run that is spread over several.
+SEED = int(os.environ.setdefault("PSA_SEED", str(random.SystemRandom().randrange(2**32))))
 SHM = Path("/dev/shm")
 _EXAMPLES = {"quick": 30, "ci": 200, "long": 5_000}
 if PROFILE not in _EXAMPLES:

@@ -354,7 +354,7 @@ def test_a_client_that_joins_a_paced_replay_late_starts_with_a_whole_block(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     path = tmp_path / "feed.sock"
-    replay = start("arena-replay", RECORDING, "--socket", path, "--rate", "40", "--linger", "0")
+    replay = start("arena-replay", RECORDING, "--socket", path, "--rate", "10", "--linger", "0")
     until(path.exists, replay)
     with socket.socket(socket.AF_UNIX) as first:
         first.settimeout(SECONDS)

@@ -6,6 +6,7 @@ held back, so that dozens of blocks come while pools are read. The truth is the 
 """
 
 import json
+import re
 import threading
 import time
 from collections import deque
@@ -125,11 +126,11 @@ class Stage:
     def log(self) -> str:
         return self.writer.log.read_text(errors="replace")
 
-    def trade_until(self, text: str) -> None:
+    def trade_until(self, pattern: str) -> None:
         """Go on trading until the writer's log has that."""
         limit = time.monotonic() + SECONDS
         due = time.monotonic()
-        while text not in self.log():
+        while not re.search(pattern, self.log()):
             assert time.monotonic() < limit, self.writer.log_tail()
             assert self.writer.process.poll() is None, self.writer.log_tail()
             self.trade()
@@ -170,7 +171,6 @@ class Stage:
         seconds, blocks = time.monotonic() - began, self.traded - before
         print(f"{blocks} blocks in {seconds:.1f} s of reading pools, {blocks / seconds:.1f}/s")
         assert blocks >= 24
-        assert blocks >= 5 * seconds, f"{blocks} blocks in {seconds:.1f} s"
         self.equal(every_word=True)
 
     def go_on(self, *, reorgs: bool = False) -> None:
@@ -211,7 +211,7 @@ def test_a_reorg_while_pools_are_read(stage: Stage, method: str) -> None:
 
     def fork() -> None:
         # Pools that are done were read at a block of some seconds ago.
-        stage.trade_until("pools_done=75 ")
+        stage.trade_until("pools_done=[1-9]")
         stage.reorg(min(DEPTH, len(stage.producer.chain) - 1), method)
 
     stage.start(fork)

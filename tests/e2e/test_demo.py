@@ -17,13 +17,13 @@ import arena.writer.demo
 DEMO = Path(arena.writer.demo.__file__).parent
 RUN = """
 from arena.writer.demo import run_demo
-raise SystemExit(run_demo(plain=True, blocks_per_s=30.0))
+raise SystemExit(run_demo(plain=True, blocks_per_s=15.0))
 """
 ONE_SCENE = """
 import pathlib, sys
 from arena.writer.demo import show
 show.HERE, show.RECORDINGS = pathlib.Path(sys.argv[1]), ("v2",)
-raise SystemExit(show.run_demo(plain=True, blocks_per_s=30.0))
+raise SystemExit(show.run_demo(plain=True, blocks_per_s=15.0))
 """
 SECONDS = 120
 
@@ -99,6 +99,8 @@ def test_an_interrupted_demo_leaves_nothing(number: int, tmp_path: Path) -> None
     process = subprocess.Popen(
         [str(program), "--plain"],
         env=os.environ | {"TMPDIR": str(tmp_path)},
+        # A shell's background job ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -43,7 +43,8 @@ def test_a_killed_writer_goes_on_where_it_was(tmp_path: Path, arena_name: str) -
     times: dict[str, list[float]] = {"segment": [], "checkpoint": []}
     with Proof(tmp_path, arena_name, seed=51, pools=4, writer_options=OPTIONS) as proof:
         proof.wait_live()
-        proof.block(settle=True)
+        for _ in range(5):  # no reorg below reaches the block the pools were read at
+            proof.block(settle=True)
         keys = [pool.key for pool in proof.market.pools]
         with ReaderProcess(tmp_path, arena_name) as watching:
             watching.tell(do="stay", keys=keys, seconds=60.0 + 15 * KILLS)

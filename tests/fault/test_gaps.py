@@ -36,7 +36,7 @@ class Stage:
             socket=self.server.socket_path,
             states=self.states,
             dialect="exex",
-            more=(*rpc, "--gap-timeout", "5", "--log-level", "debug", *more),
+            more=(*rpc, "--gap-timeout", "20", "--log-level", "debug", *more),
         )
         self.reader = ReaderProcess(folder, name)
 

@@ -6,6 +6,7 @@ Imports nothing of the product: the writer is the installed `arena-writer` scrip
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -114,19 +115,20 @@ class BridgeProcess:
         self.socket = socket
         program = str(Path(sys.executable).parent / "arena-bridge")
         command = [program, "--node", node, "--pools", str(pools), "--socket", str(socket), *more]
+        before = self.log.read_text().count("event=listening") if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self.wait_log("event=listening")
+        self.wait_log("event=listening", times=before + 1)
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
-    def wait_log(self, text: str) -> None:
+    def wait_log(self, text: str, *, times: int = 1) -> None:
         limit = time.monotonic() + SECONDS
-        while text not in self.log.read_text():
+        while self.log.read_text().count(text) < times:
             assert self.process.poll() is None, self.log.read_text()[-4000:]
             assert time.monotonic() < limit, f"{text!r} is not in\n{self.log.read_text()[-4000:]}"
             time.sleep(0.02)
@@ -174,6 +176,10 @@ class ReaderProcess:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
+
+    def has_answered(self) -> bool:
+        """`answer` would not wait."""
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
 
     def answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -204,9 +204,10 @@ def follow(
                     show(scene.take(json.loads(line)))
             if stopping is None:
                 processes.require_alive()
+                is_over = processes.has_ended("replay")
                 for note in scene.see_reorgs(_reorg_count(arena_name)):
                     show(note)
-                if processes.has_ended("replay"):
+                if is_over:
                     stopping = time.monotonic()
                     processes.terminate("writer")
             elif time.monotonic() - stopping > END_TIMEOUT_S:
