@@ -156,11 +156,11 @@ def nursery(name: str) -> None:
         child = os.fork()
         if child == 0:
             try:
+                os.write(1, f"{os.getpid()}\n".encode())  # by itself, so that it comes first
                 write_for_ever(name)
             except BaseException as error:
                 os.write(1, f"failed {error!r}\n".encode())
             os._exit(1)
-        print(child, flush=True)
         os.waitpid(child, 0)
         print("dead", flush=True)
 
