@@ -146,6 +146,11 @@ def quote(arguments: Sequence[str] | None = None) -> None:
         "--allow-dynamic-fee", action="store_true", help="use the stored fee of a dynamic-fee pool"
     )
     parser.add_argument("--lp-fee", type=_integer, metavar="PIPS", help="LP fee of a V4 pool")
+    parser.add_argument(
+        "--allow-hooks",
+        action="store_true",
+        help="with --lp-fee: the pool's hooks set that fee and do nothing else to a swap",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object, integers as strings")
     options = parser.parse_args(arguments)
     try:
@@ -160,6 +165,7 @@ def quote(arguments: Sequence[str] | None = None) -> None:
                 allow_stale=options.allow_stale,
                 allow_dynamic_fee=options.allow_dynamic_fee,
                 lp_fee=options.lp_fee,
+                allow_hooks=options.allow_hooks,
             )
             head = view.block_number
             tokens = (pool.token0, pool.token1)

@@ -42,6 +42,7 @@ _EXACT_OUT: int = lib.PSA_EXACT_OUT
 _ALLOW_STALE: int = lib.PSA_ALLOW_STALE
 _ALLOW_DYNAMIC: int = lib.PSA_ALLOW_DYNAMIC
 _FEE_GIVEN: int = lib.PSA_FEE_GIVEN
+_ALLOW_HOOKS: int = lib.PSA_ALLOW_HOOKS
 _CONTENDED: int = lib.PSA_CONTENDED
 
 _CLOSED: int = lib.PSA_CLOSED
@@ -157,12 +158,13 @@ def quote_error(status: int, key: str, amount: int | None, flags: int) -> Except
     if status == lib.PSA_BAD_ARGUMENT:
         return cls(
             f"{what}: an option does not fit the pool: V2 takes no price limit, "
-            "and only V4 pools with a dynamic fee take lp_fee"
+            "and only V4 pools with a dynamic fee or hooks take lp_fee"
         )
     text = f"{what}: {lib_name(status)}"
     remedy = {
         lib.PSA_POOL_STALE: "wait until it is live, or pass allow_stale=True",
         lib.PSA_DYNAMIC_FEE: "pass lp_fee, or allow_dynamic_fee=True",
+        lib.PSA_HOOKED_POOL: "if its hooks only set the fee, pass that as lp_fee with allow_hooks=True",
         lib.PSA_PRICE_LIMIT: "the limit lies below the pool's price for token0 to token1, above it otherwise",
         lib.PSA_INSUFFICIENT_LIQUIDITY: "ask for less",
         lib.PSA_SNAPSHOT_TOO_OLD: "take a new snapshot, or snapshot(keys) to keep a copy",
@@ -231,13 +233,15 @@ class QuoteOptions(TypedDict, total=False):
 
     `sqrt_price_limit_x96` (Q64.96) ends the swap when the price reaches it; V2 takes none. `allow_stale`
     answers from a pool that is not live. A V4 pool with a dynamic fee needs `lp_fee` (pips), or
-    `allow_dynamic_fee` to use the stored one.
+    `allow_dynamic_fee` to use the stored one. `allow_hooks`, with `lp_fee`, answers with the curve for
+    a V4 pool whose hooks take part in swaps: the caller knows that they only set that fee.
     """
 
     sqrt_price_limit_x96: int | None
     allow_stale: bool
     allow_dynamic_fee: bool
     lp_fee: int | None
+    allow_hooks: bool
 
 
 def resolve_options(
@@ -247,12 +251,18 @@ def resolve_options(
     allow_stale: bool = False,
     allow_dynamic_fee: bool = False,
     lp_fee: int | None = None,
+    allow_hooks: bool = False,
 ) -> tuple[int, Any, int]:
-    """Flags, price limit and LP fee for C. ValueError for an lp_fee above 1,000,000 pips."""
+    """Flags, price limit and LP fee for C. ValueError for an lp_fee above 1,000,000 pips, and for
+    allow_hooks without one."""
     if allow_stale:
         flags |= _ALLOW_STALE
     if allow_dynamic_fee:
         flags |= _ALLOW_DYNAMIC
+    if allow_hooks:
+        if lp_fee is None:
+            raise ValueError("allow_hooks needs lp_fee: the fee that the pool's hooks set")
+        flags |= _ALLOW_HOOKS
     if lp_fee is None:
         return flags, limit_bytes(sqrt_price_limit_x96), 0
     if not 0 <= lp_fee <= 1_000_000:
@@ -484,13 +494,25 @@ class SharedQuotes:
         exact_out: bool = False,
         allow_stale: bool = False,
         allow_dynamic_fee: bool = False,
+        lp_fee: int | None = None,
+        allow_hooks: bool = False,
     ) -> QuoteBatch:
         """Quotes of many amounts in one call; each item has its own answer or error.
 
-        `amounts` are ints, or words (n, 4) of an array. For hundreds of amounts that cross many ticks a
-        ladder is faster.
+        `amounts` are ints, or words (n, 4) of an array. With an `lp_fee` they are asked of a copy of the
+        pool. For hundreds of amounts that cross many ticks a ladder is faster.
         """
         self._refresh()
+        if lp_fee is not None or allow_hooks:
+            return self._copy().quote_many(
+                amounts,
+                zero_for_one=zero_for_one,
+                exact_out=exact_out,
+                allow_stale=allow_stale,
+                allow_dynamic_fee=allow_dynamic_fee,
+                lp_fee=lp_fee,
+                allow_hooks=allow_hooks,
+            )
         call = self._call
         words = amounts_array(amounts)
         flags, _, _ = resolve_options(

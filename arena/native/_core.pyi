@@ -157,6 +157,7 @@ class Lib:
     PSA_ALLOW_STALE: Final[int]
     PSA_ALLOW_DYNAMIC: Final[int]
     PSA_FEE_GIVEN: Final[int]
+    PSA_ALLOW_HOOKS: Final[int]
     PSA_ZERO_FOR_ONE: Final[int]
     PSA_ONE_POOL: Final[int]
     def psa_arena_nbytes(self, capacities: Any, /) -> int: ...

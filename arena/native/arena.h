@@ -758,6 +758,7 @@ typedef struct {
 #define PSA_FEE_GIVEN 8       /* use `lp_fee` instead of the stored one (V4 dynamic) */
 #define PSA_ZERO_FOR_ONE 16
 #define PSA_ONE_POOL 32       /* psa_quote_batch: every amount is asked of slots[0] */
+#define PSA_ALLOW_HOOKS 64    /* with PSA_FEE_GIVEN: the curve's answer, whatever hooks the pool has */
 
 /* TickMath: the price of a tick, 4 limbs. PSA_BAD_ARGUMENT outside [-887272, 887272]. */
 int psa_sqrt_price_at_tick(int32_t tick, uint64_t *sqrt_price_x96);
@@ -778,7 +779,7 @@ int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64
 
 /* Many quotes, item i on slots[i] with generations[i], or all on the first with PSA_ONE_POOL in `flags`.
  * amounts: (count, 4) u64 words. item_flags, where not null, are added to `flags`; generations null =
- * any. No price limits, no PSA_FEE_GIVEN. Each result has its own status and commit; the function
+ * any. No price limits, no PSA_FEE_GIVEN, no PSA_ALLOW_HOOKS. Each result has its own status and commit; the function
  * returns PSA_OK unless arguments are wrong. With commit 0 items may belong to different commits. */
 int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_t *generations,
                     uint64_t commit, const uint64_t *amounts, const uint32_t *item_flags,

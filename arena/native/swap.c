@@ -816,9 +816,12 @@ static int load_state(const psa_line *line, const row_fields *row, uint32_t gene
     }
     if (row->protocol != PSA_UNISWAP_V3 && row->protocol != PSA_UNISWAP_V4)
         return PSA_UNSUPPORTED_PROTOCOL;
-    if (row->flags & PSA_POOL_HOOKED) return PSA_HOOKED_POOL;
+    /* Whoever allows hooks says which fee they set, and that they do nothing else to the amounts. */
+    const uint32_t by_curve = PSA_ALLOW_HOOKS | PSA_FEE_GIVEN;
+    if (row->flags & PSA_POOL_HOOKED && (flags & by_curve) != by_curve) return PSA_HOOKED_POOL;
     if (flags & PSA_FEE_GIVEN) {
-        if (!(row->flags & PSA_POOL_DYNAMIC_FEE) || lp_fee > PIPS) return PSA_BAD_ARGUMENT;
+        if (!(row->flags & (PSA_POOL_DYNAMIC_FEE | PSA_POOL_HOOKED)) || lp_fee > PIPS)
+            return PSA_BAD_ARGUMENT;
         fee = lp_fee;
     } else if (row->flags & PSA_POOL_DYNAMIC_FEE && !(flags & PSA_ALLOW_DYNAMIC)) {
         return PSA_DYNAMIC_FEE;
@@ -914,7 +917,9 @@ static int shared_quote(const psa_arena *arena, uint32_t slot, uint32_t generati
     return finish_result(&line, PSA_CONTENDED, result);
 }
 
-#define CALLER_FLAGS (PSA_EXACT_OUT | PSA_ALLOW_STALE | PSA_ALLOW_DYNAMIC | PSA_FEE_GIVEN | PSA_ZERO_FOR_ONE)
+#define CALLER_FLAGS                                                                        \
+    (PSA_EXACT_OUT | PSA_ALLOW_STALE | PSA_ALLOW_DYNAMIC | PSA_FEE_GIVEN | PSA_ALLOW_HOOKS | \
+     PSA_ZERO_FOR_ONE)
 
 int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
               const uint8_t *amount, const uint8_t *limit, uint32_t flags, uint32_t lp_fee,
@@ -930,7 +935,7 @@ int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64
 int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_t *generations,
                     uint64_t commit, const uint64_t *amounts, const uint32_t *item_flags,
                     uint32_t flags, uint32_t count, psa_quote_result *results) {
-    const uint32_t allowed = CALLER_FLAGS & ~(uint32_t)PSA_FEE_GIVEN;
+    const uint32_t allowed = CALLER_FLAGS & ~(uint32_t)(PSA_FEE_GIVEN | PSA_ALLOW_HOOKS);
     int one = (flags & PSA_ONE_POOL) != 0;
     flags &= ~(uint32_t)PSA_ONE_POOL;
     if (!arena || !slots || !amounts || !results || flags & ~allowed) return PSA_BAD_ARGUMENT;

@@ -187,8 +187,18 @@ def test_v3_quotes_equal_the_pools_own_swap() -> None:
     comparison.finish(quote=56898, quote_refused=3227, ladder=49409, ladder_refused=1872)
 
 
+def hook_fees() -> dict[tuple[str, str], dict[str, str]]:
+    """(block hash, pool) to the fee each test hook would set for a swap then."""
+    return {
+        (record["hash"], record["pool"]): record["hookFees"]
+        for record in records("v4_quotes")
+        if record["hookFees"]
+    }
+
+
 def test_v4_quotes_equal_the_pools_own_swap() -> None:
     states = full_states("v4_chain")
+    set_by_hooks = hook_fees()
     pools = next(r["pools"] for r in records("v4_chain") if r["kind"] == "meta")
     comparison = Comparison()
     for block_hash, key, items in quotes("v4_quotes"):
@@ -206,6 +216,10 @@ def test_v4_quotes_equal_the_pools_own_swap() -> None:
                 refused = Answer(lib.PSA_HOOKED_POOL, 0, 0, 0, 0, 0, 0, False)
                 found = pool.quote(int(item["amt"]), item["zf1"], item["mode"] == "in")
                 comparison.check("hooked", found, refused, item)
+            # These hooks only set the fee: told which, the curve's answer is the pool's own.
+            fee = int(set_by_hooks[block_hash, key][meta["hooks"]])
+            told = lib.PSA_FEE_GIVEN | lib.PSA_ALLOW_HOOKS
+            compare_pool(comparison, pool, state, items, V4_REASONS, -1, told, fee, "told ")
             continue
         flags = lib.PSA_POOL_DYNAMIC_FEE if dynamic else 0
         lp_fee = int(state["lpFee"])
@@ -220,8 +234,9 @@ def test_v4_quotes_equal_the_pools_own_swap() -> None:
             pool.copy.line.fee_status = 123 | lib.PSA_STATUS_LIVE << 24
             given = lib.PSA_FEE_GIVEN
             compare_pool(comparison, pool, state, items, V4_REASONS, -1, given, lp_fee, "given ")
-    # 82,895 recorded: 12,815 of pools whose swaps their hooks alter are refused, all others are
-    # compared; those of the dynamic-fee pool once more with the fee given by the caller
+    # 82,895 recorded: 12,815 of pools whose swaps their hooks alter are refused, and compared with
+    # the hook's fee given; all others are compared; those of the dynamic-fee pool once more with the
+    # fee given by the caller
     comparison.finish(
         quote=62301,
         quote_refused=7779,
@@ -233,6 +248,10 @@ def test_v4_quotes_equal_the_pools_own_swap() -> None:
         given_quote_refused=528,
         given_ladder=4894,
         given_ladder_refused=370,
+        told_quote=12086,
+        told_quote_refused=729,
+        told_ladder=10416,
+        told_ladder_refused=575,
     )
 
 

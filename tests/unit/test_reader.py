@@ -449,8 +449,40 @@ def test_dynamic_fee_pools_want_a_fee_or_leave(pools: Arena) -> None:
 
 def test_hooked_pools_refuse_every_quote(pools: Arena) -> None:
     for pool in (pools[text(HOOKED)], pools[text(HOOKED)].freeze()):
-        with pytest.raises(errors.HookedPool):
-            pool.quote_exact_out(10, zero_for_one=False)
+        for options in ({}, {"lp_fee": 3000}, {"allow_dynamic_fee": True}):
+            with pytest.raises(errors.HookedPool, match="allow_hooks"):
+                pool.quote_exact_out(10, zero_for_one=False, **options)
+    assert pools.quote_batch([text(HOOKED)], 10, zero_for_one=True).error(0) is not None
+
+
+@pytest.mark.parametrize("exact_out", [False, True])
+def test_hooks_that_only_set_the_fee_may_be_allowed_with_it(pools: Arena, exact_out: bool) -> None:
+    """The dynamic-fee pool has the same curve and no hooks in swaps."""
+    told: dict[str, Any] = {"lp_fee": 777, "allow_hooks": True}
+    plain = pools[text(DYNAMIC)]
+    ask = operator.attrgetter("quote_exact_out" if exact_out else "quote_exact_in")
+    expected = ask(plain)(10**18, zero_for_one=True, lp_fee=777)
+    with pools.snapshot() as view:
+        copy = pools.snapshot([text(HOOKED)])[text(HOOKED)]
+        for pool in (
+            pools[text(HOOKED)],
+            view[text(HOOKED)],
+            copy,
+            pickle.loads(pickle.dumps(copy)),
+        ):
+            found = ask(pool)(10**18, zero_for_one=True, **told)
+            assert (found.amount_in, found.amount_out) == (expected.amount_in, expected.amount_out)
+            many = pool.quote_many([10**18], zero_for_one=True, exact_out=exact_out, **told)
+            assert many[0] == found
+            assert (
+                pool.ladder(zero_for_one=True, exact_out=exact_out, **told).quote(10**18) == found
+            )
+            with pytest.raises(ValueError, match="lp_fee"):
+                ask(pool)(10**18, zero_for_one=True, allow_hooks=True)
+            with pytest.raises(ValueError, match="lp_fee"):
+                pool.quote_many([1], zero_for_one=True, allow_hooks=True)
+    with pytest.raises(ValueError, match="lp_fee"):  # no hooks, and a fee that cannot change
+        pools[text(V4)].quote_exact_in(1, zero_for_one=True, **told)
 
 
 def test_errors_name_pool_and_amount(pools: Arena) -> None:

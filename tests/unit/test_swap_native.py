@@ -138,11 +138,23 @@ def test_protocol_without_a_swap_is_refused(protocol: int) -> None:
     assert small_pool(protocol).quote(1, True, True) == refusal(lib.PSA_UNSUPPORTED_PROTOCOL)
 
 
-def test_hooked_pool_is_refused_whatever_the_caller_allows() -> None:
-    flags = lib.PSA_POOL_HOOKED | lib.PSA_POOL_DYNAMIC_FEE
-    pool = small_pool(V4, flags=flags)
-    for allow in (0, lib.PSA_ALLOW_DYNAMIC, lib.PSA_FEE_GIVEN, lib.PSA_ALLOW_STALE):
+@pytest.mark.parametrize("more", [0, lib.PSA_POOL_DYNAMIC_FEE])
+def test_hooked_pool_is_refused_unless_hooks_are_allowed_and_the_fee_is_given(more: int) -> None:
+    pool = small_pool(V4, 400, flags=lib.PSA_POOL_HOOKED | more)
+    for allow in (
+        0,
+        lib.PSA_ALLOW_DYNAMIC,
+        lib.PSA_FEE_GIVEN,
+        lib.PSA_ALLOW_STALE,
+        lib.PSA_ALLOW_HOOKS,
+        lib.PSA_ALLOW_HOOKS | lib.PSA_ALLOW_DYNAMIC,
+    ):
         assert pool.quote(1000, True, True, flags=allow) == refusal(lib.PSA_HOOKED_POOL)
+    told = lib.PSA_FEE_GIVEN | lib.PSA_ALLOW_HOOKS
+    by_curve = oracle.swap(small_oracle(4, 900), ETHER, True, True)
+    assert pool.quote(ETHER, True, True, flags=told, lp_fee=900) == swapped(by_curve)
+    above = pool.quote(ETHER, True, True, flags=told, lp_fee=1_000_001)
+    assert above == refusal(lib.PSA_BAD_ARGUMENT)
 
 
 def test_dynamic_fee_is_refused_allowed_or_given() -> None:
@@ -167,7 +179,7 @@ def test_given_fee_for_a_pool_with_a_static_fee_is_a_bad_argument(protocol: int)
 
 def test_unknown_flags_are_a_bad_argument() -> None:
     pool = small_pool()
-    for flag in (lib.PSA_ONE_POOL, 64, 1 << 31):
+    for flag in (lib.PSA_ONE_POOL, 128, 1 << 31):
         status = lib.psa_quote_copy(pool.copy, bytes(32), ffi.NULL, flag, 0, pool.result)
         assert status == lib.PSA_BAD_ARGUMENT
 
