@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,9 @@ from arena.readers.state import (
     unknown,
 )
 from arena.segment import ControlSegment, segment_name
+
+if TYPE_CHECKING:
+    from arena.readers.waiting import CommitWaiters
 
 Result = TypeVar("Result")
 
@@ -150,6 +153,7 @@ class Arena:
         self._closed = ffi.new("uint32_t *")  # not 0: handles must not quote any more
         self._mapped: MappedArena | None = None
         self._control: ControlSegment | None = None
+        self._waiters: CommitWaiters | None = None
         control = ControlSegment.attach(name, layout.CONTROL_NBYTES)
         try:
             shared = self._check_control(control)
@@ -485,17 +489,32 @@ class Arena:
         return True
 
     async def await_block(self, after: int, timeout: float | None = None) -> "HeadBlock | None":
-        """wait_block for asyncio. Waits in a worker thread, a tenth of a second at a time."""
+        """wait_block for asyncio, of any number of coroutines and loops.
+
+        All of them share one thread of this arena's; none of the loop's worker threads is taken.
+        """
         import asyncio  # costs as much as the rest of the package, and few readers use it
 
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = _WAIT_SLICE if deadline is None else deadline - time.monotonic()
-            found = await asyncio.to_thread(
-                self.wait_block, after, max(0.0, min(left, _WAIT_SLICE))
-            )
-            if found is not None or left <= 0:
-                return found
+            mapped = self._current()
+            record = pin(mapped)
+            left = None if deadline is None else deadline - time.monotonic()
+            if record.block_number > after or (left is not None and left <= 0):
+                await asyncio.sleep(0)  # a loop of waits that never wait lets others run, too
+                is_above = record.block_number > after
+                return HeadBlock._make(self, mapped, record, after) if is_above else None
+            await self._commit_waiters().changed(mapped, int(record.stamp), left)
+
+    def _commit_waiters(self) -> "CommitWaiters":
+        if self._waiters is not None:
+            return self._waiters
+        from arena.readers.waiting import CommitWaiters  # needs asyncio
+
+        with self._lock:
+            if self._waiters is None:
+                self._waiters = CommitWaiters(self.name)
+            return self._waiters
 
     @overload
     def snapshot(self, keys: None = None, *, tries: int = READ_TRIES) -> Snapshot: ...
