@@ -2,29 +2,42 @@
 
 One background thread runs the connections. Every request is bounded in size, in time and in how
 many are under way at once; what may pass by itself (connection lost, time-out, 429, 5xx, an answer cut
-short) is tried again with growing pauses. Messages show host and port of the address only: the
+short, "slow down" in any words) is tried again with growing pauses. A batch that a node does not
+answer whole is cut, and its size remembered. Messages show host and port of the address only: the
 rest of it often holds a key.
 """
 
 import asyncio
 import itertools
-import json
 import logging
+import math
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Self, TypeVar
 
 import aiohttp
 import orjson
 
 from arena.errors import RpcAnswerInvalid, RpcError, RpcRefused, RpcUnavailable
+from arena.writer.rpcerrors import TOO_LARGE, Meaning, meaning_of
+from arena.writer.transports import (
+    LONGEST_PAUSE_S,
+    Limits,
+    Transient,
+    Transport,
+    error_of,
+    open_transport,
+    shown_address,
+    stream_of,
+)
 
-__all__ = ["Call", "JsonRpc", "Limits", "shown_address"]
+__all__ = ["TOO_LARGE", "Call", "JsonRpc", "Limits", "shown_address"]
 
 log = logging.getLogger(__name__)
 
@@ -33,76 +46,23 @@ Call = tuple[str, Sequence[Any]]
 
 T = TypeVar("T")
 
-FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 10.0
-# HTTP: Too Many Requests and what a gateway says while the node behind it starts or is busy.
-_RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-_SPLIT_NBYTES = 1 << 20  # notifications are small; large answers come alone
-TOO_LARGE = 413  # HTTP: Content Too Large; also the code of a request this side refuses to send
-_RATE_CODES = frozenset({429, -32005})
-_RATE_TEXT = re.compile(r"rate|too many requests|per second|throttl|capacity", re.IGNORECASE)
+# Limits of a rate are mostly of a second: where the node says it was asked too often, it is asked so
+# often at least, which with the first pause of Limits takes 1.4 s.
+RATE_TRIES = 4
+LOST_TRIES = 2  # of a batch, before one call of it alone tells whether the node is there at all
+MOST_CALLS = 1 << 20  # no bound of a batch is known
+# How long one is kept. It may have been one large answer, or a node that was away for a moment.
+SIZE_KEPT_S = 600.0
 
 
-class Limits:
-    """What one client may ask for at once. Sizes in bytes, times in seconds.
+@dataclass(frozen=True, slots=True)
+class _Unanswered:
+    """In place of a result: the call is to be asked again. `meaning` is later or smaller; `refusal`
+    where the node said why."""
 
-    reth takes requests of 15 MB and gives answers of up to 160 MB; proxies often take 1 MB only,
-    which callers find out by a refusal and then ask for less at a time.
-    """
-
-    __slots__ = (
-        "concurrency",
-        "first_pause_s",
-        "max_request_nbytes",
-        "max_response_nbytes",
-        "timeout_s",
-        "tries",
-    )
-
-    def __init__(
-        self,
-        *,
-        timeout_s: float = 30.0,
-        tries: int = 5,
-        concurrency: int = 4,
-        max_request_nbytes: int = 8 << 20,
-        max_response_nbytes: int = 160 << 20,
-        first_pause_s: float = FIRST_PAUSE_S,
-    ) -> None:
-        if min(timeout_s, tries, concurrency, max_request_nbytes, max_response_nbytes) <= 0:
-            raise ValueError("every limit is above 0")
-        self.timeout_s = timeout_s
-        self.tries = tries
-        self.concurrency = concurrency
-        self.max_request_nbytes = max_request_nbytes
-        self.max_response_nbytes = max_response_nbytes
-        self.first_pause_s = first_pause_s
-
-
-class _TransientError(Exception):
-    """May pass by itself. `pause_s` is what the node asked to wait."""
-
-    def __init__(self, reason: str, pause_s: float = 0.0) -> None:
-        super().__init__(reason)
-        self.pause_s = pause_s
-
-
-class _Transport(Protocol):
-    async def exchange(self, body: bytes) -> bytes:
-        """The answer to one request. _TransientError, RpcRefused, OSError, aiohttp.ClientError."""
-
-    async def close(self) -> None: ...
-
-
-def shown_address(address: str) -> str:
-    """Scheme, host and port of a URL, or a socket's path: safe to log."""
-    if "://" not in address:
-        return address
-    parts = urlsplit(address)
-    if parts.scheme == "ipc":
-        return parts.path
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}"
+    meaning: Meaning
+    reason: str
+    refusal: RpcRefused | None = None
 
 
 class JsonRpc:
@@ -115,13 +75,15 @@ class JsonRpc:
     def __init__(self, address: str, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.shown = shown_address(address)
-        self._open_stream = _stream_of(address, self.limits)
+        self._open_stream = stream_of(address, self.limits)
         self._address = address
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._transport: _Transport | None = None
+        self._transport: Transport | None = None
+        self._sizes: dict[str, tuple[int, float]] = {}  # calls of a batch by method, until when
+        self._quiet_until = 0.0  # the node said it was asked too often
         self._under_way: asyncio.Semaphore | None = None
         self._closed = False
 
@@ -195,6 +157,10 @@ class JsonRpc:
     ) -> None:
         self.close()
 
+    def be_quiet(self, pause_s: float) -> None:
+        """Ask nothing more for so long: the node said it was asked too often."""
+        self._quiet_until = max(self._quiet_until, time.monotonic() + pause_s)
+
     # The background thread
 
     def _gather(self, work: list[Coroutine[Any, Any, T]]) -> list[T]:
@@ -239,11 +205,6 @@ class JsonRpc:
             f"the client of {self.shown} is closed; make a new one", address=self.shown
         )
 
-    def _make_transport(self) -> _Transport:
-        if self._open_stream is None:
-            return _Http(self._address, self.limits)
-        return _Pooled(self._open_stream)
-
     async def _shut(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
@@ -276,9 +237,9 @@ class JsonRpc:
                 await stream.close()
         except TimeoutError:
             reason = f"no answer within {self.limits.timeout_s:g} s"
-        except (_TransientError, RpcError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        except (Transient, RpcError) as error:
             reason = str(error) or type(error).__name__
-        except (OSError, aiohttp.ClientError) as error:
+        except Exception as error:  # whatever the other side sent: a subscription is a hint only
             reason = f"{type(error).__name__}: {_redacted(error)}"
         on_end(reason)
 
@@ -289,28 +250,104 @@ class JsonRpc:
         return {"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": [*parameters]}
 
     async def _single(self, call: Call) -> Any:
-        request = self._request(call)
-        try:
-            return await self._send(
-                orjson.dumps(request), call[0], lambda answer: self._result(answer, request)
-            )
-        except RpcRefused as error:
-            return error
+        patience = _Patience(self, call[0])
+        while True:
+            try:
+                return (await self._ask([call]))[0]
+            except (Transient, RpcAnswerInvalid) as error:
+                await patience.wait(error)
 
     async def _batch(self, calls: Sequence[Call]) -> Any:
-        if not calls:
-            return []
-        requests = [self._request(call) for call in calls]
-        name = f"batch of {len(calls)}, {calls[0][0]}"
-        try:
-            return await self._send(
-                orjson.dumps(requests), name, lambda answer: self._results(answer, requests, name)
-            )
-        except RpcRefused as error:
-            return error
+        """Results in order, or why the batch was refused; cut as often as the node wants it.
 
-    async def _send(self, body: bytes, name: str, read: Callable[[Any], T]) -> T:
+        What was answered is kept, and only the rest is asked again.
+        """
+        method = calls[0][0] if calls else ""
+        results: list[Any] = [None] * len(calls)
+        waiting = list(range(len(calls)))
+        patience = _Patience(self, f"batch of {len(calls)}, {method}")
+        size = len(calls)
+        too_many = 0  # so many at once were not answered, and fewer are tried
+        refusal: RpcRefused | None = None  # of that many
+        while waiting:
+            size = max(1, min(size, self._size_of(method)))
+            part = waiting[:size]
+            try:
+                outcomes = await self._ask([calls[index] for index in part])
+            except RpcRefused as error:
+                what = meaning_of(error.code, error.reason, method=method, calls=len(part))
+                if what not in (Meaning.smaller, Meaning.unclear):
+                    return error
+                refusal, too_many = error, len(part)
+                size = len(part) // 2 if what is Meaning.smaller else 1
+                continue
+            except (Transient, RpcAnswerInvalid) as error:
+                alone = len(part) == 1
+                if too_many and not alone and not _is_rate(error):
+                    too_many, size = len(part), len(part) // 2
+                    continue
+                await patience.wait(error, may_end=alone)
+                if alone:
+                    continue
+                if _is_rate(error):
+                    size = len(part) if patience.count < LOST_TRIES else len(part) // 8
+                elif patience.count >= min(LOST_TRIES, self.limits.tries):
+                    # One call tells a node that is away from one that will not take so many.
+                    too_many, size = len(part), 1
+                continue
+            patience.count = 0
+            if refusal is not None and _is_same(outcomes[0], refusal):
+                return refusal
+            left = [at for at, each in zip(part, outcomes, strict=True) if _is_unanswered(each)]
+            for at, outcome in zip(part, outcomes, strict=True):
+                results[at] = outcome
+            waiting = left + waiting[len(part) :]
+            if left:
+                size = len(part) - len(left)
+                unanswered = results[left[0]]
+                if unanswered.meaning is Meaning.later:
+                    await patience.wait(Transient(unanswered.reason, is_rate=True), may_end=False)
+                else:
+                    too_many = len(part)
+            elif too_many and len(part) == 1 and too_many > 3:
+                size = too_many // 2
+            elif too_many and not isinstance(outcomes[0], RpcRefused):
+                self._keep_size(method, len(part), too_many)
+                too_many, refusal = 0, None
+        return results
+
+    def _size_of(self, method: str) -> int:
+        """How many calls of a method are asked in one batch."""
+        size, until = self._sizes.get(method, (MOST_CALLS, math.inf))
+        return size if time.monotonic() < until else MOST_CALLS
+
+    def _keep_size(self, method: str, size: int, too_many: int) -> None:
+        self._sizes[method] = (size, time.monotonic() + SIZE_KEPT_S)
+        log.info(
+            "event=rpc_batch_cut node=%s method=%s calls=%d refused=%d",
+            self.shown,
+            method,
+            size,
+            too_many,
+        )
+
+    async def _ask(self, calls: Sequence[Call]) -> list[Any]:
+        """What came of each call: its result, RpcRefused, or _Unanswered in a batch that was not
+        answered whole. Transient, RpcAnswerInvalid; RpcRefused when a batch is refused as such."""
+        requests = [self._request(call) for call in calls]
+        if len(calls) > 1:
+            name = f"batch of {len(calls)}, {calls[0][0]}"
+            return await self._exchange(requests, name, lambda got: self._results(got, requests))
+        request, name = requests[0], calls[0][0]
+        try:
+            return [await self._exchange(request, name, lambda got: self._result(got, request))]
+        except RpcRefused as error:
+            return [error]
+
+    async def _exchange(self, asked: Any, name: str, read: Callable[[Any], T]) -> T:
+        """Ask once. Transient, RpcRefused, RpcAnswerInvalid, and nothing else."""
         limits = self.limits
+        body = orjson.dumps(asked)
         if len(body) > limits.max_request_nbytes:
             raise RpcRefused(
                 f"{name}: the request has {len(body)} bytes, the limit is "
@@ -320,59 +357,33 @@ class JsonRpc:
                 code=TOO_LARGE,
                 reason="request too large",
             )
+        while (left_s := self._quiet_until - time.monotonic()) > 0:
+            await asyncio.sleep(left_s)
         assert self._under_way is not None
-        reasons: list[str] = []
-        invalid: RpcAnswerInvalid | None = None
-        for attempt in range(limits.tries):
-            pause, invalid = 0.0, None
-            async with self._under_way:
-                if self._transport is None:
-                    self._transport = self._make_transport()
-                try:
-                    async with asyncio.timeout(limits.timeout_s):
-                        answer = await self._transport.exchange(body)
-                    return read(orjson.loads(answer))
-                except _TransientError as error:
-                    reasons.append(str(error))
-                    pause = error.pause_s
-                except TimeoutError:
-                    reasons.append(f"no answer within {limits.timeout_s:g} s")
-                except orjson.JSONDecodeError as error:
-                    reasons.append(f"the answer is no whole JSON text ({error})")
-                except (OSError, aiohttp.ClientError) as error:
-                    reasons.append(f"{type(error).__name__}: {_redacted(error)}")
-                except RpcRefused as error:
-                    raise self._refused(name, error.code, error.reason) from None
-                except RpcAnswerInvalid as error:
-                    if self._open_stream is None:
-                        raise
-                    invalid = error
-                    reasons.append(str(error))
-                if self._open_stream is not None:
-                    # It may have been another request's answer; the next would be one too late as well.
-                    await self._transport.close()
-            if attempt + 1 < limits.tries:
-                pause = max(pause, limits.first_pause_s * 2**attempt * random.uniform(0.75, 1.25))
-                pause = min(pause, LONGEST_PAUSE_S)
-                log.debug(
-                    'event=rpc_retry node=%s method="%s" try=%d pause_ms=%d reason="%s"',
-                    self.shown,
-                    name,
-                    attempt + 1,
-                    int(pause * 1000),
-                    reasons[-1],
-                )
-                await asyncio.sleep(pause)
-        if invalid is not None:
-            raise invalid
-        raise RpcUnavailable(
-            f"{self.shown} gave no answer to {name} in {limits.tries} tries: "
-            f"{'; '.join(dict.fromkeys(reasons))}; is the node up, and is this its address?",
-            address=self.shown,
-            method=name,
-            tries=limits.tries,
-            reason=reasons[-1],
-        )
+        async with self._under_way:
+            if self._transport is None:
+                self._transport = open_transport(self._address, limits, self._open_stream)
+            try:
+                async with asyncio.timeout(limits.timeout_s):
+                    answer = await self._transport.exchange(body)
+                return read(orjson.loads(answer))
+            except RpcRefused as error:
+                raise self._refused(name, error.code, error.reason) from None
+            except (Transient, RpcAnswerInvalid) as error:
+                failure: Transient | RpcAnswerInvalid = error
+            except TimeoutError:
+                failure = Transient(f"no answer within {limits.timeout_s:g} s")
+            except orjson.JSONDecodeError as error:
+                failure = Transient(f"the answer is no whole JSON text ({error})")
+            except (OSError, aiohttp.ClientError) as error:
+                failure = Transient(f"{type(error).__name__}: {_redacted(error)}")
+            except Exception as error:  # what an answer can do is not to be foreseen
+                log.warning("event=rpc_answer_odd node=%s", self.shown, exc_info=True)
+                failure = self._no_answer(f"{name} ({type(error).__name__})")
+            if self._open_stream is not None:
+                # It may have been another request's answer; the next would be one too late as well.
+                await self._transport.close()
+        raise failure
 
     def _refused(self, name: str, code: int, reason: str) -> RpcRefused:
         return RpcRefused(
@@ -383,41 +394,72 @@ class JsonRpc:
             reason=reason,
         )
 
-    def _result(self, answer: Any, request: dict[str, Any]) -> Any:
-        """The result of one answer object. RpcRefused, RpcAnswerInvalid, _TransientError."""
-        if not isinstance(answer, dict) or answer.get("id", request["id"]) not in (
-            request["id"],
-            None,
-        ):
-            raise self._no_answer(request["method"])
+    def _result(self, answer: Any, request: dict[str, Any], calls: int = 1) -> Any:
+        """The result of one answer object. RpcRefused, RpcAnswerInvalid, Transient."""
+        method = request["method"]
+        if not isinstance(answer, dict) or _id_of(answer.get("id")) not in (request["id"], None):
+            raise self._no_answer(method)
         if (error := answer.get("error")) is not None:
-            code, reason = _error_of(error)
-            if code == 429 or (code in _RATE_CODES and _RATE_TEXT.search(reason)):
-                raise _TransientError(f"{reason} (code {code})")
-            raise self._refused(request["method"], code, reason)
+            code, reason = error_of(error)
+            if meaning_of(code, reason, method=method, calls=calls) is Meaning.later:
+                raise Transient(f"{reason} (code {code})", is_rate=True)
+            raise self._refused(method, code, reason)
         if "result" not in answer:
-            raise self._no_answer(request["method"])
+            raise self._no_answer(method)
         return answer["result"]
 
-    def _results(self, answer: Any, requests: list[dict[str, Any]], name: str) -> list[Any]:
+    def _results(self, answer: Any, requests: list[dict[str, Any]]) -> list[Any]:
+        """What came of each request; raises what is true of all of them."""
+        name = f"batch of {len(requests)}, {requests[0]['method']}"
+        whole = {"id": None, "method": requests[0]["method"]}
+        count = len(requests)
         if isinstance(answer, dict):  # the batch as a whole was refused
-            self._result(answer | {"id": None}, {"id": None, "method": name})
+            self._result(answer | {"id": None}, whole, count)
         if not isinstance(answer, list):
             raise self._no_answer(name)
-        by_id = {
-            item["id"]: item
-            for item in answer
-            if isinstance(item, dict) and isinstance(item.get("id"), int)
-        }
-        results: list[Any] = []
+        found: dict[int, Any] = {}
+        doubled: set[int] = set()
+        stray: dict[str, Any] | None = None
+        for item in answer:
+            if not isinstance(item, dict):
+                continue
+            key = _id_of(item.get("id"))
+            if key is not None:
+                if key in found and found[key] != item:
+                    doubled.add(key)
+                found[key] = item
+            elif item.get("error") is not None:
+                stray = item
+        outcomes: list[Any] = []
         for request in requests:
-            if request["id"] not in by_id:
-                raise _TransientError(f"{len(by_id)} answers to {len(requests)} calls of a batch")
+            key = request["id"]
             try:
-                results.append(self._result(by_id[request["id"]], request))
+                if key not in found or key in doubled:
+                    text = f"{len(found)} answers to {count} calls of a batch"
+                    outcomes.append(_Unanswered(Meaning.smaller, text))
+                else:
+                    outcomes.append(self._result(found[key], request, count))
+            except Transient as error:
+                outcomes.append(_Unanswered(Meaning.later, str(error)))
+            except RpcAnswerInvalid as error:
+                outcomes.append(_Unanswered(Meaning.smaller, str(error)))
             except RpcRefused as error:
-                results.append(error)
-        return results
+                code, reason = error.code, error.reason
+                what = meaning_of(code, reason, method=request["method"], calls=count)
+                if what is Meaning.smaller:
+                    outcomes.append(_Unanswered(what, reason, error))
+                else:
+                    outcomes.append(error)
+        if all(map(_is_unanswered, outcomes)):
+            if any(each.meaning is Meaning.later for each in outcomes):
+                raise Transient(outcomes[0].reason, is_rate=True)
+            refused = next((each.refusal for each in outcomes if each.refusal is not None), None)
+            if refused is not None:
+                raise refused
+            if stray is not None:
+                self._result(stray | {"id": None}, whole, count)
+            raise Transient(outcomes[0].reason)
+        return outcomes
 
     def _no_answer(self, name: str) -> RpcAnswerInvalid:
         return RpcAnswerInvalid(
@@ -428,223 +470,93 @@ class JsonRpc:
         )
 
 
+class _Patience:
+    """How often one request is asked again, and how long to wait in between."""
+
+    __slots__ = ("_name", "_reasons", "_rpc", "count")
+
+    def __init__(self, rpc: JsonRpc, name: str) -> None:
+        self._rpc = rpc
+        self._name = name
+        self._reasons: list[str] = []
+        self.count = 0
+        """Failures in a row."""
+
+    async def wait(self, error: Transient | RpcAnswerInvalid, *, may_end: bool = True) -> None:
+        """Sleep before the next try. When it was the last: RpcUnavailable, or the error itself where
+        it is an RpcError; over HTTP that one always is, as no other answer can have been meant."""
+        rpc, limits = self._rpc, self._rpc.limits
+        if isinstance(error, RpcAnswerInvalid) and not rpc.can_subscribe:
+            raise error
+        self.count += 1
+        self._reasons.append(str(error))
+        is_rate = _is_rate(error)
+        tries = max(limits.tries, RATE_TRIES) if is_rate else limits.tries
+        if may_end and self.count >= tries:
+            if isinstance(error, RpcAnswerInvalid):
+                raise error
+            raise RpcUnavailable(
+                f"{rpc.shown} gave no answer to {self._name} in {self.count} tries: "
+                f"{'; '.join(dict.fromkeys(self._reasons))}; is the node up, and is this its "
+                "address?",
+                address=rpc.shown,
+                method=self._name,
+                tries=self.count,
+                reason=self._reasons[-1],
+            )
+        pause_s = limits.first_pause_s * 2 ** min(self.count - 1, 16) * random.uniform(0.75, 1.25)
+        if isinstance(error, Transient):
+            pause_s = max(pause_s, error.pause_s)
+        pause_s = min(pause_s, LONGEST_PAUSE_S)
+        log.debug(
+            'event=rpc_retry node=%s method="%s" try=%d pause_ms=%d reason="%s"',
+            rpc.shown,
+            self._name,
+            self.count,
+            int(pause_s * 1000),
+            self._reasons[-1],
+        )
+        if is_rate:
+            rpc.be_quiet(pause_s)
+        await asyncio.sleep(pause_s)
+
+
+def _is_rate(error: Exception) -> bool:
+    return isinstance(error, Transient) and error.is_rate
+
+
+def _is_unanswered(outcome: Any) -> bool:
+    return isinstance(outcome, _Unanswered)
+
+
+def _is_same(outcome: Any, refusal: RpcRefused) -> bool:
+    """Whether a call alone is refused as the batch was, by an error that is not about its size."""
+    if not isinstance(outcome, RpcRefused):
+        return False
+    same = (outcome.code, outcome.reason) == (refusal.code, refusal.reason)
+    return same and meaning_of(outcome.code, outcome.reason) is Meaning.unclear
+
+
+def _id_of(value: Any) -> int | None:
+    """The number of the request an answer names; None where it names none.
+
+    Some proxies make a text of it. -1, no request's, for anything else.
+    """
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return -1
+
+
 def _unwrap(result: Any) -> Any:
     if isinstance(result, RpcRefused):
         raise result
     return result
 
 
-def _error_of(error: Any) -> tuple[int, str]:
-    if not isinstance(error, dict):
-        return 0, str(error)[:300]
-    code = error.get("code")
-    reason = str(error.get("message", ""))[:300]
-    if isinstance(error.get("data"), str) and len(error["data"]) < 300:
-        reason = f"{reason} {error['data']}".strip()
-    return (code if isinstance(code, int) else 0), reason
-
-
 def _redacted(error: BaseException) -> str:
     """An error's text without the paths of URLs."""
     return re.sub(r"(\w+://[^/\s]*@?)[^\s'\"]*", r"\1", str(error))
-
-
-# Transports
-
-
-def _stream_of(address: str, limits: Limits) -> Callable[[], Coroutine[Any, Any, "_Stream"]] | None:
-    """How to open a connection to this address; None for HTTP, which has requests only."""
-    if "://" not in address:
-        return lambda: _open_local(address, limits)
-    scheme = address.split("://", 1)[0].lower()
-    if scheme == "ipc":
-        return lambda: _open_local(urlsplit(address).path, limits)
-    if scheme in ("ws", "wss"):
-        return lambda: _open_websocket(address, limits)
-    if scheme in ("http", "https"):
-        return None
-    raise ValueError(
-        f"the node's address {shown_address(address)} is none of http(s)://, ws(s):// and the "
-        "path of an IPC socket"
-    )
-
-
-class _Http:
-    """One request, one POST; connections are kept."""
-
-    def __init__(self, address: str, limits: Limits) -> None:
-        self._address = address
-        self._max_nbytes = limits.max_response_nbytes
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=limits.concurrency),
-            timeout=aiohttp.ClientTimeout(total=limits.timeout_s),
-            headers={"Content-Type": "application/json"},
-        )
-
-    async def exchange(self, body: bytes) -> bytes:
-        async with self._session.post(self._address, data=body, allow_redirects=False) as response:
-            if response.status in _RETRIED_STATUS:
-                pause = response.headers.get("Retry-After", "")
-                raise _TransientError(
-                    f"HTTP status {response.status}", float(pause) if pause.isdigit() else 0.0
-                )
-            content = bytearray()
-            async for chunk in response.content.iter_any():
-                content += chunk
-                if len(content) > self._max_nbytes:
-                    raise _too_long(self._max_nbytes)
-            # Some nodes put a JSON-RPC error into a body with a 4xx status.
-            if response.status != 200 and not content.lstrip().startswith((b"{", b"[")):
-                raise RpcRefused(
-                    code=response.status,
-                    reason=f"HTTP status {response.status} {response.reason or ''}".strip(),
-                )
-            return bytes(content)
-
-    async def close(self) -> None:
-        await self._session.close()
-
-
-class _Stream(Protocol):
-    async def send(self, body: bytes) -> None: ...
-
-    async def receive(self) -> bytes:
-        """The next JSON text. _TransientError when the connection ended."""
-
-    async def close(self) -> None: ...
-
-
-class _Pooled:
-    """Connections with one request under way on each; one that failed is never used again."""
-
-    def __init__(self, connect: Callable[[], Coroutine[Any, Any, _Stream]]) -> None:
-        self._connect = connect
-        self._idle: list[_Stream] = []
-
-    async def exchange(self, body: bytes) -> bytes:
-        stream = self._idle.pop() if self._idle else await self._connect()
-        try:
-            await stream.send(body)
-            answer = await stream.receive()
-        except BaseException:
-            await stream.close()
-            await self.close()  # the node may have gone: what is idle is no better
-            raise
-        self._idle.append(stream)
-        return answer
-
-    async def close(self) -> None:
-        idle, self._idle = self._idle, []
-        for stream in idle:
-            await stream.close()
-
-
-class _WebSocket:
-    def __init__(self, session: aiohttp.ClientSession, socket: Any) -> None:
-        self._session = session
-        self._socket = socket
-
-    async def send(self, body: bytes) -> None:
-        await self._socket.send_str(body.decode())
-
-    async def receive(self) -> bytes:
-        message = await self._socket.receive()
-        if message.type is aiohttp.WSMsgType.TEXT:
-            text: str = message.data
-            return text.encode()
-        if message.type is aiohttp.WSMsgType.BINARY:
-            content: bytes = message.data
-            return content
-        raise _TransientError(f"the WebSocket closed ({message.type.name}, {message.data})")
-
-    async def close(self) -> None:
-        await self._session.close()
-
-
-async def _open_websocket(address: str, limits: Limits) -> _Stream:
-    session = aiohttp.ClientSession()
-    try:
-        socket = await session.ws_connect(address, max_msg_size=limits.max_response_nbytes)
-    except aiohttp.WSServerHandshakeError as error:
-        await session.close()
-        if error.status in _RETRIED_STATUS:
-            raise _TransientError(f"HTTP status {error.status}") from None
-        raise RpcRefused(code=error.status, reason=f"HTTP status {error.status}") from None
-    except BaseException:
-        await session.close()
-        raise
-    return _WebSocket(session, socket)
-
-
-class _Local:
-    """A stream of JSON texts. Nodes end each with a newline or with nothing at all, and may send
-    several at once where nobody asked."""
-
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, max_nbytes: int
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._max_nbytes = max_nbytes
-        self._content = bytearray()  # received and not yet handed out
-
-    async def send(self, body: bytes) -> None:
-        self._writer.write(body + b"\n")
-        await self._writer.drain()
-
-    async def receive(self) -> bytes:
-        content, scanned = self._content, 0
-        while True:
-            if text := self._first_text(scanned):
-                return text
-            scanned = len(content)
-            chunk = await self._reader.read(1 << 20)
-            if not chunk:
-                raise _TransientError("the socket was closed before the answer was whole")
-            content += chunk
-            if len(content) > self._max_nbytes:
-                raise _too_long(self._max_nbytes)
-
-    def _first_text(self, scanned: int) -> bytes | None:
-        """Take the first whole JSON text off what was received; `scanned` bytes have no newline."""
-        content = self._content
-        if content[:1].isspace():  # the newline of the text before may come late
-            del content[: len(content) - len(content.lstrip())]
-            scanned = 0
-        end = content.find(b"\n", scanned) + 1
-        if not end and content.endswith((b"}", b"]")):
-            if _is_whole(content):
-                end = len(content)
-            elif len(content) <= _SPLIT_NBYTES:
-                end = _end_of_text(content)
-        text = bytes(content[:end])
-        del content[:end]
-        return text.strip() or None
-
-    async def close(self) -> None:
-        self._writer.close()
-
-
-async def _open_local(path: str, limits: Limits) -> _Stream:
-    reader, writer = await asyncio.open_unix_connection(path, limit=1 << 20)
-    return _Local(reader, writer, limits.max_response_nbytes)
-
-
-def _is_whole(content: bytes | bytearray) -> bool:
-    try:
-        orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return False
-    return True
-
-
-def _end_of_text(content: bytes | bytearray) -> int:
-    """Where the first of several JSON texts without a separator ends; 0 when it is not whole."""
-    try:
-        return json.JSONDecoder().raw_decode(content.decode())[1]
-    except ValueError:
-        return 0
-
-
-def _too_long(max_nbytes: int) -> RpcRefused:
-    return RpcRefused(code=TOO_LARGE, reason=f"the answer is above {max_nbytes} bytes")

@@ -23,7 +23,7 @@ from arena.layouts.events import EVENT
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.native import lib
 from arena.writer.feed import Records
-from arena.writer.jsonrpc import TOO_LARGE
+from arena.writer.rpcerrors import Meaning, meaning
 
 # keccak256 of the event signatures (v2-core, v3-core, PancakeSwap v3-core, v4-core).
 V2_SYNC = bytes.fromhex("1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1")
@@ -452,13 +452,6 @@ class Caller(Protocol):
         """Results in order, RpcRefused in place of what was refused. RpcError."""
 
 
-# What nodes and providers say when a range or an answer is too large for them.
-_TOO_LARGE = (
-    "too many", "too large", "more than", "limit", "exceed", "range", "response size", "timed out",
-    "timeout", "query returned",
-)  # fmt: skip
-
-
 class RpcNode:
     """NodeClient over a JSON-RPC transport. Answers are checked strictly: LogInvalid."""
 
@@ -503,7 +496,9 @@ class RpcNode:
         try:
             answer = self._transport.call("eth_getLogs", wanted)
         except RpcRefused as error:
-            if not _is_too_large(error):
+            # Words that nobody knows may say that it is too much; fewer blocks will show it.
+            what = meaning(error)
+            if what is not Meaning.smaller and (what is not Meaning.unclear or first == last):
                 raise
             raise LogsRefused(
                 f"the node refuses the logs of blocks {first} to {last}: {error}",
@@ -531,11 +526,6 @@ def _read_logs(answer: Any) -> list[Log]:
     if not isinstance(answer, list):
         raise LogInvalid(f"eth_getLogs answered with a JSON {type(answer).__name__}")
     return [read_log(item) for item in answer]
-
-
-def _is_too_large(error: RpcRefused) -> bool:
-    text = str(error).lower()
-    return error.fields.get("code") == TOO_LARGE or any(words in text for words in _TOO_LARGE)
 
 
 def read_header(answer: Any) -> Header:

@@ -30,6 +30,7 @@ from arena.errors import (
 )
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V4
 from arena.writer.jsonrpc import Call, JsonRpc
+from arena.writer.rpcerrors import Meaning, meaning
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.slots import (
     PoolTarget,
@@ -104,7 +105,12 @@ def check_chain(rpc: JsonRpc, chain_id: int | None) -> int:
 
 
 def _block(rpc: JsonRpc, method: str, which: str) -> Block | None:
-    found = rpc.call(method, which, False)
+    try:
+        found = rpc.call(method, which, False)
+    except RpcRefused as error:
+        if meaning(error) is not Meaning.no_block:
+            raise
+        found = None  # some nodes say so by an error
     if found is None:
         return None
     if not isinstance(found, dict):
@@ -163,6 +169,8 @@ SLOTS_AT_ONCE = {
     Way.storage_at: 1000,
 }
 FEWEST_SLOTS_AT_ONCE = 8
+# What no smaller request makes better; everything else may be a bound in words of its own.
+_NOT_OF_SIZE = frozenset({Meaning.other_way, Meaning.give_up})
 # Values of one group of pools in memory at a time; 50 pools of tick spacing 1 are 350,000 slots.
 GROUP_SLOTS = 400_000
 CANONICAL_TRIES = 3
@@ -218,13 +226,6 @@ POOL_ASKER = _assembled(
 # Where POOL_ASKER is put: an address nobody has a key for.
 ASKER_ADDRESS = b"pool-state-arena-rpc"
 EXTSLOAD_SELECTOR = bytes.fromhex("dbd035ff")  # extsload(bytes32[])
-
-# What nodes say about state they have dropped, or a block they do not know.
-_NO_STATE = re.compile(
-    r"pruned|missing trie node|historical state|state .{0,60}(not|un)\s?available|(header|block)"
-    r".{0,80}not found|resource not found|unknown block|out ?of ?range|distance to target",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -557,13 +558,13 @@ class RpcScraper:
             return _DECODERS[way](self.rpc, chunk, answer)
         if error := self._lost(block, refusal):
             raise error from refusal
-        if _slot_count(chunk) <= FEWEST_SLOTS_AT_ONCE:
+        if _slot_count(chunk) <= FEWEST_SLOTS_AT_ONCE or meaning(refusal) in _NOT_OF_SIZE:
             raise refusal
         return None
 
     def _lost(self, block: Block, refusal: RpcRefused) -> RpcError | None:
         """BlockUnavailable when the refusal is about the block and not about the request."""
-        if not _NO_STATE.search(refusal.reason):
+        if meaning(refusal) is not Meaning.no_block:
             return None
         if block_by_hash(self.rpc, block.hash) is None:
             why = "it is no longer part of the chain"
