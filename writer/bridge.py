@@ -32,6 +32,7 @@ from arena.writer.follow import Follower, encode
 from arena.writer.jsonrpc import JsonRpc, Limits
 from arena.writer.logs import Header, RpcNode, read_header
 from arena.writer.replay import listen
+from arena.writer.reports import report_refused
 from arena.writer.scrapers.rpc import check_chain
 from arena.writer.scrapers.slots import PoolTarget
 from arena.writer.whitelist import file_signature, read_pool_list
@@ -87,8 +88,7 @@ class Bridge:
         if settings.pools is not None:
             self._signature = file_signature(settings.pools)
             listed = read_pool_list(settings.pools)
-            for refused in listed.refused:
-                log.warning("event=pool_refused reason=%r", str(refused))
+            report_refused(log, listed.refused)
             targets = listed.targets
         elif targets is None:
             raise ValueError("a bridge needs a list of pools")

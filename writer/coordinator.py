@@ -42,6 +42,7 @@ from arena.native import lib
 from arena.writer.branch import Branch, Witness
 from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict
 from arena.writer.logs import NodeBlock, NodeClient
+from arena.writer.reports import PoolReports
 from arena.writer.scrapers import PoolScraper, ScrapedPool
 from arena.writer.scrapers.slots import PoolTarget
 
@@ -204,7 +205,8 @@ class Coordinator:
         self._look_for_hashes = asyncio.Event()
         self._is_tight = False  # the tick heap is nearly full: it grows before it is
         self.on_added: Callable[[Sequence[bytes], int], None] = lambda keys, head_block: None
-        self._reported: set[tuple[bytes, str]] = set()
+        self._reports = PoolReports()
+        self._not_ready: set[str] = set()  # what the source said and was logged
 
     def change_pools(self, added: Sequence[PoolTarget], removed: Sequence[bytes]) -> None:
         """Take `removed` keys away, then add `added`; a key in both is read anew. Called in the event
@@ -349,6 +351,7 @@ class Coordinator:
             except (StreamBroken, BufferOverflow):
                 await self._wait_moved(SCRAPE_POLL_S)
                 continue
+            self._reports.count()
             pause = None
             if self._stale:
                 pause = max(0.0, min(due for due, _ in self._stale.values()) - time.monotonic())
@@ -510,7 +513,7 @@ class Coordinator:
             except ArenaFull as error:
                 if not await self._grow(error, gives_way=True):
                     for key in specs:
-                        self._report(key, error)
+                        self._reports.report(key, error)
                     return True
                 continue
             if found is None:
@@ -525,7 +528,7 @@ class Coordinator:
             for key in new:
                 self._settle[key] = self._floors[key] = head + SETTLE_BLOCKS
                 self._stale[key] = (now, RESCRAPE_FIRST_PAUSE_S)
-                self._reported = {each for each in self._reported if each[0] != key}
+                self._reports.forget(key)
             log.info(
                 "event=pools_announced pools=%d settle_block=%d", len(new), head + SETTLE_BLOCKS
             )
@@ -597,6 +600,7 @@ class Coordinator:
         )
         await self._show_progress()
         self._enter("live")
+        self._reports.count(at_once=True)
         log.info(
             "event=live pools=%d invalid=%d duration_ms=%d %s",
             self.metrics.pools_done,
@@ -648,7 +652,7 @@ class Coordinator:
             behind = min(late, key=lambda candidate: candidate.block_number)
             if time.monotonic() >= deadline:
                 self._refuse_coverage(behind, first, len(late))
-            self._report(
+            self._reports.report(
                 behind.pool.spec.key,
                 CoverageError(
                     f"waiting for values of block {first - 1}, {behind.block_number} found"
@@ -672,7 +676,7 @@ class Coordinator:
             for error in invalid:
                 self.metrics.pools_invalid += 1
                 joined.pop(error.key, None)
-                self._report(error.key, error)
+                self._reports.report(error.key, error)
             accepted: list[Candidate] = []
             for each in candidates:
                 (accepted if self._reaches(each.pool, first) else late).append(each)
@@ -724,8 +728,8 @@ class Coordinator:
         """Pause before asking the source again; the error itself when the time is over."""
         if time.monotonic() >= deadline:
             raise error
-        if (b"", type(error).__name__) not in self._reported:
-            self._reported.add((b"", type(error).__name__))
+        if type(error).__name__ not in self._not_ready:
+            self._not_ready.add(type(error).__name__)
             log.warning(
                 "event=source_not_ready error=%s reason=%r", type(error).__name__, str(error)
             )
@@ -820,7 +824,7 @@ class Coordinator:
                 if key in failed:
                     self.metrics.pools_invalid += 1
                     joined.pop(key, None)
-                    self._report(key, failed[key])
+                    self._reports.report(key, failed[key])
                 else:
                     joined[key] = candidate
                     self._carried[key] = candidate.pool
@@ -1009,10 +1013,12 @@ class Coordinator:
         )
         why = "values do not join the stream yet"
         if isinstance(outcome, ArenaError):
+            if self._reports.has(key, outcome):
+                return
             why = f"{type(outcome).__name__}: {outcome}"
         if key not in self._settle or outcome is not False:
             stays = "is not read yet" if key in self._settle else "stays stale"
-            self._report(key, Scraper(f"pool 0x{key.hex()} {stays}: {why}"))
+            self._reports.report(key, Scraper(f"pool 0x{key.hex()} {stays}: {why}"))
 
     # -- waiting and showing
 
@@ -1024,14 +1030,6 @@ class Coordinator:
         events, head = await self._call(self.intake.progress)
         self.metrics.buffered_events, self.metrics.head_block = events, head
         self._observe(self.metrics)
-
-    def _report(self, key: bytes, error: ArenaError) -> None:
-        """Log what keeps a pool out, once for each pool and class."""
-        name = type(error).__name__
-        if (key, name) in self._reported:
-            return
-        self._reported.add((key, name))
-        log.warning("event=pool_not_live pool=0x%s error=%s reason=%r", key.hex(), name, str(error))
 
     async def _wait_moved(self, timeout_s: float | None) -> None:
         try:

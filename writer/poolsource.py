@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import orjson
 
 from arena.errors import PoolListError
+from arena.writer.reports import report_refused
 from arena.writer.scrapers.slots import PoolTarget
 from arena.writer.whitelist import (
     PoolList,
@@ -181,8 +182,7 @@ class FilePools:
         return read_pool_list(self.path, chain=self._chain)
 
     def _put_in_force(self, listed: PoolList) -> PoolChange:
-        for refused in listed.refused:
-            log.warning("event=pool_refused reason=%r", str(refused))
+        report_refused(log, listed.refused)
         self.counts["files_read"] += 1
         self.counts["pools_refused"] += len(listed.refused)
         after = {target.spec.key: target for target in listed.targets}

@@ -340,12 +340,13 @@ class Service:
         log.info(
             "event=started name=%s socket=%s pid=%d", settings.name, settings.socket, os.getpid()
         )
-        thread.start()
         works = [self._stay_live(coordinator, is_warm), stop.wait()]
         works += self._works(thread, intake, coordinator, checkpoints)
         if notifier.is_on:
             works.append(keep_notified(notifier, partial(read_vitals, settings.name)))
         tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(work) for work in works]
+        await asyncio.sleep(0)  # a producer of our own listens by then
+        thread.start()
         try:
             await asyncio.wait({*tasks, died}, return_when=asyncio.FIRST_COMPLETED)
             for task in (died, *tasks):
@@ -355,10 +356,11 @@ class Service:
                 await checkpoints.write()
         finally:
             self._scraper.close()
+            # Before its producer: a stream that ends because we do is no fault.
+            ended = thread.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            ended = thread.stop()
             feed.close()
             if not ended:
                 # The arena is not ours to close while the thread may still write to it.

@@ -164,9 +164,10 @@ def ask_every_way(pool: Any, question: Record, counts: Counter[str]) -> bool:
     counts["reverts" if question["revert"] else question["mode"]] += 1
     counts[question["truth"]] += 1
     found = answer(pool, question, options)
-    if isinstance(found, HookedPool):
-        counts["hooked"] += 1  # its hook only sets the fee, which the reader can not know
-        return True
+    if isinstance(found, HookedPool) and "lp_fee" in options:
+        counts["hooks allowed"] += 1  # refused unless asked for; its hook only sets the fee
+        options["allow_hooks"] = True
+        found = answer(pool, question, options)
     copied = answer(pool.freeze(), question, options)
     good = is_as_told(found, question) and is_as_told(copied, question)
     if question["limit"] is None and not isinstance(found, ArenaError):
