@@ -327,6 +327,10 @@ class BlockUnavailable(RpcError):
     """The node does not have that block, or no longer its state."""
 
 
+class NodeSyncing(BlockUnavailable):
+    """The node is still fetching its chain: what it has is not the chain's state yet."""
+
+
 class PoolListError(Scraper):
     """A list of pools cannot be read, or names no usable pool."""
 

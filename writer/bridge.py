@@ -22,6 +22,7 @@ from arena.errors import (
     ChainMoved,
     LogInvalid,
     NodeBehind,
+    NodeSyncing,
     PoolListError,
     ReorgTooDeep,
     RpcUnavailable,
@@ -33,7 +34,7 @@ from arena.writer.jsonrpc import JsonRpc, Limits
 from arena.writer.logs import Header, RpcNode, read_header
 from arena.writer.replay import listen
 from arena.writer.reports import report_refused
-from arena.writer.scrapers.rpc import check_chain
+from arena.writer.scrapers.blocks import check_chain, check_synced
 from arena.writer.scrapers.slots import PoolTarget
 from arena.writer.whitelist import file_signature, read_pool_list
 
@@ -251,12 +252,19 @@ class Bridge:
         follower = self._follower
         began = follower.tip
         try:
+            if began is None:
+                check_synced(self._rpc)
             head = self._node.head() if hint is None else hint
             if not self._is_cut_back(head, asked=hint is None):
                 for last, records in follower.advance(head):
                     self._send(last, records)
         except ReorgTooDeep as error:
             self._join_anew(error)
+            return
+        except NodeSyncing as error:
+            self._failures += 1
+            level = logging.WARNING if self._failures == 1 else logging.DEBUG
+            log.log(level, "event=node_syncing reason=%r", str(error))
             return
         except (ChainMoved, NodeBehind, LogInvalid) as error:
             self._failures += 1

@@ -233,6 +233,7 @@ def run_command(
         from arena.writer.natspools import NatsPools
         from arena.writer.poolsource import FilePools, PoolSource, SavedList
         from arena.writer.restart import state_folder
+        from arena.writer.scrapers.blocks import sync_state
         from arena.writer.service import Service, Settings
         from arena.writer.sources import check_node_chain, open_sources
 
@@ -317,6 +318,7 @@ def run_command(
             auditor=sources.by_rpc,
             observe=observe,
             on_hangup=hooks,
+            synced=None if sources.rpc is None else partial(sync_state, sources.rpc),
         )
         asyncio.run(service.run())
 

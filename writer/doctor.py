@@ -24,9 +24,10 @@ from arena.native import lib
 from arena.writer.feed import Feed
 from arena.writer.jsonrpc import JsonRpc
 from arena.writer.natspools import NatsPools
+from arena.writer.scrapers.blocks import block_by_number, check_chain, sync_state
 from arena.writer.scrapers.checks import MAX_TICK
 from arena.writer.scrapers.rethdb import RethDB
-from arena.writer.scrapers.rpc import RpcScraper, block_by_number, check_chain, head_block
+from arena.writer.scrapers.rpc import RpcScraper
 from arena.writer.scrapers.slots import PoolTarget, price_slots, tick_slot
 from arena.writer.scrapers.statefile import StateFile
 from arena.writer.whitelist import read_pool_list
@@ -236,9 +237,19 @@ class Doctor:
         client = self._client = JsonRpc(self._rpc)
         try:
             chain_id = check_chain(client, self._chain_id)
-            block = head_block(client)
+            state = sync_state(client)
+            block = state.head
             way = "-"
-            if self._targets:
+            if state.reason is not None:
+                found = f"{state.reason}; a start waits until it has caught up"
+                yield Finding("note", "syncing", found, {"block": block.number})
+            elif state.is_old:
+                found = (
+                    f"the newest block {block.number} is {int(state.age_s // 3600)} hours old: the "
+                    "chain stands still, or the node is cut off from it"
+                )
+                yield Finding("note", "syncing", found, {"block": block.number})
+            if self._targets and state.reason is None:
                 way = str(RpcScraper(client, self._targets).way(block))
         except (Scraper, LogInvalid) as error:
             # A node that is named and does not answer is a mistake also where it is only a fallback.

@@ -34,8 +34,10 @@ from arena.writer.poolsource import PoolChange, PoolSource
 from arena.writer.processor import Processor
 from arena.writer.restart import open_arena
 from arena.writer.scrapers import PoolScraper
+from arena.writer.scrapers.blocks import SyncState
 from arena.writer.scrapers.slots import PoolTarget
 from arena.writer.status import read_vitals
+from arena.writer.syncwait import wait_until_synced
 from arena.writer.upkeep import Audit, Checkpoints, PinnedScraper
 
 log = logging.getLogger(__name__)
@@ -195,6 +197,7 @@ class Service:
     is called with the whole list after each. `auditor` reads pools at a given block.
     `on_hangup` are called in the event loop when SIGHUP comes, each whatever became of the others.
     `extra` are further counts for the metrics, as arena_PREFIX_KEY; called in a thread of theirs.
+    `synced` says whether the node has its chain; a start waits until it has.
     """
 
     def __init__(
@@ -211,8 +214,10 @@ class Service:
         observe: Callable[[Metrics], None] = lambda metrics: None,
         on_hangup: Sequence[Callable[[], None]] = (),
         extra: Mapping[str, Extra] | None = None,
+        synced: Callable[[], SyncState] | None = None,
     ):
         self.settings = settings
+        self._synced = synced
         self._on_hangup = on_hangup
         self._extra = extra or {}
         self._starts = Starts()
@@ -340,7 +345,7 @@ class Service:
         log.info(
             "event=started name=%s socket=%s pid=%d", settings.name, settings.socket, os.getpid()
         )
-        works = [self._stay_live(coordinator, is_warm), stop.wait()]
+        works = [self._stay_live(thread, intake, coordinator, is_warm), stop.wait()]
         works += self._works(thread, intake, coordinator, checkpoints)
         if notifier.is_on:
             works.append(keep_notified(notifier, partial(read_vitals, settings.name)))
@@ -412,7 +417,11 @@ class Service:
             extra=extra,
         )
 
-    async def _stay_live(self, coordinator: Coordinator, is_warm: bool) -> None:
+    async def _stay_live(
+        self, thread: FeedThread, intake: Intake, coordinator: Coordinator, is_warm: bool
+    ) -> None:
+        if self._synced is not None:
+            await wait_until_synced(intake, thread.call, self._synced)
         await (coordinator.warm_start() if is_warm else coordinator.cold_start())
         self._was_live = True
         await coordinator.run_live()

@@ -20,11 +20,13 @@ from node.proxy import Fault, FaultyServer, node_answer, plain_answer
 from arena.errors import (
     BlockUnavailable,
     ChainMismatch,
+    NodeSyncing,
     RpcAnswerInvalid,
     RpcRefused,
     RpcUnavailable,
 )
 from arena.writer.jsonrpc import JsonRpc, Limits
+from arena.writer.scrapers.blocks import sync_state
 from arena.writer.scrapers.rpc import RpcScraper, Way, block_by_hash, head_block, is_canonical
 from arena.writer.whitelist import parse_pool_list
 
@@ -215,6 +217,90 @@ def test_an_answer_above_the_limit_is_refused() -> None:
         pytest.raises(RpcRefused, match="above 1000 bytes"),
     ):
         rpc.call("echo")
+
+
+# A node that has not got its chain yet
+
+HOUR_S = 3600
+
+
+def chain_answer(syncing: Any, number: int, age_s: float) -> Callable[[bytes], bytes]:
+    """A node's newest block and its word on syncing; an Exception is an error of the method."""
+    block = {
+        "number": hex(number),
+        "hash": "0x" + "11" * 32,
+        "parentHash": "0x" + "22" * 32,
+        "timestamp": hex(int(time.time() - age_s)),
+    }
+
+    def answer(body: bytes) -> bytes:
+        request = json.loads(body)
+        head = {"jsonrpc": "2.0", "id": request["id"]}
+        if request["method"] == "eth_syncing" and isinstance(syncing, Exception):
+            return json.dumps(head | {"error": {"code": -32601, "message": str(syncing)}}).encode()
+        result = {"eth_syncing": syncing, "eth_chainId": "0x1", "eth_getBlockByNumber": block}
+        return json.dumps(head | {"result": result[request["method"]]}).encode()
+
+    return answer
+
+
+def told(current: int, highest: Any) -> dict[str, Any]:
+    return {"startingBlock": "0x0", "currentBlock": hex(current), "highestBlock": highest}
+
+
+@pytest.mark.parametrize(
+    ("syncing", "number", "age_s"),
+    [
+        (told(100, hex(5000)), 0, 50 * HOUR_S),
+        (told(100, hex(5000)), 100, 50 * HOUR_S),
+        (told(100, "5000"), 100, 50 * HOUR_S),
+        (told(4000, 5000), 4000, HOUR_S),
+        (True, 100, 50 * HOUR_S),
+        (False, 0, 90_000 * HOUR_S),
+        (None, 0, 90_000 * HOUR_S),
+        (RuntimeError("no such method"), 0, 90_000 * HOUR_S),
+    ],
+    ids=str,
+)
+def test_a_node_without_its_chain_is_syncing(syncing: Any, number: int, age_s: float) -> None:
+    with (
+        FaultyServer(chain_answer(syncing, number, age_s)) as server,
+        JsonRpc(server.http, quick()) as rpc,
+    ):
+        state = sync_state(rpc)
+        assert state.reason is not None
+        assert "syncing" in state.reason
+        assert str(number) in state.reason
+        with pytest.raises(NodeSyncing):
+            RpcScraper(rpc, []).get_current_block_number()
+
+
+@pytest.mark.parametrize(
+    ("syncing", "number", "age_s"),
+    [
+        (False, 100, 0),
+        (False, 100, 90_000 * HOUR_S),  # a chain of one's own that stands still
+        (False, 0, 60),  # and one that begins
+        (None, 100, 90_000 * HOUR_S),
+        (RuntimeError("no such method"), 100, 90_000 * HOUR_S),
+        (told(5000, hex(5000)), 5000, 90_000 * HOUR_S),  # told for ever
+        (told(1, hex(5000)), 5003, 90_000 * HOUR_S),
+        (told(100, hex(5000)), 100, 30),
+        (True, 100, 30),
+        ({}, 100, 90_000 * HOUR_S),
+        ({"highestBlock": "many"}, 100, 90_000 * HOUR_S),
+        ([1], 100, 90_000 * HOUR_S),
+    ],
+    ids=str,
+)
+def test_a_node_with_its_chain_is_not_syncing(syncing: Any, number: int, age_s: float) -> None:
+    with (
+        FaultyServer(chain_answer(syncing, number, age_s)) as server,
+        JsonRpc(server.http, quick()) as rpc,
+    ):
+        state = sync_state(rpc)
+    assert state.reason is None
+    assert state.is_old == (age_s > 2 * HOUR_S)
 
 
 @pytest.mark.parametrize("scheme", ["http", "ws", "ipc"])

@@ -10,7 +10,6 @@ V4 pools, else the last; what the node offers is found out once, by reading know
 """
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,6 @@ from arena.arena import PoolSpec, PoolValues
 from arena.errors import (
     AccountMissing,
     BlockUnavailable,
-    ChainMismatch,
     PoolInvalid,
     RpcAnswerInvalid,
     RpcError,
@@ -32,6 +30,18 @@ from arena.layouts.slots import UNISWAP_V2, UNISWAP_V4
 from arena.writer.jsonrpc import Call, JsonRpc
 from arena.writer.rpcerrors import Meaning, meaning
 from arena.writer.scrapers import Scrape, ScrapedPool
+from arena.writer.scrapers.blocks import (
+    Block,
+    block_by_hash,
+    block_by_number,
+    check_chain,
+    check_synced,
+    content_of,
+    head_block,
+    is_canonical,
+    not_promised,
+    quantity,
+)
 from arena.writer.scrapers.slots import (
     PoolTarget,
     SlotList,
@@ -52,99 +62,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-
-# Blocks
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A block as the node names it; hashes are 32 bytes, `timestamp` seconds since 1970."""
-
-    number: int
-    hash: bytes
-    parent_hash: bytes
-    timestamp: int
-
-
-def head_block(rpc: JsonRpc) -> Block:
-    """The newest block. RpcError."""
-    found = _block(rpc, "eth_getBlockByNumber", "latest")
-    if found is None:
-        raise BlockUnavailable(f"{rpc.shown} has no newest block yet", address=rpc.shown)
-    return found
-
-
-def block_by_number(rpc: JsonRpc, number: int) -> Block | None:
-    """The canonical block of that number; None when the node has none. RpcError."""
-    return _block(rpc, "eth_getBlockByNumber", hex(number))
-
-
-def block_by_hash(rpc: JsonRpc, block_hash: bytes) -> Block | None:
-    """That block, whether or not it is canonical still; None when the node does not know it."""
-    return _block(rpc, "eth_getBlockByHash", "0x" + block_hash.hex())
-
-
-def is_canonical(rpc: JsonRpc, block: Block) -> bool:
-    """Whether the node's chain has exactly this block at its height. RpcError."""
-    found = block_by_number(rpc, block.number)
-    return found is not None and found.hash == block.hash
-
-
-def check_chain(rpc: JsonRpc, chain_id: int | None) -> int:
-    """The node's chain id. ChainMismatch when it is not `chain_id` (None accepts any)."""
-    found = _quantity(rpc, "eth_chainId", rpc.call("eth_chainId"))
-    if chain_id is not None and found != chain_id:
-        raise ChainMismatch(
-            f"{rpc.shown} follows chain {found}, expected {chain_id}; give the address of a node "
-            "of that chain",
-            found=found,
-            expected=chain_id,
-        )
-    return found
-
-
-def _block(rpc: JsonRpc, method: str, which: str) -> Block | None:
-    try:
-        found = rpc.call(method, which, False)
-    except RpcRefused as error:
-        if meaning(error) is not Meaning.no_block:
-            raise
-        found = None  # some nodes say so by an error
-    if found is None:
-        return None
-    if not isinstance(found, dict):
-        raise _not_promised(rpc, method)
-    return Block(
-        _quantity(rpc, method, found.get("number")),
-        _content(rpc, method, found.get("hash"), 32),
-        _content(rpc, method, found.get("parentHash"), 32),
-        _quantity(rpc, method, found.get("timestamp")),
-    )
-
-
-def _not_promised(rpc: JsonRpc, method: str) -> RpcAnswerInvalid:
-    return RpcAnswerInvalid(
-        f"{rpc.shown} answers {method} with something else than that method returns",
-        address=rpc.shown,
-        method=method,
-    )
-
-
-def _quantity(rpc: JsonRpc, method: str, value: Any) -> int:
-    if isinstance(value, str) and re.fullmatch(r"0x[0-9a-fA-F]{1,64}", value):
-        return int(value, 16)
-    raise _not_promised(rpc, method)
-
-
-def _content(rpc: JsonRpc, method: str, value: Any, nbytes: int) -> bytes:
-    """Exactly `nbytes` bytes of a 0x-hex string."""
-    if isinstance(value, str) and len(value) == 2 + 2 * nbytes and value.startswith("0x"):
-        try:
-            return bytes.fromhex(value[2:])
-        except ValueError:
-            pass
-    raise _not_promised(rpc, method)
 
 
 # Ways
@@ -303,7 +220,7 @@ class RpcScraper:
         self._check()
         if self._block is not None:
             return self._block
-        return _quantity(self.rpc, "eth_blockNumber", self.rpc.call("eth_blockNumber"))
+        return quantity(self.rpc, "eth_blockNumber", self.rpc.call("eth_blockNumber"))
 
     def list_pools(self) -> Sequence[PoolSpec]:
         """The pools of the list, V2 first, then in its order."""
@@ -402,6 +319,8 @@ class RpcScraper:
         with self._lock:
             if not self._checked:
                 check_chain(self.rpc, self._chain_id)
+                if self._block is None:
+                    check_synced(self.rpc)
                 self._checked = True
 
     def _probe(self, block: Block) -> Way:
@@ -622,7 +541,7 @@ def _storage_values_call(chunk: _Chunk, block: Block) -> Call:
 
 
 def _storage_values_answer(rpc: JsonRpc, chunk: _Chunk, answer: Any) -> list[int]:
-    wrong = _not_promised(rpc, "eth_getStorageValues")
+    wrong = not_promised(rpc, "eth_getStorageValues")
     if not isinstance(answer, dict) or not all(isinstance(each, list) for each in answer.values()):
         raise wrong
     remaining = {str(account).lower(): iter(values) for account, values in answer.items()}
@@ -651,7 +570,7 @@ def _word(rpc: JsonRpc, value: Any) -> int:
             return int(value, 16)
         except ValueError:
             pass
-    raise _not_promised(rpc, "a read of storage")
+    raise not_promised(rpc, "a read of storage")
 
 
 def _storage_at_calls(chunk: _Chunk, block: Block) -> list[Call]:
@@ -683,7 +602,7 @@ def _code_override_call(chunk: _Chunk, block: Block) -> Call:
 
 
 def _code_override_answer(rpc: JsonRpc, chunk: _Chunk, answer: Any) -> list[int]:
-    return _words(_content(rpc, "eth_call", answer, 32 * _slot_count(chunk)))
+    return _words(content_of(rpc, "eth_call", answer, 32 * _slot_count(chunk)))
 
 
 def _extsload_call(chunk: _Chunk, block: Block) -> Call:
@@ -695,9 +614,9 @@ def _extsload_call(chunk: _Chunk, block: Block) -> Call:
 
 def _extsload_answer(rpc: JsonRpc, chunk: _Chunk, answer: Any) -> list[int]:
     count = _slot_count(chunk)
-    offset, length, *values = _words(_content(rpc, "eth_call", answer, 64 + 32 * count))
+    offset, length, *values = _words(content_of(rpc, "eth_call", answer, 64 + 32 * count))
     if (offset, length) != (32, count):
-        raise _not_promised(rpc, "extsload")
+        raise not_promised(rpc, "extsload")
     return values
 
 
