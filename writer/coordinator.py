@@ -66,6 +66,11 @@ SETTLE_BLOCKS = 2
 MAX_BACKFILL_BLOCKS = 512
 
 
+OUTDATED = (
+    "its values carry no block hash and are from before the stream lost blocks, so they may be of "
+    "another branch. Write the state file anew, let the database go on, or give --rpc"
+)
+
 # What a source says that will pass while one waits.
 PASSING = (NotAtRest, PartialPersistence, OtherFork, BlockUnavailable, RpcUnavailable)
 
@@ -185,6 +190,10 @@ class Coordinator:
         self._branch = None if node is None else Branch(node)
         self._gap_timeout_s = gap_timeout_s
         self._witness_pause_s = witness_pause_s
+        # For a source that trails: the newest loss, its newest block first seen after it, and the
+        # newest loss after which that block was seen to move.
+        self._source_seen: tuple[int, int] | None = None
+        self._source_moved = 0
         self._carried: dict[bytes, ScrapedPool] = {}
         self._gaps_closed = 0
         self._unconfirmed_since: float | None = None
@@ -239,6 +248,8 @@ class Coordinator:
         """Take a notice of the intake; called in the event loop."""
         if what in ("broken", "overflow"):
             self._broken.set()
+        if what == "lost" and (note_loss := getattr(self._scraper, "note_loss", None)) is not None:
+            note_loss()
         self._is_tight |= what == "tight"
         self._moved.set()
 
@@ -385,8 +396,13 @@ class Coordinator:
         candidates, invalid = await self._unbroken(self._read(wanted, epoch))
         for error in invalid:
             outcome[error.key] = error
+        for each in candidates:
+            if self.intake.is_outdated(each):
+                outcome[_key(each)] = CoverageError(OUTDATED)
         candidates = [
-            each for each in candidates if each.block_number >= self._floors.get(_key(each), 0)
+            each
+            for each in candidates
+            if each.block_number >= self._floors.get(_key(each), 0) and not outcome[_key(each)]
         ]
         while self._branch is not None and candidates:
             found, _ = await self._confirm(self._branch, epoch, candidates)
@@ -595,9 +611,8 @@ class Coordinator:
         self._carried.clear()
         if self._branch is not None:
             self._branch.forget()
-        self._retry_later(
-            [spec.key for spec in listed if spec.key not in {*joined, *self._leaving}]
-        )
+        others = {*joined, *self._leaving}
+        self._retry_later([spec.key for spec in listed if spec.key not in others])
         await self._show_progress()
         self._enter("live")
         self._reports.count(at_once=True)
@@ -652,12 +667,10 @@ class Coordinator:
             behind = min(late, key=lambda candidate: candidate.block_number)
             if time.monotonic() >= deadline:
                 self._refuse_coverage(behind, first, len(late))
-            self._reports.report(
-                behind.pool.spec.key,
-                CoverageError(
-                    f"waiting for values of block {first - 1}, {behind.block_number} found"
-                ),
-            )
+            text = f"waiting for values of block {first - 1}, {behind.block_number} found"
+            if self.intake.is_outdated(behind):
+                text = f"waiting for newer values: {OUTDATED}"
+            self._reports.report(behind.pool.spec.key, CoverageError(text))
             keys = {candidate.pool.spec.key for candidate in late}
             wanted = [spec for spec in wanted if spec.key in keys]
             await self._unbroken(asyncio.sleep(SCRAPE_POLL_S))
@@ -679,7 +692,8 @@ class Coordinator:
                 self._reports.report(error.key, error)
             accepted: list[Candidate] = []
             for each in candidates:
-                (accepted if self._reaches(each.pool, first) else late).append(each)
+                joins = self._reaches(each.pool, first) and not self.intake.is_outdated(each)
+                (accepted if joins else late).append(each)
             await self._install(accepted, epoch, joined)
             await self._show_progress()
 
@@ -740,9 +754,9 @@ class Coordinator:
     ) -> None:
         """Use again what was read before the stream broke, where a node can tell if it is still
         canonical; _confirm asks it."""
-        mark = await self._call(lambda: self.intake.mark(epoch))
+        mark, losses = await self._call(lambda: self.intake.known_now(epoch))
         carried = [
-            Candidate(pool, mark, self._trails)
+            Candidate(pool, mark, self._trails, losses)
             for pool in self._carried.values()
             if pool.block_hash is not None and self._reaches(pool, first)
         ]
@@ -800,13 +814,27 @@ class Coordinator:
     async def _read(
         self, keys: list[bytes], epoch: int
     ) -> tuple[list[Candidate], Sequence[PoolInvalid]]:
-        mark = await self._call(lambda: self.intake.mark(epoch))
+        mark, losses = await self._call(lambda: self.intake.known_now(epoch))
+        if self._trails and self._source_moved < losses:
+            found = await asyncio.to_thread(self._scraper.get_current_block_number)
+            if self._trails:  # it was not the node in the database's place that answered
+                self._note_source(losses, found)
+            losses = self._source_moved
         scrape = await asyncio.to_thread(self._scraper.read_pools, keys)
         if scrape.as_of_ns is not None:
             as_of_ns = scrape.as_of_ns
-            mark = min(mark, await self._call(lambda: self.intake.mark_at(epoch, as_of_ns)))
+            known, before = await self._call(lambda: self.intake.known_at(epoch, as_of_ns))
+            mark, losses = min(mark, known), min(losses, before)
         trails = self._trails
-        return [Candidate(pool, mark, trails) for pool in scrape.pools], scrape.invalid
+        return [Candidate(pool, mark, trails, losses) for pool in scrape.pools], scrape.invalid
+
+    def _note_source(self, losses: int, block_number: int) -> None:
+        """A source that trails stood at that block after `losses` were noticed: what it wrote since
+        the first look after a loss, it wrote knowing what was lost."""
+        if self._source_seen is None or self._source_seen[0] != losses:
+            self._source_seen = losses, block_number
+        elif self._source_seen[1] != block_number:
+            self._source_moved = losses
 
     async def _install(
         self, candidates: list[Candidate], epoch: int, joined: dict[bytes, Candidate]
@@ -834,6 +862,14 @@ class Coordinator:
 
     def _refuse_coverage(self, behind: Candidate, first: int, count: int) -> None:
         key = behind.pool.spec.key
+        if self.intake.is_outdated(behind):
+            raise CoverageError(
+                f"pool 0x{key.hex()}, read at block {behind.block_number}: {OUTDATED} ({count} pools, "
+                f"nothing newer after {self._scrape_timeout_s:g} s)",
+                pool=key,
+                scraped_block=behind.block_number,
+                first_block=first,
+            )
         raise CoverageError(
             f"pool 0x{key.hex()} was read at block {behind.block_number}, but the first whole "
             f"block of the stream is {first}: values of block {first - 1} or later are needed "

@@ -42,12 +42,14 @@ class Candidate:
     """A scraped pool waiting to join: `mark` is older than the reading of its values.
 
     `trails`: the source may lag behind the stream, so values of a block number that was reverted
-    may be of the old branch although the revert came before the reading.
+    may be of the old branch although the revert came before the reading. `losses`: how many losses
+    of the stream had been noticed before the values were made (Intake.losses).
     """
 
     pool: ScrapedPool
     mark: int
     trails: bool = False
+    losses: int = 0
 
     @property
     def block_number(self) -> int:
@@ -85,7 +87,11 @@ class Intake:
     """The feed thread's half. Every method but the constructor runs in the feed thread.
 
     `notify` is called from that thread with one of the strings `first_block`, `broken`, `overflow`,
-    `stale`, `tight`; it must not block.
+    `stale`, `tight`, `lost`; it must not block.
+
+    `losses` counts the times the stream may have lost something, reverts included, since its first
+    block. Only a node can say what it was, so values without a block hash join the stream when they
+    were made after the newest loss, and no others.
 
     With `closes_gaps` a gap leaves the pools' values and the undo ring alone and shows the pools as
     syncing, until close_gap or give_up_gap; without, they are stale at once.
@@ -109,6 +115,9 @@ class Intake:
         self.overflow: BufferOverflow | None = None
         self.closes_gaps = closes_gaps
         self.reorg_depths = ReorgDepths()
+        self.losses = 0
+        self._lost_ns = 0  # CLOCK_MONOTONIC of the newest
+        self._has_received = False
         # Blocks the arena holds, up to its head, while a gap is open; None otherwise.
         self._applied: list[Records] | None = None
         self._told_tight = 0  # the generation whose heap was said to be nearly full
@@ -135,6 +144,7 @@ class Intake:
     def connected(self) -> None:
         """A connection is up; what came before its first whole block may be lost."""
         self._is_connected = True
+        self._note_loss()
         if self.is_live:
             self._gap_pending = True
         else:
@@ -145,6 +155,7 @@ class Intake:
         """The connection ended. Values stay exact at the head; half a reorg is taken back."""
         self._settle()
         self._is_connected = False
+        self._note_loss()
         if self.is_live:
             self.epoch += 1  # what is being read may be of a branch whose reverts nobody will tell
         else:
@@ -157,6 +168,8 @@ class Intake:
         Live pools go stale, or are syncing while the gap can still be closed.
         """
         self._settle()
+        if not self._gap_pending:  # it was noted when the connection came back
+            self._note_loss()
         self._gap_pending = False
         was_live, self.is_live = self.is_live, False
         if was_live:
@@ -172,6 +185,14 @@ class Intake:
         self._begin_again()
         in_gap = was_live or self._applied is not None
         self.arena.set_phase("gap" if in_gap else "buffering", reason, gap=(first, last))
+
+    def _note_loss(self) -> None:
+        """What the stream brought before does not lead to what it will bring."""
+        if not self._has_received:
+            return
+        self.losses += 1
+        self._lost_ns = time.monotonic_ns()
+        self._notify("lost")
 
     def _settle(self) -> None:
         """End at a block: publish whole ones, take half a reorg back."""
@@ -203,6 +224,7 @@ class Intake:
 
         `records` may be a view; what is needed longer is copied.
         """
+        self._has_received = True
         tip = self.buffer.tip
         if (
             self.is_live
@@ -336,7 +358,7 @@ class Intake:
             blocks = zip(begins["block_number"].tolist(), is_revert.tolist(), strict=True)
             starts = bool(kinds[0] == lib.PSA_EVENT_REORG_START)
             self.reorg_depths.note(blocks, tip=self.buffer.tip, starts=starts)
-            self._revert_times.append((time.time_ns(), self.buffer.mark()))
+            self._revert_times.append((time.monotonic_ns(), self.buffer.mark()))
             if self.is_live:
                 self._not_late_above(int(reverts.min()) - 1)
         for number in reverts.tolist():
@@ -383,18 +405,27 @@ class Intake:
         self._check(epoch)
         self.arena.set_phase(phase, reason)
 
-    def mark(self, epoch: int) -> int:
-        """A mark that every revert arriving from now on lies after. StreamBroken."""
+    def known_now(self, epoch: int) -> tuple[int, int]:
+        """A mark that every revert arriving from now on lies after, and how many losses there were
+        before. StreamBroken."""
         self._check(epoch)
-        return self.buffer.mark()
+        return self.buffer.mark(), self.losses
 
-    def mark_at(self, epoch: int, realtime_ns: int) -> int:
-        """A mark before every revert that came at or after `realtime_ns`. StreamBroken."""
+    def known_at(self, epoch: int, monotonic_ns: int) -> tuple[int, int]:
+        """The same for that time: the mark lies before every revert that came then or after."""
         self._check(epoch)
+        losses = self.losses if not self.losses or monotonic_ns > self._lost_ns else 0
         times = self._revert_times
-        if len(times) == MAX_REVERT_TIMES and realtime_ns <= times[0][0]:
-            return 0
-        return next((mark for came, mark in times if came >= realtime_ns), self.buffer.mark())
+        if len(times) == MAX_REVERT_TIMES and monotonic_ns <= times[0][0]:
+            return 0, losses
+        later = (mark for came, mark in times if came >= monotonic_ns)
+        return next(later, self.buffer.mark()), losses
+
+    def is_outdated(self, candidate: Candidate) -> bool:
+        """Whether the stream has lost something since the values were made, and no hash can tell
+        whether they are of its branch all the same. Any thread may ask."""
+        has_proof = self.closes_gaps and candidate.pool.block_hash is not None
+        return not has_proof and candidate.losses < self.losses
 
     def progress(self) -> tuple[int, int | None]:
         """Events kept and the newest kept block."""
@@ -774,6 +805,7 @@ class Intake:
     def drop_buffer(self) -> None:
         """Begin again with the next whole block, after the buffer overflowed."""
         self.overflow = None
+        self._note_loss()  # of blocks, and of reverts, that no mark will tell of
         self._begin_again()
 
     def _check(self, epoch: int) -> None:
@@ -790,8 +822,10 @@ class Intake:
         again = []
         for candidate in candidates:
             reverted = lowest[candidate.mark]
-            if (reverted is not None and reverted <= candidate.block_number) or (
-                candidate.trails and candidate.block_number in self._reverted
+            if (
+                self.is_outdated(candidate)
+                or (reverted is not None and reverted <= candidate.block_number)
+                or (candidate.trails and candidate.block_number in self._reverted)
             ):
                 again.append(candidate.pool.spec.key)
         head = self.buffer.last_block

@@ -6,7 +6,7 @@ a test writes a newer one, it is to show that it is needed. Expected states are 
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +219,67 @@ def test_without_a_node_pools_are_read_anew(tmp_path: Path, arena_name: str) -> 
         write_states(stage.states, stage.universe, stage.universe.tip)
         stage.equal()
         assert "event=gap_closed" not in stage.log()
+    finally:
+        stage.close()
+
+
+def lose_messages(stage: Stage, reorg: bytes) -> None:
+    """The stream_seq jumps."""
+
+
+def lose_the_connection(stage: Stage, reorg: bytes) -> None:
+    """And the next one begins behind it."""
+    stage.server.drop()
+    stage.server.await_clients(2)
+
+
+def lose_the_connection_in_a_frame(stage: Stage, reorg: bytes) -> None:
+    frames = frames_of(reorg)
+    stage.send(frames[0] + frames[1][:-1])
+    stage.server.drop()
+    stage.server.await_clients(2)
+
+
+def send_garbage(stage: Stage, reorg: bytes) -> None:
+    """A frame that is none, in place of the reorg."""
+    stage.send((8).to_bytes(4, "little") + b"\xff" * 8)
+    stage.server.await_clients(2)
+
+
+def lose_the_reverts(stage: Stage, reorg: bytes) -> None:
+    """Without a trace in the numbering: the new blocks come as if they were the first."""
+    stage.producer.next_seq -= len(frames_of(reorg))
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lose_messages,
+        lose_the_connection,
+        lose_the_connection_in_a_frame,
+        send_garbage,
+        lose_the_reverts,
+    ],
+)
+def test_a_state_file_from_before_a_reorg_that_was_lost_is_not_used(
+    tmp_path: Path, arena_name: str, lose: Callable[[Stage, bytes], None]
+) -> None:
+    """The file holds the newest block there was; its branch ended where nobody heard of it."""
+    stage = Stage(tmp_path, arena_name, "--scrape-timeout", "1", node=False)
+    try:
+        stage.server.await_clients(1)
+        stage.send(stage.mine(6))
+        stage.reader.wait_live()
+        write_states(stage.states, stage.universe, stage.universe.tip)
+        lose(stage, stage.reorg(3, 4))
+        for _ in range(3):  # first whole block of the stream: no newer than the file's plus one
+            stage.send(stage.mine())
+        stage.wait_log("before the stream lost blocks")
+        assert not stage.reader.ask(do="live", seconds=0.5)["ok"]
+        write_states(stage.states, stage.universe, stage.universe.tip)
+        stage.equal()
+        stage.send(stage.mine(2))
+        stage.equal()
     finally:
         stage.close()
 

@@ -7,6 +7,7 @@ numbers.
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -638,6 +639,163 @@ def go_stale(bench: Bench) -> None:
     bench.send(block(102, mint(V3_KEY, -1000), mint(OTHER_KEY, 1)))
     bench.send(block(103, mint(V3_KEY, 3), mint(OTHER_KEY, 1)))
     assert (bench.status(V3_KEY), bench.status(OTHER_KEY)) == ("stale", "live")
+
+
+class DatedScraper(ListScraper):
+    """Says when its values were made, as a file does, or trails, as a database does."""
+
+    def __init__(self, *keys: bytes, trails: bool = False) -> None:
+        super().__init__(*keys)
+        self.trails = trails
+        self.head = 100
+        self.made_ns = time.monotonic_ns()
+
+    def get_current_block_number(self) -> int:
+        return self.head
+
+    def renew(self, block: int, amount: int) -> None:
+        """Values of now."""
+        self.now = {key: values(key, block, amount) for key in self.keys}
+        self.made_ns = time.monotonic_ns()
+
+    def read_pools(self, keys: Sequence[bytes]) -> Scrape:
+        found = super().read_pools(keys)
+        return found if self.trails else replace(found, as_of_ns=self.made_ns)
+
+
+def skip_a_number(bench: Bench) -> None:
+    bench.send(block(106))
+
+
+def jump_back(bench: Bench) -> None:
+    bench.send(block(102), *(block(n) for n in (103, 104, 105, 106)))
+
+
+def revert_what_never_came(bench: Bench) -> None:
+    bench.send(block(105, revert=True), *(block(n) for n in (105, 106)))
+
+
+def break_a_message(bench: Bench) -> None:
+    bench.intake.lost("InvalidMessage: stream_seq", 104, 104)
+    bench.send(*(block(n) for n in (104, 105, 106)))
+
+
+def lose_the_connection(bench: Bench) -> None:
+    bench.intake.disconnected("end of stream")
+    bench.intake.connected()
+    bench.send(*(block(n) for n in (104, 105, 106)))
+
+
+def overflow(bench: Bench) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(records: np.ndarray) -> None:
+            raise BufferOverflow("full", capacity=1, attempted=2, block=104)
+
+        patch.setattr(bench.intake.buffer, "append", refuse)
+        # One that has to go the long way, as its first block is not the next one.
+        bench.send(block(103, revert=True), block(103))
+    bench.intake.drop_buffer()
+    bench.send(*(block(n) for n in (104, 105, 106)))
+
+
+LOSSES = (
+    *(skip_a_number, jump_back, revert_what_never_came, break_a_message, lose_the_connection),
+    overflow,
+)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("keys", [(V2_KEY,), (V3_KEY, V2_KEY, OTHER_KEY)])
+def test_values_from_before_a_loss_are_not_used_after_it(
+    make: Callable[..., Bench], loss: Callable[[Bench], None], keys: tuple[bytes, ...]
+) -> None:
+    scraper = DatedScraper(*keys)
+    scraper.renew(101, 7)
+    bench = make(scraper)
+    bench.send(*(block(n) for n in (101, 102, 103)))
+
+    async def scenario() -> None:
+        await bench.coordinator.cold_start()
+        # Of the newest block, made before the loss; what was lost may have reverted it.
+        scraper.renew(106, 8)
+        async with bench.live():
+            reads = len(scraper.reads)
+            loss(bench)
+            await bench.until(lambda: len(scraper.reads) >= reads + 3 * len(keys))
+            assert "live" not in {bench.status(key) for key in keys}
+            scraper.renew(106, 9)
+            await bench.until(lambda: {bench.status(key) for key in keys} == {"live"})
+            assert {bench.amount(key) for key in keys} == {9}
+
+    bench.run(scenario())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_source_that_trails_counts_after_a_loss_once_it_has_moved(
+    make: Callable[..., Bench], loss: Callable[[Bench], None]
+) -> None:
+    scraper = DatedScraper(V2_KEY, V3_KEY, trails=True)
+    scraper.renew(101, 7)
+    scraper.head = 106
+    bench = make(scraper)
+    bench.send(*(block(n) for n in (101, 102, 103)))
+
+    async def scenario() -> None:
+        await bench.coordinator.cold_start()
+        scraper.renew(106, 8)
+        async with bench.live():
+            reads = len(scraper.reads)
+            loss(bench)
+            await bench.until(lambda: len(scraper.reads) >= reads + 6)
+            assert "live" not in {bench.status(key) for key in scraper.keys}
+            scraper.renew(107, 9)
+            scraper.head = 107
+            bench.send(block(107))
+            await bench.until(lambda: bench.status(V3_KEY) == bench.status(V2_KEY) == "live")
+            assert bench.amount(V3_KEY) == 9
+
+    bench.run(scenario())
+
+
+def test_a_pool_read_again_alone_after_a_loss_needs_values_made_since(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = DatedScraper(V2_KEY, V3_KEY)
+    scraper.renew(101, 7)
+    bench = make(scraper)
+    bench.send(*(block(n) for n in (101, 102, 103)))
+
+    async def scenario() -> None:
+        await bench.coordinator.cold_start()
+        old_ns = scraper.made_ns
+        skip_a_number(bench)
+        scraper.renew(106, 8)
+        await bench.coordinator.resync()
+        bench.send(block(107, mint(V3_KEY, -1000)))
+        assert bench.status(V3_KEY) == "stale"
+        scraper.renew(107, 9)
+        new_ns, scraper.made_ns = scraper.made_ns, old_ns
+        with pytest.raises(CoverageError, match="before the stream lost blocks"):
+            await bench.coordinator.rescrape(V3_KEY)
+        assert bench.status(V3_KEY) == "stale"
+        scraper.made_ns = new_ns
+        assert await bench.coordinator.rescrape(V3_KEY)
+        assert (bench.amount(V3_KEY), bench.amount(V2_KEY)) == (9, 8)
+
+    bench.run(scenario())
+
+
+def test_an_old_state_file_ends_a_start_interrupted_by_a_loss_with_the_reason(
+    make: Callable[..., Bench],
+) -> None:
+    scraper = DatedScraper(V2_KEY)
+    scraper.renew(106, 7)
+    bench = make(scraper, scrape_timeout_s=0.0)
+    bench.send(block(101))
+    lose_the_connection(bench)
+    with pytest.raises(CoverageError, match="before the stream lost blocks"):
+        bench.run(bench.coordinator.cold_start())
 
 
 def test_one_stale_pool_is_exchanged_while_the_others_stay_live(

@@ -1,7 +1,9 @@
 """The state file parser: what it accepts, what it refuses and how it says so."""
 
 import json
+import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +305,63 @@ def test_an_unchanged_file_keeps_the_time_it_was_read_first(file: Path) -> None:
     first = scraper.read_pools([b"\x88" * 20]).as_of_ns
     assert first is not None
     assert scraper.read_pools([b"\x88" * 20]).as_of_ns == first
-    assert first <= file.stat().st_mtime_ns + statefile.KNOWN_REVERT_NS
+    assert 0 < first <= time.monotonic_ns()
+
+
+def as_of_ns(scraper: StateFile) -> int:
+    found = scraper.read_pools([b"\x88" * 20]).as_of_ns
+    assert found is not None
+    return found
+
+
+def test_values_are_as_old_as_the_file_says(file: Path) -> None:
+    write(file, v2())
+    os.utime(file, ns=(time.time_ns(), time.time_ns() - 3_000_000_000))
+    assert as_of_ns(StateFile(file)) <= time.monotonic_ns() - 3_000_000_000
+
+
+def test_the_file_of_a_loss_is_never_new_and_the_next_one_is(file: Path, tmp_path: Path) -> None:
+    scraper = StateFile(write(file, v2()))
+    assert as_of_ns(scraper) > 0
+    scraper.note_loss()
+    assert as_of_ns(scraper) == 0
+    lost_ns = time.monotonic_ns()
+    time.sleep(0.02)  # the clock of a file system may lag behind
+    write(tmp_path / "next", v2(block=101)).rename(file)
+    assert as_of_ns(scraper) > lost_ns
+
+
+def test_a_clock_set_back_makes_no_old_file_new_and_no_new_one_old(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hour_ns = 3_600_000_000_000
+    scraper = StateFile(write(file, v2()))  # not read before the clock is set
+    scraper.note_loss()
+    lost_ns = time.monotonic_ns()
+    real_ns = time.time_ns
+    monkeypatch.setattr(statefile.time, "time_ns", lambda: real_ns() - hour_ns)
+    assert as_of_ns(scraper) <= lost_ns
+    time.sleep(0.02)
+    write(tmp_path / "next", v2(block=101))
+    os.utime(tmp_path / "next", ns=(0, statefile.time.time_ns()))
+    (tmp_path / "next").rename(file)
+    assert as_of_ns(scraper) > lost_ns
+
+
+def test_a_file_from_the_future_counts_from_when_another_was_seen(
+    file: Path, tmp_path: Path
+) -> None:
+    future_ns = time.time_ns() + 3_600_000_000_000
+    scraper = StateFile(write(file, v2()))
+    os.utime(file, ns=(0, future_ns))
+    assert as_of_ns(scraper) == 0, "nothing says since when it has been there"
+    scraper.note_loss()
+    lost_ns = time.monotonic_ns()
+    assert as_of_ns(scraper) == 0
+    write(tmp_path / "next", v2(block=101))
+    os.utime(tmp_path / "next", ns=(0, future_ns + 1))
+    (tmp_path / "next").rename(file)
+    assert as_of_ns(scraper) > lost_ns - 1_000_000_000
 
 
 def test_listing_waits_for_a_file_that_does_not_exist_yet(file: Path, tmp_path: Path) -> None:

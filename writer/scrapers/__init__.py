@@ -36,9 +36,9 @@ class ScrapedPool:
 class Scrape:
     """The answer of one read.
 
-    `as_of_ns` (CLOCK_REALTIME) is the time up to which the source knew of reverts, where that is
-    before the call: one that arrived later and reaches a pool's block makes its values unfit. None
-    when the values were read during the call.
+    `as_of_ns` (CLOCK_MONOTONIC) is when the values were made, where that is before the call: a revert
+    that arrived later and reaches a pool's block makes them unfit, and without a block hash so does
+    any loss of the stream. None when the values were read during the call.
     """
 
     pools: tuple[ScrapedPool, ...]
@@ -51,7 +51,11 @@ class PoolScraper(Protocol):
 
     A source may have an attribute `trails`, True when it lags behind the node it belongs to, as a
     database does: it is waited for before anything is read, and what it shows may still be of a
-    branch whose reverts the stream has already brought.
+    branch whose reverts the stream has already brought. After a loss of the stream, what it shows
+    without hashes counts once its newest block has been seen to move.
+
+    A source may have a method `note_loss()`: the stream has lost something, so what the source holds
+    now is no longer to be taken for new. Called in the event loop; must not block.
     """
 
     def get_current_block_number(self) -> int:

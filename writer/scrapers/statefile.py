@@ -5,6 +5,7 @@ of the wrong type refuses the whole file (StateFileError names path, line, findi
 pool whose numbers contradict each other is reported as PoolInvalid and left out.
 """
 
+import contextlib
 import json
 import os
 import threading
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from arena.writer.scrapers.slots import PoolTarget
 
 MAX_LINE_NBYTES = 64 << 20  # one pool with 300,000 ticks is about 25 MB
-# A file speaks for the chain as of its modification time. A revert that arrives a little later is
-# taken to be known to it all the same: the file's clock is coarse and the stream has a way to go.
-# One that arrives after the file was read never is.
-KNOWN_REVERT_NS = 1_000_000_000
 MAX_SYMBOL_NBYTES = 32  # token table, layouts
 MAX_INTEGER_DIGITS = 80  # 2**256 has 78
 DEFAULT_V2_FEE_PIPS = 3000
@@ -44,17 +41,23 @@ _PROTOCOLS = {
 
 @dataclass(frozen=True, slots=True)
 class StateFileContent:
-    """What one reading of a file found; `as_of_ns` as in Scrape."""
+    """What one reading of a file found. `age_ns`: how long before that the file was last written, by
+    the wall clock; negative when it says after."""
 
     head_block: int
     specs: dict[bytes, PoolSpec]
     pools: dict[bytes, ScrapedPool]
     invalid: dict[bytes, PoolInvalid]
-    as_of_ns: int
+    age_ns: int
 
 
 class StateFile:
     """A scraper over one state file; re-reads it when it changed.
+
+    A file speaks for the chain as of its modification time, which the file's clock may set a little
+    early, never late. The wall clock may be set meanwhile: the time is taken once, when a file is
+    first read, the file that lay there when the stream lost something never counts as made after it,
+    and one dated in the future counts from when another one was last seen in its place.
 
     The file need not exist yet: list_pools waits for it, up to `wait_s`, and so it does for a file
     that is still being written. Write to another name and rename, and no reader sees half of it.
@@ -67,6 +70,11 @@ class StateFile:
         self._lock = threading.Lock()
         self._signature: tuple[int, int, int] | None = None
         self._content: StateFileContent | None = None
+        self._made_ns = 0  # CLOCK_MONOTONIC
+        self._seen: tuple[int, int, int] | None = None
+        self._seen_ns = 0  # when it was last looked at
+        self._changed_ns = 0  # and when it was last seen to be another one than now
+        self._outdated: tuple[int, int, int] | None = None
         self._closed = threading.Event()
 
     def get_current_block_number(self) -> int:
@@ -81,6 +89,7 @@ class StateFile:
     def read_pools(self, keys: Sequence[bytes]) -> Scrape:
         """Values as the file has them now. A key it no longer names is reported as invalid."""
         content = self._load()
+        as_of_ns = 0 if self._signature == self._outdated else self._made_ns
         found: list[ScrapedPool] = []
         invalid: list[PoolInvalid] = []
         for key in keys:
@@ -91,7 +100,21 @@ class StateFile:
             else:
                 message = f"pool 0x{key.hex()} is no longer in {self.path}"
                 invalid.append(PoolInvalid(message, key=key, found="no line"))
-        return Scrape(tuple(found), tuple(invalid), content.as_of_ns)
+        return Scrape(tuple(found), tuple(invalid), as_of_ns)
+
+    def note_loss(self) -> None:
+        """The file as it lies there now is older than a loss of the stream."""
+        with contextlib.suppress(StateFileError):
+            self._outdated = self._look()
+
+    def _look(self) -> tuple[int, int, int] | None:
+        """Which file is there; keeps until when there was another. StateFileError."""
+        now_ns = time.monotonic_ns()
+        found = _signature(self.path)
+        if found != self._seen:
+            self._changed_ns = self._seen_ns
+        self._seen, self._seen_ns = found, now_ns
+        return found
 
     def hold(self, targets: "Sequence[PoolTarget]") -> None:
         """ValueError: the file names its pools itself."""
@@ -105,7 +128,7 @@ class StateFile:
         deadline = time.monotonic() + self._wait_s
         failed: tuple[int, int, int] | None = None
         while True:
-            signature = _signature(self.path)
+            signature = self._look()
             if signature is not None:
                 try:
                     return self._load()
@@ -127,11 +150,12 @@ class StateFile:
 
     def _load(self) -> StateFileContent:
         with self._lock:
-            signature = _signature(self.path)
+            signature = self._look()
             if self._content is None or signature != self._signature:
                 for _attempt in range(3):
+                    opened_ns = time.monotonic_ns()
                     content = read_state_file(self.path)
-                    after = _signature(self.path)
+                    after = self._look()
                     if after == signature:
                         break
                     signature = after
@@ -142,6 +166,8 @@ class StateFile:
                         path=str(self.path),
                         line=None,
                     )
+                made_ns = opened_ns - content.age_ns if content.age_ns >= 0 else self._changed_ns
+                self._made_ns = max(0, made_ns)
                 self._content, self._signature = content, signature
             return self._content
 
@@ -156,8 +182,7 @@ def read_state_file(path: str | os.PathLike[str]) -> StateFileContent:
     highest = 0
     try:
         with open(path, "rb") as stream:
-            modified_ns = os.fstat(stream.fileno()).st_mtime_ns
-            as_of_ns = min(time.time_ns(), modified_ns + KNOWN_REVERT_NS)
+            age_ns = time.time_ns() - os.fstat(stream.fileno()).st_mtime_ns
             number = 0
             while raw := stream.readline(MAX_LINE_NBYTES + 1):
                 number += 1
@@ -199,7 +224,7 @@ def read_state_file(path: str | os.PathLike[str]) -> StateFileContent:
             line=None,
         )
     head_block = highest if header is None else header
-    return StateFileContent(head_block, specs, pools, invalid, as_of_ns)
+    return StateFileContent(head_block, specs, pools, invalid, age_ns)
 
 
 class _Line:
