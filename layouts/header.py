@@ -22,7 +22,7 @@ from arena.layouts.slots import (
 DATA_MAGIC = int.from_bytes(b"PARENA01", "little")
 CONTROL_MAGIC = int.from_bytes(b"PARENACT", "little")
 BYTE_ORDER = 0x01020304
-LAYOUT_VERSION = 1 << 16 | 2  # major << 16 | minor
+LAYOUT_VERSION = 1 << 16 | 3  # major << 16 | minor
 
 CONTROL_NBYTES = 4096
 HEADER_NBYTES = 4096
@@ -238,6 +238,7 @@ COUNTER_NAMES: dict[int, str] = {
         for protocol in range(3)
         for kind, event in enumerate(_EVENTS)
     },
+    COUNTER_APPLIED + 24: "applied_uniswap_v4_protocol_fee",
     **{COUNTER_FAULTS + index: f"fault_{name}" for index, name in enumerate(_FAULTS)},
     **{COUNTER_UNSUPPORTED + index: f"unsupported_{name}" for index, name in enumerate(_PROTOCOLS)},
     COUNTER_UNSUPPORTED + 15: "unsupported_unknown",

@@ -46,7 +46,7 @@ LINE = record(
         ("slab_class", "u1", 92),  # size class of the slab, [0, 40)
         ("unsure", "u1", 93),  # PSA_UNSURE_* bits: why the pool is stale
         ("reserved0", "<u2", 94),  # zero
-        ("fee_block", "<u8", 96),  # V4: block at which protocol_fee and LP fee were read
+        ("fee_block", "<u8", 96),  # V4: block at which a fee was read, or told last
         ("generation", "<u4", 104),  # use of the slot this line belongs to; as in the static row
         ("reserved1", "<u4", 108),  # zero
         ("scrape_block", "<u8", 112),  # block its scraped values belong to; as base_block, except
@@ -134,7 +134,7 @@ UNDO_RECORD = record(
     [
         ("entry_seq", "<u8", 0),  # the undo entry it belongs to
         ("slot", "<u4", 8),  # slot index
-        ("kind", "<u4", 12),  # PSA_UNDO_LINE or PSA_UNDO_TICK
+        ("kind", "<u4", 12),  # PSA_UNDO_LINE, PSA_UNDO_TICK or PSA_UNDO_FEES
         ("generation", "<u4", 16),  # of the slot when it was written
         ("tick", "<i4", 20),  # LINE: the pool's tick before; TICK: which tick
         ("sqrt_price_hi", "<u4", 24),  # LINE: before the block, as the next four
@@ -142,7 +142,8 @@ UNDO_RECORD = record(
         ("log_index", "<u4", 32),
         ("unsure", "<u4", 36),  # LINE: PSA_UNSURE_* before; such an image settles nothing
         ("block_number", "<u8", 40),
-        ("before", ("<u8", 4), 48),  # LINE: a[2], b[2]; TICK: gross[2], net[2] (0: absent)
+        # LINE: a, b; TICK: gross, net (0: absent); FEES: LP fee, protocol fee, fee_block
+        ("before", ("<u8", 4), 48),
         ("reserved1", "<u8", 80),  # zero
     ],
 )
@@ -168,6 +169,7 @@ POOL_DYNAMIC_FEE = 2
 
 UNDO_LINE = 1
 UNDO_TICK = 2
+UNDO_FEES = 3
 
 PROTOCOL_NAMES = {UNISWAP_V2: "uniswap_v2", UNISWAP_V3: "uniswap_v3", UNISWAP_V4: "uniswap_v4"}
 PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}

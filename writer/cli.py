@@ -56,6 +56,7 @@ class Dialect(StrEnum):
 
     auto = "auto"
     exex = "exex"
+    bridge = "bridge"
     seed_tagged = "seed-tagged"
     seed_indexed = "seed-indexed"
 

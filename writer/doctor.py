@@ -42,6 +42,7 @@ DIALECTS = {
     lib.PSA_DIALECT_SEED_TAGGED: "seed-tagged",
     lib.PSA_DIALECT_SEED_INDEXED: "seed-indexed",
     lib.PSA_DIALECT_EXEX: "exex",
+    lib.PSA_DIALECT_BRIDGE: "bridge",
 }
 
 

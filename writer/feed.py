@@ -42,6 +42,7 @@ DIALECTS = {
     "seed-tagged": lib.PSA_DIALECT_SEED_TAGGED,
     "seed-indexed": lib.PSA_DIALECT_SEED_INDEXED,
     "exex": lib.PSA_DIALECT_EXEX,
+    "bridge": lib.PSA_DIALECT_BRIDGE,
 }
 
 

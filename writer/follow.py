@@ -372,7 +372,7 @@ def _limbs(value: int) -> tuple[int, int]:
 
 
 def encode(records: Records, first_seq: int) -> bytes:
-    """Frames of generation 15 for these records, numbered from `first_seq` on (modulo 2**64)."""
+    """Frames of the bridge's dialect for these records, numbered from `first_seq` on (modulo 2**64)."""
     numbered = records.copy()
     numbered["stream_seq"] = np.uint64(first_seq) + np.arange(len(records), dtype=np.uint64)
     out = bytearray(len(records) * MAX_FRAME_NBYTES)
@@ -380,7 +380,7 @@ def encode(records: Records, first_seq: int) -> bytes:
     status = lib.psa_encode(
         ffi.cast("psa_event *", ffi.from_buffer(numbered)),
         len(numbered),
-        lib.PSA_DIALECT_EXEX,
+        lib.PSA_DIALECT_BRIDGE,
         ffi.NULL,
         0,
         ffi.from_buffer("uint8_t[]", out),

@@ -33,7 +33,8 @@ V3_MINT = bytes.fromhex("7a53080ba414158be7ec69b987b5fb7d07dee101fe85488f0853ae1
 V3_BURN = bytes.fromhex("0c396cd989a39f4459b5fa1aed6a9a8dcdbc45908acfd67e028cd568da98982c")
 V4_SWAP = bytes.fromhex("40e9cecb9f5f1f1c5b9c97dec2917b7ee92e57ba5563708daca94dd84ad7112f")
 V4_MODIFY = bytes.fromhex("f208f4912782fd25c7f114ca3723a2d5dd6f3bcc3ac8db5af63baa85f711d5ec")
-TOPICS = (V2_SYNC, V3_SWAP, PANCAKE_SWAP, V3_MINT, V3_BURN, V4_SWAP, V4_MODIFY)
+V4_PROTOCOL_FEE = bytes.fromhex("e9c42593e71f84403b84352cd168d693e2c9fcd1fdbcc3feb21d92b43e6696f9")
+TOPICS = (V2_SYNC, V3_SWAP, PANCAKE_SWAP, V3_MINT, V3_BURN, V4_SWAP, V4_MODIFY, V4_PROTOCOL_FEE)
 
 MAX_RANGE_BLOCKS = 1024  # of one eth_getLogs; halved each time a node refuses
 MAX_ASKED_BLOCKS = 64  # asked for by hash in one batch
@@ -237,7 +238,7 @@ def block_records(
     records["block_number"] = header.number
     records["timestamp"] = header.timestamp
     records["kind"][0] = lib.PSA_EVENT_BEGIN_BLOCK
-    records["flags"][0] = lib.PSA_EVENT_HAS_BASE_FEE
+    records["flags"][0] = lib.PSA_EVENT_HAS_BASE_FEE | lib.PSA_EVENT_HAS_FEES
     records["words"][0, 0] = header.base_fee
     records["kind"][-1] = lib.PSA_EVENT_END_BLOCK
     records["words"][-1, 0] = len(found)
@@ -323,24 +324,42 @@ def _sync(read: _Word, topics: Sequence[bytes], words: Sequence[bytes]) -> dict[
     }
 
 
-def _swap(variant: int) -> Callable[..., dict[str, Any]]:
-    """V3 (variant 2) and V4 (4): two amounts, then price, liquidity, tick and what follows."""
+def _swap(read: _Word, topics: Sequence[bytes], words: Sequence[bytes]) -> dict[str, Any]:
+    """V3: two amounts, then price, liquidity, tick; PancakeSwap: two protocol fees besides."""
+    for amount in words[:2]:
+        read.signed(amount, 256)
+    for more in words[5:]:
+        read.unsigned(more, 128)
+    return {
+        "kind": lib.PSA_EVENT_CL_SWAP,
+        "update_type": lib.PSA_UPDATE_SWAP,
+        "variant": 2,
+        "words": [*_limbs(read.unsigned(words[2], 160), 4), 0, 0, 0, 0],
+        "amount": _limbs(read.unsigned(words[3], 128), 2),
+        "tick": read.signed(words[4], 24),
+    }
 
-    def read_swap(read: _Word, topics: Sequence[bytes], words: Sequence[bytes]) -> dict[str, Any]:
-        for amount in words[:2]:
-            read.signed(amount, 128 if variant == 4 else 256)
-        for more in words[5:]:  # V4: fee; PancakeSwap: two protocol fees
-            read.unsigned(more, 24 if variant == 4 else 128)
-        return {
-            "kind": lib.PSA_EVENT_CL_SWAP,
-            "update_type": lib.PSA_UPDATE_SWAP,
-            "variant": variant,
-            "words": [*_limbs(read.unsigned(words[2], 160), 4), 0, 0, 0, 0],
-            "amount": _limbs(read.unsigned(words[3], 128), 2),
-            "tick": read.signed(words[4], 24),
-        }
 
-    return read_swap
+def _v4_swap(read: _Word, topics: Sequence[bytes], words: Sequence[bytes]) -> dict[str, Any]:
+    """As V3, then the swap's whole fee: kept where the amounts tell its direction."""
+    amounts = [read.signed(amount, 128) for amount in words[:2]]
+    fee = read.unsigned(words[5], 24)
+    fields = _swap(read, topics, words[:5]) | {"variant": 4}
+    paid = [amount < 0 for amount in amounts]  # from the swapper's side
+    if any(paid) and not all(paid):
+        fields["variant"] = 25
+        fields["present"] = lib.PSA_HAS_SWAP_FEE
+        fields["words"][4:6] = fee, int(paid[0])
+    return fields
+
+
+def _protocol_fee(read: _Word, topics: Sequence[bytes], words: Sequence[bytes]) -> dict[str, Any]:
+    return {
+        "kind": lib.PSA_EVENT_PROTOCOL_FEE,
+        "update_type": lib.PSA_UPDATE_SWAP,
+        "variant": 26,
+        "words": [read.unsigned(words[0], 24), 0, 0, 0, 0, 0, 0, 0],
+    }
 
 
 def _liquidity(
@@ -373,12 +392,13 @@ def _modify(read: _Word, topics: Sequence[bytes], words: Sequence[bytes]) -> dic
 # topic -> protocol, topics, words of data, reader
 _DECODERS: dict[bytes, tuple[int, int, int, Callable[..., dict[str, Any]]]] = {
     V2_SYNC: (UNISWAP_V2, 1, 2, _sync),
-    V3_SWAP: (UNISWAP_V3, 3, 5, _swap(2)),
-    PANCAKE_SWAP: (UNISWAP_V3, 3, 7, _swap(2)),
+    V3_SWAP: (UNISWAP_V3, 3, 5, _swap),
+    PANCAKE_SWAP: (UNISWAP_V3, 3, 7, _swap),
     V3_MINT: (UNISWAP_V3, 4, 4, _mint),
     V3_BURN: (UNISWAP_V3, 4, 3, _burn),
-    V4_SWAP: (UNISWAP_V4, 3, 6, _swap(4)),
+    V4_SWAP: (UNISWAP_V4, 3, 6, _v4_swap),
     V4_MODIFY: (UNISWAP_V4, 3, 4, _modify),
+    V4_PROTOCOL_FEE: (UNISWAP_V4, 2, 1, _protocol_fee),
 }
 
 
@@ -390,7 +410,8 @@ def same_block(kept: Records, found: NodeBlock, pools: Mapping[bytes, PoolSpec])
 
     The feed carries no hashes. Compared are time, base fee (it follows from all blocks before, so
     branches differ in it) and every event of `pools`. Streams that send V2 changes in place of Sync
-    are compared without V2. A feed without timestamps cannot be compared: False.
+    are compared without V2, those that do not bring V4's protocol fees without them. A feed without
+    timestamps cannot be compared: False.
     """
     begin = kept[0]
     if begin["timestamp"] == 0 or begin["timestamp"] != found.header.timestamp:
@@ -416,8 +437,11 @@ def differing_pools(kept: Records, found: Records, pools: Mapping[bytes, PoolSpe
 def _effects(
     kept: Records, records: Records, pools: Mapping[bytes, PoolSpec]
 ) -> list[tuple[Any, ...]]:
-    """What the events of `pools` in `records` do; without V2 where `kept` has changes for it."""
+    """What the events of `pools` in `records` do; without V2 where `kept` has changes for it, and
+    without protocol fees where it does not bring them."""
     kinds = [lib.PSA_EVENT_CL_SWAP, lib.PSA_EVENT_CL_LIQUIDITY]
+    if kept["flags"][0] & lib.PSA_EVENT_HAS_FEES:
+        kinds.append(lib.PSA_EVENT_PROTOCOL_FEE)
     if not (kept["kind"] == lib.PSA_EVENT_V2_DELTA).any():
         kinds.append(lib.PSA_EVENT_V2_SYNC)
     effects = []
@@ -432,11 +456,18 @@ def _effects(
                     int(record["tick"]),
                     int(record["tick_lower"]),
                     int(record["tick_upper"]),
-                    record["words"].tobytes(),
+                    _compared_words(record),
                     record["amount"].tobytes(),
                 )
             )
     return effects
+
+
+def _compared_words(record: Any) -> bytes:
+    """A swap's price alone: what a stream may carry besides, its fee or amounts, is no effect."""
+    is_swap = record["kind"] == lib.PSA_EVENT_CL_SWAP
+    words: bytes = record["words"][: 4 if is_swap else 8].tobytes()
+    return words
 
 
 # -- a node behind a JSON-RPC transport

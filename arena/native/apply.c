@@ -12,6 +12,10 @@
 static const psa_u128 UINT112_MAX = ((psa_u128)1 << 112) - 1;
 static const psa_u128 INT128_MAX = ((psa_u128)1 << 127) - 1;
 
+/* ProtocolFeeLibrary (v4-core): fees are in millionths, and a protocol's at most these, each way. */
+#define PIPS UINT64_C(1000000)
+#define MAX_PROTOCOL_FEE 1000u
+
 /* TickMath: sqrt(1.0001^-887272) and sqrt(1.0001^887272) as Q64.96 (Uniswap v3-core, TickMath.sol). */
 static const uint64_t MIN_SQRT_RATIO = UINT64_C(4295128739);
 static const uint32_t MAX_SQRT_HI = UINT32_C(0xfffd8963);
@@ -120,6 +124,34 @@ static int set_slot0(psa_writer *writer, psa_line *line, const psa_event *event)
     return PSA_OK;
 }
 
+static int set_protocol_fee(psa_line *line, const psa_event *event) {
+    uint64_t fee = event->words[0];
+    if ((fee & 0xfff) > MAX_PROTOCOL_FEE || fee >> 12 > MAX_PROTOCOL_FEE) return PSA_INVALID_EVENT_DATA;
+    line->protocol_fee = (uint32_t)fee;
+    line->fee_block = event->block_number;
+    return PSA_OK;
+}
+
+/* What the whole fee of a swap says of the LP fee. v4-core takes p + l - floor(p * l / 10^6), with the
+ * protocol fee p of the direction: p more than ceil(l * (10^6 - p) / 10^6), which grows by 0 or 1 with l.
+ * So one or two LP fees lead to it; of two the pool's own is kept when it is among them, else the lower
+ * one, with which a swap that way pays the same. A pool whose LP fee cannot change contradicts itself
+ * when its own is not among them: then another protocol fee was missed. */
+static int learn_lp_fee(psa_line *line, uint32_t flags, const psa_event *event) {
+    if (!(event->present & PSA_HAS_SWAP_FEE)) return PSA_OK;
+    uint64_t whole = event->words[4], own = psa_line_fee(line);
+    uint64_t protocol = event->words[5] ? line->protocol_fee & 0xfff : line->protocol_fee >> 12;
+    if (whole < protocol || whole > PIPS) return PSA_INVALID_EVENT_DATA;
+    uint64_t rest = PIPS - protocol, lp_part = whole - protocol;
+    uint64_t highest = lp_part * PIPS / rest;
+    uint64_t lowest = lp_part == 0 ? 0 : (lp_part - 1) * PIPS / rest + 1;
+    int is_own = lowest <= own && own <= highest;
+    if (!(flags & PSA_POOL_DYNAMIC_FEE)) return is_own ? PSA_OK : PSA_INVALID_EVENT_DATA;
+    if (!is_own) psa_line_set_fee(line, (uint32_t)lowest);
+    line->fee_block = event->block_number;
+    return PSA_OK;
+}
+
 /* Price or reserves are known again; a pool stale for that reason alone is live again. */
 static void settle_price(psa_line *line) {
     if (!(line->unsure & PSA_UNSURE_PRICE)) return;
@@ -225,6 +257,8 @@ static int protocol_fits(const psa_arena *arena, uint32_t slot, const psa_event 
     case PSA_EVENT_SLOT0_FINAL:
         return protocol == event->protocol &&
                (protocol == PSA_UNISWAP_V3 || protocol == PSA_UNISWAP_V4);
+    case PSA_EVENT_PROTOCOL_FEE:
+        return protocol == PSA_UNISWAP_V4 && event->protocol == PSA_UNISWAP_V4;
     default: return 1;
     }
 }
@@ -237,6 +271,7 @@ static int is_after(const psa_line *line, const psa_event *event) {
 }
 
 static int apply_forward(psa_writer *writer, psa_edit *edit, const psa_event *event) {
+    const psa_arena *arena = &writer->arena;
     psa_line *line = &edit->line;
     int price_known = !(line->unsure & (PSA_UNSURE_PRICE | PSA_UNSURE_ALL));
     switch (event->kind) {
@@ -247,11 +282,14 @@ static int apply_forward(psa_writer *writer, psa_edit *edit, const psa_event *ev
     }
     case PSA_EVENT_V2_DELTA: return change_reserves(line, event, 0);
     case PSA_EVENT_CL_SWAP: {
-        int status = set_slot0(writer, line, event);
+        if (!slot0_valid(event)) return PSA_INVALID_EVENT_DATA;
+        int status = learn_lp_fee(line, arena->statics[edit->slot].flags, event);
+        if (status == PSA_OK) status = set_slot0(writer, line, event);
         if (status == PSA_OK) settle_price(line);
         return status;
     }
     case PSA_EVENT_CL_LIQUIDITY: return change_liquidity(writer, edit, event, 0, price_known);
+    case PSA_EVENT_PROTOCOL_FEE: return set_protocol_fee(line, event);
     default: return PSA_INVALID_EVENT_DATA;
     }
 }
@@ -284,7 +322,11 @@ static void on_forward(psa_writer *writer, const psa_event *event, uint32_t slot
     psa_edit_begin(writer, slot, &edit);
     psa_undo_note_line(writer, &edit);
     if (edit.line.scrape_block > edit.line.base_block) edit.line.scrape_block = edit.line.base_block;
+    psa_line before = edit.line;
     int result = apply_forward(writer, &edit, event);
+    if (edit.line.fee_block != before.fee_block || edit.line.protocol_fee != before.protocol_fee ||
+        psa_line_fee(&edit.line) != psa_line_fee(&before))
+        psa_undo_note_fees(writer, slot, &before);
     if (result == PSA_OK) {
         edit.line.block_number = event->block_number;
         edit.line.tx_index = (uint32_t)event->tx_index;
@@ -335,6 +377,8 @@ static void on_reverted(psa_writer *writer, const psa_event *event, uint32_t slo
     case PSA_EVENT_V2_DELTA: result = change_reserves(line, event, 1); break;
     case PSA_EVENT_CL_SWAP:
     case PSA_EVENT_V2_SYNC: psa_make_stale(writer, &edit, PSA_UNSURE_PRICE); break;
+    /* What the fee was before the event does not say, nor will any epilogue. */
+    case PSA_EVENT_PROTOCOL_FEE: psa_make_stale(writer, &edit, PSA_UNSURE_ALL); break;
     default: result = PSA_REORG_TOO_DEEP;
     }
     if (line->block_number >= event->block_number) { /* the branch that replaces it starts here */

@@ -126,6 +126,7 @@
 #define PSA_EVENT_V2_FINAL 21     /* epilogue: as V2_SYNC */
 #define PSA_EVENT_UNSUPPORTED 22  /* decoded strictly, not kept: other protocol or unknown seed string */
 #define PSA_EVENT_INVALID 23      /* seed: a required option is missing; counted, never applied */
+#define PSA_EVENT_PROTOCOL_FEE 24 /* V4: words[0] = the new protocol fee, 24 bits as stored */
 
 /* event update_type, wire values */
 #define PSA_UPDATE_SWAP 0
@@ -140,8 +141,9 @@
 #define PSA_EVENT_HAS_BASE_FEE 8  /* BeginBlock carried base_fee_per_gas */
 #define PSA_EVENT_OPAQUE 16       /* not all of the message is in the record: body in source bytes */
 #define PSA_EVENT_LATE_BODY 32    /* epilogue form of an unsupported update */
+#define PSA_EVENT_HAS_FEES 64     /* BeginBlock: protocol fees of V4 are among the block's events */
 
-/* seed v0 options present, bits in psa_event.present */
+/* bits in psa_event.present: seed v0 options, and what a V4 swap may carry besides */
 #define PSA_HAS_POOL_ID 1
 #define PSA_HAS_SQRT_PRICE 2
 #define PSA_HAS_TICK 4
@@ -149,12 +151,14 @@
 #define PSA_HAS_TICK_LOWER 16
 #define PSA_HAS_TICK_UPPER 32
 #define PSA_HAS_LIQUIDITY_DELTA 64
+#define PSA_HAS_SWAP_FEE 128      /* words[4] = the swap's whole fee in pips, words[5] = zero for one */
 
 /* feed dialects */
 #define PSA_DIALECT_UNKNOWN 0     /* found at the first BeginBlock */
 #define PSA_DIALECT_SEED_TAGGED 1
 #define PSA_DIALECT_SEED_INDEXED 2
 #define PSA_DIALECT_EXEX 3        /* family C, g05..g15 */
+#define PSA_DIALECT_BRIDGE 4      /* arena-bridge: g15 and the fees of V4; docs/reference/wire.md */
 
 /* feed connection state (WIRE section 9) */
 #define PSA_FEED_START 0
@@ -178,7 +182,7 @@
 #define PSA_FAULT_CONNECTION 11   /* psa_feed_close: the stream ended */
 
 /* counters in the data header; [APPLIED + protocol * 8 + kind - PSA_EVENT_V2_SYNC] for the three
- * protocols, [FAULTS + status - PSA_POOL_NOT_FOUND], [UNSUPPORTED + protocol] */
+ * protocols, of which V4 has one more, [FAULTS + status - PSA_POOL_NOT_FOUND], [UNSUPPORTED + protocol] */
 #define PSA_COUNTER_BLOCKS 0
 #define PSA_COUNTER_BLOCKS_REVERTED 1
 #define PSA_COUNTER_COMMITS 2
@@ -211,7 +215,7 @@ typedef struct {
     uint8_t protocol;        /* PSA_UNISWAP_V2 ... */
     uint8_t update_type;     /* PSA_UPDATE_* */
     uint8_t flags;           /* PSA_EVENT_IS_REVERT ... */
-    uint8_t present;         /* PSA_HAS_*; seed only. REORG_START: bits 0..3 = first/last of old, new */
+    uint8_t present;         /* PSA_HAS_*. REORG_START: bits 0..3 = first/last of old, new */
     uint8_t key_nbytes;      /* 20 or 32 */
     uint8_t variant;         /* exex: wire index of the update or epilogue variant */
     uint8_t reserved;
@@ -250,7 +254,7 @@ typedef struct {
     uint8_t slab_class;
     uint8_t unsure;          /* PSA_UNSURE_* */
     uint16_t reserved0;
-    uint64_t fee_block;      /* V4: block at which protocol_fee and LP fee were read */
+    uint64_t fee_block;      /* V4: block at which protocol_fee or LP fee was read, or told last */
     uint32_t generation;     /* must equal the static row's and the handle's */
     uint32_t reserved1;
     uint64_t scrape_block;   /* the block its scraped values belong to: the undo ring says nothing of
@@ -335,6 +339,7 @@ typedef struct {
 
 #define PSA_UNDO_LINE 1
 #define PSA_UNDO_TICK 2
+#define PSA_UNDO_FEES 3          /* before[0] LP fee, before[1] protocol fee, before[2] fee_block */
 
 typedef struct {
     uint64_t entry_seq;
@@ -728,7 +733,8 @@ int psa_feed_decode(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, psa_e
  * PSA_OK between blocks and outside a reorg, else PSA_INVALID_MESSAGE. The feed is dead afterwards. */
 int psa_feed_close(psa_feed *feed, uint64_t pending_nbytes);
 
-/* Write events as frames (length prefix included). Dialect EXEX writes g15; records only older
+/* Write events as frames (length prefix included). Dialect EXEX writes g15, BRIDGE its own form of it;
+ * records only older
  * generations can send keep their form (BeginBlock without base fee, Slot0Override by its variant,
  * V2_DELTA: variant 0 V2Swap, 1 V2Liquidity), which every family C reader takes. `source` holds the
  * bytes OPAQUE records point into (may be null when there are none). On PSA_BUFFER_TOO_SMALL *nbytes

@@ -5,7 +5,8 @@
  * machine moves. So a frame that finds the event array full can be read again later.
  *
  * Family C (exex g05..g15) is one reader: the pair (update variant, body length) with the protocol
- * names one meaning in all of these generations.
+ * names one meaning in all of these generations. The bridge's dialect is the same reader with its
+ * message indices moved and two updates more.
  */
 #include <stdio.h>
 
@@ -203,9 +204,26 @@ static int read_other_body(psa_event *event, message *out, const uint8_t *body, 
     return refuse(bad, "PoolUpdate: no body of this variant, length and protocol", nbytes, variant);
 }
 
+/* V4 updates that only the bridge sends: 1 when it was one. */
+static int read_bridge_body(psa_event *event, const uint8_t *body, uint64_t nbytes, uint32_t variant) {
+    if (variant == WIRE_V4_PROTOCOL_FEE && nbytes == WIRE_BODY_PROTOCOL_FEE) {
+        event->kind = PSA_EVENT_PROTOCOL_FEE;
+        event->words[0] = wire_u32(body);
+        return 1;
+    }
+    if (variant != WIRE_V4_SWAP_FEE || nbytes != WIRE_BODY_SWAP_FEE || body[64] > 1 ||
+        !read_slot0(event, body))
+        return 0;
+    event->kind = PSA_EVENT_CL_SWAP;
+    event->present = PSA_HAS_SWAP_FEE;
+    event->words[4] = wire_u32(body + WIRE_BODY_SWAP);
+    event->words[5] = body[64];
+    return 1;
+}
+
 /* The whole PoolUpdate. `event` is zeroed here; on refusal its content means nothing. */
 static inline int read_update(psa_event *event, message *out, const uint8_t *payload, uint64_t nbytes,
-                              uint64_t offset, defect *bad) {
+                              uint64_t offset, int is_bridge, defect *bad) {
     memset(event, 0, sizeof *event);
     if (nbytes < 12) return refuse(bad, "PoolUpdate: payload too short", nbytes, 89);
     uint32_t id_nbytes = read_pool_id(event, payload + 12, nbytes - 12);
@@ -264,6 +282,9 @@ static inline int read_update(psa_event *event, message *out, const uint8_t *pay
         wire_u256(event->words + 4, body + 48);
         return PSA_OK;
     }
+    if (is_bridge && protocol == PSA_UNISWAP_V4 &&
+        read_bridge_body(event, body, body_nbytes, variant))
+        return PSA_OK;
     int status = read_other_body(event, out, body, body_nbytes, variant, protocol, bad);
     if (event->kind == PSA_EVENT_UNSUPPORTED) mark_opaque(event, offset, nbytes);
     return status;
@@ -409,16 +430,20 @@ static int read_reorg_complete(psa_event *event, message *out, const uint8_t *pa
 }
 
 static int read_exex(psa_event *event, message *out, const uint8_t *payload, uint64_t nbytes,
-                     uint64_t offset, defect *bad) {
+                     uint64_t offset, int is_bridge, defect *bad) {
     if (nbytes < 4) return refuse(bad, "payload too short", nbytes, 4);
-    uint32_t control = wire_u32(payload);
+    uint32_t control = wire_u32(payload) - (is_bridge ? WIRE_BRIDGE : 0);
     switch (control) {
     case WIRE_WHITELIST:
         if (nbytes < WIRE_WHITELIST_LEAST)
             return refuse(bad, "UpdateWhitelist: payload too short", nbytes, WIRE_WHITELIST_LEAST);
         break;
-    case WIRE_BEGIN: return read_begin(event, out, payload, nbytes, bad);
-    case WIRE_UPDATE: return read_update(event, out, payload, nbytes, offset, bad);
+    case WIRE_BEGIN: {
+        int status = read_begin(event, out, payload, nbytes, bad);
+        if (is_bridge) event->flags |= PSA_EVENT_HAS_FEES;
+        return status;
+    }
+    case WIRE_UPDATE: return read_update(event, out, payload, nbytes, offset, is_bridge, bad);
     case WIRE_END: return read_end(event, out, payload, nbytes, bad);
     case WIRE_PING:
     case WIRE_PONG:
@@ -434,7 +459,7 @@ static int read_exex(psa_event *event, message *out, const uint8_t *payload, uin
         return read_epilogue(event, out, payload, nbytes, offset, bad);
     }
     case WIRE_REORG_COMPLETE: return read_reorg_complete(event, out, payload, nbytes, 0, bad);
-    default: return refuse(bad, "unknown message index", control, WIRE_REORG_COMPLETE);
+    default: return refuse(bad, "unknown message index", wire_u32(payload), WIRE_REORG_COMPLETE);
     }
     out->class = MESSAGE_IGNORED;
     return PSA_OK;
@@ -740,12 +765,17 @@ static int find_dialect(const uint8_t *payload, uint64_t nbytes, uint32_t *diale
     } else if (is_g01_update(payload, nbytes)) {
         bad->text = "exex g01 (no blocks): run a producer of g05 or later";
         return PSA_UNSUPPORTED_GENERATION;
+    } else if (index == WIRE_BRIDGE + WIRE_BEGIN || index == WIRE_BRIDGE + WIRE_REORG_START ||
+               index == WIRE_BRIDGE + WIRE_REORG_COMPLETE) {
+        *dialect = PSA_DIALECT_BRIDGE;
+    } else if (index - WIRE_BRIDGE < WIRE_REORG_COMPLETE) {
+        return PSA_OK;
     } else if (index > 10) {
         return refuse(bad, "message index of no known family", index, 10);
     } else if (index == WIRE_REORG_START || nbytes == 20 || index == WIRE_EPILOGUE) {
         psa_event scratch;
         defect unused;
-        if (read_exex(&scratch, out, payload, nbytes, 0, &unused) == PSA_OK &&
+        if (read_exex(&scratch, out, payload, nbytes, 0, 0, &unused) == PSA_OK &&
             (out->class == MESSAGE_REORG_START || out->class == MESSAGE_REORG_COMPLETE))
             *dialect = PSA_DIALECT_EXEX;
     }
@@ -929,18 +959,19 @@ typedef struct {
  * 0 means the frame is exactly that form and continues the open block. Returns 0, with the record
  * untouched, when it is not. */
 static inline __attribute__((always_inline)) int
-append_form(psa_event *event, const uint8_t *payload, const expectation *want, uint32_t key_nbytes,
-            uint32_t kind, uint32_t protocol, uint32_t variant) {
+append_form(psa_event *event, const uint8_t *payload, const expectation *want, uint32_t index,
+            uint32_t key_nbytes, uint32_t kind, uint32_t protocol, uint32_t variant) {
     const uint8_t *head = payload + (key_nbytes == WIRE_WORD_NBYTES ? 48 : 44);
     const uint8_t *body = head + 45;
     uint32_t update_type = wire_u32(head + 4);
-    uint64_t wrong = (wire_u32(payload) ^ WIRE_UPDATE) | (wire_u64(payload + 4) ^ want->seq) |
+    uint64_t wrong = (wire_u32(payload) ^ index) | (wire_u64(payload + 4) ^ want->seq) |
                      (wire_u32(payload + 12) ^ (key_nbytes == WIRE_WORD_NBYTES)) |
                      (wire_u32(head) ^ protocol) | (update_type > PSA_UPDATE_BURN) |
                      (wire_u64(head + 8) ^ want->block_number) | (head[40] ^ want->is_revert) |
                      (wire_u32(head + 41) ^ variant);
     if (key_nbytes == WIRE_ADDRESS_NBYTES) wrong |= wire_u64(payload + 16) ^ WIRE_ADDRESS_NBYTES;
     if (kind == PSA_EVENT_CL_SWAP) wrong |= wire_u64(body) ^ WIRE_WORD_NBYTES;
+    if (variant == WIRE_V4_SWAP_FEE) wrong |= body[64] > 1;
     if (__builtin_expect(wrong != 0, 0)) return 0;
     event->block_number = want->block_number;
     event->stream_seq = want->seq;
@@ -969,6 +1000,11 @@ append_form(psa_event *event, const uint8_t *payload, const expectation *want, u
         wire_u256(event->words, body + 8);
         memcpy(event->amount, body + 40, 16);
         event->tick = wire_i32(body + 56);
+        if (variant == WIRE_V4_SWAP_FEE) {
+            event->present = PSA_HAS_SWAP_FEE;
+            event->words[4] = wire_u32(body + WIRE_BODY_SWAP);
+            event->words[5] = body[64];
+        }
     } else if (kind == PSA_EVENT_CL_LIQUIDITY) {
         event->tick_lower = wire_i32(body);
         event->tick_upper = wire_i32(body + 4);
@@ -1084,23 +1120,28 @@ append_seed(psa_event *event, const uint8_t *payload, uint32_t length, const exp
 }
 
 static inline __attribute__((always_inline)) int
-append_exex(psa_event *event, const uint8_t *payload, uint32_t length, const expectation *want) {
+append_exex(psa_event *event, const uint8_t *payload, uint32_t length, const expectation *want,
+            uint32_t index) {
     switch (length) {
     case 149:
-        return append_form(event, payload, want, WIRE_ADDRESS_NBYTES, PSA_EVENT_CL_SWAP,
+        return append_form(event, payload, want, index, WIRE_ADDRESS_NBYTES, PSA_EVENT_CL_SWAP,
                            PSA_UNISWAP_V3, WIRE_V3_SWAP);
     case 121:
-        return append_form(event, payload, want, WIRE_ADDRESS_NBYTES, PSA_EVENT_V2_SYNC,
+        return append_form(event, payload, want, index, WIRE_ADDRESS_NBYTES, PSA_EVENT_V2_SYNC,
                            PSA_UNISWAP_V2, WIRE_V2_SYNC);
     case 153:
-        return append_form(event, payload, want, WIRE_WORD_NBYTES, PSA_EVENT_CL_SWAP,
+        return append_form(event, payload, want, index, WIRE_WORD_NBYTES, PSA_EVENT_CL_SWAP,
                            PSA_UNISWAP_V4, WIRE_V4_SWAP);
     case 113:
-        return append_form(event, payload, want, WIRE_ADDRESS_NBYTES, PSA_EVENT_CL_LIQUIDITY,
+        return append_form(event, payload, want, index, WIRE_ADDRESS_NBYTES, PSA_EVENT_CL_LIQUIDITY,
                            PSA_UNISWAP_V3, WIRE_V3_LIQUIDITY);
     case 117:
-        return append_form(event, payload, want, WIRE_WORD_NBYTES, PSA_EVENT_CL_LIQUIDITY,
+        return append_form(event, payload, want, index, WIRE_WORD_NBYTES, PSA_EVENT_CL_LIQUIDITY,
                            PSA_UNISWAP_V4, WIRE_V4_LIQUIDITY);
+    case 158:
+        if (index == WIRE_UPDATE) return 0;
+        return append_form(event, payload, want, index, WIRE_WORD_NBYTES, PSA_EVENT_CL_SWAP,
+                           PSA_UNISWAP_V4, WIRE_V4_SWAP_FEE);
     default: return 0;
     }
 }
@@ -1118,8 +1159,10 @@ append_updates(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, uint64_t *
         const uint8_t *payload = bytes + where + WIRE_PREFIX;
         uint32_t length = wire_u32(bytes + where);
         if (length > nbytes - where - WIRE_PREFIX) break;
-        int is_good = dialect == PSA_DIALECT_EXEX
-                          ? append_exex(&events[used], payload, length, &want)
+        int is_good = dialect >= PSA_DIALECT_EXEX
+                          ? append_exex(&events[used], payload, length, &want,
+                                        WIRE_UPDATE +
+                                            (dialect == PSA_DIALECT_BRIDGE ? WIRE_BRIDGE : 0))
                           : append_seed(&events[used], payload, length, &want,
                                         dialect == PSA_DIALECT_SEED_INDEXED ? 4 : 18);
         if (!is_good) break;
@@ -1127,7 +1170,7 @@ append_updates(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, uint64_t *
         used++;
         where += WIRE_PREFIX + length;
     }
-    if (dialect == PSA_DIALECT_EXEX) feed->last_seq = want.seq - 1;
+    if (dialect >= PSA_DIALECT_EXEX) feed->last_seq = want.seq - 1;
     feed->frames += used - *count;
     feed->open_count += used - *count;
     *count = used;
@@ -1143,7 +1186,7 @@ int psa_feed_decode(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, psa_e
     int status = PSA_OK;
     *consumed = 0;
     *ready = 0;
-    if (count > capacity || feed->dialect > PSA_DIALECT_EXEX) return PSA_BAD_ARGUMENT;
+    if (count > capacity || feed->dialect > PSA_DIALECT_BRIDGE) return PSA_BAD_ARGUMENT;
     if (feed->state != PSA_FEED_IN_BLOCK) {
         done = count; /* what the frame of the last fault brought */
         feed->open_count = 0;
@@ -1156,6 +1199,8 @@ int psa_feed_decode(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, psa_e
         if (feed->state == PSA_FEED_IN_BLOCK) {
             if (feed->dialect == PSA_DIALECT_EXEX)
                 append_updates(feed, bytes, nbytes, &at, events, capacity, &count, PSA_DIALECT_EXEX);
+            else if (feed->dialect == PSA_DIALECT_BRIDGE)
+                append_updates(feed, bytes, nbytes, &at, events, capacity, &count, PSA_DIALECT_BRIDGE);
             else if (feed->dialect == PSA_DIALECT_SEED_INDEXED)
                 append_updates(feed, bytes, nbytes, &at, events, capacity, &count,
                                PSA_DIALECT_SEED_INDEXED);
@@ -1198,8 +1243,9 @@ int psa_feed_decode(psa_feed *feed, const uint8_t *bytes, uint64_t nbytes, psa_e
             }
             in = (message){0};
         }
-        if (feed->dialect == PSA_DIALECT_EXEX)
-            status = read_exex(event, &in, payload, length, at + WIRE_PREFIX, &bad);
+        if (feed->dialect >= PSA_DIALECT_EXEX)
+            status = read_exex(event, &in, payload, length, at + WIRE_PREFIX,
+                               feed->dialect == PSA_DIALECT_BRIDGE, &bad);
         else if (feed->dialect == PSA_DIALECT_SEED_TAGGED)
             status = read_seed_tagged(event, &in, payload, length, at + WIRE_PREFIX, &bad);
         else

@@ -62,8 +62,8 @@ static void put_reserves(frame *to, const psa_event *event) {
     put(to, event->words + 4, 16);
 }
 
-/* Wire variant of an update; 255 when exex has none for it. */
-static uint32_t update_variant(const psa_event *event) {
+/* Wire variant of an update; 255 when the dialect has none for it. */
+static uint32_t update_variant(const psa_event *event, int is_bridge) {
     uint32_t concentrated = event->protocol == PSA_UNISWAP_V3   ? 0
                             : event->protocol == PSA_UNISWAP_V4 ? 2
                                                                 : 255;
@@ -72,7 +72,10 @@ static uint32_t update_variant(const psa_event *event) {
     case PSA_EVENT_V2_DELTA:
         return event->protocol == PSA_UNISWAP_V2 && event->variant <= WIRE_V2_LIQUIDITY ? event->variant
                                                                                         : 255;
-    case PSA_EVENT_CL_SWAP: return concentrated == 255 ? 255 : WIRE_V3_SWAP + concentrated;
+    case PSA_EVENT_CL_SWAP:
+        if (is_bridge && concentrated == 2 && event->present & PSA_HAS_SWAP_FEE) return WIRE_V4_SWAP_FEE;
+        return concentrated == 255 ? 255 : WIRE_V3_SWAP + concentrated;
+    case PSA_EVENT_PROTOCOL_FEE: return is_bridge && concentrated == 2 ? WIRE_V4_PROTOCOL_FEE : 255;
     case PSA_EVENT_CL_LIQUIDITY: return concentrated == 255 ? 255 : WIRE_V3_LIQUIDITY + concentrated;
     case PSA_EVENT_SLOT0_FINAL: /* Slot0Override: 8 at g07, 16 at g08 and g09, 23 at g10 and g11 */
         return concentrated != 255 &&
@@ -83,8 +86,8 @@ static uint32_t update_variant(const psa_event *event) {
     }
 }
 
-static int put_update(frame *to, const psa_event *event) {
-    uint32_t variant = update_variant(event);
+static int put_update(frame *to, const psa_event *event, int is_bridge) {
+    uint32_t variant = update_variant(event, is_bridge);
     if (variant == 255 || event->update_type > PSA_UPDATE_BURN) return 0;
     put_u32(to, WIRE_UPDATE);
     put_u64(to, event->stream_seq);
@@ -108,7 +111,12 @@ static int put_update(frame *to, const psa_event *event) {
         put(to, &event->tick_upper, 4);
         put(to, event->amount, 16);
         break;
+    case PSA_EVENT_PROTOCOL_FEE: put_u32(to, (uint32_t)event->words[0]); break;
     default: put_slot0(to, event);
+    }
+    if (variant == WIRE_V4_SWAP_FEE) {
+        put_u32(to, (uint32_t)event->words[4]);
+        put_u8(to, event->words[5] != 0);
     }
     return 1;
 }
@@ -132,7 +140,7 @@ static int put_epilogue(frame *to, const psa_event *event) {
     return 1;
 }
 
-static int put_exex(frame *to, const psa_event *event) {
+static int put_exex(frame *to, const psa_event *event, int is_bridge) {
     switch (event->kind) {
     case PSA_EVENT_BEGIN_BLOCK:
         put_u32(to, WIRE_BEGIN);
@@ -168,8 +176,9 @@ static int put_exex(frame *to, const psa_event *event) {
         return 1;
     case PSA_EVENT_V2_FINAL: return put_epilogue(to, event);
     case PSA_EVENT_SLOT0_FINAL:
-        return event->variant == WIRE_SLOT0_FINAL ? put_epilogue(to, event) : put_update(to, event);
-    default: return put_update(to, event);
+        return event->variant == WIRE_SLOT0_FINAL ? put_epilogue(to, event)
+                                                   : put_update(to, event, is_bridge);
+    default: return put_update(to, event, is_bridge);
     }
 }
 
@@ -270,7 +279,8 @@ int psa_encode(const psa_event *events, uint64_t count, uint32_t dialect, const 
     frame built;
     *nbytes = 0;
     *failed = 0;
-    if (dialect == PSA_DIALECT_UNKNOWN || dialect > PSA_DIALECT_EXEX) return PSA_BAD_ARGUMENT;
+    if (dialect == PSA_DIALECT_UNKNOWN || dialect > PSA_DIALECT_BRIDGE) return PSA_BAD_ARGUMENT;
+    int is_bridge = dialect == PSA_DIALECT_BRIDGE;
     for (uint64_t i = 0; i < count; i++) {
         const psa_event *event = &events[i];
         const uint8_t *payload = built.bytes;
@@ -280,8 +290,9 @@ int psa_encode(const psa_event *events, uint64_t count, uint32_t dialect, const 
             is_good = opaque_payload(event, source, source_nbytes, &payload, &payload_nbytes);
         } else {
             built.nbytes = 0;
-            is_good = dialect == PSA_DIALECT_EXEX ? put_exex(&built, event)
+            is_good = dialect >= PSA_DIALECT_EXEX ? put_exex(&built, event, is_bridge)
                                                   : put_seed(&built, event, dialect);
+            if (is_good && is_bridge) wire_put_u32(built.bytes, wire_u32(built.bytes) + WIRE_BRIDGE);
             payload_nbytes = built.nbytes;
         }
         if (!is_good) {

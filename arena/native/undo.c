@@ -1,7 +1,7 @@
 /* undo.c: the ring of before-images that turns a reverted block back.
  *
  * One entry a block, linked to the entry of the block below, and one record for each line first touched
- * and each tick changed by it. Numbers only grow; an entry or record is valid as long as fewer than a
+ * and each tick or V4 fee changed by it. Numbers only grow; an entry or record is valid as long as fewer than a
  * ring's length were begun after it, also by a writer that died (undo_*_reserved). The chain a
  * commit sees starts at its record's undo_top.
  *
@@ -98,6 +98,14 @@ void psa_undo_note_tick(psa_writer *writer, uint32_t slot, uint32_t generation, 
     psa_put_u128(&record->before[2], (psa_u128)net);
 }
 
+void psa_undo_note_fees(psa_writer *writer, uint32_t slot, const psa_line *before) {
+    if (writer->open_entry == 0) return;
+    psa_undo_record *record = push(writer, slot, PSA_UNDO_FEES, before->generation);
+    record->before[0] = psa_line_fee(before);
+    record->before[1] = before->protocol_fee;
+    record->before[2] = before->fee_block;
+}
+
 /* Turn one record back; `block` is its entry's block. The pool may have been removed since, and its slot
  * given to another. */
 static void restore(psa_writer *writer, const psa_undo_record *record, uint64_t block) {
@@ -115,6 +123,10 @@ static void restore(psa_writer *writer, const psa_undo_record *record, uint64_t 
                           (psa_i128)psa_get_u128(&record->before[2]));
         else
             psa_make_stale(writer, &edit, PSA_UNSURE_TICKS);
+    } else if (record->kind == PSA_UNDO_FEES) {
+        psa_line_set_fee(line, (uint32_t)record->before[0] & UINT32_C(0xffffff));
+        line->protocol_fee = (uint32_t)record->before[1];
+        line->fee_block = record->before[2];
     } else {
         line->sqrt_price_hi = record->sqrt_price_hi;
         line->tick = record->tick;

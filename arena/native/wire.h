@@ -43,6 +43,14 @@
 #define WIRE_BODY_SYNC 32u
 #define WIRE_BODY_FLUID 160u
 
+/* arena-bridge: every message index is this much more than in g15 ("PSA" behind it), and two updates are
+ * its own */
+#define WIRE_BRIDGE 0x41535000u
+#define WIRE_V4_SWAP_FEE 25u /* V4Swap, the swap's fee u32, zero for one u8 */
+#define WIRE_V4_PROTOCOL_FEE 26u
+#define WIRE_BODY_SWAP_FEE 65u
+#define WIRE_BODY_PROTOCOL_FEE 4u
+
 /* exex epilogue variants */
 #define WIRE_SLOT0_FINAL 0u
 #define WIRE_FLUID_FINAL 1u

@@ -48,6 +48,14 @@ static inline void psa_put_u128(uint64_t *limbs, psa_u128 value) {
 
 static inline uint32_t psa_line_status(const psa_line *line) { return line->fee_status >> 24; }
 
+static inline uint32_t psa_line_fee(const psa_line *line) {
+    return line->fee_status & UINT32_C(0xffffff);
+}
+
+static inline void psa_line_set_fee(psa_line *line, uint32_t fee) {
+    line->fee_status = (line->fee_status & UINT32_C(0xff000000)) | fee;
+}
+
 static inline void psa_line_set_status(psa_line *line, uint32_t status) {
     line->fee_status = (line->fee_status & UINT32_C(0xffffff)) | status << 24;
 }
@@ -82,6 +90,8 @@ void psa_undo_end_block(psa_writer *writer);
 void psa_undo_note_line(psa_writer *writer, const psa_edit *edit);
 void psa_undo_note_tick(psa_writer *writer, uint32_t slot, uint32_t generation, int32_t tick,
                         psa_u128 gross, psa_i128 net);
+/* Note the fees of V4 as `before` has them, after psa_undo_note_line. */
+void psa_undo_note_fees(psa_writer *writer, uint32_t slot, const psa_line *before);
 void psa_undo_revert(psa_writer *writer, const psa_event *event);
 int psa_undo_has_slot(const psa_writer *writer, uint64_t seq, uint32_t slot);
 

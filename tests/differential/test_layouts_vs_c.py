@@ -155,7 +155,11 @@ def test_flags_are_the_constants() -> None:
         "HOOKED": slots.POOL_HOOKED,
         "DYNAMIC_FEE": slots.POOL_DYNAMIC_FEE,
     }.items() <= c_constants("PSA_POOL_").items()
-    assert c_constants("PSA_UNDO_") == {"LINE": slots.UNDO_LINE, "TICK": slots.UNDO_TICK}
+    assert c_constants("PSA_UNDO_") == {
+        "LINE": slots.UNDO_LINE,
+        "TICK": slots.UNDO_TICK,
+        "FEES": slots.UNDO_FEES,
+    }
 
 
 def test_protocol_names_are_the_constants() -> None:
@@ -194,6 +198,9 @@ def test_block_counters_are_named_after_what_they_count() -> None:
         for event, kind in kinds.items():
             index = lib.PSA_COUNTER_APPLIED + protocol * 8 + kind - lib.PSA_EVENT_V2_SYNC
             assert header.COUNTER_NAMES[index] == f"applied_{pool}_{event}"
+    index = lib.PSA_COUNTER_APPLIED + lib.PSA_UNISWAP_V4 * 8
+    index += lib.PSA_EVENT_PROTOCOL_FEE - lib.PSA_EVENT_V2_SYNC
+    assert header.COUNTER_NAMES[index] == "applied_uniswap_v4_protocol_fee"
     for name in (
         "POOL_NOT_FOUND",
         "INVALID_EVENT_DATA",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from oracle.chain_oracle import plain_record
 from oracle.evm_data import Chain, Pool, load, records
+from oracle.swap_oracle import v4_total_fee
 
 import arena
 from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
@@ -37,6 +38,9 @@ def values_of(state: dict[str, Any], number: int) -> PoolValues:
     if "reserve0" in shown:
         return PoolValues(number, 3000, **shown)
     ticks = tuple(tuple(tick) for tick in shown.pop("ticks"))
+    if "lpFee" in state:
+        shown |= {"lp_fee": state["lpFee"], "protocol_fee": state["protocolFee"]}
+        shown["fee_block"] = number
     return PoolValues(number, 3000, ticks=ticks, **shown)
 
 
@@ -77,6 +81,32 @@ def shown(state: Any) -> dict[str, Any]:
     }
 
 
+class SwapFees:
+    """The whole fee of each V4 pool's last swap and its direction, as its log tells them."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, tuple[int, bool]] = {}
+
+    def take(self, row: dict[str, Any]) -> None:
+        for log in row["logs"]:
+            if log.get("event") == "Swap" and "fee" in log["args"]:
+                paid = [int(log["args"][name]) < 0 for name in ("amount0", "amount1")]
+                if paid[0] != paid[1]:
+                    self.last[log["args"]["id"]] = (int(log["args"]["fee"]), paid[0])
+            elif log.get("event") == "ProtocolFeeUpdated":
+                self.last.pop(log["args"]["id"], None)  # was paid with the fee before
+
+    def check(self, chain: Chain, key: str, state: Any, truth: dict[str, Any]) -> None:
+        """Protocol fees are the contract's; so is the LP fee, or it is what the last swap paid."""
+        assert state.protocol_fee == truth["protocolFee"], key
+        if chain.pools[key].fee_pips != 0x800000:
+            assert state.lp_fee == truth["lpFee"], key
+        elif key in self.last:
+            paid, zero_for_one = self.last[key]
+            half = state.protocol_fee & 0xFFF if zero_for_one else state.protocol_fee >> 12
+            assert v4_total_fee(half, state.lp_fee) == paid, key
+
+
 @pytest.mark.parametrize(
     ("name", "most"), [("v2_chain", 200), ("v3_chain", 500), ("v4_chain", 500)]
 )
@@ -92,6 +122,7 @@ def test_logs_lead_from_state_to_state(name: str, most: int, arena_name: str) ->
     keys = chain.initialised_at(start["hash"])
     pools = {bytes.fromhex(key[2:]): spec_of(chain.pools[key]) for key in keys}
     compared = 0
+    fees = SwapFees()
     with WriterArena.create(arena_name, max_pools=32, tick_bytes=1 << 20) as writer:
         for key in keys:
             slot = writer.add_pool(pools[bytes.fromhex(key[2:])])
@@ -106,6 +137,7 @@ def test_logs_lead_from_state_to_state(name: str, most: int, arena_name: str) ->
                 logs = [read_log(as_answer(row, log)) for log in row["logs"]]
                 writer.apply(block_records(header_of(row), logs, pools))
                 writer.commit()
+                fees.take(row)
                 if not chain.has_state(row["hash"]):
                     continue
                 truth = chain.state_at(row["hash"])
@@ -113,10 +145,14 @@ def test_logs_lead_from_state_to_state(name: str, most: int, arena_name: str) ->
                     state = reader[key].state()
                     assert state.status == "live"
                     assert shown(state) == plain_record(truth[key]), (key, row["number"])
+                    if state.protocol == "uniswap_v4":
+                        fees.check(chain, key, state, truth[key])
                 compared += 1
         faults, _ = writer.take_faults()
+        changes = writer.counters[lib.PSA_COUNTER_APPLIED + 24]
         writer.close(unlink=True)
     assert faults == []
+    assert bool(changes) == (name == "v4_chain")
     assert compared > most / 3
 
 

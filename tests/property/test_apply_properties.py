@@ -9,8 +9,10 @@ import random
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle.swap_oracle import v4_total_fee
 
 from arena.layouts.events import EVENT
 from arena.native import ffi, lib
@@ -61,6 +63,7 @@ class Core:
         row.protocol = protocol
         row.key_nbytes = len(key)
         row.tick_spacing = 0 if protocol == 0 else SPACING
+        row.flags = lib.PSA_POOL_DYNAMIC_FEE if protocol == 2 else 0
         slot = ffi.new("uint32_t *")
         assert lib.psa_pool_add(self.writer, row, slot) == lib.PSA_OK
         line = ffi.new("psa_line *")
@@ -119,6 +122,7 @@ class Core:
             "b": line.b[0] | line.b[1] << 64,
             "tick": line.tick,
             "ticks": rows,
+            "fees": (line.fee_status & 0xFFFFFF, line.protocol_fee, line.fee_block),
             "status": line.fee_status >> 24,
         }
 
@@ -139,6 +143,10 @@ class Model:
                 pool["a"], pool["b"] = update[2], update[3]
             elif kind == "swap":
                 pool["a"], pool["tick"], pool["b"] = update[2], update[3], update[4]
+                if len(update) > 5:
+                    pool["fees"] = after_swap(pool["fees"], block, *update[5:])
+            elif kind == "protocol fee":
+                pool["fees"] = (pool["fees"][0], update[2], block)
             else:
                 lower, upper, delta = update[2:]
                 ticks = pool["ticks"]
@@ -157,6 +165,18 @@ class Model:
 
 V2, V3, V4 = b"\x01" * 20, b"\x03" * 20, b"\x04" * 32
 PROTOCOL = {V2: 0, V3: 1, V4: 2}
+
+
+def after_swap(
+    fees: tuple[int, int, int], block: int, whole: int, zero_for_one: bool
+) -> tuple[int, int, int]:
+    """The fees of a pool with a dynamic one after a swap that paid `whole`."""
+    lp, protocol, _ = fees
+    half = protocol & 0xFFF if zero_for_one else protocol >> 12
+    if v4_total_fee(half, lp) != whole:
+        near = range(max(0, whole - half - 3), min(whole + 3, 1_000_000) + 1)
+        lp = next(each for each in near if v4_total_fee(half, each) == whole)
+    return lp, protocol, block
 
 
 def frame(block: int, updates: list[tuple], *, revert: bool, seq: int) -> np.ndarray:
@@ -183,6 +203,12 @@ def frame(block: int, updates: list[tuple], *, revert: bool, seq: int) -> np.nda
             event["words"] = [price & mask, price >> 64 & mask, price >> 128, 0, 0, 0, 0, 0]
             event["tick"] = update[3]
             event["amount"] = [update[4], 0]
+            if len(update) > 5:
+                event["present"] = lib.PSA_HAS_SWAP_FEE
+                event["words"][4:6] = update[5:]
+        elif kind == "protocol fee":
+            event["kind"] = lib.PSA_EVENT_PROTOCOL_FEE
+            event["words"][0] = update[2]
         else:
             delta = update[4] & (2**128 - 1)
             event["kind"] = lib.PSA_EVENT_CL_LIQUIDITY
@@ -206,7 +232,7 @@ def fresh(core: Core) -> tuple[Model, dict[bytes, int]]:
     assert lib.psa_commit(core.writer) == lib.PSA_OK
     model = Model(head=100)
     for key in slots:
-        start = {"a": 10**12, "b": 10**12, "tick": 0, "ticks": {}}
+        start = {"a": 10**12, "b": 10**12, "tick": 0, "ticks": {}, "fees": (3000, 0, 0)}
         if key != V2:
             start |= {"a": Q96, "b": 0}
         model.pools[key] = start
@@ -214,7 +240,9 @@ def fresh(core: Core) -> tuple[Model, dict[bytes, int]]:
 
 
 @st.composite
-def updates_of_block(draw: st.DrawFn, ranges: dict[bytes, list[tuple[int, int, int]]]) -> list:
+def updates_of_block(draw: st.DrawFn, ranges: dict) -> list:
+    """Updates that follow what `ranges` says: the ranges with liquidity of each pool, and the V4 pool's
+    protocol fee."""
     updates: list[tuple] = []
     for _ in range(draw(st.integers(0, 6))):
         key = draw(st.sampled_from([V2, V3, V4]))
@@ -222,11 +250,22 @@ def updates_of_block(draw: st.DrawFn, ranges: dict[bytes, list[tuple[int, int, i
             amount = st.integers(0, 2**64 - 1)
             updates.append((key, "sync", draw(amount), draw(amount)))
             continue
-        kind = draw(st.sampled_from(["swap", "mint", "mint", "burn"]))
-        if kind == "swap":
+        kind = draw(st.sampled_from(["swap", "mint", "mint", "burn", "protocol fee"]))
+        if kind == "protocol fee":
+            if key == V4:
+                half = st.integers(0, 1000)
+                fee = ranges["protocol fee"] = draw(half) << 12 | draw(half)
+                updates.append((key, kind, fee))
+        elif kind == "swap":
             tick = draw(st.integers(-300, 300))
             liquidity = sum(d for low, up, d in ranges[key] if low <= tick < up)
-            updates.append((key, "swap", draw(st.integers(2**90, 2**100)), tick, liquidity))
+            swap = (key, "swap", draw(st.integers(2**90, 2**100)), tick, liquidity)
+            if key == V4 and draw(st.booleans()):
+                zero_for_one, fee = draw(st.booleans()), ranges["protocol fee"]
+                lp = draw(st.sampled_from([0, 1, 500, 999_999, 1_000_000]) | st.integers(0, 10**6))
+                half = fee & 0xFFF if zero_for_one else fee >> 12
+                swap += (v4_total_fee(half, lp), zero_for_one)
+            updates.append(swap)
         elif kind == "mint":
             lower = draw(st.integers(-30, 29)) * SPACING
             upper = draw(st.integers(lower // SPACING + 1, 30)) * SPACING
@@ -249,7 +288,7 @@ def updates_of_block(draw: st.DrawFn, ranges: dict[bytes, list[tuple[int, int, i
 def test_blocks_and_reverts_equal_the_model(data: st.DataObject) -> None:
     core = Core()
     model, slots = fresh(core)
-    ranges: dict[bytes, list[tuple[int, int, int]]] = {V3: [], V4: []}
+    ranges: dict = {V3: [], V4: [], "protocol fee": 0}
     ranges_before: dict[int, dict] = {}
     blocks: dict[int, list[tuple]] = {}
     seq = 1
@@ -331,6 +370,62 @@ def test_a_burn_of_more_than_was_minted_makes_the_pool_stale_and_changes_nothing
     assert core.writer.fault_count == 1
     assert core.writer.faults[0].status == lib.PSA_ARITHMETIC_OVERFLOW
     assert core.pool(slots[V4])["status"] == lib.PSA_STATUS_LIVE
+
+
+@pytest.mark.parametrize("fee", [1001, 1001 << 12, 0xFFF, 1 << 24, 2**64 - 1])
+def test_a_protocol_fee_no_contract_takes_makes_the_pool_stale(fee: int) -> None:
+    core = Core()
+    _, slots = fresh(core)
+    core.apply(frame(101, [(V4, "protocol fee", fee)], revert=False, seq=1))
+    found = core.pool(slots[V4])
+    assert (found["status"], found["fees"]) == (lib.PSA_STATUS_STALE, (3000, 0, 0))
+    assert core.writer.faults[0].status == lib.PSA_INVALID_EVENT_DATA
+
+
+@pytest.mark.parametrize("protocol", [0, 1])
+def test_a_protocol_fee_of_a_pool_without_one_makes_it_stale(protocol: int) -> None:
+    core = Core()
+    _, slots = fresh(core)
+    events = frame(101, [(V4, "protocol fee", 5)], revert=False, seq=1)
+    key = V3 if protocol else V2
+    events[1]["key"] = np.frombuffer(key.ljust(32, b"\0"), dtype="u1")
+    core.apply(events)
+    assert core.pool(slots[key])["status"] == lib.PSA_STATUS_STALE
+    assert core.pool(slots[V4])["fees"] == (3000, 0, 0)
+
+
+def test_a_static_fee_that_a_swap_contradicts_shows_a_missed_protocol_fee() -> None:
+    core = Core()
+    _, slots = fresh(core)
+    core.arena.statics[slots[V4]].flags = 0
+    swap = (V4, "swap", Q96 + 5, 0, 0)
+    core.apply(frame(101, [(*swap, 3000, True), (*swap, 3000, False)], revert=False, seq=1))
+    assert core.pool(slots[V4])["status"] == lib.PSA_STATUS_LIVE
+    core.apply(frame(102, [(*swap, v4_total_fee(7, 3000), True)], revert=False, seq=2))
+    found = core.pool(slots[V4])
+    assert (found["status"], found["fees"]) == (lib.PSA_STATUS_STALE, (3000, 0, 0))
+    assert core.writer.fault_count == 1
+
+
+@pytest.mark.parametrize(("whole", "half"), [(1_000_001, 0), (6, 7), (2**24 - 1, 0)])
+def test_a_swap_fee_no_contract_takes_makes_the_pool_stale(whole: int, half: int) -> None:
+    core = Core()
+    _, slots = fresh(core)
+    updates = [(V4, "protocol fee", half), (V4, "swap", Q96 + 5, 0, 0, whole, True)]
+    core.apply(frame(101, updates, revert=False, seq=1))
+    assert core.pool(slots[V4])["status"] == lib.PSA_STATUS_STALE
+
+
+def test_a_reverted_protocol_fee_below_a_scrape_makes_the_pool_stale() -> None:
+    core = Core()
+    _, slots = fresh(core)
+    update = (V4, "protocol fee", 5)
+    core.apply(frame(100, [update], revert=True, seq=1))
+    found = core.pool(slots[V4])
+    assert found["status"] == lib.PSA_STATUS_STALE
+    core.apply(frame(100, [(V4, "swap", Q96 + 5, 0, 0)], revert=False, seq=2))
+    assert core.pool(slots[V4])["status"] == lib.PSA_STATUS_STALE, "no price tells the fee"
+    assert core.writer.fault_count == 0
 
 
 def test_a_revert_below_the_ring_makes_touched_pools_stale_and_an_epilogue_settles_them() -> None:
@@ -444,7 +539,7 @@ class World:
 
     def add(self, key: bytes) -> None:
         start = {"a": Q96, "b": 0} if PROTOCOL[key] else {"a": 10**12, "b": 10**12}
-        self.pools[key] = {**start, "tick": 0, "ticks": {}}
+        self.pools[key] = {**start, "tick": 0, "ticks": {}, "fees": (3000, 0, 0)}
         self.ranges[key], self.base[key] = [], self.head
 
     def remove(self, key: bytes) -> None:
