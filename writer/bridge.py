@@ -28,8 +28,9 @@ from arena.errors import (
     RpcUnavailable,
     Scraper,
 )
-from arena.writer.feed import Records
-from arena.writer.follow import Follower, encode
+from arena.native import lib
+from arena.writer.feed import DIALECTS, Records
+from arena.writer.follow import Follower, encode, without_protocol_fees
 from arena.writer.jsonrpc import JsonRpc, Limits
 from arena.writer.logs import Header, RpcNode, read_header
 from arena.writer.replay import listen
@@ -58,9 +59,10 @@ JOIN_TIMEOUT_S = 15.0
 class BridgeSettings:
     """Which node, which pools, and the socket's place and rights.
 
-    `poll_s` None: as the address needs it. `client_nbytes` is what a client may leave unread. Without
-    `pools` the list is given to the bridge, and its first block is the newest as soon as a client is
-    there: it is embedded in the one program that reads it.
+    `dialect` exex: as the producer in the node, for readers that know generation 15 alone; V4 fees are
+    left out. `poll_s` None: as the address needs it. `client_nbytes` is what a client may leave
+    unread. Without `pools` the list is given to the bridge, and its first block is the newest as
+    soon as a client is there: it is embedded in the one program that reads it.
     """
 
     node: str
@@ -71,6 +73,7 @@ class BridgeSettings:
     chain_id: int | None = None
     poll_s: float | None = None
     client_nbytes: int = CLIENT_NBYTES
+    dialect: str = "bridge"
 
 
 class Bridge:
@@ -318,7 +321,10 @@ class Bridge:
         return False
 
     def _send(self, last: Header, records: Records) -> None:
-        data = encode(records, self._next_seq)
+        dialect = DIALECTS[self.settings.dialect]
+        if dialect == lib.PSA_DIALECT_EXEX:
+            records = without_protocol_fees(records)
+        data = encode(records, self._next_seq, dialect)
         self._next_seq = (self._next_seq + len(records)) % 2**64
         log.debug("event=sent block=%d records=%d bytes=%d", last.number, len(records), len(data))
         self._call_soon(self._broadcast, data)

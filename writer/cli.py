@@ -61,6 +61,13 @@ class Dialect(StrEnum):
     seed_indexed = "seed-indexed"
 
 
+class BridgeDialect(StrEnum):
+    """What arena-bridge can serve."""
+
+    bridge = "bridge"
+    exex = "exex"
+
+
 class LogLevel(StrEnum):
     """Names for --log-level."""
 
@@ -562,6 +569,9 @@ def bridge_command(
     client_buffer: Annotated[
         str, typer.Option(help="a client that leaves more than this unread is disconnected")
     ] = "16MiB",
+    dialect: Annotated[
+        BridgeDialect, typer.Option(help="exex leaves out V4 fees, for other readers")
+    ] = BridgeDialect.bridge,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
     """Follow any node's chain and serve its pool events to any number of clients."""
@@ -579,6 +589,7 @@ def bridge_command(
                 chain_id=chain_id,
                 poll_s=poll,
                 client_nbytes=parse_size(client_buffer),
+                dialect=dialect.value,
             )
         )
         with closing(bridge):

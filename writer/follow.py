@@ -371,8 +371,20 @@ def _limbs(value: int) -> tuple[int, int]:
     return value & (2**64 - 1), value >> 64 & (2**64 - 1)
 
 
-def encode(records: Records, first_seq: int) -> bytes:
-    """Frames of the bridge's dialect for these records, numbered from `first_seq` on (modulo 2**64)."""
+def without_protocol_fees(records: Records) -> Records:
+    """The same units for a reader of generation 15, which has no such update."""
+    is_fee = records["kind"] == lib.PSA_EVENT_PROTOCOL_FEE
+    if not is_fee.any():
+        return records
+    kept = records[~is_fee]
+    begins = np.flatnonzero(kept["kind"] == lib.PSA_EVENT_BEGIN_BLOCK)
+    ends = np.flatnonzero(kept["kind"] == lib.PSA_EVENT_END_BLOCK)
+    kept["words"][ends, 0] = ends - begins - 1
+    return kept
+
+
+def encode(records: Records, first_seq: int, dialect: int = lib.PSA_DIALECT_BRIDGE) -> bytes:
+    """Frames for these records, numbered from `first_seq` on (modulo 2**64)."""
     numbered = records.copy()
     numbered["stream_seq"] = np.uint64(first_seq) + np.arange(len(records), dtype=np.uint64)
     out = bytearray(len(records) * MAX_FRAME_NBYTES)
@@ -380,7 +392,7 @@ def encode(records: Records, first_seq: int) -> bytes:
     status = lib.psa_encode(
         ffi.cast("psa_event *", ffi.from_buffer(numbered)),
         len(numbered),
-        lib.PSA_DIALECT_BRIDGE,
+        dialect,
         ffi.NULL,
         0,
         ffi.from_buffer("uint8_t[]", out),

@@ -108,7 +108,7 @@ def start(
     )
     head = market.node.block()
     bridge.wait_log(f"event=sent block={head['number']} ")
-    producer = NodeProducer(market)
+    producer = NodeProducer(market, is_bridge="exex" not in more)
     producer.follow()  # the newest block, which was sent before anybody listened
     return bridge, producer
 
@@ -126,10 +126,12 @@ def stop_and_reorg(market: Market, bridge: BridgeProcess, turn: int) -> None:
     bridge.process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.parametrize("dialect", ["bridge", "exex"])
 def test_300_blocks_with_reorgs_are_what_the_logs_encode_to(
-    market: Market, tmp_path: Path, pools: Path
+    dialect: str, market: Market, tmp_path: Path, pools: Path
 ) -> None:
-    bridge, producer = start(market, tmp_path, pools, "--poll", "0.01")
+    more = ("--poll", "0.01", "--dialect", dialect)
+    bridge, producer = start(market, tmp_path, pools, *more)
     with bridge:
         first, second = Client(bridge.socket), Client(bridge.socket)
         bridge.wait_log("event=client_connected clients=2")

@@ -63,7 +63,7 @@ def test_events_lead_from_each_state_to_the_next(market: Market) -> None:
     assert seen == {
         ("uniswap_v2", "Sync"),
         *(("uniswap_v3", kind) for kind in ("Swap", "Mint", "Burn")),
-        *(("uniswap_v4", kind) for kind in ("Swap", "ModifyLiquidity")),
+        *(("uniswap_v4", kind) for kind in ("Swap", "ModifyLiquidity", "ProtocolFeeUpdated")),
     }
 
 

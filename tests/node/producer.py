@@ -16,7 +16,11 @@ from .evm import signed, split
 from .market import Market, Pool
 
 CAKE_SWAP = "0x19b47279256b2a23a1665c810c8d55a1758940ee09377d4f8d26497a3577dc83"
-EVENTS = {topic: event for event, topic in TOPIC.items()} | {CAKE_SWAP: ("uniswap_v3", "Swap")}
+PROTOCOL_FEE = "0xe9c42593e71f84403b84352cd168d693e2c9fcd1fdbcc3feb21d92b43e6696f9"
+EVENTS = {topic: event for event, topic in TOPIC.items()} | {
+    CAKE_SWAP: ("uniswap_v3", "Swap"),
+    PROTOCOL_FEE: ("uniswap_v4", "ProtocolFeeUpdated"),
+}
 FIELDS = {"sqrt_price_x96": "sqrtPriceX96"}
 
 
@@ -35,7 +39,10 @@ def decode(log: dict[str, Any], pools: dict[str, Pool]) -> tuple[Pool, str, dict
         return pool, kind, {"reserve0": data[0], "reserve1": data[1]}
     if kind == "Swap":
         slot0 = {"sqrtPriceX96": data[2], "liquidity": data[3], "tick": signed(data[4])}
+        slot0["fee"] = data[-1]  # V4
         return pool, kind, {"amount0": signed(data[0]), "amount1": signed(data[1])} | slot0
+    if kind == "ProtocolFeeUpdated":
+        return pool, kind, {"protocolFee": data[0]}
     if kind == "ModifyLiquidity":
         ticks = {"tickLower": signed(data[0]), "tickUpper": signed(data[1])}
         return pool, kind, ticks | {"liquidityDelta": signed(data[2])}
@@ -49,8 +56,8 @@ class NodeProducer(Exex):
     `chain` are the blocks sent and still canonical, the oldest first. `known` are headers by hash.
     """
 
-    def __init__(self, market: Market) -> None:
-        super().__init__()
+    def __init__(self, market: Market, *, is_bridge: bool = False) -> None:
+        super().__init__(is_bridge=is_bridge)
         self.market = market
         self.chain: list[Block] = []
         self.known: dict[str, dict[str, Any]] = {}

@@ -152,6 +152,8 @@ def _apply_v3(pool: V3State, event: Event) -> None:
         if event.kind == "Swap":
             pool.liquidity = args["liquidity"]
         return
+    if event.kind == "ProtocolFeeUpdated":
+        return
     delta = liquidity_delta(event)
     assert delta is not None, event
     if delta == 0:

@@ -22,7 +22,7 @@ DYNAMIC_FEE = 0x800000
 POOL_EVENTS = {
     "uniswap_v2": ("Sync", "Swap", "Mint", "Burn"),
     "uniswap_v3": ("Initialize", "Swap", "Mint", "Burn"),
-    "uniswap_v4": ("Initialize", "Swap", "ModifyLiquidity"),
+    "uniswap_v4": ("Initialize", "Swap", "ModifyLiquidity", "ProtocolFeeUpdated"),
 }
 _DECIMAL = re.compile(r"-?[0-9]+\Z")
 

@@ -1,8 +1,8 @@
 """Blocks of recorded events as frames of the event stream; pure struct, nothing of the product.
 
 Only what the tests send: the `exex` dialect of generation 15 (optionally with the V2 deltas of
-generations 3 to 14) and both taggings of the `seed` dialect. A frame is a little-endian u32 length
-and that many payload bytes.
+generations 3 to 14), the bridge's form of it, and both taggings of the `seed` dialect. A frame is a
+little-endian u32 length and that many payload bytes.
 """
 
 import struct
@@ -50,7 +50,7 @@ class Exex:
 
     `v2_deltas` sends signed V2Swap and V2Liquidity, also in reverted blocks, instead of one V2Sync
     for each Sync log. `base_fee` stands in every BeginBlock. Only events of the `tracked` pools
-    are sent; None sends all.
+    are sent; None sends all. `is_bridge`: other message indices, and the fees of V4.
     """
 
     def __init__(
@@ -60,11 +60,16 @@ class Exex:
         base_fee: int = 0,
         v2_deltas: bool = False,
         tracked: set[str] | None = None,
+        is_bridge: bool = False,
     ) -> None:
+        self.is_bridge = is_bridge
         self.next_seq = first_seq
         self.base_fee = base_fee
         self.v2_deltas = v2_deltas
         self.tracked = tracked
+
+    def _frame(self, payload: bytes) -> bytes:
+        return frame(payload[:1] + b"PSA" + payload[4:] if self.is_bridge else payload)
 
     def _seq(self) -> int:
         seq = self.next_seq
@@ -73,10 +78,10 @@ class Exex:
 
     def begin(self, number: int, timestamp: int, *, is_revert: bool = False) -> bytes:
         fields = (1, self._seq(), number, timestamp, self.base_fee, is_revert)
-        return frame(struct.pack("<IQQQQ?", *fields))
+        return self._frame(struct.pack("<IQQQQ?", *fields))
 
     def end(self, number: int, updates: int) -> bytes:
-        return frame(struct.pack("<IQQQ", 3, self._seq(), number, updates))
+        return self._frame(struct.pack("<IQQQ", 3, self._seq(), number, updates))
 
     def update(self, event: Event, block: Block, *, is_revert: bool = False) -> bytes | None:
         """The frame of one event, or None for an event that has none (V2 Swap, Initialize)."""
@@ -98,7 +103,7 @@ class Exex:
             is_revert,
             variant,
         )
-        return frame(head + fields)
+        return self._frame(head + fields)
 
     def _body(self, event: Event, *, is_revert: bool) -> tuple[int, int, bytes] | None:
         """(update_type, update variant, body)."""
@@ -106,7 +111,12 @@ class Exex:
         if event.protocol == "uniswap_v2":
             return self._v2_body(event, is_revert=is_revert)
         is_v4 = event.protocol == "uniswap_v4"
+        if event.kind == "ProtocolFeeUpdated":
+            return (_SWAP, 26, struct.pack("<I", args["protocolFee"])) if self.is_bridge else None
         if event.kind == "Swap":
+            if self.is_bridge and is_v4 and (args["amount0"] < 0) != (args["amount1"] < 0):
+                paid = struct.pack("<I?", args["fee"], args["amount0"] < 0)
+                return _SWAP, 25, _slot0(args) + paid
             return _SWAP, 4 if is_v4 else 2, _slot0(event.args)
         delta = liquidity_delta(event)
         if delta is None:
@@ -145,18 +155,20 @@ class Exex:
         return b"".join(out)
 
     def reorg_start(self, old: Sequence[Block], new: Sequence[Block]) -> bytes:
-        return frame(struct.pack("<IQ", 6, self._seq()) + _range(old) + _range(new))
+        return self._frame(struct.pack("<IQ", 6, self._seq()) + _range(old) + _range(new))
 
     def reorg_complete(self, tip: int) -> bytes:
-        return frame(struct.pack("<IQQ", 8, self._seq(), tip))
+        return self._frame(struct.pack("<IQQ", 8, self._seq(), tip))
 
     def slot0_final(self, event: Event, state: State, tip: int) -> bytes:
         head = struct.pack("<IQQQI", 7, self._seq(), tip, 0, 0) + _identifier(event.pool)
-        return frame(head + struct.pack("<I", _PROTOCOL_INDEX[event.protocol]) + _slot0(state))
+        return self._frame(
+            head + struct.pack("<I", _PROTOCOL_INDEX[event.protocol]) + _slot0(state)
+        )
 
     def v2_reserves_final(self, pool: str, state: State, tip: int) -> bytes:
         head = struct.pack("<IQQQI", 7, self._seq(), tip, 0, 2) + _identifier(pool)
-        return frame(head + u128(state["reserve0"]) + u128(state["reserve1"]))
+        return self._frame(head + u128(state["reserve0"]) + u128(state["reserve1"]))
 
     def reorg(
         self, old: Sequence[Block], new: Sequence[Block], final: dict[str, State], order: Order
@@ -238,8 +250,8 @@ class Seed:
         return self._message(2, struct.pack("<QQ", number, updates))
 
     def update(self, event: Event, block: Block, *, is_revert: bool = False) -> bytes | None:
-        """The frame of one event, or None for an event that has none (Sync, Initialize)."""
-        if event.kind in ("Sync", "Initialize"):
+        """The frame of one event, or None for an event that has none (Sync, Initialize, protocol fees)."""
+        if event.kind in ("Sync", "Initialize", "ProtocolFeeUpdated"):
             return None
         if self.tracked is not None and event.pool not in self.tracked:
             return None
