@@ -376,7 +376,7 @@ def without_protocol_fees(records: Records) -> Records:
     is_fee = records["kind"] == lib.PSA_EVENT_PROTOCOL_FEE
     if not is_fee.any():
         return records
-    kept = records[~is_fee]
+    kept: Records = records[~is_fee]
     begins = np.flatnonzero(kept["kind"] == lib.PSA_EVENT_BEGIN_BLOCK)
     ends = np.flatnonzero(kept["kind"] == lib.PSA_EVENT_END_BLOCK)
     kept["words"][ends, 0] = ends - begins - 1
