@@ -42,6 +42,10 @@ class ArenaPermission(ArenaError):
     """The segment exists, but this user may not open it."""
 
 
+class OwnerMismatch(ArenaError):
+    """The segment belongs to another user than the one expected."""
+
+
 class ArenaNotReady(ArenaError):
     """The segment exists, but its writer has not finished creating it."""
 

@@ -3,6 +3,7 @@
 Nothing here writes. Readers build on it; the writing side is arena.py.
 """
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -16,6 +17,8 @@ from arena.native import EXCEPTIONS, ffi, lib, raise_status
 from arena.segment import ControlSegment, Segment, data_name
 
 REASON_NBYTES = 216  # of psa_phase.reason
+BEAT_WATCH_S = 0.25  # five beats of an idle writer
+_BEAT_PAUSE_S = 0.005
 _OPEN_TRIES = 64
 
 
@@ -79,6 +82,27 @@ def control_state(control: Any) -> int:
 def control_generation(control: Any) -> int:
     """Number of the current data segment; 0 = none yet."""
     return int(lib.psa_load_acquire_u64(ffi.addressof(control, "generation")))
+
+
+def heartbeat_age_ns(control: Any) -> int | None:
+    """Nanoseconds since the writer's last sign of life.
+
+    A sign from the future was timed by another clock (a time namespace) and says nothing. Then this
+    watches for BEAT_WATCH_S whether another comes: 0 as soon as one does, else None.
+    """
+
+    def beat_ns() -> int:
+        return int(lib.psa_load_acquire_u64(ffi.addressof(control, "heartbeat_ns")))
+
+    first = beat_ns()
+    began = time.monotonic_ns()
+    if began >= first:
+        return began - first
+    while time.monotonic_ns() - began < BEAT_WATCH_S * 1e9:
+        time.sleep(_BEAT_PAUSE_S)
+        if beat_ns() != first:
+            return 0
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +203,15 @@ class MappedArena:
         self.committed = self._word("committed", "Q")
 
     @classmethod
-    def open(cls, name: str, control: Any) -> Self:
-        """Map the generation the control segment names now."""
+    def open(cls, name: str, control: Any, *, owner_uid: int | None = None) -> Self:
+        """Map the generation the control segment names now, of that user's (None: this process's)."""
         for _ in range(_OPEN_TRIES):
             generation = control_generation(control)
             if generation == 0:
                 raise ArenaNotReady(f"{name} has no data yet: its writer is starting", name=name)
             try:
-                return cls(Segment.attach(data_name(name, generation)), generation)
+                data = Segment.attach(data_name(name, generation), owner_uid=owner_uid)
+                return cls(data, generation)
             except ArenaMissing:
                 if control_generation(control) == generation:
                     raise

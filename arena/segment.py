@@ -6,6 +6,9 @@ of that file, the duplicates inside mmap objects included. So a process keeps on
 file, shared by all its users, and closes nothing of it before the last user is gone.
 
 Attaching never passes a size: posix_ipc would resize, or on error unlink, a segment it did not create.
+
+Whoever owns a segment can change what is read from it, whatever its mode says now. So what is opened
+must belong to the expected user, by default this process's; root is no exception.
 """
 
 import contextlib
@@ -23,6 +26,7 @@ from typing import Self
 import posix_ipc
 
 from arena.errors import ArenaBusy, ArenaFull, ArenaMissing, ArenaNotReady, ArenaPermission
+from arena.owner import check_owner, user_id
 
 DIRECTORY = "/dev/shm"
 NAME_NBYTES = 200
@@ -57,8 +61,11 @@ def data_name(name: str, generation: int) -> str:
     return f"{segment_name(name)}.{generation}"
 
 
-def _open(name: str, *, writable: bool, create: bool, mode: int = 0) -> int:
-    """Descriptor of a segment. FileExistsError when it is to be created and exists."""
+def _open(
+    name: str, *, writable: bool, create: bool, mode: int = 0, owner_uid: int | None = None
+) -> int:
+    """Descriptor of a segment. FileExistsError when it is to be created and exists; OwnerMismatch when
+    it exists and belongs to another user than `owner_uid` (None: this process's)."""
     try:
         if create:
             shm = posix_ipc.SharedMemory(name, flags=posix_ipc.O_CREX, mode=mode)
@@ -73,7 +80,13 @@ def _open(name: str, *, writable: bool, create: bool, mode: int = 0) -> int:
         ) from error
     except (posix_ipc.PermissionsError, PermissionError) as error:
         raise _permission(name, writable=writable) from error
-    return int(shm.fd)
+    fd = int(shm.fd)
+    try:
+        check_owner(name, os.fstat(fd).st_uid, user_id(owner_uid), writes=writable)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _permission(name: str, *, writable: bool) -> ArenaPermission:
@@ -153,8 +166,7 @@ class Segment:
         A segment of that name must not be in use: one left behind is unlinked first. ArenaFull when the
         file system has too few pages; nothing is left behind then.
         """
-        with contextlib.suppress(posix_ipc.ExistentialError):
-            posix_ipc.unlink_shared_memory(name)
+        unlink(name)
         fd = _open(name, writable=True, create=True, mode=mode)
         try:
             _set_access(fd, name, mode, group)
@@ -177,9 +189,12 @@ class Segment:
             raise
 
     @classmethod
-    def attach(cls, name: str, *, writable: bool = False) -> Self:
-        """Map an existing segment whole. ArenaMissing, ArenaPermission, ArenaNotReady (empty)."""
-        fd = _open(name, writable=writable, create=False)
+    def attach(cls, name: str, *, writable: bool = False, owner_uid: int | None = None) -> Self:
+        """Map an existing segment of that user's (None: this process's) whole.
+
+        ArenaMissing, ArenaPermission, OwnerMismatch, ArenaNotReady (empty).
+        """
+        fd = _open(name, writable=writable, create=False, owner_uid=owner_uid)
         try:
             nbytes = os.fstat(fd).st_size
             if nbytes == 0:
@@ -212,7 +227,9 @@ class Segment:
 
 
 def unlink(name: str) -> None:
-    """Remove a segment's name; mappings of it stay valid. Missing names are fine."""
+    """Remove a segment's name; mappings of it stay valid. Missing names are fine. OwnerMismatch."""
+    with contextlib.suppress(FileNotFoundError):
+        check_owner(name, os.lstat(DIRECTORY + name).st_uid, os.geteuid(), writes=True)
     with contextlib.suppress(posix_ipc.ExistentialError):
         posix_ipc.unlink_shared_memory(name)
 
@@ -313,12 +330,14 @@ class ControlSegment:
         self._locked = False  # this handle took the lock
 
     @classmethod
-    def attach(cls, name: str, nbytes: int) -> Self:
-        """Map an existing control segment read-only.
+    def attach(cls, name: str, nbytes: int, *, owner_uid: int | None = None) -> Self:
+        """Map an existing control segment of that user's (None: this process's) read-only.
 
-        ArenaMissing, ArenaPermission, or ArenaNotReady while it is shorter than `nbytes`.
+        ArenaMissing, ArenaPermission, OwnerMismatch, or ArenaNotReady while it is shorter than `nbytes`.
         """
-        return cls._take(segment_name(name), nbytes, writable=False, created_fd=-1)
+        return cls._take(
+            segment_name(name), nbytes, writable=False, created_fd=-1, owner_uid=owner_uid
+        )
 
     @classmethod
     def create(
@@ -351,7 +370,15 @@ class ControlSegment:
         return cls._take(segment_name(name), nbytes, writable=True, created_fd=-1)
 
     @classmethod
-    def _take(cls, name: str, nbytes: int, *, writable: bool, created_fd: int) -> Self:
+    def _take(
+        cls,
+        name: str,
+        nbytes: int,
+        *,
+        writable: bool,
+        created_fd: int,
+        owner_uid: int | None = None,
+    ) -> Self:
         with _guard:
             _purge()
             identity = _linked(name)
@@ -359,7 +386,7 @@ class ControlSegment:
             if file is None or identity is None or file.mapping(writable) is None:
                 fd = created_fd
                 if fd < 0:
-                    fd = _open(name, writable=writable, create=False)
+                    fd = _open(name, writable=writable, create=False, owner_uid=owner_uid)
                 identity = _identity(os.fstat(fd))
                 file = _files.setdefault(identity, _File())
                 file.users += 1
@@ -372,6 +399,8 @@ class ControlSegment:
                     _purge()
                     raise
             else:
+                found = os.fstat(file.fds[0]).st_uid
+                check_owner(name, found, user_id(owner_uid), writes=writable)
                 file.users += 1
             mapping = file.mapping(writable)
             assert mapping is not None

@@ -28,7 +28,16 @@ def _parser(program: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--timeout", type=float, default=1.0, help="seconds to wait for the arena (default 1)"
     )
+    parser.add_argument(
+        "--owner",
+        metavar="USER",
+        help="user whose arena it is, name or uid (default: this command's own)",
+    )
     return parser
+
+
+def _attached(options: argparse.Namespace) -> Arena:
+    return attach(options.name, timeout=options.timeout, require_writer=False, owner=options.owner)
 
 
 def _token(token: Token) -> dict[str, Any]:
@@ -100,7 +109,7 @@ def dump(arguments: Sequence[str] | None = None) -> None:
     parser = _parser("arena-dump", "Print all pools of an arena at one block, as a state file.")
     options = parser.parse_args(arguments)
     try:
-        with attach(options.name, timeout=options.timeout, require_writer=False) as arena:
+        with _attached(options) as arena:
             frozen = _snapshot_of_all(arena)
         for line in state_lines(frozen):
             sys.stdout.write(line + "\n")
@@ -154,8 +163,7 @@ def quote(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object, integers as strings")
     options = parser.parse_args(arguments)
     try:
-        attached = attach(options.name, timeout=options.timeout, require_writer=False)
-        with attached as arena, arena.snapshot() as view:
+        with _attached(options) as arena, arena.snapshot() as view:
             pool = view[options.pool]
             ask = pool.quote_exact_out if options.exact_out else pool.quote_exact_in
             found = ask(

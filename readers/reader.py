@@ -4,6 +4,7 @@ An Arena maps the data segment read-only and follows when the writer re-creates 
 disturb the writer, and nothing waits for it except wait_block and its kin.
 """
 
+import math
 import threading
 import time
 import weakref
@@ -31,10 +32,12 @@ from arena.mapping import (
     control_generation,
     control_pointer,
     control_state,
+    heartbeat_age_ns,
     owned,
     read_phase,
 )
 from arena.native import ffi, lib
+from arena.owner import user_id
 from arena.readers.pool import Pool
 from arena.readers.quote import QuoteBatch, amounts_array, batch, direction, resolve_options
 from arena.readers.snapshot import (
@@ -85,14 +88,16 @@ def attach(
     follow: bool = True,
     require_writer: bool = True,
     heartbeat_limit: float = 10.0,
+    owner: int | str | None = None,
 ) -> "Arena":
     """Attach to the arena of that name, waiting up to `timeout` seconds for it.
 
     Raises the last obstacle at the deadline: ArenaMissing, ArenaNotReady, WriterDead (unless
     `require_writer` is False: then a dead writer's last state is good enough); and at once
-    ArenaPermission, LayoutMismatch, or ValueError for an impossible name. With `follow` handles move on
-    when the arena is re-created, else they raise ArenaReplaced. A writer silent for `heartbeat_limit`
-    seconds counts as not alive.
+    ArenaPermission, OwnerMismatch, LayoutMismatch, or ValueError for an impossible name or user. With
+    `follow` handles move on when the arena is re-created, else they raise ArenaReplaced. A writer
+    silent for `heartbeat_limit` seconds counts as not alive. The segments must belong to `owner`, a
+    user's id or name; to this process's user unless given, also when that is root.
     """
     deadline = time.monotonic() + timeout
     pause, longest = _ATTACH_PAUSES
@@ -103,6 +108,7 @@ def attach(
                 follow=follow,
                 require_writer=require_writer,
                 heartbeat_limit=heartbeat_limit,
+                owner=owner,
             )
         except (ArenaMissing, ArenaNotReady, WriterDead):
             left = deadline - time.monotonic()
@@ -117,8 +123,14 @@ _attached: weakref.WeakValueDictionary[tuple[Any, ...], "Arena"] = weakref.WeakV
 _attached_lock = threading.Lock()
 
 
-def _reattach(name: str, follow: bool, require_writer: bool, heartbeat_limit: float) -> "Arena":
-    key = (name, follow, require_writer, heartbeat_limit)
+def _reattach(
+    name: str,
+    follow: bool,
+    require_writer: bool,
+    heartbeat_limit: float,
+    owner: int | str | None,
+) -> "Arena":
+    key = (name, follow, require_writer, heartbeat_limit, owner)
     with _attached_lock:
         found = _attached.get(key)
         if found is None or found.closed:
@@ -127,6 +139,7 @@ def _reattach(name: str, follow: bool, require_writer: bool, heartbeat_limit: fl
                 follow=follow,
                 require_writer=require_writer,
                 heartbeat_limit=heartbeat_limit,
+                owner=owner,
             )
         return found
 
@@ -140,12 +153,20 @@ class Arena:
     """
 
     def __init__(
-        self, name: str, *, follow: bool, require_writer: bool, heartbeat_limit: float
+        self,
+        name: str,
+        *,
+        follow: bool,
+        require_writer: bool,
+        heartbeat_limit: float,
+        owner: int | str | None = None,
     ) -> None:
         self.name = segment_name(name).removeprefix("/")
         self.follow = follow
         self.require_writer = require_writer
         self.heartbeat_limit = heartbeat_limit
+        self.owner = owner
+        self._owner_uid = user_id(owner)
         self._lock = threading.RLock()
         self._pools: dict[Key, Pool] = {}
         self._pools_topology = -1
@@ -154,16 +175,19 @@ class Arena:
         self._mapped: MappedArena | None = None
         self._control: ControlSegment | None = None
         self._waiters: CommitWaiters | None = None
-        control = ControlSegment.attach(name, layout.CONTROL_NBYTES)
+        control = ControlSegment.attach(name, layout.CONTROL_NBYTES, owner_uid=self._owner_uid)
         try:
             shared = self._check_control(control)
-            self._mapped = MappedArena.open(control.name, shared)
+            self._mapped = self._open(control, shared)
         except BaseException:
             shared = None
             control.close()
             raise
         self._control = control
         self._shared = shared
+
+    def _open(self, control: ControlSegment, shared: Any) -> MappedArena:
+        return MappedArena.open(control.name, shared, owner_uid=self._owner_uid)
 
     def _check_control(self, control: ControlSegment) -> Any:
         shared = control_pointer(control)
@@ -265,14 +289,16 @@ class Arena:
             if control.is_linked():
                 return None
             try:
-                control = ControlSegment.attach(self.name, layout.CONTROL_NBYTES)
+                control = ControlSegment.attach(
+                    self.name, layout.CONTROL_NBYTES, owner_uid=self._owner_uid
+                )
             except (ArenaMissing, ArenaNotReady):
                 return None
             shared = control_pointer(control)
         try:
             check_control(shared, control.name)
             if control_state(shared) != layout.STATE_CREATING:
-                return control, shared, MappedArena.open(control.name, shared)
+                return control, shared, self._open(control, shared)
         except (ArenaMissing, ArenaNotReady):
             pass
         if control is not self._control:
@@ -682,10 +708,13 @@ class Arena:
 
     @property
     def heartbeat_age(self) -> float:
-        """Seconds since the writer's last sign of life."""
-        shared = self._health()[1]
-        beat = lib.psa_load_acquire_u64(ffi.addressof(shared, "heartbeat_ns"))
-        return max(0.0, (time.monotonic_ns() - beat) / 1e9)
+        """Seconds since the writer's last sign of life.
+
+        In a time namespace of its own the writer's clock may be ahead of this process's: then it is 0
+        when a sign of life comes within a quarter of a second, which this waits for, else infinite.
+        """
+        age_ns = heartbeat_age_ns(self._health()[1])
+        return math.inf if age_ns is None else age_ns / 1e9
 
     @property
     def writer_pid(self) -> int | None:
@@ -711,7 +740,7 @@ class Arena:
         return f"Arena({self.name!r}{', closed' if self.closed else ''})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = (self.name, self.follow, self.require_writer, self.heartbeat_limit)
+        options = (self.name, self.follow, self.require_writer, self.heartbeat_limit, self.owner)
         return (_reattach, options)
 
 

@@ -34,6 +34,7 @@ except ImportError as error:  # the reader package installs without them
     ) from error
 
 from arena.errors import ArenaError
+from arena.owner import user_id
 from arena.segment import group_id, segment_name
 from arena.writer import config
 from arena.writer.jsonlog import JsonFormatter
@@ -100,6 +101,10 @@ RethDbOption = Annotated[
 ]
 RpcOption = Annotated[
     str | None, typer.Option("--rpc", help="node: http(s)://, ws(s)://, or IPC socket path")
+]
+OwnerOption = Annotated[
+    str | None,
+    typer.Option("--owner", help="user whose arena it is, name or uid; this command's own"),
 ]
 LibmdbxOption = Annotated[Path | None, typer.Option(help="libmdbx's shared library")]
 
@@ -414,12 +419,13 @@ def doctor_command(
 def status_command(
     name: Annotated[str, typer.Argument(help="name of the arena")],
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    owner: OwnerOption = None,
 ) -> None:
     """Show phase, head block, pools by status and counters of an arena."""
     with refusing("arena-writer"):
         from arena.writer.status import read_status
 
-        found = read_status(name)
+        found = read_status(name, owner=owner)
         if as_json:
             print(json.dumps(found))
         else:
@@ -535,6 +541,7 @@ def record_command(
     states_every: Annotated[
         int | None, typer.Option(min=1, help="keep it again every that many blocks")
     ] = None,
+    owner: OwnerOption = None,
     log_level: LogLevelOption = LogLevel.info,
 ) -> None:
     """Record an event stream with its arrival times until SIGTERM or SIGINT."""
@@ -544,9 +551,12 @@ def record_command(
 
         if states_every is not None and arena is None:
             raise ValueError("--states-every needs --arena")
+        user_id(owner)  # refused now, not with the first state
         target = RecordingFile(file)
         with closing(target):
-            recorder = Recorder(socket, target, arena_name=arena, states_every=states_every)
+            recorder = Recorder(
+                socket, target, arena_name=arena, owner=owner, states_every=states_every
+            )
             run_until_signal(recorder.run())
 
 
@@ -610,6 +620,7 @@ def verify_command(
         int | None, typer.Option("--sample", min=1, help="that many random pools; all")
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.0, help="seconds to wait for the arena")] = 1.0,
+    owner: OwnerOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
     log_level: LogLevelOption = LogLevel.error,
 ) -> None:
@@ -620,7 +631,7 @@ def verify_command(
         from arena.writer.verify import verify
 
         with JsonRpc(rpc) as client:
-            found = verify(name, client, sample=sample, timeout_s=timeout)
+            found = verify(name, client, sample=sample, timeout_s=timeout, owner=owner)
         for each in found.differences:
             print(json.dumps(each.as_dict()) if as_json else each.line())
         differ = len({each.key for each in found.differences})

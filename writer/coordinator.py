@@ -33,6 +33,7 @@ from arena.errors import (
     NotAtRest,
     NotLive,
     OtherFork,
+    OwnerMismatch,
     PartialPersistence,
     PoolInvalid,
     RpcUnavailable,
@@ -456,7 +457,7 @@ class Coordinator:
                 await asyncio.sleep(SCRAPE_POLL_S / 10)
                 if gives_way and self._removals:
                     return True
-        except (ArenaFull, ValueError) as refused:
+        except (ArenaFull, OwnerMismatch, OSError, ValueError) as refused:
             log.error("event=cannot_grow table=%r reason=%r", table, str(refused))
             return False
         if grown:

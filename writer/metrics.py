@@ -145,10 +145,10 @@ def _of_arena(found: Mapping[str, Any]) -> Iterator[Metric]:
         pools.add_metric([status], count)
     yield pools
     gauges: dict[str, tuple[str, float | None]] = {
-        "phase_age_seconds": ("Since the phase was entered", found["phase_age_ms"] / 1e3),
+        "phase_age_seconds": ("Since the phase was entered", (found["phase_age_ms"] or 0) / 1e3),
         "heartbeat_age_seconds": (
             "Since the feed thread's last sign of life",
-            max(0, found["heartbeat_age_ms"]) / 1e3,
+            (found["heartbeat_age_ms"] or 0) / 1e3,
         ),
         "head_block": ("The last block applied whole; 0 = none", found["head_block"]),
         "committed": ("Number of the newest commit", found["committed"]),

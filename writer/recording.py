@@ -219,8 +219,8 @@ class RecordingFile:
 class Recorder:
     """Records what the producer at `socket` sends, across reconnects, until cancelled.
 
-    With `arena_name` the state of that arena is kept too, once it has come to the first recorded
-    block, and again every `states_every` blocks: a replay starts from there.
+    With `arena_name` the state of that arena, of user `owner`, is kept too, once it has come to the
+    first recorded block, and again every `states_every` blocks: a replay starts from there.
     """
 
     def __init__(
@@ -229,11 +229,13 @@ class Recorder:
         file: RecordingFile,
         *,
         arena_name: str | None = None,
+        owner: int | str | None = None,
         states_every: int | None = None,
     ) -> None:
         self._socket = socket
         self._file = file
         self._arena_name = arena_name
+        self._owner = owner
         self._states_every = states_every
         self._states_due: int | None = None  # a block number
         self.last_block: int | None = None
@@ -328,6 +330,7 @@ class Recorder:
             dump = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-c", "from arena.readers.cli import dump; dump()"),
                 arena_name,
+                *(() if self._owner is None else ("--owner", str(self._owner))),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )

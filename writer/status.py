@@ -15,7 +15,9 @@ from arena.arena import (
 )
 from arena.errors import ArenaError
 from arena.layouts import header, slots
+from arena.mapping import heartbeat_age_ns
 from arena.native import ffi, lib, raise_status
+from arena.owner import user_id
 from arena.segment import ControlSegment
 from arena.writer.processor import named_counters
 
@@ -37,7 +39,7 @@ class Vitals:
 
 
 def read_vitals(name: str) -> Vitals:
-    """The few words of read_status that are cheap. As read_status."""
+    """The few words of read_status that are cheap, of a writer of this process. As read_status."""
     control = ControlSegment.attach(name, header.CONTROL_NBYTES)
     try:
         shared = control_pointer(control)
@@ -57,19 +59,21 @@ def _heartbeat_ns(shared: Any) -> int:
     return int(lib.psa_load_acquire_u64(ffi.addressof(shared, "heartbeat_ns")))
 
 
-def read_status(name: str) -> dict[str, Any]:
+def read_status(name: str, *, owner: int | str | None = None) -> dict[str, Any]:
     """State, phase, head, pools by status and counters; also of an arena whose writer is gone.
 
-    ArenaMissing, ArenaPermission, ArenaNotReady, LayoutMismatch.
+    ArenaMissing, ArenaPermission, ArenaNotReady, LayoutMismatch; OwnerMismatch unless the arena
+    belongs to `owner`, None: this process's user.
     """
-    control = ControlSegment.attach(name, header.CONTROL_NBYTES)
+    owner_uid = user_id(owner)
+    control = ControlSegment.attach(name, header.CONTROL_NBYTES, owner_uid=owner_uid)
     try:
         shared = control_pointer(control)
         check_control(shared, control.name)
         phase = read_phase(shared)
-        mapped = MappedArena.open(control.name, shared)
-        now = time.monotonic_ns()
-        heartbeat_ns = _heartbeat_ns(shared)
+        mapped = MappedArena.open(control.name, shared, owner_uid=owner_uid)
+        phase_age_ns = time.monotonic_ns() - phase.since_ns
+        heartbeat_age = heartbeat_age_ns(shared)
         record, pools = _pools_by_status(mapped)
         fields = header.HEADER.fields
         assert fields is not None
@@ -81,11 +85,12 @@ def read_status(name: str) -> dict[str, Any]:
             "state": STATE_NAMES.get(control_state(shared), "unknown"),
             "phase": phase.name,
             "reason": phase.reason,
-            "phase_age_ms": (now - phase.since_ns) // 1_000_000,
+            # The future is the time of another clock, and no age.
+            "phase_age_ms": phase_age_ns // 1_000_000 if phase_age_ns >= 0 else None,
             "gap_first": phase.gap[0] or None,
             "gap_last": phase.gap[1] or None,
             "writer_pid": control.holder(),
-            "heartbeat_age_ms": (now - heartbeat_ns) // 1_000_000,
+            "heartbeat_age_ms": None if heartbeat_age is None else heartbeat_age // 1_000_000,
             "generation": mapped.generation,
             "committed": int(record.stamp),
             "head_block": int(record.block_number),

@@ -92,7 +92,12 @@ def differences(
 
 
 def verify(
-    name: str, rpc: JsonRpc, *, sample: int | None = None, timeout_s: float = 1.0
+    name: str,
+    rpc: JsonRpc,
+    *,
+    sample: int | None = None,
+    timeout_s: float = 1.0,
+    owner: int | str | None = None,
 ) -> Verified:
     """Compare the pools of the arena `name`, or `sample` random ones, with the node.
 
@@ -100,7 +105,7 @@ def verify(
     ChainMoved when the node's chain does not have the arena's block, BlockUnavailable when it has
     its state no more, other errors of attaching and of the node.
     """
-    with arena.attach(name, timeout=timeout_s, require_writer=False) as pools:
+    with arena.attach(name, timeout=timeout_s, require_writer=False, owner=owner) as pools:
         chain_id = pools.chain_id or None
         for attempt in range(BRANCH_TRIES):
             if attempt:

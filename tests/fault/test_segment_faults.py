@@ -4,11 +4,14 @@ Each fault is made for real, in processes of their own where it needs one.
 """
 
 import json
+import math
 import os
 import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +24,7 @@ from arena import errors
 from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.layouts import header, slots
 from arena.readers import attach
+from arena.writer.status import read_status
 
 SHM = Path("/dev/shm")
 SMALL = {"max_pools": 16, "tick_bytes": 65536, "undo_blocks": 16, "undo_records": 64}
@@ -28,6 +32,8 @@ KEY = b"\x11" * 20
 
 WRITER = """
 import sys
+import threading
+import time
 from arena.arena import *
 w = WriterArena.create(sys.argv[1], max_pools=16, tick_bytes=65536, undo_blocks=16, undo_records=64)
 t = TokenSpec(bytes(20), 18, "T")
@@ -176,12 +182,14 @@ import json, os, sys
 from arena import errors
 from arena.arena import WriterArena
 from arena.readers import attach
+from arena.writer.status import read_status
 if os.geteuid() == 0:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
+owner = sys.argv[2] if sys.argv[2:] else None
 found = []
-for opening in (lambda: attach(sys.argv[1], timeout=0), lambda: WriterArena.create(sys.argv[1])):
+for opening in (lambda: attach(sys.argv[1], timeout=0, owner=owner), lambda: WriterArena.create(sys.argv[1])):
     try:
         opening()
         found.append(None)
@@ -191,10 +199,10 @@ print(json.dumps(found))
 """
 
 
-def open_as_nobody(name: str) -> Any:
+def open_as_nobody(name: str, *owner: str) -> Any:
     """What attaching and creating do for a user without rights (for ourselves, unless root)."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", OPEN, name],
+        [sys.executable, "-P", "-c", OPEN, name, *owner],
         capture_output=True,
         text=True,
         timeout=60,
@@ -218,12 +226,13 @@ def test_permission_is_its_own_error_and_shows_the_mode(arena_name: str) -> None
             # Readable, not writable: attaching works, a second writer is refused before it locks.
             for path in SHM.glob(arena_name + "*"):
                 path.chmod(0o644)
-            reader, second = open_as_nobody(arena_name)
+            reader, second = open_as_nobody(arena_name, "0")
             assert reader is None
+            assert open_as_nobody(arena_name)[0][0] == "OwnerMismatch"
             assert second[0] == "ArenaPermission"
             assert "write" in second[1]
             (SHM / f"{arena_name}.1").chmod(0o600)
-            assert open_as_nobody(arena_name)[0][0] == "ArenaPermission"
+            assert open_as_nobody(arena_name, "0")[0][0] == "ArenaPermission"
         for path in SHM.glob(arena_name + "*"):
             path.chmod(0o600)
         with attach(arena_name, timeout=0) as pools:
@@ -444,6 +453,7 @@ w.install(first, PoolValues(6, 3000, reserve0=20, reserve1=10), 2)
 w.set_head(6)
 w.commit()
 from arena.readers import attach
+from arena.writer.status import read_status
 with attach(name, timeout=0) as pools:
     found["after"] = [pools.head_block, pools["0x" + "22" * 20].state().reserve0, len(pools)]
 w.close(unlink=True)
@@ -554,3 +564,39 @@ def test_a_hung_writer_keeps_the_lock_and_loses_its_pulse(arena_name: str) -> No
         with pytest.raises(errors.ArenaBusy, match=str(child.pid)):
             make(arena_name)
     remove(arena_name)
+
+
+# A clock that is not the reader's
+
+
+@pytest.mark.parametrize("beats", [True, False])
+def test_a_heartbeat_from_the_future_counts_only_while_it_beats(
+    arena_name: str, beats: bool
+) -> None:
+    """What a reader sees whose time namespace is an hour behind the writer's."""
+    done = threading.Event()
+
+    def beat(later_ns: int) -> None:
+        ahead_ns = time.monotonic_ns() + 3600 * 10**9 + later_ns
+        patch(arena_name, offset_of("heartbeat_ns"), struct.pack("<Q", ahead_ns))
+
+    def keep_beating() -> None:
+        while not done.wait(0.01):
+            beat(0)
+
+    thread = threading.Thread(target=keep_beating)
+    with make(arena_name) as writer, attach(arena_name, timeout=0) as pools:
+        beat(0)
+        if beats:
+            thread.start()
+        try:
+            assert pools.heartbeat_age == (0 if beats else math.inf)
+            assert pools.writer_alive is beats
+            assert read_status(arena_name)["heartbeat_age_ms"] == (0 if beats else None)
+        finally:
+            done.set()
+            if beats:
+                thread.join()
+        writer.heartbeat()
+        assert pools.writer_alive
+        writer.close(unlink=True)
