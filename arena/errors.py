@@ -154,6 +154,10 @@ class Connection(FeedError):
     """The socket refused, ended (also in mid-frame) or failed."""
 
 
+class PeerRefused(FeedError):
+    """Another user's process than the one named answers on the socket; nothing of it is read."""
+
+
 class Deserialization(FeedError):
     """A frame is not what the wire format allows; the connection cannot be trusted further."""
 

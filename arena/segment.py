@@ -80,6 +80,11 @@ def _open(
         ) from error
     except (posix_ipc.PermissionsError, PermissionError) as error:
         raise _permission(name, writable=writable) from error
+    except OSError as error:
+        if error.errno is None:  # posix_ipc has words for these two, and no number
+            number = errno.ENFILE if "system" in str(error) else errno.EMFILE
+            raise OSError(number, os.strerror(number), DIRECTORY + name) from error
+        raise
     fd = int(shm.fd)
     try:
         check_owner(name, os.fstat(fd).st_uid, user_id(owner_uid), writes=writable)

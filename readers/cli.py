@@ -5,12 +5,13 @@ Errors are one line on standard error and exit code 2.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from arena.errors import ArenaError, SnapshotContended, UnknownPool
+from arena.output import printing
 from arena.readers.reader import Arena, attach
 from arena.readers.snapshot import FrozenSnapshot
 from arena.readers.state import READ_TRIES, PoolState, Token
@@ -18,7 +19,10 @@ from arena.readers.state import READ_TRIES, PoolState, Token
 
 def _fail(program: str, error: BaseException) -> NoReturn:
     text = " ".join(str(error).split())
-    print(f"{program}: {type(error).__name__}: {text}", file=sys.stderr)
+    if isinstance(error, MemoryError):
+        text = "there is no more memory: raise its limit (ulimit -v), or free some"
+    with suppress(OSError):  # nobody reads it
+        print(f"{program}: {type(error).__name__}: {text}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -111,13 +115,12 @@ def dump(arguments: Sequence[str] | None = None) -> None:
     try:
         with _attached(options) as arena:
             frozen = _snapshot_of_all(arena)
-        for line in state_lines(frozen):
-            sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of the pipe has had enough; nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ArenaError, ValueError, OSError) as error:
+        with printing() as output:
+            for line in state_lines(frozen):
+                print(line)
+                if not output.has_reader:
+                    break
+    except (ArenaError, ValueError, OSError, MemoryError) as error:
         _fail("arena-dump", error)
 
 
@@ -177,24 +180,25 @@ def quote(arguments: Sequence[str] | None = None) -> None:
             )
             head = view.block_number
             tokens = (pool.token0, pool.token1)
-    except (ArenaError, ValueError, OSError) as error:
+        token_in, token_out = tokens if options.zero_for_one else tokens[::-1]
+        answer = {
+            "amount_in": str(found.amount_in),
+            "amount_out": str(found.amount_out),
+            "token_in": token_in.address,
+            "token_out": token_out.address,
+            "sqrt_price_x96_after": str(found.sqrt_price_x96_after),
+            "tick_after": found.tick_after,
+            "liquidity_after": str(found.liquidity_after),
+            "ticks_crossed": found.ticks_crossed,
+            "is_complete": found.is_complete,
+            "block_number": found.block_number,
+            "head_block": head,
+        }
+        with printing():
+            if options.json:
+                print(json.dumps(answer))
+                return
+            for name, value in answer.items():
+                print(f"{name:21}{str(value).lower() if isinstance(value, bool) else value}")
+    except (ArenaError, ValueError, OSError, MemoryError) as error:
         _fail("arena-quote", error)
-    token_in, token_out = tokens if options.zero_for_one else tokens[::-1]
-    answer = {
-        "amount_in": str(found.amount_in),
-        "amount_out": str(found.amount_out),
-        "token_in": token_in.address,
-        "token_out": token_out.address,
-        "sqrt_price_x96_after": str(found.sqrt_price_x96_after),
-        "tick_after": found.tick_after,
-        "liquidity_after": str(found.liquidity_after),
-        "ticks_crossed": found.ticks_crossed,
-        "is_complete": found.is_complete,
-        "block_number": found.block_number,
-        "head_block": head,
-    }
-    if options.json:
-        print(json.dumps(answer))
-        return
-    for name, value in answer.items():
-        print(f"{name:21}{str(value).lower() if isinstance(value, bool) else value}")

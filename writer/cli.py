@@ -15,7 +15,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from enum import StrEnum
 from functools import partial
@@ -27,6 +27,9 @@ try:
     import typer
     from rich.console import Console
     from rich.table import Table
+except MemoryError:
+    print("MemoryError: there is no memory to start with: raise ulimit -v", file=sys.stderr)
+    raise SystemExit(2) from None
 except ImportError as error:  # the reader package installs without them
     raise SystemExit(
         f"{error.name} is not installed; the command line needs: "
@@ -34,10 +37,13 @@ except ImportError as error:  # the reader package installs without them
     ) from error
 
 from arena.errors import ArenaError
+from arena.output import printing
 from arena.owner import user_id
 from arena.segment import group_id, segment_name
 from arena.writer import config
 from arena.writer.jsonlog import JsonFormatter
+from arena.writer.shortage import check_files, on_loop_error, remedy_of
+from arena.writer.sockets import check_path
 
 if TYPE_CHECKING:
     from arena.writer.scrapers.rpc import Way
@@ -102,6 +108,10 @@ RethDbOption = Annotated[
 RpcOption = Annotated[
     str | None, typer.Option("--rpc", help="node: http(s)://, ws(s)://, or IPC socket path")
 ]
+FeedUidOption = Annotated[
+    str | None,
+    typer.Option("--feed-uid", help="user whose process must answer on --socket, name or uid"),
+]
 OwnerOption = Annotated[
     str | None,
     typer.Option("--owner", help="user whose arena it is, name or uid; this command's own"),
@@ -139,6 +149,7 @@ def run_command(
     socket: Annotated[
         Path | None, typer.Option("--socket", help="Unix socket of the event stream")
     ] = None,
+    feed_uid: FeedUidOption = None,
     node: Annotated[
         str | None,
         typer.Option(
@@ -238,6 +249,7 @@ def run_command(
     configure_logging(log_level, log_format)
     with refusing("arena-writer"), ExitStack() as stack:
         check_run(context)
+        check_files()
         if not config.is_check(context):
             for number in (signal.SIGTERM, signal.SIGINT):  # the service takes them over
                 signal.signal(number, lambda *_: sys.exit(0))
@@ -283,6 +295,7 @@ def run_command(
         bridge: Bridge | None = None
         if node is not None:
             socket = stack.enter_context(private_folder(name)) / "feed.sock"
+            feed_uid = str(os.geteuid())  # the bridge is of this process
             bridge = Bridge(
                 BridgeSettings(
                     node=node,
@@ -298,6 +311,7 @@ def run_command(
         settings = Settings(
             name=name,
             socket=socket,
+            feed_uid=None if feed_uid is None else user_id(feed_uid),
             dialect=dialect.value,
             max_pools=max_pools,
             tick_bytes=parse_size(tick_bytes),
@@ -358,7 +372,8 @@ def config_command(
         found = config.settings(resolved)
         lines = list(config.as_checked(found) if check else config.as_toml(found))
         lines += [f"# {name} is set, and no setting" for name in config.unknown_variables(resolved)]
-        print("\n".join(lines))
+        with refusing("arena-writer"):
+            print("\n".join(lines))
 
 
 @app.command("doctor")
@@ -366,6 +381,7 @@ def doctor_command(
     socket: Annotated[
         Path | None, typer.Option("--socket", help="Unix socket of the event stream")
     ] = None,
+    feed_uid: FeedUidOption = None,
     node: Annotated[
         str | None, typer.Option("--node", help="any node in place of --socket")
     ] = None,
@@ -408,6 +424,7 @@ def doctor_command(
             libmdbx=libmdbx,
             tick_nbytes=parse_size(tick_bytes),
             wait_s=wait,
+            feed_uid=None if feed_uid is None else user_id(feed_uid),
         )
         for finding in doctor.run():
             print(json.dumps(finding.as_dict()) if as_json else finding.line(), flush=True)
@@ -505,6 +522,7 @@ def replay_command(
     with refusing("arena-replay"):
         from arena.writer.replay import ReplayServer, pace_of, read_recording, write_states
 
+        check_files()
         if sum((speed is not None, rate is not None, at_once)) > 1:
             raise typer.BadParameter("--speed, --rate and --at-once exclude each other")
         recording = read_recording(file, from_block=from_block)
@@ -521,10 +539,9 @@ def replay_command(
             len(recording.data),
             recording.states_block,
         )
+        server = ReplayServer(recording, socket)
         run_until_signal(
-            ReplayServer(recording, socket).run(
-                pace=pace, wait_for_client=wait_client, linger_s=linger
-            )
+            partial(server.run, pace=pace, wait_for_client=wait_client, linger_s=linger)
         )
 
 
@@ -535,6 +552,7 @@ record_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def record_command(
     file: Annotated[Path, typer.Argument(help="recording to write, or to go on with")],
     socket: Annotated[Path, typer.Option("--socket", help="Unix socket of the event stream")],
+    feed_uid: FeedUidOption = None,
     arena: Annotated[
         str | None, typer.Option("--arena", help="keep the state of this arena too, to start from")
     ] = None,
@@ -552,12 +570,19 @@ def record_command(
         if states_every is not None and arena is None:
             raise ValueError("--states-every needs --arena")
         user_id(owner)  # refused now, not with the first state
+        check_path(socket)
+        check_files()
         target = RecordingFile(file)
         with closing(target):
             recorder = Recorder(
-                socket, target, arena_name=arena, owner=owner, states_every=states_every
+                socket,
+                target,
+                arena_name=arena,
+                owner=owner,
+                peer_uid=None if feed_uid is None else user_id(feed_uid),
+                states_every=states_every,
             )
-            run_until_signal(recorder.run())
+            run_until_signal(recorder.run)
 
 
 bridge_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -589,6 +614,9 @@ def bridge_command(
     with refusing("arena-bridge"):
         from arena.writer.bridge import Bridge, BridgeSettings
 
+        check_files()
+        check_path(socket)
+        check_address(node)
         bridge = Bridge(
             BridgeSettings(
                 node=node,
@@ -604,7 +632,7 @@ def bridge_command(
         )
         with closing(bridge):
             bridge.check_chain()
-            run_until_signal(bridge.run(), on_hangup=bridge.reload)
+            run_until_signal(bridge.run, on_hangup=bridge.reload)
 
 
 verify_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -703,27 +731,38 @@ def demo() -> None:
 
 @contextmanager
 def refusing(program: str) -> Iterator[None]:
-    """Turn expected errors into one line and exit code 2; let anything else through as code 1."""
+    """Turn expected errors into one line and exit code 2; let anything else through as code 1.
+
+    Whoever closes the pipe this prints into has seen enough: what follows is not printed, and the
+    exit code stays what it would have been.
+    """
     try:
-        yield
-    except (ArenaError, OSError, ValueError) as error:
+        with printing():
+            yield
+    except (typer.Exit, typer.BadParameter):  # Exit is a RuntimeError, too
+        raise
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_REFUSED) from None
+    except Exception as error:
+        remedy = remedy_of(error)
+        if remedy is None and not isinstance(error, ArenaError | OSError | ValueError):
+            log.exception("event=unexpected_error")
+            raise typer.Exit(EXIT_UNEXPECTED) from None
         if isinstance(error, OSError):
             line = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         else:
             line = str(error)
+        if isinstance(error, ImportError):
+            line = "a library cannot be loaded"
+        if remedy is not None:
+            line = f"{line}; {remedy}" if line else remedy
         source = f"{program}: " if program else ""
         if logs_json():  # what reads the log reads objects, the last line too
             log.error("event=refused error=%s reason=%r", type(error).__name__, line)
         else:
-            print(f"{source}{type(error).__name__}: {line}", file=sys.stderr)
+            with suppress(OSError):  # nobody reads it
+                print(f"{source}{type(error).__name__}: {line}", file=sys.stderr)
         raise typer.Exit(EXIT_REFUSED) from error
-    except KeyboardInterrupt:
-        raise typer.Exit(EXIT_REFUSED) from None
-    except (typer.Exit, typer.BadParameter):
-        raise
-    except Exception:
-        logging.getLogger(__name__).exception("event=unexpected_error")
-        raise typer.Exit(EXIT_UNEXPECTED) from None
 
 
 def check_run(context: typer.Context) -> None:
@@ -732,6 +771,8 @@ def check_run(context: typer.Context) -> None:
     given: Mapping[str, Any] = context.params
     checks: dict[str, Callable[[Any], object]] = {
         "name": segment_name,
+        "socket": check_path,
+        "feed_uid": user_id,
         "tick_bytes": parse_size,
         "mode": parse_mode,
         "group": group_id,
@@ -749,6 +790,8 @@ def check_run(context: typer.Context) -> None:
             raise config.refusal(context, name, str(error)) from error
     if (given["socket"] is None) == (given["node"] is None):
         raise typer.BadParameter("give --socket (a producer's stream) or --node (any node)")
+    if given["feed_uid"] is not None and given["node"] is not None:
+        raise typer.BadParameter("--feed-uid goes with --socket: with --node this process serves")
     if given["pools"] is not None and given["nats"] is not None:
         raise typer.BadParameter("give --pools (a file) or --nats (messages): one list of pools")
     if given["states"] is not None and given["nats"] is not None:
@@ -817,12 +860,15 @@ def logs_json() -> bool:
     return any(isinstance(each.formatter, JsonFormatter) for each in logging.getLogger().handlers)
 
 
-def run_until_signal(work: Any, *, on_hangup: Callable[[], None] | None = None) -> None:
-    """Run a coroutine; SIGTERM and SIGINT cancel it, which is a clean end."""
+def run_until_signal(
+    begin: Callable[[], Coroutine[Any, Any, None]], *, on_hangup: Callable[[], None] | None = None
+) -> None:
+    """Run what `begin` makes; SIGTERM and SIGINT cancel it, which is a clean end."""
 
     async def guarded() -> None:
-        task = asyncio.ensure_future(work)
+        task = asyncio.ensure_future(begin())
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(on_loop_error)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, task.cancel)
         if on_hangup is not None:
@@ -839,10 +885,13 @@ def run_until_signal(work: Any, *, on_hangup: Callable[[], None] | None = None) 
 def private_folder(name: str) -> Iterator[Path]:
     """A folder of this user alone, the same for each run of the arena `name`; removed at the end.
 
+    Below $RUNTIME_DIRECTORY (systemd), $XDG_RUNTIME_DIR, or the folder of temporary files.
     PermissionError when somebody else has taken its place.
     """
     mark = hashlib.sha256(name.encode()).hexdigest()[:16]
-    folder = Path(gettempdir(), f"arena-{os.geteuid()}-{mark}")
+    given = [os.environ.get(each, "") for each in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR")]
+    base = next((each for each in given if os.path.isdir(each)), gettempdir())
+    folder = Path(base, f"arena-{os.geteuid()}-{mark}")
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:

@@ -17,6 +17,7 @@ from arena.errors import (
     DatabaseRefused,
     FeedError,
     LogInvalid,
+    PeerRefused,
     PoolListError,
     Scraper,
 )
@@ -85,6 +86,7 @@ class Doctor:
         libmdbx: Path | None,
         tick_nbytes: int,
         wait_s: float,
+        feed_uid: int | None = None,
     ):
         self._socket = socket
         self._node = node
@@ -99,6 +101,7 @@ class Doctor:
         self._libmdbx = libmdbx
         self._tick_nbytes = tick_nbytes
         self._wait_s = wait_s
+        self._feed_uid = feed_uid
         self._targets: Sequence[PoolTarget] = ()
         self._database: RethDB | None = None
         self._client: JsonRpc | None = None
@@ -343,8 +346,13 @@ class Doctor:
         mode = ""
         if self._socket.exists():
             mode = f", mode {self._socket.stat().st_mode & 0o777:04o}"
-        with Feed(self._socket) as feed:
-            if not feed.connect(timeout=min(self._wait_s, 2.0)):
+        with Feed(self._socket, peer_uid=self._feed_uid) as feed:
+            try:
+                is_connected = feed.connect(timeout=min(self._wait_s, 2.0))
+            except PeerRefused as error:
+                yield _failure("fail", "socket", error)
+                return
+            if not is_connected:
                 yield Finding(
                     "fail",
                     "socket",
@@ -352,6 +360,8 @@ class Doctor:
                     "the path and its permissions",
                 )
                 return
+            assert feed.peer is not None
+            mode += f", served by uid {feed.peer.uid}"
             block, fault = _first_block(feed, self._wait_s)
         if fault is not None:
             yield _failure("fail", "socket", fault)

@@ -25,6 +25,8 @@ import numpy.typing as npt
 from arena import errors
 from arena.layouts.events import EVENT
 from arena.native import EXCEPTIONS, ffi, lib
+from arena.writer.shortage import remedy_of
+from arena.writer.sockets import Peer, check_path, check_peer, peer_of
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,8 @@ class Feed:
 
     `dialect` is a key of DIALECTS; `auto` finds the family at the first BeginBlock of each
     connection. A block of more than `max_block_events` records (BeginBlock and EndBlock included)
-    is refused with BufferOverflow. `clock`, `sleep` and `uniform` stand for time.monotonic, an
+    is refused with BufferOverflow. `peer_uid` is the user whose process must answer, None anybody.
+    `clock`, `sleep` and `uniform` stand for time.monotonic, an
     interruptible sleep (seconds -> whether it was interrupted) and random.random.
 
     Counters over all connections: `connections`, `frames`, `bytes`, `refusals` (failed attempts).
@@ -76,6 +79,7 @@ class Feed:
         *,
         dialect: str = "auto",
         max_block_events: int = MAX_BLOCK_EVENTS,
+        peer_uid: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], bool] | None = None,
         uniform: Callable[[], float] = random.random,
@@ -84,7 +88,10 @@ class Feed:
             raise ValueError(f"dialect={dialect!r}, one of {', '.join(DIALECTS)}")
         if max_block_events < 2:
             raise ValueError(f"max_block_events={max_block_events}, at least 2")
+        check_path(path)
         self.path = os.fspath(path)
+        self.peer: Peer | None = None  # of the present or last connection
+        self._peer_uid = peer_uid
         self.connections = 0
         self.refusals = 0
         self.received_ns = 0  # CLOCK_MONOTONIC of the last bytes
@@ -161,7 +168,7 @@ class Feed:
         False after `timeout` seconds (None: no limit) or when woken. The pause after k attempts is
         0.1 s * 2**(k - 1), at most 10 s, of which a random part between none and half is left out;
         it holds across calls. Once a connection has delivered a complete unit the first attempt
-        after its loss is immediate.
+        after its loss is immediate. PeerRefused when another user's process answers.
         """
         self._check_open()
         if self._socket is not None:
@@ -182,11 +189,13 @@ class Feed:
                 return True
 
     def _attempt(self) -> bool:
-        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        client: socket.socket | None = None
         try:
+            client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             client.connect(self.path)
         except OSError as error:
-            client.close()
+            if client is not None:
+                client.close()
             self.refusals += 1
             self._schedule()
             # Once, and again each time the pause is at its longest; in between is noise.
@@ -198,9 +207,16 @@ class Feed:
                 "event=connect_refused socket=%s attempts=%d error=%r",
                 self.path,
                 self._failures,
-                str(error),
+                "; ".join(filter(None, (str(error), remedy_of(error)))),
             )
             return False
+        self.peer = peer = peer_of(client)
+        try:
+            check_peer(self.path, peer, self._peer_uid)
+        except errors.PeerRefused:
+            client.close()
+            self._schedule()
+            raise
         self._past_frames += int(self._feed.frames)
         self._past_bytes += int(self._feed.bytes)
         lib.psa_feed_open(self._feed, self._dialect)
@@ -210,7 +226,13 @@ class Feed:
         self._poll.register(client, select.POLLIN)
         self.connections += 1
         self._schedule()
-        log.info("event=connected socket=%s connections=%d", self.path, self.connections)
+        log.info(
+            "event=connected socket=%s connections=%d peer_pid=%d peer_uid=%d",
+            self.path,
+            self.connections,
+            peer.pid,
+            peer.uid,
+        )
         return True
 
     def _schedule(self) -> None:

@@ -30,12 +30,14 @@ from arena.layouts.header import COUNTER_NAMES, PHASE_NAMES
 from arena.native import EXCEPTIONS, lib
 from arena.writer.coordinator import Metrics
 from arena.writer.counts import REORG_DEPTHS, Latency, ReorgDepths
+from arena.writer.shortage import remedy_of
 from arena.writer.status import read_status
 
 log = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
 REQUEST_TIMEOUT_S = 10.0
+ACCEPT_PAUSE_S = 1.0  # as asyncio pauses when there is no descriptor for a client
 
 Extra = Callable[[], Mapping[str, int]]
 
@@ -260,6 +262,15 @@ def _named(prefix: str, counts: Extra) -> Callable[[], Iterator[Metric]]:
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def get_request(self) -> Any:
+        """As the library, which asks again at once: not while there is nothing to accept it with."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if remedy_of(error) is not None:
+                time.sleep(ACCEPT_PAUSE_S)
+            raise
 
 
 class _Handler(WSGIRequestHandler):

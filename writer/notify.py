@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 
 from arena.errors import SettingsError, SnapshotContended
+from arena.writer.sockets import MAX_PATH_NBYTES
 from arena.writer.status import Vitals
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5
-MAX_ADDRESS_NBYTES = 107
 
 
 class Notifier:
@@ -37,10 +37,10 @@ class Notifier:
         address = environment.get("NOTIFY_SOCKET") or None
         if address is not None:
             path = address.removeprefix("@")
-            if address[0] not in "/@" or not path or len(os.fsencode(address)) > MAX_ADDRESS_NBYTES:
+            if address[0] not in "/@" or not path or len(os.fsencode(address)) > MAX_PATH_NBYTES:
                 raise SettingsError(
                     f"NOTIFY_SOCKET: {address!r} was found; a path, or @ and an abstract name, of "
-                    f"at most {MAX_ADDRESS_NBYTES} bytes is allowed",
+                    f"at most {MAX_PATH_NBYTES} bytes is allowed",
                     key="NOTIFY_SOCKET",
                     found=address,
                 )

@@ -32,6 +32,8 @@ import zstandard
 
 from arena.errors import Deserialization
 from arena.native import ffi, lib, raise_status
+from arena.writer.shortage import remedy_of
+from arena.writer.sockets import check_peer, peer_of
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +222,8 @@ class Recorder:
     """Records what the producer at `socket` sends, across reconnects, until cancelled.
 
     With `arena_name` the state of that arena, of user `owner`, is kept too, once it has come to the
-    first recorded block, and again every `states_every` blocks: a replay starts from there.
+    first recorded block, and again every `states_every` blocks: a replay starts from there. `peer_uid`
+    is the user whose process must answer on the socket, None anybody.
     """
 
     def __init__(
@@ -230,19 +233,21 @@ class Recorder:
         *,
         arena_name: str | None = None,
         owner: int | str | None = None,
+        peer_uid: int | None = None,
         states_every: int | None = None,
     ) -> None:
         self._socket = socket
         self._file = file
         self._arena_name = arena_name
         self._owner = owner
+        self._peer_uid = peer_uid
         self._states_every = states_every
         self._states_due: int | None = None  # a block number
         self.last_block: int | None = None
         self._reverted_at = -math.inf  # of the monotonic clock
 
     async def run(self) -> None:
-        """Record until cancelled, with everything whole on disk then. OSError of writing."""
+        """Record until cancelled, with everything whole on disk then. OSError of writing, PeerRefused."""
         tasks = [asyncio.ensure_future(self._record())]
         if self._arena_name is not None:
             tasks.append(asyncio.ensure_future(self._keep_states(self._arena_name)))
@@ -265,18 +270,25 @@ class Recorder:
                     logging.WARNING if pause == 0.1 else logging.DEBUG,
                     "event=connect_refused socket=%s error=%r",
                     self._socket,
-                    str(error),
+                    "; ".join(filter(None, (str(error), remedy_of(error)))),
                 )
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
                 continue
-            log.info("event=connected socket=%s", self._socket)
             try:
+                self._look_at_peer(writer)
                 if await self._record_connection(reader):
                     pause = 0.1
             finally:
                 writer.close()
             await asyncio.sleep(pause)
+
+    def _look_at_peer(self, writer: asyncio.StreamWriter) -> None:
+        peer = peer_of(writer.get_extra_info("socket"))
+        check_peer(os.fspath(self._socket), peer, self._peer_uid)
+        log.info(
+            "event=connected socket=%s peer_pid=%d peer_uid=%d", self._socket, peer.pid, peer.uid
+        )
 
     async def _record_connection(self, reader: asyncio.StreamReader) -> bool:
         """Until it ends; whether it brought a block."""

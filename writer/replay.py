@@ -18,12 +18,12 @@ from pathlib import Path
 
 from arena.errors import Connection, Deserialization
 from arena.writer.recording import Recording, check_stream, is_recording, load_recording
+from arena.writer.sockets import check_path
 
 log = logging.getLogger(__name__)
 
 MAX_RECORDING_NBYTES = 4 << 30
 _CHUNK_NBYTES = 1 << 18
-MAX_SOCKET_PATH_NBYTES = 107  # sockaddr_un.sun_path less its final zero
 REJOIN_TIMEOUT_S = 30.0
 
 
@@ -231,12 +231,10 @@ def listen(path: str, *, mode: int = 0o600, group: str | None = None) -> socket.
     """
     # Bound under a name of its own first, beside the path so that it can be renamed.
     birth = os.path.join(os.path.dirname(path), f".{os.getpid()}.sock")
-    longest = max(len(os.fsencode(path)), len(os.fsencode(birth)))
-    if longest > MAX_SOCKET_PATH_NBYTES:
-        raise Connection(
-            f"{path} needs {longest} bytes, socket paths have at most {MAX_SOCKET_PATH_NBYTES}",
-            path=path,
-        )
+    try:
+        check_path(path, len(os.fsencode(birth)))
+    except ValueError as error:
+        raise Connection(str(error), path=path) from None
     _check_free(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)

@@ -36,6 +36,7 @@ from arena.writer.restart import open_arena
 from arena.writer.scrapers import PoolScraper
 from arena.writer.scrapers.blocks import SyncState
 from arena.writer.scrapers.slots import PoolTarget
+from arena.writer.shortage import on_loop_error
 from arena.writer.status import read_vitals
 from arena.writer.syncwait import wait_until_synced
 from arena.writer.upkeep import Audit, Checkpoints, PinnedScraper
@@ -64,6 +65,7 @@ class Settings:
 
     name: str
     socket: Path
+    feed_uid: int | None = None  # the user whose process must answer on it; None: anybody
     dialect: str = "auto"
     max_pools: int = 16384
     tick_bytes: int = 64 << 20
@@ -254,6 +256,7 @@ class Service:
         preset = PRESETS[settings.preset]
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
+        loop.set_exception_handler(on_loop_error)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload, notifier)
@@ -299,7 +302,7 @@ class Service:
         is_warm: bool,
     ) -> None:
         settings = self.settings
-        feed = Feed(settings.socket, dialect=settings.dialect)
+        feed = Feed(settings.socket, dialect=settings.dialect, peer_uid=settings.feed_uid)
         died: asyncio.Future[None] = loop.create_future()
 
         def on_end(failure: BaseException | None) -> None:

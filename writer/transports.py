@@ -19,6 +19,7 @@ import orjson
 
 from arena.errors import RpcRefused
 from arena.writer.rpcerrors import TOO_LARGE, Meaning, meaning_of
+from arena.writer.sockets import check_path
 
 __all__ = [
     "Limits",
@@ -123,9 +124,11 @@ def shown_address(address: str) -> str:
 def stream_of(address: str, limits: Limits) -> OpenStream | None:
     """How to open a connection to this address; None for HTTP, which has requests only."""
     if "://" not in address:
+        check_path(address)
         return lambda: _open_local(address, limits)
     scheme = address.split("://", 1)[0].lower()
     if scheme == "ipc":
+        check_path(urlsplit(address).path)
         return lambda: _open_local(urlsplit(address).path, limits)
     if scheme in ("ws", "wss"):
         return lambda: _open_websocket(address, limits)

@@ -3,7 +3,9 @@
 Frames come from the oracle's codec. Waiting is observed through an injected clock and sleep.
 """
 
+import errno
 import itertools
+import os
 import random
 import socket
 import threading
@@ -725,3 +727,58 @@ def test_buffer_is_the_canonical_chain(newest_first: bool) -> None:
         assert buffer.event_count == sum(chain.values())
     for one, number in zip(buffer.blocks(), sorted(chain), strict=True):
         assert len(one) == chain[number] + 2
+
+
+# ---- who answers -------------------------------------------------------------------------------
+
+
+def test_who_answers_is_known_and_logged(
+    producer: Producer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with Feed(producer.path, peer_uid=os.geteuid()) as feed:
+        assert feed.peer is None
+        assert feed.connect(WAIT_S)
+        assert feed.peer == (os.getpid(), os.geteuid(), os.getegid())
+    assert f"peer_pid={os.getpid()} peer_uid={os.geteuid()}" in caplog.text
+
+
+def test_another_users_process_is_refused_and_nothing_of_it_read(producer: Producer) -> None:
+    with Feed(producer.path, peer_uid=os.geteuid() + 1) as feed:
+        with pytest.raises(errors.PeerRefused, match="--feed-uid") as caught:
+            feed.connect(WAIT_S)
+        assert not feed.is_connected
+        assert (caught.value.found, caught.value.expected) == (os.geteuid(), os.geteuid() + 1)
+        assert caught.value.pid == os.getpid()
+        client = producer.accept()
+        assert client.recv(1) == b""  # it has left
+        with pytest.raises(errors.Connection):
+            feed.receive(0)
+
+
+@pytest.mark.parametrize(("nbytes", "fits"), [(107, True), (108, False), (4000, False)])
+def test_a_path_no_socket_can_have_is_refused_at_once(nbytes: int, fits: bool) -> None:
+    path = "/" + "a" * (nbytes - 1)
+    if fits:
+        with Feed(path) as feed:
+            assert not feed.connect(0)
+        return
+    with pytest.raises(ValueError, match=rf"{nbytes} bytes.* at most 107"):
+        Feed(path)
+
+
+def test_a_shortage_of_descriptors_is_a_refused_attempt(
+    producer: Producer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none_left(*arguments: Any) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    clock = Clock()
+    with Feed(producer.path, clock=clock, sleep=clock.sleep) as feed:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", none_left)
+            clock.on_sleep = [lambda: True]
+            assert not feed.connect()
+        assert feed.refusals == 1
+        assert "LimitNOFILE" in caplog.text
+        assert feed.connect()

@@ -122,7 +122,7 @@ def test_each_class_of_fault_has_its_effect(writer: WriterArena, fault: Any, pha
 def test_the_service_ends_with_what_ended_its_feed_thread(
     arena_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def scripted(path: Path, dialect: str) -> Any:
+    def scripted(path: Path, dialect: str, peer_uid: int | None) -> Any:
         return ScriptedFeed(MemoryError("no more"))
 
     monkeypatch.setattr(service, "Feed", scripted)
