@@ -346,6 +346,7 @@ def run_command(
             observe=observe,
             on_hangup=hooks,
             synced=None if sources.rpc is None else partial(sync_state, sources.rpc),
+            described=sources.described,
         )
         asyncio.run(service.run())
 

@@ -45,6 +45,7 @@ from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict
 from arena.writer.logs import NodeBlock, NodeClient
 from arena.writer.reports import PoolReports
 from arena.writer.scrapers import PoolScraper, ScrapedPool
+from arena.writer.scrapers.described import Described
 from arena.writer.scrapers.slots import PoolTarget
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,8 @@ class Coordinator:
     With a `node` gaps are closed from its logs, scraped blocks are checked against the stream by
     their hashes, and a scrape older than the stream is brought up to it; the intake must have been
     told with `closes_gaps`. `targets` is the list the scraper began with, where change_pools is used.
-    `gap_timeout_s` is how long that is tried before pools are read anew.
+    `gap_timeout_s` is how long that is tried before pools are read anew. `described` tells pools that
+    are not what they are listed as.
     """
 
     def __init__(
@@ -180,6 +182,7 @@ class Coordinator:
         node: NodeClient | None = None,
         gap_timeout_s: float = 30.0,
         witness_pause_s: float = WITNESS_PAUSE_S,
+        described: Described | None = None,
         observe: Callable[[Metrics], None] = lambda metrics: None,
     ):
         self.intake = intake
@@ -191,6 +194,7 @@ class Coordinator:
         self._branch = None if node is None else Branch(node)
         self._gap_timeout_s = gap_timeout_s
         self._witness_pause_s = witness_pause_s
+        self._described = described
         # For a source that trails: the newest loss, its newest block first seen after it, and the
         # newest loss after which that block was seen to move.
         self._source_seen: tuple[int, int] | None = None
@@ -287,6 +291,9 @@ class Coordinator:
         witnesses = await self._call(self.intake.adopt)
         held = await self._call(self.intake.pools)
         other = [key for key in held if key not in specs or not held[key].is_same(specs[key])]
+        if self._described is not None:
+            same = [held[key] for key in held.keys() - set(other)]
+            other += await asyncio.to_thread(self._described.wrong_of, same)
         self._removals.update(other)
         await self._take_away()
         if self._branch is not None:
@@ -822,6 +829,8 @@ class Coordinator:
                 self._note_source(losses, found)
             losses = self._source_moved
         scrape = await asyncio.to_thread(self._scraper.read_pools, keys)
+        if self._described is not None:
+            scrape = await asyncio.to_thread(self._described.checked, scrape)
         if scrape.as_of_ns is not None:
             as_of_ns = scrape.as_of_ns
             known, before = await self._call(lambda: self.intake.known_at(epoch, as_of_ns))

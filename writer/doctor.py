@@ -19,6 +19,7 @@ from arena.errors import (
     LogInvalid,
     PeerRefused,
     PoolListError,
+    RpcError,
     Scraper,
 )
 from arena.native import lib
@@ -27,6 +28,7 @@ from arena.writer.jsonrpc import JsonRpc
 from arena.writer.natspools import NatsPools
 from arena.writer.scrapers.blocks import block_by_number, check_chain, sync_state
 from arena.writer.scrapers.checks import MAX_TICK
+from arena.writer.scrapers.described import Described
 from arena.writer.scrapers.rethdb import RethDB
 from arena.writer.scrapers.rpc import RpcScraper
 from arena.writer.scrapers.slots import PoolTarget, price_slots, tick_slot
@@ -36,6 +38,7 @@ from arena.writer.whitelist import read_pool_list
 SHM = Path("/dev/shm")
 COMPARED_SLOTS = 20
 EMPTY_SLOTS = 5
+SHOWN_POOLS = 5  # that are not what the list says
 COMPARE_TRIES = 5
 COMPARE_PAUSE_S = 1.0
 FIXED_SHM_NBYTES = 32 << 20  # tables of the default capacities, rounded up
@@ -261,12 +264,32 @@ class Doctor:
             return
         self._sources += bool(self._targets)
         self._blocks["node"] = block.number
+        yield from self._look_at_descriptions(client)
         yield Finding(
             "ok",
             "node",
             f"{client.shown}: chain {chain_id}, block {block.number}, reads pools by {way}",
             {"chain_id": chain_id, "block": block.number, "way": way},
         )
+
+    def _look_at_descriptions(self, client: JsonRpc) -> Iterator[Finding]:
+        """Fees, spacings, tokens and factories of the list, and what the contracts say."""
+        specs = [target.spec for target in self._targets]
+        if not specs:
+            return
+        try:
+            wrong = Described(client).contradictions(specs)
+        except RpcError as error:
+            yield _failure("note", "listed", error)
+            return
+        facts = {"pools": len(specs), "different": len(wrong)}
+        for each in list(wrong.values())[:SHOWN_POOLS]:
+            yield _failure("note", "listed", each)
+        found = f"{len(specs) - len(wrong)} of {len(specs)} pools are what the list says of them"
+        if wrong:
+            found += "; the others are not installed: mend their fee, spacing, tokens or factory"
+        verdict = "note" if wrong else "ok"
+        yield Finding("fail" if len(wrong) == len(specs) else verdict, "listed", found, facts)
 
     def _compare(self) -> Iterator[Finding]:
         """The same random slots of known pools from database and node at the same block."""

@@ -16,6 +16,7 @@ from arena.errors import BlockUnavailable, DatabaseRefused, PoolInvalid
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.writer.jsonrpc import JsonRpc
 from arena.writer.scrapers import Scrape, ScrapedPool
+from arena.writer.scrapers.described import Described
 from arena.writer.scrapers.rethdb import RethDB
 from arena.writer.scrapers.rpc import RpcScraper, Way
 from arena.writer.whitelist import read_pool_list
@@ -73,6 +74,9 @@ def scrape(
             found = scraper.read_pools([target.spec.key for target in listed.targets])
         finally:
             scraper.close()
+    if rpc is not None:
+        with JsonRpc(rpc) as client:
+            found = Described(client).checked(found)
     order = {target.spec.key: index for index, target in enumerate(listed.targets)}
     for line in state_lines(found, order):
         output.write(line)

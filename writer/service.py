@@ -35,6 +35,7 @@ from arena.writer.processor import Processor
 from arena.writer.restart import open_arena
 from arena.writer.scrapers import PoolScraper
 from arena.writer.scrapers.blocks import SyncState
+from arena.writer.scrapers.described import Described
 from arena.writer.scrapers.slots import PoolTarget
 from arena.writer.shortage import on_loop_error
 from arena.writer.status import read_vitals
@@ -199,6 +200,7 @@ class Service:
     is called with the whole list after each. `auditor` reads pools at a given block.
     `on_hangup` are called in the event loop when SIGHUP comes, each whatever became of the others.
     `extra` are further counts for the metrics, as arena_PREFIX_KEY; called in a thread of theirs.
+    `described` tells pools that are not what they are listed as; without it the list is believed.
     `synced` says whether the node has its chain; a start waits until it has.
     """
 
@@ -217,8 +219,10 @@ class Service:
         on_hangup: Sequence[Callable[[], None]] = (),
         extra: Mapping[str, Extra] | None = None,
         synced: Callable[[], SyncState] | None = None,
+        described: Described | None = None,
     ):
         self.settings = settings
+        self._described = described
         self._synced = synced
         self._on_hangup = on_hangup
         self._extra = extra or {}
@@ -330,6 +334,7 @@ class Service:
             scrape_timeout_s=settings.scrape_timeout_s,
             node=self._node,
             gap_timeout_s=settings.gap_timeout_s,
+            described=self._described,
             observe=self._observe_start,
         )
         checkpoints: Checkpoints | None = None
@@ -345,6 +350,8 @@ class Service:
         if server is not None:
             server.serve(self._collector(thread, intake, checkpoints))
         arena.set_phase("connecting", f"waiting for {settings.socket}")
+        if self._described is None:
+            log.info("event=descriptions_unchecked reason='no node is given: fees are the list's'")
         log.info(
             "event=started name=%s socket=%s pid=%d", settings.name, settings.socket, os.getpid()
         )
@@ -399,6 +406,7 @@ class Service:
                 self._auditor,
                 settings.audit_every,
                 settings.audit_pools,
+                self._described,
             )
             coordinator.on_added = audit.recheck
             works.append(audit.run())

@@ -12,6 +12,7 @@ from arena.errors import DatabaseRefused, RpcError
 from arena.writer.jsonrpc import JsonRpc
 from arena.writer.logs import NodeClient, RpcNode
 from arena.writer.scrapers import PoolScraper, Scrape
+from arena.writer.scrapers.described import Described
 from arena.writer.scrapers.rethdb import RethDB
 from arena.writer.scrapers.rpc import RpcScraper, check_chain
 from arena.writer.scrapers.slots import PoolTarget
@@ -26,13 +27,14 @@ FALLBACK_S = 30.0  # how long a database that refused is left alone
 @dataclass(slots=True)
 class Sources:
     """`scraper` reads pools, of the list `targets` to begin with; `node`, where there is one, fetches
-    missing blocks, and `by_rpc` reads pools at any block."""
+    missing blocks, `by_rpc` reads pools at any block, and `described` asks what pools say they are."""
 
     scraper: PoolScraper
     node: NodeClient | None = None
     rpc: JsonRpc | None = None
     targets: tuple[PoolTarget, ...] = ()
     by_rpc: RpcScraper | None = None
+    described: Described | None = None
 
     def close(self) -> None:
         """Safe to call twice."""
@@ -61,7 +63,8 @@ def open_sources(
     client = None if rpc is None else JsonRpc(rpc)
     node = None if client is None else RpcNode(client)
     if states is not None:
-        return Sources(StateFile(states, wait_s=wait_s), node, client)
+        described = None if client is None else Described(client)
+        return Sources(StateFile(states, wait_s=wait_s), node, client, described=described)
     if reth_db is None and rpc is None:
         raise ValueError(
             "no source of pool values: give --states, --reth-db, --rpc, or the last two"
@@ -71,9 +74,10 @@ def open_sources(
     targets = tuple(pools)
     # The two uses of a node have connections of their own: scraping must not delay closing a gap.
     by_rpc = None if rpc is None else RpcScraper(JsonRpc(rpc), targets, chain_id=chain_id)
+    described = None if by_rpc is None else Described(by_rpc.rpc)
     if reth_db is None:
         assert by_rpc is not None
-        return Sources(by_rpc, node, client, targets, by_rpc)
+        return Sources(by_rpc, node, client, targets, by_rpc, described)
     database = NodeDatabase(
         reth_db,
         targets,
@@ -82,7 +86,7 @@ def open_sources(
         library=libmdbx,
     )
     scraper = database if by_rpc is None else FallbackScraper(database, by_rpc)
-    return Sources(scraper, node, client, targets, by_rpc)
+    return Sources(scraper, node, client, targets, by_rpc, described)
 
 
 def check_node_chain(sources: Sources, chain_id: int | None) -> int | None:

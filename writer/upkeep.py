@@ -19,6 +19,7 @@ from arena.writer.branch import Witness
 from arena.writer.checkpoint import KEEP, write_checkpoint
 from arena.writer.intake import Intake, Moment
 from arena.writer.scrapers import Scrape
+from arena.writer.scrapers.described import Described
 from arena.writer.verify import Difference, differences
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class Audit:
     scraper: PinnedScraper
     every_blocks: int
     pools: int
+    described: Described | None = None
     due: dict[bytes, int] = field(default_factory=dict)
     """Pools to look at once from that block on."""
 
@@ -151,6 +153,8 @@ class Audit:
         self, number: int, block_hash: bytes, ours: Mapping[bytes, PoolValues]
     ) -> dict[bytes, list[Difference]]:
         scrape = await asyncio.to_thread(self.scraper.read_pools_at, number, block_hash, list(ours))
+        if self.described is not None:
+            scrape = await asyncio.to_thread(self.described.checked, scrape)
         found = {}
         for pool in scrape.pools:
             key, spec = pool.spec.key, pool.spec

@@ -12,9 +12,10 @@ from typing import Any
 
 import arena
 from arena.arena import PoolSpec, PoolValues, TokenSpec
-from arena.errors import BlockUnavailable, ChainMoved, NotLive, PoolInvalid, RpcRefused
+from arena.errors import BlockUnavailable, ChainMoved, NotLive, PoolInvalid
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.writer.jsonrpc import JsonRpc
+from arena.writer.scrapers.described import Described, contradictions_of
 from arena.writer.scrapers.rpc import RpcScraper, block_by_number
 from arena.writer.scrapers.slots import PANCAKESWAP_V3_LAYOUT, PoolTarget, pool_target
 
@@ -26,7 +27,6 @@ FIELDS = {
     UNISWAP_V3: ("sqrt_price_x96", "tick", "liquidity"),
     UNISWAP_V4: ("sqrt_price_x96", "tick", "liquidity", "protocol_fee", "lp_fee"),
 }
-FEE_SELECTOR = "0xddca3f43"  # fee() of a V3 pool, which keeps it in its code
 BRANCH_TRIES = 10
 BRANCH_PAUSE_S = 0.5
 
@@ -126,13 +126,14 @@ def verify(
             if block is None or frozen.timestamp not in (0, block.timestamp):
                 continue
             try:
-                theirs = _read(rpc, [_spec(state) for state in live], block.number, chain_id)
+                specs = [_spec(state) for state in live]
+                theirs = _read(rpc, specs, block.number, chain_id)
             except BlockUnavailable:
                 if attempt + 1 < BRANCH_TRIES:
                     continue
                 raise
             found = [each for state in live for each in _compare(state, theirs)]
-            found += _compare_fees(rpc, live)
+            found += _compare_descriptions(rpc, specs)
             idle = tuple((s.pool_key, s.status) for s in states if s.status != "live")
             return Verified(block.number, len(live), tuple(found), idle)
     raise ChainMoved(
@@ -164,21 +165,14 @@ def _read(
     return found
 
 
-def _compare_fees(rpc: JsonRpc, states: Sequence[Any]) -> list[Difference]:
-    """The fees of V3 pools; V4 ids contain theirs, and were checked with the pool."""
-    asked = [state for state in states if state.protocol == "uniswap_v3"]
-    calls = [
-        ("eth_call", ({"to": each.pool_key, "data": FEE_SELECTOR}, "latest")) for each in asked
+def _compare_descriptions(rpc: JsonRpc, specs: Sequence[PoolSpec]) -> list[Difference]:
+    """What V2 and V3 pools say of themselves; V4 ids contain it, and were checked with the pool."""
+    told = Described(rpc).told(specs)
+    return [
+        Difference(spec.key, name, ours, theirs)
+        for spec in specs
+        for name, ours, theirs in contradictions_of(spec, told.get(spec.key, {}))
     ]
-    found = []
-    for state, answer in zip(asked, rpc.batch(calls), strict=True):
-        if isinstance(answer, RpcRefused):
-            raise answer
-        fee = int(answer, 16) if isinstance(answer, str) and len(answer) > 2 else None
-        if fee != state.fee_pips:
-            key = bytes.fromhex(state.pool_key[2:])
-            found.append(Difference(key, "fee_pips", state.fee_pips, fee))
-    return found
 
 
 def _spec(state: Any) -> PoolSpec:

@@ -11,6 +11,8 @@ import pytest
 from node.proof import Proof
 from oracle.processes import ReaderProcess, WriterProcess
 
+import arena
+
 pytestmark = pytest.mark.node
 
 BIN = Path(sys.executable).parent
@@ -47,23 +49,78 @@ def test_a_true_arena_does_not_differ(proof: Proof) -> None:
         }
 
 
-def test_a_wrong_fee_of_the_list_is_found(proof: Proof, tmp_path: Path, arena_name: str) -> None:
+def test_a_wrong_fee_of_the_list_is_never_live_beside_a_node(
+    proof: Proof, tmp_path: Path, arena_name: str
+) -> None:
     listed = proof.market.pool_list()
     wrong = next(entry for entry in listed if entry["protocol"] == "uniswap_v3")
     fee, wrong["fee"] = wrong["fee"], 77
+    managed = next(entry for entry in listed if entry["protocol"] == "uniswap_v4")
+    managed["tick_spacing"] += 1
     (tmp_path / "wrong.json").write_text(json.dumps(listed))
     (tmp_path / "second").mkdir()
     name = f"{arena_name}-second"
     more = ("--pools", str(tmp_path / "wrong.json"), "--rpc", proof.node.http)
     with (
-        WriterProcess(tmp_path / "second", name=name, socket=proof.socket, more=more),
+        WriterProcess(tmp_path / "second", name=name, socket=proof.socket, more=more) as writer,
         ReaderProcess(tmp_path, name) as reader,
     ):
         while not reader.ask(do="live", seconds=0.1)["ok"]:
             proof.market.step(0)
+        with arena.attach(name, timeout=20) as pools:
+            assert wrong["address"] not in pools
+            assert len(pools) == POOLS - 2
+        log = writer.log.read_text()
+    assert f"fee_pips is {fee} by its contract, listed is 77" in log
+    assert "as listed have the id 0x" in log
+    done = run("arena-writer", "doctor", "--node", proof.node.http, *more[:2])
+    assert f"fee_pips is {fee} by its contract, listed is 77" in done.stdout
+    assert f"{POOLS - 2} of {POOLS} pools are what the list says" in done.stdout
+
+
+def test_a_wrong_fee_of_a_state_file_is_found(
+    proof: Proof, tmp_path: Path, arena_name: str
+) -> None:
+    """Without a node the file is believed: verify names the fee, and beside a node it is refused."""
+    states = tmp_path / "wrong.jsonl"
+
+    def write() -> tuple[dict[str, Any], int]:
+        options = ("--rpc", proof.node.http, "--pools", str(proof.pools))
+        scraped = run("arena-writer", "scrape", *options)
+        lines = [json.loads(line) for line in scraped.stdout.splitlines()]
+        wrong = next(line for line in lines if line.get("protocol") == "uniswap_v3")
+        fee, wrong["fee_pips"] = wrong["fee_pips"], 77
+        states.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return wrong, fee
+
+    wrong, fee = write()
+    (tmp_path / "second").mkdir()
+    name = f"{arena_name}-second"
+    with (
+        WriterProcess(tmp_path / "second", name=name, socket=proof.socket, states=states) as writer,
+        ReaderProcess(tmp_path, name) as reader,
+    ):
+        while not reader.ask(do="live", seconds=0.1)["ok"]:
+            proof.market.step(0)
+        assert "event=descriptions_unchecked" in writer.log.read_text()
         done = run("arena-verify", name, "--rpc", proof.node.http)
     assert done.returncode == 1
-    assert done.stdout.splitlines()[0] == f"{wrong['address']} fee_pips: arena 77, node {fee}"
+    assert done.stdout.splitlines()[0] == f"{wrong['pool']} fee_pips: arena 77, node {fee}"
+    write()
+    (tmp_path / "third").mkdir()
+    name = f"{arena_name}-third"
+    more = ("--rpc", proof.node.http)
+    with (
+        WriterProcess(
+            tmp_path / "third", name=name, socket=proof.socket, states=states, more=more
+        ) as writer,
+        ReaderProcess(tmp_path, name) as reader,
+    ):
+        while not reader.ask(do="live", seconds=0.1)["ok"]:
+            proof.market.step(0)
+        with arena.attach(name, timeout=20) as pools:
+            assert wrong["pool"] not in pools
+        assert f"fee_pips is {fee} by its contract, listed is 77" in writer.log.read_text()
 
 
 def test_an_arena_without_a_live_pool_is_refused(

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import sha3  # type: ignore[import-untyped]
+
 from .chain_oracle import ChainOracle, V2State, V3State, plain
 from .evm_data import Block, Event, State
 from .frames import Exex, Order
@@ -38,6 +40,21 @@ TOPIC = {
 }
 
 
+TOKENS = ("0x" + "01" * 20, "0x" + "02" * 20)
+
+
+def v4_id(hooks: str) -> str:
+    """The id of the pool of TOKENS with fee 3000, spacing 10 and these hooks."""
+    numbers = (int(TOKENS[0], 16), int(TOKENS[1], 16), 3000, 10, int(hooks, 16))
+    content = b"".join(number.to_bytes(32, "big") for number in numbers)
+    return "0x" + sha3.keccak_256(content).hexdigest()
+
+
+# Hooks without a permission bit in their address.
+HOOKS = {v4_id(hooks): hooks for hooks in ("0x" + "00" * 20, "0x" + "10" + "00" * 19)}
+V4_IDS = tuple(HOOKS)
+
+
 @dataclass(frozen=True, slots=True)
 class PoolFacts:
     key: str
@@ -53,13 +70,13 @@ POOLS = (
     PoolFacts("0x" + "22" * 20, "uniswap_v2"),
     PoolFacts("0x" + "31" * 20, "uniswap_v3"),
     PoolFacts("0x" + "32" * 20, "uniswap_v3"),
-    PoolFacts("0x" + "41" * 32, "uniswap_v4"),
+    PoolFacts(V4_IDS[0], "uniswap_v4"),
 )
 MORE_POOLS = (
     *POOLS,
     PoolFacts("0x" + "23" * 20, "uniswap_v2"),
     PoolFacts("0x" + "33" * 20, "uniswap_v3"),
-    PoolFacts("0x" + "42" * 32, "uniswap_v4"),
+    PoolFacts(V4_IDS[1], "uniswap_v4"),
 )
 
 
@@ -446,8 +463,8 @@ def write_states(path: Path, universe: Universe, block: SimBlock) -> None:
             "protocol": protocol,
             "block": block.number,
             "fee_pips": 3000,
-            "token0": {"address": "0x" + "01" * 20, "decimals": 18, "symbol": "ONE"},
-            "token1": {"address": "0x" + "02" * 20, "decimals": 18, "symbol": "TWO"},
+            "token0": {"address": TOKENS[0], "decimals": 18, "symbol": "ONE"},
+            "token1": {"address": TOKENS[1], "decimals": 18, "symbol": "TWO"},
         } | FEES[protocol]
         if isinstance(pool, V2State):
             line |= {"reserve0": str(pool.reserve0), "reserve1": str(pool.reserve1)}
@@ -461,7 +478,7 @@ def write_states(path: Path, universe: Universe, block: SimBlock) -> None:
         if protocol == "uniswap_v4":
             line |= {
                 "factory": "0x" + "99" * 20,
-                "hooks": "0x" + "00" * 20,
+                "hooks": HOOKS[key],
                 "lp_fee": 3000,
                 "protocol_fee": 0,
             }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sha3  # type: ignore[import-untyped]
 
 from arena.errors import PoolInvalid, StateFileError
 from arena.writer.scrapers import statefile
@@ -50,8 +51,18 @@ def v3(**changes: Any) -> dict[str, Any]:
 
 
 def v4(**changes: Any) -> dict[str, Any]:
-    more = {"pool": POOL_ID, "protocol": "uniswap_v4", "protocol_fee": 0x3E83E8, "lp_fee": 500}
-    return v3() | more | {"hooks": NO_HOOKS} | changes
+    more = {"protocol": "uniswap_v4", "protocol_fee": 0x3E83E8, "lp_fee": 500, "hooks": NO_HOOKS}
+    record = v3() | more | changes
+    return record if "pool" in changes else record | {"pool": v4_id(record)}
+
+
+def v4_id(record: dict[str, Any]) -> str:
+    """keccak256 of the pool key as the PoolManager encodes it."""
+    addresses = (record["token0"]["address"], record["token1"]["address"])
+    numbers = [int(each, 16) for each in addresses]
+    numbers += [record["fee_pips"], record["tick_spacing"], int(record["hooks"], 16)]
+    content = b"".join((number % 2**256).to_bytes(32, "big") for number in numbers)
+    return "0x" + sha3.keccak_256(content).hexdigest()
 
 
 def without(record: dict[str, Any], name: str) -> dict[str, Any]:
@@ -83,9 +94,28 @@ def test_every_field_of_the_three_protocols_is_read(file: Path) -> None:
     assert (pool.values.sqrt_price_x96, pool.values.tick) == (ONE_X96, 0)
     assert pool.values.liquidity == 900
     assert pool.values.ticks == ((-20, 1000, 1000), (-10, 100, -100), (10, 900, -900))
-    managed = content.pools[b"\x77" * 32]
+    managed = content.pools[bytes.fromhex(v4()["pool"][2:])]
     assert (managed.spec.protocol, managed.values.lp_fee) == (2, 500)
     assert (managed.values.protocol_fee, managed.values.fee_block) == (0x3E83E8, 100)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fee_pips": 3000},
+        {"tick_spacing": 5},
+        {"hooks": "0x" + "10" + "00" * 19},
+        {"token0": {"address": "0x" + "00" * 20, "decimals": 18, "symbol": "ETH"}},
+    ],
+    ids=str,
+)
+def test_a_v4_pool_is_what_its_id_says(file: Path, change: dict[str, Any]) -> None:
+    wrong = v4() | change
+    content = read_state_file(write(file, v3(), wrong))
+    (error,) = content.invalid.values()
+    assert v4_id(wrong) in str(error)
+    assert wrong["pool"] in str(error)
+    assert list(content.pools) == [bytes.fromhex(POOL[2:])]
 
 
 def test_fees_may_have_been_read_at_another_block(file: Path) -> None:

@@ -122,6 +122,16 @@ def v4_pool_id(spec: PoolSpec) -> bytes:
     )
 
 
+def check_identity(spec: PoolSpec) -> None:
+    """PoolInvalid for a V4 pool that is listed under another id than its description has."""
+    if spec.protocol == UNISWAP_V4 and (pool_id := v4_pool_id(spec)) != spec.key:
+        raise _refuse(
+            spec,
+            f"currencies, fee {spec.fee_pips}, tick spacing {spec.tick_spacing} and hooks as listed "
+            f"have the id 0x{pool_id.hex()}",
+        )
+
+
 def v4_base(pool_id: bytes) -> int:
     """First slot of a pool's state in the V4 PoolManager."""
     return int.from_bytes(keccak256(pool_id + slot_key(V4_POOLS_SLOT)), "big")
@@ -273,13 +283,8 @@ def _concentrated_stages(target: PoolTarget, block_number: int) -> Stages:
     is_v4 = spec.protocol == UNISWAP_V4
     base = 0
     if is_v4:
-        pool_id = v4_pool_id(spec)
-        if pool_id != spec.key:
-            raise _refuse(
-                spec,
-                f"currencies, fee, tick spacing and hooks as listed have the id 0x{pool_id.hex()}",
-            )
-        base = v4_base(pool_id)
+        check_identity(spec)
+        base = v4_base(spec.key)
         first = _first_slots(base, layout, spec.tick_spacing)
     else:
         # A V3 pool keeps its tokens in its code, not in storage.

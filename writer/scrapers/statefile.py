@@ -20,6 +20,7 @@ from arena.errors import PoolInvalid, StateFileError
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.checks import check_pool
+from arena.writer.scrapers.slots import check_identity
 
 if TYPE_CHECKING:
     from arena.writer.scrapers.slots import PoolTarget
@@ -209,6 +210,7 @@ def read_state_file(path: str | os.PathLike[str]) -> StateFileContent:
                 try:
                     line.check_status(record, spec)
                     check_pool(spec, values)
+                    check_identity(spec)
                 except PoolInvalid as error:
                     invalid[spec.key] = error
                 else:

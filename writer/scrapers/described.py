@@ -1,0 +1,168 @@
+"""What pools' contracts say of themselves, held against what the list says of them.
+
+fee(), tickSpacing(), token0(), token1() and factory() of a V2 pair or V3 pool never change, so each
+pool is asked once. A function that a fork lacks says nothing, neither for nor against the list. The
+fee of a V2 pair is nowhere on the chain; the id of a V4 pool is the hash of its description and
+needs no node.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from arena.arena import PoolSpec
+from arena.errors import PoolInvalid, RpcError, RpcRefused
+from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3
+from arena.writer.jsonrpc import Call, JsonRpc
+from arena.writer.scrapers import Scrape
+from arena.writer.scrapers.slots import check_identity
+
+__all__ = ["Described", "contradictions_of"]
+
+log = logging.getLogger(__name__)
+
+# First four bytes of keccak256 of the signature.
+_SELECTORS = {
+    "fee": "0xddca3f43",
+    "tickSpacing": "0xd0c93a7c",
+    "token0": "0x0dfe1681",
+    "token1": "0xd21220a7",
+    "factory": "0xc45a0155",
+}
+_FUNCTIONS = {
+    UNISWAP_V2: ("token0", "token1", "factory"),
+    UNISWAP_V3: ("fee", "tickSpacing", "token0", "token1", "factory"),
+}
+_WORD_CHARS = 2 + 64
+CALLS_AT_ONCE = 500
+# A node behind a balancer may not have the pool yet. Whoever says nothing so often has no such function.
+MOST_ASKS = 3
+
+Told = dict[str, int]
+"""Answers by function; one that said nothing is not in it."""
+
+
+def contradictions_of(spec: PoolSpec, told: Mapping[str, int]) -> Iterator[tuple[str, Any, Any]]:
+    """(name, listed, told) of each field that the contract contradicts; addresses in hex."""
+    for name, listed in (("fee_pips", spec.fee_pips), ("tick_spacing", spec.tick_spacing)):
+        function = "fee" if name == "fee_pips" else "tickSpacing"
+        if told.get(function, listed) != listed:
+            yield name, listed, told[function]
+    for name, address in (
+        ("token0", spec.token0.address),
+        ("token1", spec.token1.address),
+        ("factory", spec.factory),
+    ):
+        if name == "factory" and not any(address):
+            continue  # the list does not name one
+        listed = int.from_bytes(address, "big")
+        if told.get(name, listed) != listed:
+            yield name, f"0x{address.hex()}", f"0x{told[name]:040x}"
+
+
+class Described:
+    """Asks the node behind `rpc` once for each pool. Calls block; several threads may call."""
+
+    def __init__(self, rpc: JsonRpc) -> None:
+        self._rpc = rpc
+        self._lock = threading.Lock()
+        self._told: dict[bytes, Told] = {}
+        self._asks: dict[bytes, int] = {}
+        self._said_unasked = False
+
+    def told(self, specs: Iterable[PoolSpec]) -> dict[bytes, Told]:
+        """What each V2 or V3 pool says of itself, by key. RpcError."""
+        wanted = [spec for spec in specs if spec.protocol in _FUNCTIONS]
+        with self._lock:
+            new = [spec for spec in wanted if self._is_open(spec)]
+        questions = [(spec.key, name) for spec in new for name in _FUNCTIONS[spec.protocol]]
+        answers = self._ask(questions)
+        with self._lock:
+            for key in {spec.key for spec in new}:
+                self._asks[key] = self._asks.get(key, 0) + 1
+            for (key, name), answer in zip(questions, answers, strict=True):
+                known = self._told.setdefault(key, {})
+                if answer is not None:
+                    known[name] = answer
+            return {spec.key: dict(self._told[spec.key]) for spec in wanted}
+
+    def contradictions(self, specs: Iterable[PoolSpec]) -> dict[bytes, PoolInvalid]:
+        """PoolInvalid, with both values, for each pool that is not what its description says.
+        RpcError."""
+        specs = tuple(specs)
+        told = self.told(specs)
+        found: dict[bytes, PoolInvalid] = {}
+        for spec in specs:
+            parts = [
+                f"{name} is {theirs} by its contract, listed is {ours}"
+                for name, ours, theirs in contradictions_of(spec, told.get(spec.key, {}))
+            ]
+            try:
+                check_identity(spec)
+            except PoolInvalid as error:
+                found[spec.key] = error
+            if parts:
+                text = "; ".join(parts)
+                found[spec.key] = PoolInvalid(
+                    f"pool 0x{spec.key.hex()} is not installed: {text}", key=spec.key, found=text
+                )
+        return found
+
+    def wrong_of(self, specs: Sequence[PoolSpec]) -> dict[bytes, PoolInvalid]:
+        """The same, and none while the node does not answer, which is logged once: the pools are
+        asked about with their next reading, and by the audit."""
+        try:
+            return self.contradictions(specs)
+        except RpcError as error:
+            level = logging.DEBUG if self._said_unasked else logging.WARNING
+            self._said_unasked = True
+            log.log(
+                level,
+                "event=descriptions_unchecked pools=%d error=%s reason=%r",
+                len(specs),
+                type(error).__name__,
+                str(error),
+            )
+            return {}
+
+    def checked(self, scrape: Scrape) -> Scrape:
+        """The same without the pools that are not what they are listed as, which it names."""
+        wrong = self.wrong_of([pool.spec for pool in scrape.pools])
+        if not wrong:
+            return scrape
+        return replace(
+            scrape,
+            pools=tuple(pool for pool in scrape.pools if pool.spec.key not in wrong),
+            invalid=(*scrape.invalid, *wrong.values()),
+        )
+
+    def _is_open(self, spec: PoolSpec) -> bool:
+        known = self._told.get(spec.key)
+        if known is not None and len(known) == len(_FUNCTIONS[spec.protocol]):
+            return False
+        return self._asks.get(spec.key, 0) < MOST_ASKS
+
+    def _ask(self, questions: Sequence[tuple[bytes, str]]) -> list[int | None]:
+        calls: list[Call] = [
+            ("eth_call", ({"to": "0x" + key.hex(), "data": _SELECTORS[name]}, "latest"))
+            for key, name in questions
+        ]
+        parts = [calls[at : at + CALLS_AT_ONCE] for at in range(0, len(calls), CALLS_AT_ONCE)]
+        found: list[int | None] = []
+        for part, answers in zip(parts, self._rpc.batch_many(parts), strict=True):
+            if isinstance(answers, RpcRefused):  # eth_call as such: nothing is told
+                answers = [None] * len(part)
+            found += map(_word, answers)
+        return found
+
+
+def _word(answer: Any) -> int | None:
+    """The one word an answer consists of; None for a refusal, and for any other answer."""
+    if not isinstance(answer, str) or len(answer) != _WORD_CHARS or not answer.startswith("0x"):
+        return None
+    try:
+        return int.from_bytes(bytes.fromhex(answer[2:]), "big")
+    except ValueError:
+        return None
