@@ -136,13 +136,17 @@ class FeedThread:
         failure: BaseException | None = None
         try:
             while not self._stopping.is_set():
-                while self._work:
-                    self._work.popleft()()
-                self._intake.arena.heartbeat()
-                self._step()
+                self.turn()
         except BaseException as error:
             failure = error
         self._on_end(failure)
+
+    def turn(self) -> None:
+        """One round of the thread: the work handed over, a sign of life, one receive."""
+        while self._work:
+            self._work.popleft()()
+        self._intake.arena.heartbeat()
+        self._step()
 
     def _step(self) -> None:
         """Receive once, waiting only when nothing was left to do."""

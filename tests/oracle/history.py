@@ -4,13 +4,13 @@ Everything follows from one seed. A block knows its whole state, so that any poo
 branch can be looked up. Imports nothing of the product.
 """
 
-import copy
 import hashlib
 import json
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ import sha3  # type: ignore[import-untyped]
 from .chain_oracle import ChainOracle, V2State, V3State, plain
 from .evm_data import Block, Event, State
 from .frames import Exex, Order
+from .reth_database import keccak
 
 GENESIS = 1000
 MANAGER = "0x" + "99" * 20
 DECOY = "0x" + "dd" * 20
+OTHER = "0x" + "ee" * 20
+OTHER_TOPIC = "0x" + "ee" * 32
 SPACING = 10
 TICKS = (-400, -120, -60, -20, -10, 0, 10, 20, 60, 130, 400)
 
@@ -83,12 +86,13 @@ MORE_POOLS = (
 @dataclass(frozen=True, slots=True)
 class SimBlock:
     """`events` of known pools; `states` of all pools after it; `logs` as eth_getLogs gives them,
-    with those of a contract that is no pool among them."""
+    with those of contracts that are no pools among them."""
 
     block: Block
     base_fee: int
     states: dict[str, V2State | V3State]
     logs: tuple[dict[str, Any], ...]
+    shown: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def number(self) -> int:
@@ -100,7 +104,10 @@ class SimBlock:
 
     def state(self, key: str) -> dict[str, Any]:
         """The fields a reader shows."""
-        return plain(self.states[key])
+        found = self.shown.get(key)
+        if found is None:
+            found = self.shown[key] = plain(self.states[key])
+        return found
 
     def record(self, key: str) -> State:
         """The fields the frames of an epilogue carry."""
@@ -117,6 +124,7 @@ class SimBlock:
             "parentHash": self.block.parent_hash,
             "timestamp": hex(self.block.timestamp),
             "baseFeePerGas": hex(self.base_fee),
+            "logsBloom": bloom_of(self.logs),
         }
 
 
@@ -125,15 +133,40 @@ def price_at(tick: int, rng: random.Random) -> int:
     return int(1.0001 ** (tick / 2) * 2**96 * (1 + 1e-9 * rng.randrange(1, 1000)))
 
 
+@cache
+def _bloom_bits(content: str) -> int:
+    """The three bits of an address or topic in a block's bloom filter (yellow paper, 4.3.1)."""
+    digest = keccak(bytes.fromhex(content[2:]))
+    return sum({1 << (int.from_bytes(digest[at : at + 2], "big") & 2047) for at in (0, 2, 4)})
+
+
+def bloom_of(logs: Iterable[dict[str, Any]]) -> str:
+    """The bloom filter of a block with exactly these logs."""
+    bloom = 0
+    for content in {each for log in logs for each in (log["address"], *log["topics"])}:
+        bloom |= _bloom_bits(content)
+    return f"0x{bloom:0512x}"
+
+
 class Universe:
     """Every block that ever existed, and the canonical chain now.
 
     A base fee depends on the parent's and on the block, as on a real chain: branches differ in it.
-    Timestamps of replaced blocks may be equal.
+    Timestamps of replaced blocks may be equal. With `has_fixed_fee` siblings and their descendants have
+    the same base fee, and with `blocks_a_second` several blocks the same time.
     """
 
-    def __init__(self, rng: random.Random, *, pools: Sequence[PoolFacts] = POOLS) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        *,
+        pools: Sequence[PoolFacts] = POOLS,
+        has_fixed_fee: bool = False,
+        blocks_a_second: int | None = None,
+    ) -> None:
         self.rng = rng
+        self.has_fixed_fee = has_fixed_fee
+        self.blocks_a_second = blocks_a_second
         self.pools = tuple(pools)
         self.protocols = {pool.key: pool.protocol for pool in self.pools}
         genesis = self._genesis()
@@ -158,43 +191,56 @@ class Universe:
     def tip(self) -> SimBlock:
         return self.chain[-1]
 
-    def mine(self, parent: SimBlock | None = None) -> SimBlock:
-        """A new block on the canonical tip."""
-        assert parent is None or parent is self.tip
-        parent = self.tip
+    def mine(self, *, busy: int = 0) -> SimBlock:
+        """A new block on the canonical tip, with `busy` more transactions than usual."""
+        found = self.mine_on(self.tip, busy=busy)
+        self.chain = (*self.chain, found)
+        return found
+
+    def mine_on(self, parent: SimBlock, *, busy: int = 0) -> SimBlock:
+        """A new block on any block; the canonical chain stays."""
         number = parent.number + 1
         self._count += 1
-        oracle = ChainOracle(copy.deepcopy(parent.states))
+        oracle = ChainOracle(dict(parent.states))
         events: list[Event] = []
         logs: list[dict[str, Any]] = []
         name = _hash(f"{parent.hash} {self._count} {self.rng.random()}")
         tx_index = block_log = 0
-        quiet = self.rng.random() < 0.25
-        for _ in range(0 if quiet else self.rng.randrange(4)):
+        own: set[str] = set()  # pools whose states are this block's
+        quiet = not busy and self.rng.random() < 0.25
+        for _ in range(0 if quiet else busy + self.rng.randrange(4)):
             tx_index += self.rng.randrange(1, 3)
             log_index = 0
             for _ in range(self.rng.randrange(1, 4)):
                 for _ in range(self.rng.randrange(3)):  # logs of other contracts
+                    logs.append(_other_log(number, name, tx_index, block_log))
                     log_index, block_log = log_index + 1, block_log + 1
                 pool = self.rng.choice(self.pools)
                 event = self._event(pool, oracle, tx_index, log_index, block_log)
                 if self.rng.random() < 0.2:
                     logs.append(_log(event, number, name, DECOY, block_log))
                 else:
+                    if pool.key not in own:
+                        own.add(pool.key)
+                        oracle.pools[pool.key] = _copy(oracle.pools[pool.key])
                     oracle.apply(event)
                     events.append(event)
                     logs.append(_log(event, number, name, event.emitter, block_log))
                 log_index, block_log = log_index + 1, block_log + 1
         assert not oracle.failed
-        timestamp = parent.block.timestamp + 12
-        block = Block(number, name, parent.hash, timestamp, tuple(events))
+        block = Block(number, name, parent.hash, self._timestamp(parent), tuple(events))
         # Siblings are hard to tell apart: base fee follows from the parent, as in a real chain, and
         # blocks come at fixed times.
-        found = SimBlock(block, int(parent.hash[2:10], 16), oracle.pools, tuple(logs))
+        base_fee = 0 if self.has_fixed_fee else int(parent.hash[2:10], 16)
+        found = SimBlock(block, base_fee, oracle.pools, tuple(logs))
         self.by_hash[name] = found
         self.by_number.setdefault(number, []).append(found)
-        self.chain = (*self.chain, found)
         return found
+
+    def _timestamp(self, parent: SimBlock) -> int:
+        if self.blocks_a_second is None:
+            return parent.block.timestamp + 12
+        return GENESIS * 12 + (parent.number + 1 - GENESIS) // self.blocks_a_second
 
     def cut(self, depth: int) -> list[SimBlock]:
         """Orphan the newest `depth` blocks, oldest first."""
@@ -256,6 +302,12 @@ class Universe:
         return min(ends[0][0], ends[1][0]) if (lower, upper) != (-400, 400) else 0
 
 
+def _copy(pool: V2State | V3State) -> V2State | V3State:
+    if isinstance(pool, V2State):
+        return V2State(pool.reserve0, pool.reserve1)
+    return V3State(pool.sqrt_price_x96, pool.tick, pool.liquidity, dict(pool.ticks))
+
+
 def _hash(text: str) -> str:
     return "0x" + hashlib.sha256(text.encode()).hexdigest()
 
@@ -288,15 +340,31 @@ def _log(
         topics += [somebody, "0x" + _word(args["tickLower"]), "0x" + _word(args["tickUpper"])]
         data = (_word(5) if event.kind == "Mint" else "") + _word(args["amount"])
         data += _word(11) + _word(12)
+    return _as_log(emitter, topics, data, number, block_hash, event.tx_index, block_log)
+
+
+def _other_log(number: int, block_hash: str, tx_index: int, block_log: int) -> dict[str, Any]:
+    return _as_log(OTHER, [OTHER_TOPIC], "", number, block_hash, tx_index, block_log)
+
+
+def _as_log(
+    emitter: str,
+    topics: list[str],
+    data: str,
+    number: int,
+    block_hash: str,
+    tx_index: int,
+    block_log: int,
+) -> dict[str, Any]:
     return {
         "address": emitter,
         "topics": topics,
         "data": "0x" + data,
         "blockNumber": hex(number),
         "blockHash": block_hash,
-        "transactionIndex": hex(event.tx_index),
+        "transactionIndex": hex(tx_index),
         "logIndex": hex(block_log),
-        "transactionHash": _hash(f"{block_hash} {event.tx_index}"),
+        "transactionHash": _hash(f"{block_hash} {tx_index}"),
         "removed": False,
     }
 
@@ -311,20 +379,27 @@ def answer(chain: tuple[SimBlock, ...], method: str, params: list[Any]) -> Any:
     if method == "eth_getBlockByNumber":
         index = len(chain) - 1 if params[0] == "latest" else int(params[0], 16) - first
         return chain[index].header() if 0 <= index < len(chain) else None
+    if method == "eth_getBlockByHash":
+        named = [each for each in chain if each.hash == params[0]]
+        return named[0].header() if named else None
     assert method == "eth_getLogs", method
-    if "blockHash" in params[0]:
-        named = [each for each in chain if each.hash == params[0]["blockHash"]]
-        if not named:
+    query = params[0]
+    if "blockHash" in query:
+        blocks = [each for each in chain if each.hash == query["blockHash"]]
+        if not blocks:
             raise LookupError("unknown block")
-        wanted = set(params[0]["topics"][0])
-        return [log for log in named[0].logs if log["topics"][0] in wanted]
-    low, high = int(params[0]["fromBlock"], 16), int(params[0]["toBlock"], 16)
-    wanted = set(params[0]["topics"][0])
-    found = []
-    for each in chain:
-        if low <= each.number <= high:
-            found += [log for log in each.logs if log["topics"][0] in wanted]
-    return found
+    else:
+        low, high = int(query["fromBlock"], 16) - first, int(query["toBlock"], 16) - first
+        blocks = list(chain[max(0, low) : max(0, high + 1)])
+    return [log for each in blocks for log in each.logs if _is_wanted(log, query)]
+
+
+def _is_wanted(log: dict[str, Any], query: dict[str, Any]) -> bool:
+    topics = query.get("topics") or []
+    if topics and topics[0] and log["topics"][0] not in topics[0]:
+        return False
+    addresses = query.get("address")
+    return not addresses or log["address"] in addresses
 
 
 # -- what a producer sends
@@ -453,10 +528,14 @@ FEES: dict[str, dict[str, Any]] = {
 }
 
 
-def write_states(path: Path, universe: Universe, block: SimBlock) -> None:
-    """Every pool at the end of `block`, as a state file; it appears whole."""
+def write_states(
+    path: Path, universe: Universe, block: SimBlock, keys: Collection[str] | None = None
+) -> None:
+    """Every pool, or those of `keys`, at the end of `block`, as a state file; it appears whole."""
     lines = []
     for key, protocol in universe.protocols.items():
+        if keys is not None and key not in keys:
+            continue
         pool = block.states[key]
         line: dict[str, Any] = {
             "pool": key,

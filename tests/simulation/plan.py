@@ -1,0 +1,160 @@
+"""What one history is made of, all of it from its seed."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+LIFE = ":life"  # seeds with it have a Life
+HOSTILE = ":hostile"  # seeds with it are Hostile
+
+# What a node does to logs it answers with (node.py says how).
+LIES = ("omit", "cut", "none", "double", "foreign", "type")
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What becomes of the list of pools and of the writer; rates are per step."""
+
+    changes: float = 0.0
+    kills: float = 0.0
+    checkpoint_every: int = 0
+    audit_every: int = 0
+    slow_reads: float = 0.0
+    max_pools: int = 16
+    tick_bytes: int = 1 << 20
+
+    @classmethod
+    def of(cls, seed: str) -> "Life":
+        if LIFE not in seed:
+            return cls()
+        rng = random.Random(f"life of {seed}")
+        kind = rng.choice(("changes", "kills", "both", "both"))
+        return cls(
+            changes=0.0 if kind == "kills" else rng.choice((0.15, 0.4, 0.8)),
+            kills=0.0 if kind == "changes" else rng.choice((0.1, 0.3)),
+            checkpoint_every=rng.choice((0, 1, 3)),
+            audit_every=rng.choice((0, 1, 4)),
+            slow_reads=rng.choice((0.0, 0.0, 0.3)),
+            max_pools=rng.choice((1, 3, 16)),
+            tick_bytes=rng.choice((4096, 1 << 20)),
+        )
+
+    @property
+    def is_eventful(self) -> bool:
+        return self != Life()
+
+
+@dataclass(frozen=True, slots=True)
+class Hostile:
+    """What does not happen on a good day; rates are per step unless they say otherwise.
+
+    `has_fixed_fee` and `blocks_a_second` make branches hard to tell apart. In a split, node and
+    stream follow branches of their own for some steps. A node that lies does so in `lie_rate` of its
+    answers, or, `lies_always`, about `lie_rate` of all blocks whenever it is asked, by range of
+    blocks, by hash or by both. `max_depth` bounds reorgs, `undo_blocks` and `undo_records` are the
+    ring's. `busy` adds blocks of `busy_txs` transactions. A reorg may be told twice or without what it
+    reverts (`torn_reorgs`), a step may have a second fault. The disk refuses or tears a part of what
+    is written to it (`disk`, per write); the wall clock steps; the list of pools is not to be had for a
+    while and changes come together then; descriptors run out when the feed connects (`emfile`, per
+    attempt).
+    """
+
+    has_fixed_fee: bool = False
+    blocks_a_second: int | None = None
+    splits: float = 0.0
+    lies: tuple[str, ...] = ()
+    lie_rate: float = 0.0
+    lies_always: bool = False
+    lies_by: str = "both"
+    max_depth: int = 8
+    undo_blocks: int = 1024
+    undo_records: int = 8192
+    busy: float = 0.0
+    busy_txs: int = 0
+    torn_reorgs: float = 0.0
+    second_faults: float = 0.0
+    disk: float = 0.0
+    wall_steps: float = 0.0
+    outages: float = 0.0
+    emfile: float = 0.0
+
+    @classmethod
+    def of(cls, seed: str, node: str) -> "Hostile":
+        if HOSTILE not in seed:
+            return cls()
+        rng = random.Random(f"hostility of {seed}")
+        found: dict[str, Any] = {}
+        if rng.random() < 0.5:
+            found["has_fixed_fee"] = rng.random() < 0.7
+            found["blocks_a_second"] = rng.choice((None, 1, 4))
+        if node != "absent" and rng.random() < 0.4:
+            found["splits"] = rng.choice((0.1, 0.3))
+        if node != "absent" and rng.random() < 0.4:
+            found["lies"] = tuple(rng.sample(LIES, rng.randrange(1, 3)))
+            found["lie_rate"] = rng.choice((0.1, 0.3, 0.7))
+            found["lies_always"] = rng.random() < 0.4
+            found["lies_by"] = rng.choice(("range", "hash", "both", "both"))
+        if rng.random() < 0.15:
+            found["max_depth"] = rng.choice((30, 100))
+        if rng.random() < 0.3:
+            found["undo_blocks"] = rng.choice((4, 16, 64))
+            found["undo_records"] = rng.choice((64, 256, 8192))
+        if rng.random() < 0.05:
+            found["busy"] = 0.15
+            found["busy_txs"] = rng.choice((100, 400, 1000))
+        for name, likely, rates in (
+            ("torn_reorgs", 0.4, (0.2, 0.6)),
+            ("second_faults", 0.4, (0.3, 0.8)),
+            ("disk", 0.4, (0.1, 0.5)),
+            ("wall_steps", 0.3, (0.1, 0.4)),
+            ("outages", 0.3, (0.2, 0.5)),
+            ("emfile", 0.1, (0.3,)),
+        ):
+            if rng.random() < likely:
+                found[name] = rng.choice(rates)
+        return cls(**found)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one history is made of. `pace_s` is the time a step takes in the middle."""
+
+    seed: str
+    node: str  # absent, good, flaky
+    scraper: str  # rpc, database, hashed_database, statefile
+    envelope: bool
+    order: str
+    steps: int
+    fault_rate: float
+    delay_rate: float
+    scrape_failures: float
+    block_limit: int
+    pace_s: float
+    latency_s: float
+    life: Life
+    hostile: Hostile
+
+    @classmethod
+    def of(cls, seed: str) -> "Plan":
+        rng = random.Random(f"plan {seed}")
+        node = rng.choice(("absent", "good", "good", "flaky"))
+        life = Life.of(seed)
+        sources = ["database"] if node == "absent" else ["rpc", "hashed_database"]
+        if HOSTILE in seed and not life.changes:  # the file is its own list
+            sources.append("statefile")
+        return cls(
+            seed=seed,
+            node=node,
+            scraper=rng.choice(sources),
+            envelope=rng.random() < 0.75,
+            order=rng.choice(("newest-first", "oldest-first")),
+            steps=rng.randrange(6, 25),
+            fault_rate=rng.choice((0.0, 0.2, 0.5)),
+            delay_rate=rng.choice((0.0, 0.3)),
+            scrape_failures=rng.choice((0.0, 0.0, 0.2)),
+            block_limit=rng.choice((1, 3, 1000)),
+            pace_s=rng.choice((0.02, 0.1, 0.5)),
+            latency_s=rng.choice((0.0, 0.005, 0.1)),
+            life=life,
+            hostile=Hostile.of(seed, node),
+        )
