@@ -130,6 +130,20 @@ NatsCanonicalOption = Annotated[
     ),
 ]
 
+NatsCredsOption = Annotated[
+    Path | None, typer.Option("--nats-creds", help="file of a user's JWT and seed")
+]
+NatsNkeyOption = Annotated[Path | None, typer.Option("--nats-nkey", help="file of a user's seed")]
+NatsCaOption = Annotated[
+    Path | None, typer.Option("--nats-ca", help="certificates that sign the server's; PEM")
+]
+NatsCertOption = Annotated[
+    Path | None, typer.Option("--nats-cert", help="client certificate; PEM, with --nats-key")
+]
+NatsKeyOption = Annotated[
+    Path | None, typer.Option("--nats-key", help="its key; PEM, not encrypted")
+]
+
 ScrapingConcurrencyOption = Annotated[
     int, typer.Option(min=1, max=64, help="processes that read the database at once")
 ]
@@ -167,6 +181,11 @@ def run_command(
     nats: NatsOption = None,
     chain: ChainOption = "ethereum",
     nats_canonical: NatsCanonicalOption = False,
+    nats_creds: NatsCredsOption = None,
+    nats_nkey: NatsNkeyOption = None,
+    nats_ca: NatsCaOption = None,
+    nats_cert: NatsCertOption = None,
+    nats_key: NatsKeyOption = None,
     nats_wait: Annotated[
         float,
         typer.Option(
@@ -255,6 +274,7 @@ def run_command(
                 signal.signal(number, lambda *_: sys.exit(0))
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         from arena.writer.bridge import Bridge, BridgeSettings
+        from arena.writer.natslogin import NatsLogin
         from arena.writer.natspools import NatsPools
         from arena.writer.poolsource import FilePools, PoolSource, SavedList
         from arena.writer.restart import state_folder
@@ -270,6 +290,7 @@ def run_command(
                 chain,
                 canonical_publisher=nats_canonical,
                 wait_s=nats_wait,
+                login=NatsLogin(nats_creds, nats_nkey, nats_ca, nats_cert, nats_key),
                 saved=SavedList(folder / "pools.json"),
             )
             if config.is_check(context):
@@ -395,6 +416,11 @@ def doctor_command(
     nats: NatsOption = None,
     chain: ChainOption = "ethereum",
     nats_canonical: NatsCanonicalOption = False,
+    nats_creds: NatsCredsOption = None,
+    nats_nkey: NatsNkeyOption = None,
+    nats_ca: NatsCaOption = None,
+    nats_cert: NatsCertOption = None,
+    nats_key: NatsKeyOption = None,
     chain_id: Annotated[
         int | None, typer.Option(min=1, help="refuse a node of another chain")
     ] = None,
@@ -410,6 +436,7 @@ def doctor_command(
     configure_logging(log_level)
     with refusing("arena-writer"):
         from arena.writer.doctor import Doctor
+        from arena.writer.natslogin import NatsLogin
 
         doctor = Doctor(
             socket=socket,
@@ -421,6 +448,7 @@ def doctor_command(
             nats=nats,
             chain=chain,
             nats_canonical=nats_canonical,
+            nats_login=NatsLogin(nats_creds, nats_nkey, nats_ca, nats_cert, nats_key),
             chain_id=chain_id,
             libmdbx=libmdbx,
             tick_nbytes=parse_size(tick_bytes),
@@ -780,6 +808,11 @@ def check_run(context: typer.Context) -> None:
         "node": check_address,
         "rpc": check_address,
         "nats": check_nats,
+        "nats_creds": check_nats_file("creds"),
+        "nats_nkey": check_nats_file("nkey"),
+        "nats_ca": check_nats_file("ca"),
+        "nats_cert": check_nats_file("cert"),
+        "nats_key": check_nats_file("key"),
         "state_dir": check_folder,
     }
     for name, check in checks.items():
@@ -795,6 +828,7 @@ def check_run(context: typer.Context) -> None:
         raise typer.BadParameter("--feed-uid goes with --socket: with --node this process serves")
     if given["pools"] is not None and given["nats"] is not None:
         raise typer.BadParameter("give --pools (a file) or --nats (messages): one list of pools")
+    check_nats_login(given)
     if given["states"] is not None and given["nats"] is not None:
         raise typer.BadParameter("--states names its pools itself; leave out --nats")
     if given["node"] is not None and given["pools"] is None and given["nats"] is None:
@@ -823,6 +857,42 @@ def check_nats(address: str) -> None:
     from arena.writer.natslink import NatsAddress
 
     NatsAddress.read(address)
+
+
+def check_nats_file(kind: str) -> Callable[[Path], object]:
+    """A check of one of --nats-creds, --nats-nkey, --nats-ca, --nats-cert, --nats-key."""
+
+    def check(path: Path) -> None:
+        from arena.writer import natslogin
+
+        looks = {
+            "creds": natslogin.read_creds,
+            "nkey": natslogin.read_seed,
+            "ca": natslogin.read_ca,
+        }
+        looks.get(kind, natslogin.check_readable)(path)
+
+    return check
+
+
+def check_nats_login(given: Mapping[str, Any]) -> None:
+    """typer.BadParameter when what logs in to NATS does not go together."""
+    words = ("creds", "nkey", "ca", "cert", "key")
+    paths = [given[f"nats_{word}"] for word in words]
+    if given["nats"] is None:
+        for word, path in zip(words, paths, strict=True):
+            if path is not None:
+                raise typer.BadParameter(f"--nats-{word} goes with --nats")
+        return
+    from arena.writer.natslink import NatsAddress
+    from arena.writer.natslogin import NatsLogin
+
+    login = NatsLogin(*paths)
+    try:
+        login.check_together(has_secret=bool(NatsAddress.read(given["nats"]).login))
+        login.options(is_secure=False)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def configure_logging(level: LogLevel, shape: LogFormat = LogFormat.text) -> None:

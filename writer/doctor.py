@@ -25,6 +25,7 @@ from arena.errors import (
 from arena.native import lib
 from arena.writer.feed import Feed
 from arena.writer.jsonrpc import JsonRpc
+from arena.writer.natslogin import NatsLogin
 from arena.writer.natspools import NatsPools
 from arena.writer.scrapers.blocks import block_by_number, check_chain, sync_state
 from arena.writer.scrapers.checks import MAX_TICK
@@ -85,6 +86,7 @@ class Doctor:
         nats: str | None = None,
         chain: str = "ethereum",
         nats_canonical: bool = False,
+        nats_login: NatsLogin | None = None,
         chain_id: int | None,
         libmdbx: Path | None,
         tick_nbytes: int,
@@ -100,6 +102,7 @@ class Doctor:
         self._nats = nats
         self._chain = chain
         self._nats_canonical = nats_canonical
+        self._nats_login = nats_login
         self._chain_id = chain_id
         self._libmdbx = libmdbx
         self._tick_nbytes = tick_nbytes
@@ -410,7 +413,11 @@ class Doctor:
 
     def _look_at_nats(self, url: str) -> Iterator[Finding]:
         source = NatsPools(
-            url, self._chain, canonical_publisher=self._nats_canonical, wait_s=self._wait_s
+            url,
+            self._chain,
+            canonical_publisher=self._nats_canonical,
+            wait_s=self._wait_s,
+            login=self._nats_login,
         )
         try:
             self._targets = source.first()

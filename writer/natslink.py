@@ -6,10 +6,11 @@ It never connects again by itself, so that one place decides when to try and whe
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Self
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import nats.errors
 from nats.aio.client import Client
@@ -18,6 +19,7 @@ from nats.aio.subscription import Subscription
 
 from arena.errors import PoolListError
 from arena.writer.jsonrpc import shown_address
+from arena.writer.natslogin import NatsLogin
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +31,16 @@ MAX_INBOX = 1024  # messages; the client library keeps 128 MB more
 
 @dataclass(frozen=True, slots=True)
 class NatsAddress:
-    """A server's address: `url` for the client only, `shown` for everybody."""
+    """A server's address: `url` for the client only, `shown` for everybody.
+
+    `login` is what the address held of user and password, or a token, decoded as RFC 3986 says; the
+    URL is without it. `secrets` are all their spellings.
+    """
 
     url: str
     shown: str
+    login: dict[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"NatsAddress({self.shown!r})"
@@ -43,23 +51,44 @@ class NatsAddress:
         scheme, separator, rest = url.partition("://")
         whole = f"{scheme.lower()}://{rest}" if separator else f"nats://{url}"
         remedy = "write nats://HOST:PORT, or tls, ws or wss in place of nats"
+        # A password with one of / ? # ends the host's part before its own end.
+        if "@" in "".join(re.split("[/?#]", whole.partition("://")[2], maxsplit=1)[1:]):
+            raise ValueError(
+                "the password in the address holds one of / ? #: write %2F %3F %23 in their place, "
+                f"and %40 for @; {remedy}"
+            )
         try:
             parts = urlsplit(whole)
             shown = shown_address(whole)
         except ValueError:
             raise ValueError(f"the address of the NATS server is not valid; {remedy}") from None
-        # A password with one of / ? # ends the host's part before its own end.
-        if "@" in parts.path + parts.query + parts.fragment:
-            raise ValueError(f"the password in the address holds one of / ? #; {remedy}")
         if parts.scheme not in ("nats", "tls", "ws", "wss") or not parts.hostname:
             raise ValueError(f"{shown} is not the address of a NATS server; {remedy}")
-        return cls(whole, shown)
+        given, _, host = parts.netloc.rpartition("@")
+        user, separator, password = given.partition(":")
+        try:
+            user, secret = (unquote(each, errors="strict") for each in (user, password))
+        except ValueError:
+            raise ValueError(
+                f"what is percent-encoded before @ in the address is no UTF-8; {remedy}"
+            ) from None
+        login: dict[str, str] = {}
+        if separator:
+            login = {"user": user, "password": secret}
+        elif given:
+            login = {"token": user}
+        secrets = (given, password, secret) if separator else (given, user)
+        return cls(urlunsplit(parts._replace(netloc=host)), shown, login, secrets)
+
+    @property
+    def is_secure(self) -> bool:
+        """The address asks for TLS."""
+        return self.url.startswith(("tls://", "wss://"))
 
     def reason(self, error: BaseException) -> str:
         """What an error says, without user, password and token."""
-        parts = urlsplit(self.url)
         text = str(error)
-        for secret in (parts.netloc.rpartition("@")[0], parts.password):
+        for secret in self.secrets:
             if secret:
                 text = text.replace(secret, "...")
         return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -145,9 +174,25 @@ class NatsLink:
         log.warning("event=nats_fault address=%s reason=%r", shown, self._address.reason(error))
 
 
-async def open_link(address: NatsAddress, subject: str) -> NatsLink:
+class _TlsClient(Client):
+    """A client that logs in to nobody in the clear: the library takes a server's word that there is
+    no TLS, which anybody on the way could give."""
+
+    def _connect_command(self) -> bytes:
+        current = self._current_server
+        is_encrypted = self._server_info.get("tls_required") or (
+            current is not None and current.uri.scheme == "wss"
+        )
+        if not is_encrypted:
+            raise nats.errors.Error("the server offers no TLS; nothing was sent to it")
+        return super()._connect_command()
+
+
+async def open_link(address: NatsAddress, subject: str, login: NatsLogin | None = None) -> NatsLink:
     """A connection on which everything on `subject` comes in from now on. PoolListError."""
-    client = Client()
+    login = login or NatsLogin()
+    is_secure = address.is_secure or login.wants_tls
+    client = _TlsClient() if is_secure else Client()
     link = NatsLink(address, client)
     failures: list[Exception] = []
     on_error: Callable[[Exception], object] = failures.append
@@ -156,6 +201,7 @@ async def open_link(address: NatsAddress, subject: str) -> NatsLink:
         on_error(error)
 
     try:
+        options: dict[str, Any] = address.login | login.options(is_secure=is_secure)
         async with asyncio.timeout(CONNECT_S):
             await client.connect(
                 address.url,
@@ -165,6 +211,7 @@ async def open_link(address: NatsAddress, subject: str) -> NatsLink:
                 reconnect_time_wait=0,
                 ping_interval=PING_S,
                 error_cb=report,
+                **options,
             )
             on_error = link._fault
             subscription = await client.subscribe(subject)

@@ -27,6 +27,7 @@ from arena.writer.messages import (
     read_message,
 )
 from arena.writer.natslink import NatsAddress, NatsLink, open_link
+from arena.writer.natslogin import NatsLogin
 from arena.writer.poolsource import Origin, PoolChange, SavedList
 from arena.writer.scrapers.slots import PoolTarget
 
@@ -62,8 +63,9 @@ class NatsPools:
 
     `canonical_publisher`: a `.full` message without a `type` is the whole list, not an addition.
     `wait_s` is how long `first` waits for a whole list before it takes the one in `saved`. The
-    address may carry a user and a password, or a token; neither is ever logged or saved.
-    ValueError for an address or a chain that cannot be one.
+    address may carry a user and a password, or a token, percent-encoded where need be; neither is ever
+    logged or saved, nor is what the files of `login` hold. ValueError for an address or a chain that
+    cannot be one, and for files that exclude each other.
     """
 
     def __init__(
@@ -74,8 +76,11 @@ class NatsPools:
         canonical_publisher: bool = False,
         wait_s: float = 10.0,
         saved: SavedList | None = None,
+        login: NatsLogin | None = None,
     ) -> None:
         self._address = NatsAddress.read(url)
+        self._login = login or NatsLogin()
+        self._login.check_together(has_secret=bool(self._address.login))
         if not re.fullmatch(r"[^\s.*>]+", chain):
             raise ValueError(f"the chain's name {chain!r} cannot be a word of a NATS subject")
         self.chain = chain
@@ -257,7 +262,7 @@ class NatsPools:
     async def _connect(self) -> NatsLink | None:
         """A connection; None when there is none to be had now."""
         try:
-            link = await open_link(self._address, f"whitelist.pools.{self.chain}.*")
+            link = await open_link(self._address, f"whitelist.pools.{self.chain}.*", self._login)
         except PoolListError as error:
             reason = str(error)
             self.counts["connects_failed"] += 1

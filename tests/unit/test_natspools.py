@@ -60,6 +60,38 @@ def test_what_is_no_address_is_refused_without_its_secrets(url: str) -> None:
         assert secret not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "login"),
+    [
+        ("nats://example.org", {}),
+        ("nats://bot:p%40ss%2Fw%23rd@example.org", {"user": "bot", "password": "p@ss/w#rd"}),
+        ("nats://b%3Aot:pl+us%2B%25@example.org", {"user": "b:ot", "password": "pl+us+%"}),
+        ("nats://bot:%C3%A9@example.org", {"user": "bot", "password": "é"}),
+        ("nats://bot:a:b@example.org", {"user": "bot", "password": "a:b"}),
+        ("nats://bot:@example.org", {"user": "bot", "password": ""}),
+        ("nats://t%2Fo%40ken@example.org", {"token": "t/o@ken"}),
+        ("nats://100%sure@example.org", {"token": "100%sure"}),
+    ],
+)
+def test_what_is_percent_encoded_is_decoded(url: str, login: dict[str, str]) -> None:
+    address = NatsAddress.read(url)
+    assert address.login == login
+    assert address.url == address.shown == "nats://example.org"
+    said = address.reason(OSError(f"{url} {login.get('password', '')} {login.get('token', '')}"))
+    for secret in (*login.values(), url.partition("://")[2].rpartition("@")[0]):
+        assert len(secret) < 3 or secret in ("bot", "b:ot") or secret not in said
+
+
+def test_what_is_encoded_and_no_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="UTF-8"):
+        NatsAddress.read("nats://bot:%FF@example.org")
+
+
+def test_a_password_with_a_slash_is_refused_with_how_to_write_it() -> None:
+    with pytest.raises(ValueError, match="%2F"):
+        NatsAddress.read("nats://bot:p/w@example.org")
+
+
 def test_an_error_is_shown_without_what_is_secret() -> None:
     address = NatsAddress.read("nats://hunter:s3cret@example.org")
     assert address.reason(OSError("no hunter:s3cret@example.org, s3cret")) == (
