@@ -5,12 +5,18 @@ block of that number equals what the feed sent (logs.same_block), and it follows
 Whatever happened in a gap, the newest witness that is still canonical is a state the node's logs
 continue from.
 
+Equal blocks need not be the same block. On chains with a fixed base fee and several blocks a second
+two branches have equal times and fees, and where no pool has an event nothing tells them apart.
+Agreement counts what does: a fee that moved with what the parent block used, events of pools, and
+failing these many blocks in a row. Until there is enough of it nothing that was read from the node
+goes live; and until it is proven, what was read is looked at again, for its hash may go.
+
 Everything here waits for the node and runs in a worker thread; nothing touches the arena.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from arena.arena import PoolSpec
 from arena.errors import ChainMoved, GapNotClosed, NodeBehind
@@ -25,23 +31,64 @@ from arena.writer.logs import (
     differing_pools,
     fetch_blocks,
     same_block,
+    touched_pools,
 )
 
 log = logging.getLogger(__name__)
 
 MAX_WITNESSES = 1024  # as many blocks as the undo ring holds
 WITNESS_BLOCKS = 64  # looked at in one go
-COMPARED_BLOCKS = 8  # of the stream behind a gap
+COMPARED_BLOCKS = 24  # of the stream behind a gap; more than UNSURE_BLOCKS
+# Blocks in a row that agree in time and fee alone, before node and stream are taken to be on one branch
+# as long as nothing speaks against it: no chain without fees that tell has had reorgs as deep.
+UNSURE_BLOCKS = 16
+PROOF = 2  # blocks whose events agree; a fee that tells counts as much as both
+TRAIL_BLOCKS = 256  # of the stream compared before pools join
 
 
 @dataclass(frozen=True, slots=True)
 class Witness:
     """The arena after block `number` is the state of block `hash`, unless a revert at or below it
-    came after `mark`."""
+    came after `mark`. Not `is_sure`: or unless the node is on another branch that looks the same."""
 
     number: int
     hash: bytes
     mark: int
+    is_sure: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What speaks for node and stream being on one branch: `blocks` in a row that are equal, up to
+    `tip`, and how much of it `told`. `differs`: the last one looked at is not equal. `is_doubted`: one
+    that was not equal is still the node's and the stream's, so blocks without events prove nothing."""
+
+    tip: Header | None = None
+    blocks: int = 0
+    told: int = 0
+    differs: bool = False
+    is_doubted: bool = False
+
+    @property
+    def is_proven(self) -> bool:
+        return not self.differs and self.told >= PROOF
+
+    @property
+    def is_enough(self) -> bool:
+        """To go by until something speaks against it."""
+        speaks_against = self.differs or self.is_doubted
+        return self.is_proven or (not speaks_against and self.blocks >= UNSURE_BLOCKS)
+
+    def then(self, kept: Records, header: Header, *, has_events: bool) -> "Agreement":
+        """With one more equal block, the next one or one after blocks that were not looked at."""
+        told = self.told + has_events
+        if (
+            self.tip is not None
+            and self.tip.hash == header.parent_hash
+            and _tells(kept, self.tip, header)
+        ):
+            told = PROOF
+        return Agreement(header, self.blocks + 1, told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +113,21 @@ class GapFacts:
 
 @dataclass(frozen=True, slots=True)
 class GapBlocks:
-    """How to close it: return to `ancestor`, then apply `missing`, up to the stream's first block."""
+    """How to close it: return to `ancestor`, then apply `missing`, up to the stream's first block.
+
+    `agreement` is that of the blocks `compared`."""
 
     ancestor: Witness
     missing: tuple[NodeBlock, ...]
     compared: tuple[NodeBlock, ...]
+    agreement: Agreement
+
+    @property
+    def place(self) -> tuple[int, bytes]:
+        """The newest block that was taken from the node alone."""
+        if not self.missing:
+            return self.ancestor.number, self.ancestor.hash
+        return self.missing[-1].header.number, self.missing[-1].header.hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +135,14 @@ class Confirmation:
     """What a node says of scraped pools: those in `wrong` are not of the stream's branch.
 
     `reached_at` is the highest scraped block when the stream has yet to come to it: only then can it
-    be compared. `earlier` are the blocks between the lowest good one and the stream's first.
+    be compared. `earlier` are the blocks between the lowest good one and the stream's first. The
+    `agreement` is that of the blocks that show it.
     """
 
     wrong: tuple[bytes, ...]
     earlier: tuple[NodeBlock, ...] = ()
     reached_at: int | None = None
+    agreement: Agreement = Agreement()
 
 
 class Branch:
@@ -98,13 +157,18 @@ class Branch:
         self.node = node
         self.pools: Mapping[bytes, PoolSpec] = {}
         self.witnesses: list[Witness] = []
+        self.agreement = Agreement()  # up to the newest witness
         self.has_disagreed = False
+        self.differing: Witness | None = None  # a block of the node that was not the stream's
+        self._trail: list[NodeBlock] = []  # read last to be compared
+        self._trail_pools: Mapping[bytes, PoolSpec] = {}
 
     def copy(self, witnesses: Sequence[Witness]) -> "Branch":
         """The same view with these witnesses, for another thread to go on with."""
         other = Branch(self.node)
         other.pools, other.witnesses = self.pools, list(witnesses)
         other.has_disagreed = self.has_disagreed
+        other.agreement, other.differing = self.agreement, self.differing
         return other
 
     def pools_at(self, block_number: int, late: Mapping[bytes, int]) -> Mapping[bytes, PoolSpec]:
@@ -113,20 +177,63 @@ class Branch:
 
     def forget(self) -> None:
         """The arena was filled anew: no hash of it is known."""
-        self.witnesses.clear()
+        self.witnesses = []
+        self.agreement = Agreement()
 
-    def keep(self, valid: Callable[[Sequence[Witness]], Sequence[Witness]]) -> None:
-        """Drop the witnesses `valid` leaves out."""
-        self.witnesses = list(valid(self.witnesses))
+    @property
+    def sure(self) -> list[Witness]:
+        """The witnesses that can be gone by."""
+        return [each for each in self.witnesses if each.is_sure]
 
-    def add(self, blocks: Iterable[NodeBlock], mark: int) -> None:
-        """Blocks now known to be the arena's."""
+    def add(self, blocks: Iterable[NodeBlock], mark: int, agreement: Agreement) -> None:
+        """Blocks now known to be the arena's; the `agreement` up to the last makes them sure, with
+        those they follow."""
         for block in blocks:
             header = block.header
             while self.witnesses and self.witnesses[-1].number >= header.number:
                 self.witnesses.pop()
-            self.witnesses.append(Witness(header.number, header.hash, mark))
+            self.witnesses.append(Witness(header.number, header.hash, mark, is_sure=False))
+        self.agreement = agreement
+        if agreement.is_enough:
+            first = len(self.witnesses) - 1
+            while (
+                first > 0 and self.witnesses[first - 1].number + 1 == self.witnesses[first].number
+            ):
+                first -= 1
+            self.witnesses[first:] = [
+                replace(each, is_sure=True) for each in self.witnesses[first:]
+            ]
         del self.witnesses[:-MAX_WITNESSES]
+
+    def orphaned(self, places: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Those of blocks (number, hash) which the node no longer has."""
+        headers = self.node.headers([number for number, _ in places])
+        return [
+            place
+            for place, header in zip(places, headers, strict=True)
+            if header is not None and header.hash != place[1]
+        ]
+
+    def _note_differing(self, header: Header, mark: int) -> None:
+        if self.differing is None or header.number < self.differing.number:
+            self.differing = Witness(header.number, header.hash, mark)
+
+    def _doubt(self, agreement: Agreement) -> Agreement:
+        """The same, with what is known to speak against it while the node still has that block."""
+        known = self.differing
+        if known is not None and self.orphaned([(known.number, known.hash)]):
+            self.differing = known = None
+        return replace(agreement, is_doubted=known is not None)
+
+    def drop_orphans(self) -> None:
+        """Forget the witnesses that the node no longer has: either it is ahead in a reorg, and the
+        stream will revert them, or they never were the stream's."""
+        asked = self.witnesses[-WITNESS_BLOCKS:]
+        gone = self.orphaned([(each.number, each.hash) for each in asked])
+        if gone:
+            lowest = min(number for number, _ in gone)
+            self.witnesses = [each for each in self.witnesses if each.number < lowest]
+            self.agreement = Agreement()
 
     def witness(self, kept: Sequence[Records], mark: int, late: Mapping[bytes, int]) -> int:
         """Ask for the hashes of blocks the arena holds, ascending; how many are known now.
@@ -147,15 +254,27 @@ class Branch:
             found = fetch_blocks(
                 self.node, _number(wanted[0]), _number(wanted[-1]), self.pools, parent=parent
             )
-        except (ChainMoved, NodeBehind):
-            return 0  # one of the two is in the middle of a reorg
+        except ChainMoved:
+            self.drop_orphans()
+            return 0
+        except NodeBehind:
+            return 0
+        agreement = self.agreement
+        if agreement.tip is None or agreement.tip.hash != found[0].header.parent_hash:
+            before = self.node.headers([max(0, _number(wanted[0]) - 1)])[0]
+            agreement = Agreement(before)
         equal = 0
         for block, each in zip(found, wanted, strict=True):
-            if not same_block(each, block, self.pools_at(block.header.number, late)):
+            pools = self.pools_at(block.header.number, late)
+            if not same_block(each, block, pools):
+                self._note_differing(block.header, mark)
                 self._disagree(block, each)
                 break
+            has_events = bool(touched_pools(block.records, pools))
+            agreement = agreement.then(each, block.header, has_events=has_events)
             equal += 1
-        self.add(found[:equal], mark)
+        if equal:
+            self.add(found[:equal], mark, self._doubt(agreement))
         return equal
 
     def _disagree(self, block: NodeBlock, kept: Records) -> None:
@@ -199,23 +318,32 @@ class Branch:
         blocks = fetch_blocks(self.node, ancestor.number + 1, top, self.pools, parent=ancestor.hash)
         missing = blocks[: facts.first - ancestor.number - 1]
         compared = blocks[len(missing) :]
+        before = missing[-1].header if missing else headers[candidates.index(ancestor)]
+        agreement = Agreement(
+            before, told=0 if missing else PROOF
+        )  # nothing missing is to be believed
         for block, kept in zip(compared, facts.kept, strict=True):
-            if not same_block(kept, block, self.pools_at(block.header.number, facts.late)):
+            pools = self.pools_at(block.header.number, facts.late)
+            if not same_block(kept, block, pools):
+                self._note_differing(block.header, facts.mark)
                 raise ChainMoved(
                     f"block {block.header.number} of the stream is another one than the node's",
                     block=block.header.number,
                 )
-        return GapBlocks(ancestor, tuple(missing), tuple(compared))
+            has_events = bool(touched_pools(block.records, pools))
+            agreement = agreement.then(kept, block.header, has_events=has_events)
+        return GapBlocks(ancestor, tuple(missing), tuple(compared), self._doubt(agreement))
 
     def confirm(
         self,
         kept: Sequence[Records],
         scraped: Mapping[tuple[int, bytes], Sequence[bytes]],
         late: Mapping[bytes, int],
+        mark: int = 0,
     ) -> Confirmation:
         """Whether scraped pools, keys by (block, hash), are of the stream's branch.
 
-        `kept` are the stream's blocks, ascending, at least one. ChainMoved, NodeBehind and what the
+        `kept` are the stream's blocks at `mark`, ascending, at least one. ChainMoved, NodeBehind and what the
         node raises: ask again.
         """
         first = _number(kept[0])
@@ -243,6 +371,10 @@ class Branch:
         highest = max((number for number, _hash in wanted), default=0)
         reached_at = highest if highest > _number(kept[-1]) else None
         keys = [key for place in wrong for key in scraped[place]]
+        good_places = [each for each in wanted if each not in wrong]
+        agreement = Agreement()
+        if good_places and reached_at is None:
+            agreement = self._doubt(self._agree(kept, good_places[-1][0], late, mark))
         if reached_at is None:
             shared = [each for each in wanted if each not in wrong and each[0] in begins]
             keys += self._other_events(
@@ -251,7 +383,7 @@ class Branch:
             )
         below = [each for each in wanted if each not in wrong and each[0] < first - 1]
         if not below:
-            return Confirmation(tuple(keys), (), reached_at)
+            return Confirmation(tuple(keys), (), reached_at, agreement)
         blocks = fetch_blocks(self.node, below[0][0] + 1, first, self.pools, parent=below[0][1])
         hashes = {block.header.number: block.header.hash for block in blocks}
         if any(hashes.get(number, known) != known for number, known in below):
@@ -260,7 +392,78 @@ class Branch:
             raise ChainMoved(
                 f"block {first} of the stream is another one than the node's", block=first
             )
-        return Confirmation(tuple(keys), tuple(blocks[:-1]), reached_at)
+        return Confirmation(tuple(keys), tuple(blocks[:-1]), reached_at, agreement)
+
+    def _agree(
+        self, kept: Sequence[Records], highest: int, late: Mapping[bytes, int], mark: int
+    ) -> Agreement:
+        """Whether the node's chain is the stream's up to block `highest`, by the blocks `kept` around
+        it. Fees are looked at first: where they tell, events need not be read. ChainMoved."""
+        near = [each for each in kept if abs(_number(each) - highest) <= UNSURE_BLOCKS]
+        if not near:
+            near = list(kept[:UNSURE_BLOCKS])
+        first = _number(near[0])
+        found = self.node.headers([max(0, first - 1), *(_number(each) for each in near)])
+        agreement = Agreement(found[0])
+        for each, header in zip(near, found[1:], strict=True):
+            if header is None:
+                break
+            if not _same_identity(each, header) or (
+                agreement.tip is not None and header.parent_hash != agreement.tip.hash
+            ):
+                if header.number > highest:
+                    break
+                raise ChainMoved(
+                    f"block {header.number} of the stream is another one than the node's",
+                    block=header.number,
+                )
+            agreement = agreement.then(each, header, has_events=False)
+        return agreement if agreement.is_proven else self._agree_in_events(kept, late, mark)
+
+    def _agree_in_events(
+        self, kept: Sequence[Records], late: Mapping[bytes, int], mark: int
+    ) -> Agreement:
+        """The same by all blocks from the newest sure witness on, or the first of the stream."""
+        sure = [each for each in self.sure if each.number <= _number(kept[-1])]
+        start = max(_number(kept[0]), _number(kept[-1]) - TRAIL_BLOCKS + 1)
+        agreement = Agreement()
+        if sure and sure[-1].number + 1 >= start:
+            if self.orphaned([(sure[-1].number, sure[-1].hash)]):
+                raise ChainMoved(f"the node has another block {sure[-1].number} than the arena")
+            start = sure[-1].number + 1
+            agreement = Agreement(told=PROOF)
+        top = min(_number(kept[-1]), self.node.head_number())
+        for block, each in zip(
+            self._read_trail(start, top),
+            [each for each in kept if start <= _number(each) <= top],
+            strict=True,
+        ):
+            pools = self.pools_at(block.header.number, late)
+            if not _same_identity(each, block.header) or differing_pools(
+                each, block.records, pools
+            ):
+                self._note_differing(block.header, mark)
+                return Agreement(block.header, differs=True)
+            has_events = bool(touched_pools(block.records, pools))
+            agreement = agreement.then(each, block.header, has_events=has_events)
+        return agreement
+
+    def _read_trail(self, first: int, last: int) -> list[NodeBlock]:
+        """These blocks of the node; what was read before is not read again while it is canonical."""
+        trail = self._trail
+        if (
+            self._trail_pools is not self.pools
+            or not trail
+            or not trail[0].header.number <= first <= trail[-1].header.number + 1
+            or self.orphaned([(trail[-1].header.number, trail[-1].header.hash)])
+        ):
+            trail = []
+        trail = trail[-2 * TRAIL_BLOCKS :]
+        begin = trail[-1].header.number + 1 if trail else first
+        parent = trail[-1].header.hash if trail else None
+        trail = [*trail, *fetch_blocks(self.node, begin, last, self.pools, parent=parent)]
+        self._trail, self._trail_pools = trail, self.pools
+        return [each for each in trail if first <= each.header.number <= last]
 
     def _other_events(
         self,
@@ -280,6 +483,14 @@ class Branch:
 
 def _number(records: Records) -> int:
     return int(records["block_number"][0])
+
+
+def _tells(kept: Records, parent: Header, header: Header) -> bool:
+    """Whether the fee that stream and node agree in says what the parent block was: it moved, and
+    not as it does after an empty block, as a chain does that idles."""
+    if not kept[0]["flags"] & lib.PSA_EVENT_HAS_BASE_FEE:
+        return False
+    return header.base_fee not in (parent.base_fee, parent.base_fee - parent.base_fee // 8)
 
 
 def _same_identity(kept: Records, header: Header) -> bool:

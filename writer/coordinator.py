@@ -40,7 +40,7 @@ from arena.errors import (
     Scraper,
 )
 from arena.native import lib
-from arena.writer.branch import Branch, Witness
+from arena.writer.branch import Agreement, Branch, Witness
 from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict
 from arena.writer.logs import NodeBlock, NodeClient
 from arena.writer.reports import PoolReports
@@ -61,6 +61,10 @@ RESCRAPE_FIRST_PAUSE_S = 0.2
 RESCRAPE_LONGEST_PAUSE_S = 60.0
 WITNESS_PAUSE_S = 0.25
 WITNESS_FAILED_PAUSE_S = 2.0
+# How long what node and stream agree in may be no more than time and fee: a chain may stand still.
+UNSURE_S = 10.0
+# A hash that stood for so many blocks, as deep as the undo ring reaches, is not looked at again.
+PLACE_BLOCKS = 1024
 # Nothing on the socket says from which block on it brings a new pool's events. The one in progress when
 # the list changes is not filtered by the new list, and the one after it may have begun (WHITELIST 5).
 SETTLE_BLOCKS = 2
@@ -166,7 +170,8 @@ class Coordinator:
     With a `node` gaps are closed from its logs, scraped blocks are checked against the stream by
     their hashes, and a scrape older than the stream is brought up to it; the intake must have been
     told with `closes_gaps`. `targets` is the list the scraper began with, where change_pools is used.
-    `gap_timeout_s` is how long that is tried before pools are read anew. `described` tells pools that
+    `gap_timeout_s` is how long that is tried before pools are read anew, `unsure_s` how long nothing
+    but time and fee need show that node and stream are on one branch. `described` tells pools that
     are not what they are listed as.
     """
 
@@ -183,6 +188,7 @@ class Coordinator:
         gap_timeout_s: float = 30.0,
         witness_pause_s: float = WITNESS_PAUSE_S,
         described: Described | None = None,
+        unsure_s: float = UNSURE_S,
         observe: Callable[[Metrics], None] = lambda metrics: None,
     ):
         self.intake = intake
@@ -202,6 +208,10 @@ class Coordinator:
         self._carried: dict[bytes, ScrapedPool] = {}
         self._gaps_closed = 0
         self._unconfirmed_since: float | None = None
+        self._unsure_s = unsure_s
+        self._unsure_since: tuple[int, float] | None = None  # epoch, time
+        # Pools -> the block of the node their values rest on, until it is proven to be the stream's.
+        self._places: dict[bytes, tuple[int, bytes]] = {}
         self._has_been_live = False
         self._observe = observe
         self._moved = asyncio.Event()
@@ -238,12 +248,12 @@ class Coordinator:
 
     def hash_of(self, block_number: int) -> Witness | None:
         """The hash of one of the arena's blocks; None while it is not known."""
-        known = () if self._branch is None else self._branch.witnesses
+        known = () if self._branch is None else self._branch.sure
         return next((each for each in reversed(known) if each.number == block_number), None)
 
     def known(self) -> Sequence[Witness]:
         """The arena's blocks whose hashes are known, ascending; a revert may have come since."""
-        return () if self._branch is None else tuple(self._branch.witnesses)
+        return () if self._branch is None else tuple(self._branch.sure)
 
     def hurry(self) -> None:
         """Look for hashes now."""
@@ -412,15 +422,27 @@ class Coordinator:
             for each in candidates
             if each.block_number >= self._floors.get(_key(each), 0) and not outcome[_key(each)]
         ]
+        agreement: Agreement | None = None
         while self._branch is not None and candidates:
-            found, _ = await self._confirm(self._branch, epoch, candidates)
+            found, _, agreement = await self._confirm(self._branch, epoch, candidates)
             candidates = [each for each in candidates if _key(each) not in found.again]
+            if found.is_unsure:
+                candidates = []  # what is read later may be shown to be of the stream's branch
             if found.wait_for_block is None:
                 break
             await self._wait_moved(SCRAPE_POLL_S)
         for candidate in candidates:
             outcome[_key(candidate)] = await self._replace(epoch, candidate)
+        self._note_places([each for each in candidates if outcome[_key(each)] is True], agreement)
         return outcome
+
+    def _note_places(self, candidates: Sequence[Candidate], agreement: Agreement | None) -> None:
+        """Keep which block of the node values were read at, unless that is proven to be the stream's."""
+        for each in candidates:
+            self._places.pop(_key(each), None)
+            block_hash = each.pool.block_hash
+            if block_hash is not None and (agreement is None or not agreement.is_proven):
+                self._places[_key(each)] = each.block_number, block_hash
 
     async def _replace(self, epoch: int, candidate: Candidate) -> bool | ArenaError:
         """Exchange one pool's values as soon as the stream has come to them."""
@@ -593,9 +615,10 @@ class Coordinator:
             await self._call(lambda: self.intake.enter(epoch, "replaying"))
             earlier: Sequence[NodeBlock] = ()
             verdict = Verdict()
+            agreement: Agreement | None = None
             candidates = [each for key, each in joined.items() if key not in self._leaving]
             if self._branch is not None:
-                verdict, earlier = await self._confirm(self._branch, epoch, candidates)
+                verdict, earlier, agreement = await self._confirm(self._branch, epoch, candidates)
             if verdict.is_clear:
                 # Some may have been told to go while the node was asked.
                 joined = {k: each for k, each in joined.items() if k not in self._leaving}
@@ -619,6 +642,8 @@ class Coordinator:
         self._carried.clear()
         if self._branch is not None:
             self._branch.forget()
+            self._places.clear()
+            self._note_places(list(joined.values()), agreement)
         others = {*joined, *self._leaving}
         self._retry_later([spec.key for spec in listed if spec.key not in others])
         await self._show_progress()
@@ -775,27 +800,74 @@ class Coordinator:
 
     async def _confirm(
         self, branch: Branch, epoch: int, candidates: Sequence[Candidate]
-    ) -> tuple[Verdict, Sequence[NodeBlock]]:
+    ) -> tuple[Verdict, Sequence[NodeBlock], Agreement | None]:
         """What a node says of the scraped blocks: whose are not on the stream's branch, whether the
-        stream has come to them, and the blocks that lead from the oldest to it. StreamBroken."""
+        stream has come to them, the blocks that lead from the oldest to it, and what shows that node
+        and stream are on one branch. StreamBroken."""
         hashed: dict[tuple[int, bytes], list[bytes]] = {}
         for each in candidates:
             if each.pool.block_hash is not None:
                 place = (each.block_number, each.pool.block_hash)
                 hashed.setdefault(place, []).append(each.pool.spec.key)
         if not hashed:
-            return Verdict(), ()
+            return Verdict(), (), None
         everyone = tuple(key for keys in hashed.values() for key in keys)
+        mark = await self._still_differing(branch)
         kept, late = await self._call(lambda: self.intake.kept(epoch))
         if not kept:
-            return Verdict(again=everyone), ()
+            return Verdict(again=everyone), (), None
         try:
-            found = await self._unbroken(asyncio.to_thread(branch.confirm, kept, hashed, late))
+            ask = asyncio.to_thread(branch.confirm, kept, hashed, late, mark)
+            found = await self._unbroken(ask)
+            agreement = found.agreement
+            if agreement.differs and agreement.tip is not None and not found.wrong:
+                number = agreement.tip.number
+                raise ChainMoved(
+                    f"events of block {number} of stream and node differ", block=number
+                )
+        except ChainMoved as error:
+            await self._not_confirmed(error)
+            await self._show_unsure(epoch, str(error))
+            return Verdict(is_unsure=True), (), None
         except Scraper as error:
             await self._not_confirmed(error)
-            return Verdict(again=everyone), ()
+            return Verdict(again=everyone), (), None
         self._unconfirmed_since = None
-        return Verdict(again=found.wrong, wait_for_block=found.reached_at), found.earlier
+        is_unsure = False
+        if found.reached_at is None and len(found.wrong) < len(everyone):
+            is_unsure = self._is_unsure(epoch, agreement)
+        if is_unsure:
+            await self._show_unsure(epoch, f"{agreement.blocks} blocks agree in time and fee alone")
+        verdict = Verdict(found.wrong, found.reached_at, is_unsure=is_unsure)
+        return verdict, found.earlier, agreement
+
+    async def _still_differing(self, branch: Branch) -> int:
+        """Forget a block that differed and that the stream has reverted since; a mark of now."""
+
+        def look() -> tuple[int, bool]:
+            known = () if branch.differing is None else (branch.differing,)
+            return self.intake.buffer.mark(), len(self.intake.valid(known)) == len(known)
+
+        mark, differs = await self._call(look)
+        if not differs:
+            branch.differing = None
+        return mark
+
+    def _is_unsure(self, epoch: int, agreement: Agreement) -> bool:
+        """Whether to wait for more that shows node and stream to be on one branch."""
+        now = time.monotonic()
+        if agreement.is_enough:
+            self._unsure_since = None
+            return False
+        if self._unsure_since is None or self._unsure_since[0] != epoch:
+            self._unsure_since = epoch, now
+        speaks_against = agreement.differs or agreement.is_doubted
+        return speaks_against or now < self._unsure_since[1] + self._unsure_s
+
+    async def _show_unsure(self, epoch: int, why: str) -> None:
+        if not self.is_live:
+            reason = f"nothing shows yet that the node is on the stream's branch: {why}"
+            await self._call(lambda: self.intake.enter(epoch, "replaying", reason))
 
     async def _not_confirmed(self, error: Scraper) -> None:
         """Stream and node differ. Usually one of them is ahead; if it stays so, the kept blocks are of
@@ -924,10 +996,14 @@ class Coordinator:
                 epoch, _first = await self._first_block()
                 await self._take_away()
                 started = time.monotonic() if started is None else started
-                witnesses = tuple(branch.witnesses)
+                witnesses = tuple(branch.sure)
                 facts = await self._call(partial(self.intake.gap_facts, epoch, witnesses))
                 if facts is not None:
+                    await self._still_differing(branch)
                     blocks = await self._unbroken(asyncio.to_thread(branch.fetch_gap, facts))
+                    if self._is_unsure(epoch, blocks.agreement):
+                        await self._unbroken(asyncio.sleep(5 * SCRAPE_POLL_S))
+                        continue
                     await self._take_away()  # the stream leaves out what a gap must not bring back
                     closed = await self._call(partial(self.intake.close_gap, epoch, facts, blocks))
                     if closed:
@@ -936,8 +1012,13 @@ class Coordinator:
                             for each in facts.witnesses
                             if each.number <= blocks.ancestor.number
                         ]
-                        branch.add((*blocks.missing, *blocks.compared), facts.mark)
-                        await self._call(partial(self.intake.note_hashes, tuple(branch.witnesses)))
+                        found = (*blocks.missing, *blocks.compared)
+                        branch.add(found, facts.mark, blocks.agreement)
+                        await self._call(partial(self.intake.note_hashes, tuple(branch.sure)))
+                        if blocks.missing and not blocks.agreement.is_proven:
+                            # All of them rest on what was missing.
+                            pools = await self._call(self.intake.pools)
+                            self._places = dict.fromkeys(pools, blocks.place)
                         self._settle_above(facts.first)
                         self._gap_is_closed(facts.head, blocks.ancestor.number, len(blocks.missing))
                         return True
@@ -982,6 +1063,7 @@ class Coordinator:
         while True:
             pause = self._witness_pause_s
             try:
+                await self._look_at_places(branch)
                 await self._witness(branch)
             except Scraper as error:
                 log.debug("event=no_hash error=%s reason=%r", type(error).__name__, str(error))
@@ -1000,15 +1082,50 @@ class Coordinator:
         if found is None or not found[1]:
             return
         mark, kept, late = found
+        await self._still_differing(branch)
         looked = branch.copy(valid)
         await asyncio.to_thread(looked.witness, kept, mark, late)
         branch.has_disagreed |= looked.has_disagreed
+        branch.differing = looked.differing
         if self.is_live and tuple(branch.witnesses) == known:
-            branch.witnesses = looked.witnesses
-            new = tuple(each for each in looked.witnesses if each.number > newest)
+            were_sure = {each.number for each in valid if each.is_sure}
+            branch.witnesses, branch.agreement = looked.witnesses, looked.agreement
+            new = tuple(each for each in looked.sure if each.number not in were_sure)
             await self._call(partial(self.intake.note_hashes, new))
             if branch.witnesses:
                 log.debug("event=hashes_known newest=%d", branch.witnesses[-1].number)
+
+    async def _look_at_places(self, branch: Branch) -> None:
+        """What was read at a block that the node no longer has is read again."""
+        if not self.is_live or not self._places:
+            return
+        looked = dict(self._places)
+        epoch, _first = await self._call(self.intake.joining_block)
+        head = await self._call(self.intake.live_head)
+        agreement, places = branch.agreement, sorted(set(looked.values()))
+        tip = agreement.tip
+        top = () if tip is None else ((tip.number, tip.hash),)
+        orphaned = set(await asyncio.to_thread(branch.orphaned, (*places, *top)))
+        proven = tip.number if tip and agreement.is_proven and not orphaned else 0
+        wrong = []
+        for key, place in looked.items():
+            if self._places.get(key) != place:
+                continue  # read anew meanwhile
+            if place in orphaned:
+                wrong.append(key)
+            if place in orphaned or place[0] <= proven or place[0] + PLACE_BLOCKS < head:
+                del self._places[key]
+        if wrong and epoch == self.intake.epoch:
+            lowest = min(number for number, _ in orphaned.intersection(places))
+            log.warning(
+                "event=read_on_other_branch pools=%d block=%d reason=%r",
+                len(wrong),
+                lowest,
+                "the node no longer has the block they were read at; they are read again",
+            )
+            branch.witnesses = [each for each in branch.witnesses if each.number < lowest]
+            branch.agreement = Agreement()
+            await self._call(partial(self.intake.suspect, wrong))
 
     # -- single pools
 

@@ -9,7 +9,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -70,16 +70,18 @@ class Verdict:
     """What keeps candidates from joining: pools to scrape again, the block still to come.
 
     `moved`: the stream begins at another block than the blocks fetched from the node lead to.
+    `is_unsure`: nothing shows yet that the node is on the stream's branch.
     """
 
     again: tuple[bytes, ...] = ()
     wait_for_block: int | None = None
     in_reorg: bool = False
     moved: bool = False
+    is_unsure: bool = False
 
     @property
     def is_clear(self) -> bool:
-        waits = self.wait_for_block is not None or self.in_reorg or self.moved
+        waits = self.wait_for_block is not None or self.in_reorg or self.moved or self.is_unsure
         return not self.again and not waits
 
 
@@ -531,9 +533,7 @@ class Intake:
         block might have been another."""
         if (moment.epoch, moment.removals) != (self.epoch, self._removals):
             return []
-        return self.valid(
-            [Witness(each.number, each.hash, min(moment.mark, each.mark)) for each in witnesses]
-        )
+        return self.valid([replace(each, mark=min(moment.mark, each.mark)) for each in witnesses])
 
     def gap_facts(self, epoch: int, witnesses: Sequence[Witness]) -> GapFacts | None:
         """What it takes to ask a node for the missing blocks; None while no block has come, or no
@@ -751,10 +751,14 @@ class Intake:
         counters = self.arena.counters
         counters[lib.PSA_COUNTER_AUDITED] += compared
         counters[lib.PSA_COUNTER_AUDIT_DIFFERENCES] += len(wrong)
-        for key in wrong:
+        self.suspect(wrong)
+
+    def suspect(self, keys: Sequence[bytes]) -> None:
+        """Pools whose values may be of another branch go stale and are read again."""
+        for key in keys:
             if (slot := self.arena.slot_of(key)) is not None:
                 self.arena.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
-        if wrong:
+        if keys:
             self.arena.commit()
             self.processor.note_stale()
             self._notify("stale")

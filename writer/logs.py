@@ -434,6 +434,11 @@ def differing_pools(kept: Records, found: Records, pools: Mapping[bytes, PoolSpe
     return [key for key in pools if sides[0].get(key) != sides[1].get(key)]
 
 
+def touched_pools(records: Records, pools: Mapping[bytes, PoolSpec]) -> set[bytes]:
+    """Those of `pools` that a block has events of."""
+    return {key for key, *_ in _effects(records, records, pools)}
+
+
 def _effects(
     kept: Records, records: Records, pools: Mapping[bytes, PoolSpec]
 ) -> list[tuple[Any, ...]]:

@@ -30,11 +30,11 @@ from arena.errors import (
 )
 from arena.layouts.events import EVENT
 from arena.native import lib
-from arena.writer.branch import Witness
+from arena.writer.branch import UNSURE_BLOCKS, Witness
 from arena.writer.coordinator import Coordinator, Preset
 from arena.writer.feed import EventBuffer
 from arena.writer.intake import NOT_YET, Intake
-from arena.writer.logs import Header, Log
+from arena.writer.logs import V2_SYNC, Header, Log
 from arena.writer.processor import Processor
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.slots import PoolTarget, pool_target
@@ -1266,7 +1266,7 @@ class EmptyChain:
         return 10**6
 
     def headers(self, numbers: Sequence[int]) -> list[Header]:
-        return [Header(n, self.hash_of(n), self.hash_of(n - 1), 12 * n, 7) for n in numbers]
+        return [Header(n, self.hash_of(n), self.hash_of(n - 1), 12 * n, fee_of(n)) for n in numbers]
 
     def logs(self, first: int, last: int, topics: Sequence[bytes]) -> list[Log]:
         return []
@@ -1275,8 +1275,16 @@ class EmptyChain:
         return [[] for _ in hashes]
 
 
+def fee_of(number: int) -> int:
+    """A base fee that moves with every block, as where blocks are neither full nor empty."""
+    return 1000 + number
+
+
 def timed(number: int, *events: dict[str, Any]) -> np.ndarray:
-    return block(number, *events, timestamp=12 * number)
+    records = block(number, *events, timestamp=12 * number)
+    records["flags"][0] |= lib.PSA_EVENT_HAS_BASE_FEE
+    records["words"][0, 0] = fee_of(number)
+    return records
 
 
 def take_over(
@@ -1601,3 +1609,236 @@ def test_an_added_pool_is_never_read_again_below_its_settle_block(
 
     bench.run(live())
     assert bench.amount(OTHER_KEY) == 61
+
+
+class ForkedNode:
+    """A node of a chain with a fixed fee and equal times on both its branches, A and B, which part at
+    block `fork`; it is on `branch` just now. `events`: (branch, block) -> logs."""
+
+    def __init__(self, fork: int, tip: int, branch: str = "B") -> None:
+        self.fork, self.tip, self.branch = fork, tip, branch
+        self.events: dict[tuple[str, int], list[Log]] = {}
+
+    def hash_of(self, number: int, branch: str) -> bytes:
+        mark = branch if number >= self.fork else "-"
+        return number.to_bytes(31, "big") + mark.encode()
+
+    def head_number(self) -> int:
+        return self.tip
+
+    def headers(self, numbers: Sequence[int]) -> list[Header | None]:
+        on = self.branch
+        return [
+            Header(n, self.hash_of(n, on), self.hash_of(n - 1, on), 1000 + n // 4, 7)
+            if n <= self.tip
+            else None
+            for n in numbers
+        ]
+
+    def logs(self, first: int, last: int, topics: Sequence[bytes]) -> list[Log]:
+        return [log for n in range(first, last + 1) for log in self._logs(n, self.branch)]
+
+    def _logs(self, number: int, branch: str) -> list[Log]:
+        return self.events.get((branch if number >= self.fork else "-", number), [])
+
+    def block_logs(self, hashes: Sequence[bytes], topics: Sequence[bytes]) -> list[list[Log]]:
+        return [self._logs(int.from_bytes(each[:31], "big"), chr(each[31])) for each in hashes]
+
+    def sync(self, number: int, branch: str, amount: int) -> None:
+        """V2 Sync in that block."""
+        data = amount.to_bytes(32, "big") + (1).to_bytes(32, "big")
+        block_hash = self.hash_of(number, branch)
+        log = Log(V2_KEY, (V2_SYNC,), data, number, block_hash, 0, 1)
+        self.events.setdefault((block_hash[31:].decode(), number), []).append(log)
+
+
+class NodeScraper(ListScraper):
+    """Reads amounts (branch -> amount) of the node's newest block."""
+
+    def __init__(self, node: ForkedNode, *keys: bytes, **amounts: int) -> None:
+        super().__init__(*keys)
+        self.node, self.amounts = node, amounts
+
+    def read_pools(self, keys: Sequence[bytes]) -> Scrape:
+        on, tip = self.node.branch, self.node.tip
+        self.now = {key: values(key, tip, self.amounts[on]) for key in self.keys}
+        found = super().read_pools(keys)
+        block_hash = self.node.hash_of(tip, on)
+        return replace(found, pools=tuple(replace(p, block_hash=block_hash) for p in found.pools))
+
+
+def fixed(number: int, *events: dict[str, Any]) -> np.ndarray:
+    """A block of a chain with four blocks a second and a base fee of 7."""
+    records = block(number, *events, timestamp=1000 + number // 4)
+    records["flags"][0] |= lib.PSA_EVENT_HAS_BASE_FEE
+    records["words"][0, 0] = 7
+    return records
+
+
+def forked(
+    make: Callable[..., Bench], *keys: bytes, fork: int, branch: str = "B"
+) -> tuple[Bench, ForkedNode]:
+    """Pools with 5 on branch A, which is the stream's, and 6 on B; the stream begins at block 101."""
+    node = ForkedNode(fork, tip=101, branch=branch)
+    scraper = NodeScraper(node, *keys, A=5, B=6)
+    more: dict[str, Any] = {"unsure_s": 1e9, "gap_timeout_s": 1.0, "witness_pause_s": 0.005}
+    bench = make(scraper, node=node, closes_gaps=True, **more)
+    bench.send(fixed(101))
+    return bench, node
+
+
+async def go_on(
+    bench: Bench, node: ForkedNode, *events: dict[str, Any], look: Callable[[], None] | None = None
+) -> None:
+    """One more block of the stream, and of the node."""
+    node.tip += 1
+    bench.send(fixed(node.tip, *events))
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+        if look is not None:
+            look()
+
+
+KEYS = ((V2_KEY,), (V3_KEY,), (V2_KEY, V3_KEY, OTHER_KEY))
+
+
+def are_live(bench: Bench, keys: Sequence[bytes]) -> bool:
+    return bench.reader.phase == "live" and {bench.status(key) for key in keys} == {"live"}
+
+
+@pytest.mark.parametrize("keys", KEYS)
+def test_pools_read_on_another_branch_that_looks_the_same_are_read_again(
+    make: Callable[..., Bench], keys: tuple[bytes, ...]
+) -> None:
+    """Nothing tells the branches apart but the hash, and the node comes round."""
+    bench, node = forked(make, *keys, fork=100)
+
+    async def scenario() -> None:
+        start = asyncio.ensure_future(bench.coordinator.cold_start())
+        for _ in range(UNSURE_BLOCKS - 4):
+            await go_on(bench, node)
+        assert not start.done(), "too little speaks for it"
+        assert "nothing shows yet" in bench.reader.phase_reason
+        while not start.done():
+            await go_on(bench, node)
+        await start
+        async with bench.live():
+            node.branch = "A"
+            while {bench.amount(key) for key in keys} != {5} or not are_live(bench, keys):
+                await go_on(bench, node)
+
+    bench.run(scenario())
+
+
+@pytest.mark.parametrize("keys", [KEYS[0], KEYS[2]])
+def test_while_events_differ_no_pool_goes_live(
+    make: Callable[..., Bench], keys: tuple[bytes, ...]
+) -> None:
+    """Node and stream stay apart for longer than any number of blocks counts as agreement."""
+    bench, node = forked(make, *keys, fork=100)
+
+    def look() -> None:
+        assert not any(
+            bench.status(key) == "live" and bench.amount(key) != 5
+            for key in keys
+            if bench.reader.phase == "live"
+        )
+
+    async def scenario() -> None:
+        node.sync(103, "A", 5)
+        node.sync(104, "B", 6)
+        start = asyncio.ensure_future(bench.coordinator.cold_start())
+        await go_on(bench, node)
+        await go_on(bench, node, sync(5), look=look)
+        for _ in range(3 * UNSURE_BLOCKS):
+            await go_on(bench, node, look=look)
+        assert not start.done()
+        node.branch = "A"
+        while not start.done():
+            await go_on(bench, node, look=look)
+        await start
+        assert are_live(bench, keys)
+        assert {bench.amount(key) for key in keys} == {5}
+
+    bench.run(scenario())
+
+
+def live_before_the_fork(
+    make: Callable[..., Bench], keys: tuple[bytes, ...]
+) -> tuple[Bench, ForkedNode, Callable[[], Awaitable[None]]]:
+    """Live on what both branches have, with hashes known."""
+    bench, node = forked(make, *keys, fork=140, branch="A")
+
+    async def start() -> None:
+        for number in (102, 104):
+            node.sync(number, "A", 5)
+        starting = asyncio.ensure_future(bench.coordinator.cold_start())
+        await go_on(bench, node, sync(5))
+        await go_on(bench, node)
+        await go_on(bench, node, sync(5))
+        await starting
+
+    return bench, node, start
+
+
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_a_gap_closed_on_another_branch_is_found_when_the_node_comes_round(
+    make: Callable[..., Bench], is_seen: bool
+) -> None:
+    """The stream loses blocks 140 to 142 while the node is on B; events differ later (`is_seen`), or
+    only in what was lost."""
+    keys = (V2_KEY, V3_KEY)
+    bench, node, start = live_before_the_fork(make, keys)
+
+    async def scenario() -> None:
+        await start()
+        async with bench.live():
+            while node.tip < 139 or not bench.coordinator.known():
+                await go_on(bench, node)
+            node.branch = "B"
+            node.sync(141, "A", 5)
+            node.sync(141, "B", 6)
+            if is_seen:
+                node.sync(144, "B", 7)
+            node.tip = 142
+            await go_on(bench, node)
+            assert not are_live(bench, keys), "the blocks before it are missing"
+            for _ in range(UNSURE_BLOCKS - 4):
+                await go_on(bench, node)
+                assert not are_live(bench, keys)
+            for _ in range(UNSURE_BLOCKS if is_seen else 0):
+                await go_on(bench, node)
+                assert not are_live(bench, keys)
+            node.branch = "A"
+            bench.coordinator._scraper.amounts["A"] = 5
+            while bench.amount(V2_KEY) != 5 or not are_live(bench, keys):
+                await go_on(bench, node)
+
+    bench.run(scenario())
+
+
+def test_hashes_of_blocks_that_only_look_the_same_are_not_kept(
+    make: Callable[..., Bench],
+) -> None:
+    """What a checkpoint, the audit and the next writer go by is shown by more than time and fee."""
+    bench, node, start = live_before_the_fork(make, (V2_KEY,))
+
+    async def scenario() -> None:
+        await start()
+        async with bench.live():
+            while not bench.coordinator.known():
+                await go_on(bench, node)
+            node.branch = "B"
+            while node.tip < 139:
+                await go_on(bench, node)
+            while node.tip < 139 + UNSURE_BLOCKS // 2:
+                await go_on(bench, node)
+            node.branch = "A"
+            while (bench.coordinator.known() or [None])[-1].number < 139 + UNSURE_BLOCKS:
+                await go_on(bench, node)
+            for each in bench.coordinator.known():
+                assert each.hash == node.hash_of(each.number, "A")
+            kept = bench.arena.undoable()
+            assert all(found in (None, node.hash_of(n, "A")) for n, found in kept)
+
+    bench.run(scenario())
