@@ -163,7 +163,7 @@ class Audit:
                 rows = [each for each in rows if each.field != "lp_fee"]
             found[key] = rows
         for invalid in scrape.invalid:
-            if invalid.found != "no entry":  # taken from the list just now
+            if invalid.fields.get("found") != "no entry":  # taken from the list just now
                 found[invalid.key] = [Difference(invalid.key, "pool", "live", str(invalid))]
         return {key: rows for key, rows in found.items() if rows}
 

@@ -4,15 +4,19 @@ Transport faults come from a server that answers by itself; faults of a scrape f
 in front of a real node (marker `node`).
 """
 
+import asyncio
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from node.market import Market
 from node.process import Node
 from node.proxy import Fault, FaultyServer, node_answer, plain_answer
@@ -28,6 +32,7 @@ from arena.errors import (
 from arena.writer.jsonrpc import JsonRpc, Limits
 from arena.writer.scrapers.blocks import sync_state
 from arena.writer.scrapers.rpc import RpcScraper, Way, block_by_hash, head_block, is_canonical
+from arena.writer.transports import pause_asked
 from arena.writer.whitelist import parse_pool_list
 
 CHAIN_ID = 31337
@@ -185,6 +190,298 @@ def test_a_batch_refused_as_a_whole_is_refused() -> None:
         pytest.raises(RpcRefused, match="unauthorized"),
     ):
         rpc.batch([("echo", [1]), ("echo", [2])])
+
+
+# A batch that a node will not answer whole
+
+MOST = 7
+
+
+def first_few(body: bytes) -> bytes:
+    answers = json.loads(plain_answer(body))
+    return json.dumps(answers[:MOST] if isinstance(answers, list) else answers).encode()
+
+
+def few_and_errors(body: bytes) -> bytes:
+    """go-ethereum's way of bounding the bytes of an answer."""
+    answers = json.loads(plain_answer(body))
+    for each in answers[MOST:] if isinstance(answers, list) else ():
+        del each["result"]
+        each["error"] = {"code": -32003, "message": "response too large"}
+    return json.dumps(answers).encode()
+
+
+def one_error_in_a_list(body: bytes) -> bytes:
+    """go-ethereum's way of bounding calls: the first call's answer, and no other."""
+    asked = json.loads(body)
+    if not isinstance(asked, list) or len(asked) <= MOST:
+        return plain_answer(body)
+    error = {"code": -32600, "message": "batch too large"}
+    return json.dumps([{"jsonrpc": "2.0", "id": asked[0]["id"], "error": error}]).encode()
+
+
+def no_answer_in_a_list(body: bytes) -> bytes:
+    asked = json.loads(body)
+    if not isinstance(asked, list) or len(asked) <= MOST:
+        return plain_answer(body)
+    error = {"code": -32000, "message": "exceeds the maximum of calls"}
+    return json.dumps([{"jsonrpc": "2.0", "id": None, "error": error}]).encode()
+
+
+def above(fault: Fault, most: int = MOST) -> Callable[[Any, int], Fault | None]:
+    return lambda asked, _: fault if isinstance(asked, list) and len(asked) > most else None
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(whole_error=(-32600, "batch too large")),
+        Fault(whole_error=(-32007, "batch limit exceeded")),
+        Fault(whole_error=(-32005, "Batched requests are limited")),
+        Fault(whole_error=(-32000, "words that nobody knows")),
+        Fault(error=(-32003, "response too large")),
+        Fault(cut="connection"),
+        Fault(cut="json"),
+        Fault(body=b""),
+        Fault(body=b"[]"),
+        Fault(status=413),
+        Fault(status=400),
+        Fault(status=500),
+        Fault(status=503),
+        Fault(error=(-32007, "50/second request limit reached")),
+    ],
+    ids=str,
+)
+def test_a_bounded_batch_is_cut(fault: Fault) -> None:
+    with (
+        FaultyServer(plain_answer, above(fault)) as server,
+        JsonRpc(server.http, quick()) as rpc,
+    ):
+        assert rpc.batch([("echo", [number]) for number in range(40)]) == list(range(40))
+
+
+@pytest.mark.parametrize("tries", [1, 2, 5])
+@pytest.mark.parametrize(
+    "answer", [first_few, few_and_errors, one_error_in_a_list, no_answer_in_a_list]
+)
+def test_what_was_answered_of_a_batch_is_kept(answer: Callable[[bytes], bytes], tries: int) -> None:
+    sizes: list[int] = []
+
+    def counted(body: bytes) -> bytes:
+        asked = json.loads(body)
+        sizes.append(len(asked) if isinstance(asked, list) else 1)
+        return answer(body)
+
+    with FaultyServer(counted) as server, JsonRpc(server.http, quick(tries=tries)) as rpc:
+        assert rpc.batch([("echo", [number]) for number in range(40)]) == list(range(40))
+        learned, sizes[:] = list(sizes), []
+        assert rpc.batch([("echo", [number]) for number in range(40)]) == list(range(40))
+    assert len(learned) <= 40 / MOST + 2 * 6
+    assert max(sizes) <= MOST, "the size that worked is remembered"
+
+
+def test_a_node_that_takes_no_batches_is_asked_one_by_one() -> None:
+    refusal = Fault(whole_error=(-32600, "Invalid Request"))
+    with (
+        FaultyServer(plain_answer, above(refusal, most=0)) as server,
+        JsonRpc(server.http, quick()) as rpc,
+    ):
+        assert rpc.batch([("echo", [number]) for number in range(9)]) == list(range(9))
+
+
+@pytest.mark.parametrize("tries", [1, 4])
+def test_a_node_that_is_away_is_no_bound(tries: int) -> None:
+    """One call alone tells it, and the batch is not asked in ever smaller parts."""
+    with (
+        FaultyServer(plain_answer, lambda *_: Fault(cut="connection")) as server,
+        JsonRpc(server.http, quick(tries=tries)) as rpc,
+    ):
+        with pytest.raises(RpcUnavailable):
+            rpc.batch([("echo", [number]) for number in range(40)])
+        assert server.request_count == max(tries, 2)
+        server.rule = lambda *_: None
+        server.request_count = 0
+        assert rpc.batch([("echo", [number]) for number in range(40)]) == list(range(40))
+        assert server.request_count == 1
+
+
+def test_a_call_refused_for_its_own_sake_stays_alone() -> None:
+    def answer(body: bytes) -> bytes:
+        answers = json.loads(plain_answer(body))
+        for each in answers if isinstance(answers, list) else [answers]:
+            if each["result"] == 5:
+                del each["result"]
+                each["error"] = {
+                    "code": -32005,
+                    "message": "query returned more than 10000 results",
+                }
+        return json.dumps(answers).encode()
+
+    with FaultyServer(answer) as server, JsonRpc(server.http, quick()) as rpc:
+        found = rpc.batch([("echo", [number]) for number in range(9)])
+    assert isinstance(found[5], RpcRefused)
+    assert [each for at, each in enumerate(found) if at != 5] == [0, 1, 2, 3, 4, 6, 7, 8]
+
+
+def test_calls_a_second_are_waited_out_and_answers_kept() -> None:
+    """A node that answers five calls, then refuses until it was left alone for a while."""
+    budget = {"left": 5, "since": 0.0}
+    asked: list[int] = []
+
+    def answer(body: bytes) -> bytes:
+        now = time.monotonic()
+        if now - budget["since"] > 0.05:
+            budget.update(left=5, since=now)
+        answers = json.loads(plain_answer(body))
+        for each in answers if isinstance(answers, list) else [answers]:
+            asked.append(each["result"])
+            budget["left"] -= 1
+            if budget["left"] < 0:
+                del each["result"]
+                each["error"] = {"code": -32012, "message": "credits limited to 5"}
+        return json.dumps(answers).encode()
+
+    with (
+        FaultyServer(answer) as server,
+        JsonRpc(server.http, quick(tries=9, first_pause_s=0.03)) as rpc,
+    ):
+        assert rpc.batch([("echo", [number]) for number in range(23)]) == list(range(23))
+    assert asked.count(0) == 1, "what was answered is not asked again"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (-32007, "15/second request limit reached - reduce calls per second"),
+        (-32012, "credits limited to 6000/min"),
+        (-32016, "over rate limit"),
+        (-32029, "anything"),
+        (-32097, "anything"),
+        (-32000, "Your app has exceeded its compute units per second capacity"),
+        (-32005, "daily request count exceeded, request rate limited"),
+        (0, "Too Many Requests"),
+    ],
+)
+def test_slow_down_in_any_words_is_waited_out(code: int, text: str) -> None:
+    fault = Fault(error=(code, text))
+    with (
+        FaultyServer(plain_answer, lambda _, number: fault if number < 3 else None) as server,
+        JsonRpc(server.http, quick(tries=1)) as rpc,
+    ):
+        assert rpc.call("any_method", "value") == "value"
+        assert server.request_count == 4
+        server.rule = lambda *_: fault
+        with pytest.raises(RpcUnavailable):
+            rpc.call("any_method", "value")
+
+
+class SocketServer:
+    """A WebSocket that answers as `plain_answer`, or closes with the code that `rule` gives."""
+
+    def __init__(self, rule: Callable[[Any, int], int | None]) -> None:
+        self.count = 0
+        self._rule = rule
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        self._ready.wait()
+
+    def _run(self) -> None:
+        async def start() -> web.AppRunner:
+            app = web.Application()
+            app.router.add_get("/", self._serve)
+            runner = web.AppRunner(app, access_log=None)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            self.address = f"ws://127.0.0.1:{runner.addresses[0][1]}"
+            return runner
+
+        runner = self._loop.run_until_complete(start())
+        self._ready.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+
+    async def _serve(self, request: web.Request) -> web.WebSocketResponse:
+        found = web.WebSocketResponse()
+        await found.prepare(request)
+        async for message in found:
+            asked = json.loads(message.data)
+            code = self._rule(asked, self.count)
+            self.count += 1
+            if code is not None:
+                await found.close(code=code, message=b"as told")
+                break
+            await found.send_bytes(plain_answer(message.data.encode()))
+        return found
+
+    def __enter__(self) -> "SocketServer":
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@pytest.mark.parametrize("code", [1001, 1008, 1011, 1013])
+def test_a_websocket_that_closes_is_opened_again(code: int) -> None:
+    def rule(_: Any, number: int) -> int | None:
+        return code if number < 2 else None
+
+    with SocketServer(rule) as server, JsonRpc(server.address, quick()) as rpc:
+        assert rpc.call("echo", "value") == "value"
+        assert server.count == 3
+
+
+def test_a_websocket_that_says_later_is_waited_for_where_nothing_else_is_tried_again() -> None:
+    def rule(_: Any, number: int) -> int | None:
+        return 1013 if number < 3 else None
+
+    with SocketServer(rule) as server, JsonRpc(server.address, quick(tries=1)) as rpc:
+        assert rpc.call("echo", "value") == "value"
+
+
+def test_a_websocket_that_closes_on_a_message_too_big_gets_smaller_ones() -> None:
+    def rule(asked: Any, number: int) -> int | None:
+        return 1009 if isinstance(asked, list) and len(asked) > MOST else None
+
+    with SocketServer(rule) as server, JsonRpc(server.address, quick(tries=1)) as rpc:
+        assert rpc.batch([("echo", [number]) for number in range(40)]) == list(range(40))
+    with SocketServer(lambda *_: 1009) as server, JsonRpc(server.address, quick()) as rpc:
+        with pytest.raises(RpcRefused) as caught:
+            rpc.call("echo", "value")
+        assert caught.value.code == 1009
+        assert server.count == 1
+
+
+def test_an_answer_of_a_websocket_above_the_limit_is_refused() -> None:
+    with (
+        SocketServer(lambda *_: None) as server,
+        JsonRpc(server.address, quick(max_response_nbytes=1000)) as rpc,
+        pytest.raises(RpcRefused, match="above 1000 bytes"),
+    ):
+        rpc.call("echo", "x" * 2000)
+
+
+@pytest.mark.parametrize(
+    ("value", "least_s", "most_s"),
+    [
+        ("2", 2, 2),
+        (" 1.5 ", 1.5, 1.5),
+        ("-3", 0, 0),
+        ("99999", 10, 10),
+        ("1" * 300, 0, 0),
+        ("²", 0, 0),
+        ("soon", 0, 0),
+        ("", 0, 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+        (format_datetime(datetime.now(UTC) + timedelta(seconds=3600), usegmt=True), 10, 10),
+    ],
+)
+def test_pauses_that_nodes_ask_for(value: str, least_s: float, most_s: float) -> None:
+    assert least_s <= pause_asked(value) <= most_s
 
 
 def test_no_more_requests_than_allowed_are_under_way() -> None:

@@ -1327,6 +1327,45 @@ def test_a_taken_over_arena_is_live_without_a_read(
     assert scraper.reads == []
 
 
+class Contradicted:
+    """Played in place of Described: these pools are not what the list says."""
+
+    def __init__(self, *keys: bytes) -> None:
+        self.keys = keys
+
+    def wrong_of(self, specs: Sequence[PoolSpec]) -> dict[bytes, PoolInvalid]:
+        return {
+            spec.key: PoolInvalid("fee_pips is 500, listed is 3000", key=spec.key, found="fee")
+            for spec in specs
+            if spec.key in self.keys
+        }
+
+    def checked(self, scrape: Scrape) -> Scrape:
+        wrong = self.wrong_of([pool.spec for pool in scrape.pools])
+        pools = tuple(pool for pool in scrape.pools if pool.spec.key not in wrong)
+        return Scrape(pools, (*scrape.invalid, *wrong.values()))
+
+
+def test_a_pool_that_the_chain_contradicts_is_not_installed(make: Callable[..., Bench]) -> None:
+    scraper = ListScraper(V2_KEY, V3_KEY)
+    scraper.now = {V2_KEY: values(V2_KEY, 100, 7), V3_KEY: values(V3_KEY, 100, 1000)}
+    bench = make(scraper, described=Contradicted(V3_KEY))
+    bench.send(block(101))
+    metrics = bench.run(bench.coordinator.cold_start())
+    assert list(bench.reader) == [hex_of(V2_KEY)]
+    assert (metrics.pools_done, metrics.pools_invalid) == (1, 1)
+
+
+def test_a_taken_over_pool_that_the_chain_contradicts_is_removed_before_live(
+    make: Callable[..., Bench], arena_name: str
+) -> None:
+    bench, _scraper = take_over(make, arena_name)
+    bench.coordinator._described = Contradicted(V3_KEY)  # type: ignore[assignment]
+    bench.run(bench.coordinator.warm_start())
+    assert bench.reader.phase == "live"
+    assert list(bench.reader) == [hex_of(V2_KEY)]
+
+
 def test_a_pool_gone_from_the_list_is_removed_before_a_taken_over_arena_goes_live(
     make: Callable[..., Bench], arena_name: str
 ) -> None:

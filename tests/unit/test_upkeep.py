@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from arena.arena import PoolSpec, PoolValues, TokenSpec
+from arena.errors import PoolInvalid
 from arena.writer import upkeep
 from arena.writer.branch import Witness
 from arena.writer.intake import Moment
@@ -107,3 +108,30 @@ def test_an_added_pool_that_differs_twice_is_made_stale() -> None:
     asyncio.run(asyncio.wait_for(go(), 30))
     assert played.wrong == [KEY]
     assert played.compared == [KEY, KEY]
+
+
+class Contradicted:
+    """Played in place of Described: every pool is something else than the list says."""
+
+    def checked(self, scrape: Scrape) -> Scrape:
+        errors = [
+            PoolInvalid("fee_pips is 500 by its contract, listed is 3000", key=pool.spec.key)
+            for pool in scrape.pools
+        ]
+        return Scrape((), tuple(errors))
+
+
+def test_a_pool_whose_fee_the_chain_contradicts_is_made_stale() -> None:
+    played = Played()
+    played.known = Witness(20, b"\x20" * 32, 1)
+    auditing = audit(played)
+    auditing.described = Contradicted()  # type: ignore[assignment]
+
+    async def go() -> None:
+        running = asyncio.ensure_future(auditing.run())
+        await until(lambda: bool(played.wrong))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+    assert played.wrong == [KEY]
