@@ -2,7 +2,8 @@
 
 PSA_PROFILE (quick, ci or long; quick by default) sets how many generated examples property tests
 run. PSA_SEED repeats the random choices of a run; the seed in use stands in the report's header.
-Every test has a deadline through pytest-timeout (pyproject.toml).
+Every test has a deadline through pytest-timeout (pyproject.toml). Tests in tests/property carry the
+marker `property`.
 """
 
 import os
@@ -45,6 +46,12 @@ for _name, _count in _EXAMPLES.items():
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
 settings.load_profile(PROFILE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(TESTS / "property"):
+            item.add_marker(pytest.mark.property)
 
 
 def pytest_report_header() -> str:

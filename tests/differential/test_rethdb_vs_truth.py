@@ -81,7 +81,10 @@ def test_every_pool_of_a_readable_database_equals_the_contracts_answers(
     assert batch.transactions == 1
 
 
-@pytest.mark.parametrize("variant", READABLE)
+@pytest.mark.parametrize(
+    "variant",
+    [READABLE[0], *(pytest.param(each, marks=pytest.mark.slow) for each in READABLE[1:])],
+)
 def test_reader_processes_give_the_same_scrape(variant: str, tmp_path: Path) -> None:
     unpack(variant, tmp_path)
     by_key = {from_hex(pool["key"]): pool for pool in POOLS}
@@ -214,6 +217,7 @@ def test_a_pool_that_is_not_listed_is_reported(tmp_path: Path) -> None:
     assert [error.key for error in scrape.invalid] == [b"\1" * 20]
 
 
+@pytest.mark.slow
 def test_reader_processes_show_the_database_as_it_is(tmp_path: Path) -> None:
     for variant in ("v2_rest", "v2_pipeline"):
         unpack(variant, tmp_path / variant)

@@ -17,6 +17,11 @@ from oracle.frames import Exex, Piece, Seed, pieces
 from oracle.processes import ReaderProcess, WriterProcess
 
 SEED_TAGGED, SEED_INDEXED, EXEX = "seed-tagged", "seed-indexed", "exex"
+EXEX_AT_ONCE = [
+    EXEX,
+    pytest.param(SEED_TAGGED, marks=pytest.mark.slow),
+    pytest.param(SEED_INDEXED, marks=pytest.mark.slow),
+]
 
 
 def _encoder(dialect: str) -> Exex | Seed:
@@ -187,7 +192,7 @@ def test_v2_frames_split_anywhere_give_the_same(tmp_path: Path, arena_name: str)
     assert result.drifted == set()
 
 
-@pytest.mark.parametrize("dialect", [EXEX, SEED_TAGGED, SEED_INDEXED])
+@pytest.mark.parametrize("dialect", EXEX_AT_ONCE)
 def test_v3_chain_equals_storage(dialect: str, tmp_path: Path, arena_name: str) -> None:
     chain = load("v3_chain")
     story = _story("v3_chain", dialect, _spread(chain, list(chain.pools), 13, 23))
@@ -197,6 +202,7 @@ def test_v3_chain_equals_storage(dialect: str, tmp_path: Path, arena_name: str) 
     assert result.reread == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [EXEX, SEED_TAGGED, SEED_INDEXED])
 def test_v4_chain_equals_storage_but_for_fees_without_events(
     dialect: str, tmp_path: Path, arena_name: str

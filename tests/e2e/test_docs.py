@@ -15,6 +15,7 @@ import os
 import queue
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -74,6 +76,11 @@ NOT_RUN = {
         "python3 -m venv .venv && .venv/bin/pip install -q '.[writer,test]' && .venv/bin/pytest -q "
         "-n auto --dist worksteal",
     ): ("command: tests"),
+    (
+        "README.md",
+        "PSA_PROFILE=ci .venv/bin/pytest -q -n auto --dist worksteal "
+        '-m "(slow or property) and not (node or nats or model)"',
+    ): ("command: long tests"),
     ("docs/tutorial.md", "python3 -m venv .venv"): (
         "not run: the installation is what the tests run on"
     ),
@@ -158,7 +165,9 @@ def test_every_block_is_run_shown_or_listed() -> None:
                 left_out[block.key] = block.note
     assert left_out == NOT_RUN
     # The commands of the README run in the release check instead.
-    assert "for name in demo tests; do" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert 'for name in demo tests "long tests"; do' in (ROOT / ".ci" / "run").read_text(
+        encoding="utf-8"
+    )
 
 
 # ---- running a page
@@ -383,6 +392,7 @@ ORDINARY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ORDINARY)
 def test_the_blocks_of_a_page_run(page: str, open_page: Callable[..., Any]) -> None:
     with open_page(page) as opened:
@@ -410,9 +420,26 @@ def test_the_readme_runs(open_page: Callable[..., Any]) -> None:
         assert opened.swapped == set(swaps)
 
 
+@contextlib.contextmanager
+def stopped_once_live(replay: int, name: str) -> Iterator[None]:
+    """Stop that process as soon as the arena is live. A shell that looks for it starts a program each
+    time: on a busy machine the recording is over before it sees anything."""
+
+    def hold() -> None:
+        with arena.attach(name, timeout=SECONDS) as pools:
+            pools.wait_live(timeout=SECONDS)
+            os.kill(replay, signal.SIGSTOP)
+
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(hold)
+        yield
+        held.result()
+
+
+@pytest.mark.slow
 def test_the_page_on_a_recording_runs(tmp_path: Path, arena_name: str) -> None:
     """The replay stands still from live until the loop begins: a slow machine misses no reorg either."""
-    swaps = {"--rate 1 ": "--rate 4 ", "timeout=20": "timeout=6"}
+    swaps = {"--rate 1 ": "--rate 4 ", "timeout=20": "timeout=10"}
     (tmp_path / "writer").symlink_to(ROOT / "writer")
     with Page(RECORDING_PAGE, tmp_path, arena_name, swaps) as opened:
         opened.work = tmp_path / "tutorial"
@@ -423,10 +450,11 @@ def test_the_page_on_a_recording_runs(tmp_path: Path, arena_name: str) -> None:
                 opened.run_python(first)
                 opened.run_shell("kill -CONT %1")
                 opened.printed[block.line] = opened.run_python(loop)
-                continue
-            opened.run(block)
-            if block.text.startswith("arena-writer run"):
-                opened.run_shell("kill -STOP %1")
+            elif block.text.startswith("arena-writer run"):
+                with stopped_once_live(int(opened.run_shell("jobs -p %1")), arena_name):
+                    opened.run(block)
+            else:
+                opened.run(block)
         assert opened.swapped == set(swaps)
 
         def printed(start: str) -> str:
@@ -443,6 +471,7 @@ def test_the_page_on_a_recording_runs(tmp_path: Path, arena_name: str) -> None:
         assert len(dump) == 1 + 11
 
 
+@pytest.mark.slow
 def test_the_recovery_page_runs(open_page: Callable[..., Any]) -> None:
     with open_page("docs/howto/recover.md") as opened:
         blocks = runnable("docs/howto/recover.md")

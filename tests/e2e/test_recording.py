@@ -234,10 +234,14 @@ def test_a_killed_recorder_loses_only_what_was_not_written(
     assert len(kept.breaks) == 1
 
 
-@pytest.fixture
-def recorded(server: FeedServer, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recording of several chunks."""
-    with Record(tmp_path, server.socket_path) as record:
+    folder = tmp_path_factory.mktemp("recorded")
+    with (
+        FeedServer(folder / "feed.sock", STREAM, folder / "stream.bin") as server,
+        Record(folder, server.socket_path) as record,
+    ):
         server.await_clients(1)
         at = 0
         for end in (BETWEEN[4], BETWEEN[8], len(STREAM)):

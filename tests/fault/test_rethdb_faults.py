@@ -252,6 +252,7 @@ def test_a_transaction_sees_one_block_and_its_header_but_not_the_next(
     assert len(seen) > 5
 
 
+@pytest.mark.slow
 def test_each_pool_lies_whole_in_one_transaction_where_a_batch_takes_several(
     database: Path, folder: Path
 ) -> None:
@@ -965,7 +966,13 @@ def test_the_commands_read_a_good_database(folder: Path, database: Path, pool_fi
     assert [line.split()[0] for line in out.splitlines() if line.split()[1] == "database"] == ["ok"]
 
 
-@pytest.mark.parametrize("name", REFUSALS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("missing", "locked") else [pytest.mark.slow])
+        for name in REFUSALS
+    ],
+)
 def test_a_refusing_database_ends_the_commands_with_its_class_and_a_remedy(
     name: str, folder: Path, database: Path, pool_file: Path
 ) -> None:

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import arena
 from arena.arena import PoolSpec, TokenSpec, WriterArena
 from arena.layouts import slots
@@ -20,7 +22,7 @@ from arena.layouts import slots
 sys.path.insert(0, str(Path(__file__).parent))
 import churn_roles as roles
 
-ROUNDS = 200
+ROUNDS = [20, pytest.param(200, marks=pytest.mark.slow)]
 
 
 def role(which: str, name: str) -> subprocess.Popen[str]:
@@ -69,7 +71,10 @@ def free_slots(owner: WriterArena) -> int:
     raise AssertionError("more pools fit than there are slots")
 
 
-def test_killed_writers_leave_each_pool_whole_or_gone_and_lose_no_slot(arena_name: str) -> None:
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_killed_writers_leave_each_pool_whole_or_gone_and_lose_no_slot(
+    rounds: int, arena_name: str
+) -> None:
     with WriterArena.create(
         arena_name, max_pools=roles.SLOTS, tick_bytes=1 << 17, undo_blocks=4, undo_records=64
     ) as owner:
@@ -84,7 +89,7 @@ def test_killed_writers_leave_each_pool_whole_or_gone_and_lose_no_slot(arena_nam
             assert answer(nursery) == "ready"
             assert answer(reader) == "ready"
             with arena.attach(arena_name, timeout=10, require_writer=False) as pools:
-                for turn in range(ROUNDS):
+                for turn in range(rounds):
                     before = check(pools)
                     tell(nursery)
                     pid = int(answer(nursery))
@@ -112,12 +117,12 @@ def test_killed_writers_leave_each_pool_whole_or_gone_and_lose_no_slot(arena_nam
         finally:
             nursery.kill()
             reader.kill()
-    print(f"of {ROUNDS} kills {in_growth} in a growth, {inside} in a commit; {advanced}; {counts}")
-    assert advanced > ROUNDS // 4
-    assert in_growth > 0
+    print(f"of {rounds} kills {in_growth} in a growth, {inside} in a commit; {advanced}; {counts}")
+    assert advanced > rounds // 10
+    assert in_growth > 0 or rounds < 100
     assert counts["wrong"] == 0
-    assert counts["views"] > ROUNDS
-    assert counts["answers"] > ROUNDS
-    assert counts["generation"] > 10
+    assert counts["views"] > rounds
+    assert counts["answers"] > rounds
+    assert counts["generation"] > rounds // 20
     with WriterArena.take_over(arena_name) as owner:
         owner.close(unlink=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import wire_oracle as oracle
@@ -516,6 +517,7 @@ def variations(payload: bytes) -> list[bytes]:
     return found
 
 
+@pytest.mark.slow
 def test_every_byte_of_every_form_is_read_as_the_oracle_reads_it() -> None:
     """In its block, so that updates of common forms take the fast path; marks on their own."""
     kinds = set()

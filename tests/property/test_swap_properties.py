@@ -7,6 +7,7 @@ in range equal to the sum below the current tick, gaps without liquidity, any fe
 import random
 
 import pytest
+from conftest import PROFILE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_pools import Answer, NativePool, limbs
@@ -21,6 +22,8 @@ STATUS = {
     "InvalidFeeForExactOut": lib.PSA_FEE_TOO_HIGH,
     "SafeCastOverflow": lib.PSA_SWAP_REVERTS,
 }
+
+SHARE = 10 if PROFILE == "quick" else 1  # of the examples below
 
 # spacings of live pools, the largest ones, and a few in between
 SPACINGS = st.sampled_from([1, 10, 50, 60, 200, 887, 3465, 16000, 16383])
@@ -138,7 +141,7 @@ def limits(draw: st.DrawFn, pool: oracle.ConcentratedPool) -> int:
     )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600 // SHARE, deadline=None)
 @given(st.data())
 def test_swap_equals_the_oracle(data: st.DataObject) -> None:
     pool = data.draw(pools())
@@ -156,7 +159,7 @@ def test_swap_equals_the_oracle(data: st.DataObject) -> None:
             assert found == expected(pool, near, zero_for_one, exact_in, limit)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 // SHARE, deadline=None)
 @given(st.data())
 def test_ladder_equals_the_plain_quote_at_and_around_every_rung(data: st.DataObject) -> None:
     pool = data.draw(pools())
@@ -180,7 +183,7 @@ def test_ladder_equals_the_plain_quote_at_and_around_every_rung(data: st.DataObj
         assert plain[asked.index(amount)] == expected(pool, amount, zero_for_one, exact_in)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000 // SHARE, deadline=None)
 @given(st.data())
 def test_v2_equals_the_router_library(data: st.DataObject) -> None:
     reserves = data.draw(st.tuples(magnitudes(112), magnitudes(112)))
@@ -213,7 +216,7 @@ def test_v2_equals_the_router_library(data: st.DataObject) -> None:
     assert pool.quote(amount, zero_for_one, exact_in) == wanted
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000 // SHARE, deadline=None)
 @given(st.integers(oracle.MIN_SQRT_PRICE, oracle.MAX_SQRT_PRICE - 1))
 def test_tick_of_any_price_equals_the_oracle(price: int) -> None:
     tick = ffi.new("int32_t *")
