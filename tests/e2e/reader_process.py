@@ -21,11 +21,16 @@ on stdout, and ends when stdin closes:
     {"do": "watch", "keys", "last", "seconds"}
                                     look as often as possible until a view is `last`; answers every
                                     distinct [block, digest of the states] seen
+    {"do": "record", "keys"}        look, from now on and beside other commands, after every commit and
+                                    change of phase
+    {"do": "recorded"}              what that saw since it was last asked: time, block, phase, whether
+                                    writer and pools are live, and states where they changed
 """
 
 import hashlib
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -208,6 +213,49 @@ class Reader:
             if look == tuple(last):
                 return {"ok": True, "views": views, "seen": list(seen)}
         return {"ok": False, "views": views, "seen": list(seen)}
+
+    def do_record(self, keys: list[str]) -> dict[str, Any]:
+        self.records: list[dict[str, Any]] = []
+        threading.Thread(target=self.record, args=(keys,), daemon=True).start()
+        return {"ok": True}
+
+    def record(self, keys: list[str]) -> None:
+        kept: dict[str, Any] = {}
+        last: Any = None
+        commit = 0
+        while True:
+            phase, reason = self.pools.phase, self.pools.phase_reason
+            alive = self.pools.writer_alive
+            committed = self.pools.committed
+            if (phase, reason, alive, committed) == last:
+                commit = self.pools.wait_commit(after=commit, timeout=0.05) or commit
+                continue
+            last, commit = (phase, reason, alive, committed), committed
+            try:
+                with self.pools.snapshot() as view:
+                    block = int(view.block_number)
+                    states = {key: view[key].state() for key in keys if key in view}
+            except arena.SnapshotTooOld:
+                last = None
+                continue
+            live = {key: shown(s) for key, s in states.items() if s.status == "live"}
+            changed = {key: state for key, state in live.items() if kept.get(key) != state}
+            kept = {key: state for key, state in kept.items() if key in live} | changed
+            self.records.append(
+                {
+                    "time": time.time(),
+                    "block": block,
+                    "phase": phase,
+                    "reason": reason,
+                    "alive": alive,
+                    "live": sorted(live) if len(live) < len(keys) else None,
+                    "set": changed,
+                }
+            )
+
+    def do_recorded(self) -> dict[str, Any]:
+        found, self.records = self.records, []
+        return {"records": found}
 
 
 def main() -> None:

@@ -129,6 +129,7 @@ def test_a_writer_follows_a_replay_shows_its_status_and_cleans_up(
     assert not list(Path("/dev/shm").glob(f"{arena_name}*"))
 
 
+@pytest.mark.slow
 def test_status_for_people_names_phase_and_pools(
     start: Callable[..., subprocess.Popen[str]], feed: Path, arena_name: str
 ) -> None:
@@ -146,6 +147,7 @@ def test_status_for_people_names_phase_and_pools(
     assert end(writer)[0] == 0
 
 
+@pytest.mark.slow
 def test_keep_segment_leaves_the_last_block_readable(
     start: Callable[..., subprocess.Popen[str]], feed: Path, arena_name: str
 ) -> None:
@@ -234,6 +236,7 @@ def test_a_writer_that_waits_for_its_states_ends_at_once_when_told(
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_states_that_never_appear_end_the_writer(
     start: Callable[..., subprocess.Popen[str]], feed: Path, tmp_path: Path, arena_name: str
 ) -> None:
@@ -243,6 +246,7 @@ def test_states_that_never_appear_end_the_writer(
     assert not list(Path("/dev/shm").glob(f"{arena_name}*"))
 
 
+@pytest.mark.slow
 def test_states_older_than_the_stream_end_the_writer(
     start: Callable[..., subprocess.Popen[str]], feed: Path, tmp_path: Path, arena_name: str
 ) -> None:
@@ -267,6 +271,7 @@ def test_a_second_writer_is_refused_and_names_the_first(
     assert end(first)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "found"),
     [
@@ -288,6 +293,7 @@ def test_impossible_settings_are_refused(
     assert f"{words[0]}: {found}" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "words"),
     [
@@ -338,6 +344,7 @@ def test_a_replay_serves_every_byte_ends_by_itself_and_removes_its_socket(
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_an_impossible_socket_path_is_refused(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -350,6 +357,7 @@ def test_an_impossible_socket_path_is_refused(
         refusal(start("arena-replay", RECORDING, "--socket", path), "Connection")
 
 
+@pytest.mark.slow
 def test_a_client_that_joins_a_paced_replay_late_starts_with_a_whole_block(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:

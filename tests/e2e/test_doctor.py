@@ -80,6 +80,7 @@ def test_a_socket_without_a_producer(universe: Universe, tmp_path: Path) -> None
     assert about(findings, "states")[0]["verdict"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_node_of_another_chain(universe: Universe, tmp_path: Path) -> None:
     with NodeServer(universe.chain) as node:
         code, findings = doctor(
@@ -90,6 +91,7 @@ def test_a_node_of_another_chain(universe: Universe, tmp_path: Path) -> None:
     assert about(findings, "node")[0]["error"] == "ChainMismatch"
 
 
+@pytest.mark.slow
 def test_a_database_that_is_missing_is_named(tmp_path: Path) -> None:
     pools = tmp_path / "pools.json"
     pools.write_text("{}")

@@ -132,12 +132,12 @@ def _writer(tmp_path: Path, name: str, server: FeedServer, dialect: str) -> Writ
     ("dialect", "form", "order"),
     [
         ("exex", "envelope", "newest-first"),
-        ("exex", "envelope", "oldest-first"),
-        ("exex", "bare", "newest-first"),
         ("exex", "bare", "oldest-first"),
-        ("exex-v2-deltas", "envelope", "newest-first"),
-        ("seed-tagged", "bare", "newest-first"),
         ("seed-indexed", "bare", "oldest-first"),
+        pytest.param("exex", "envelope", "oldest-first", marks=pytest.mark.slow),
+        pytest.param("exex", "bare", "newest-first", marks=pytest.mark.slow),
+        pytest.param("exex-v2-deltas", "envelope", "newest-first", marks=pytest.mark.slow),
+        pytest.param("seed-tagged", "bare", "newest-first", marks=pytest.mark.slow),
     ],
 )
 def test_every_canonical_block_equals_storage_over_twenty_reorgs(
@@ -173,7 +173,7 @@ def test_every_canonical_block_equals_storage_over_twenty_reorgs(
         assert len(reorgs) == 20
 
 
-@pytest.mark.parametrize("form", ["envelope", "bare"])
+@pytest.mark.parametrize("form", ["envelope", pytest.param("bare", marks=pytest.mark.slow)])
 def test_reorgs_inside_the_buffering_phase_are_replayed(
     form: ReorgForm, tmp_path: Path, arena_name: str
 ) -> None:
@@ -202,7 +202,7 @@ def test_reorgs_inside_the_buffering_phase_are_replayed(
                 reader.expect(piece.number, expected, settle=piece.reorg is not None)
 
 
-@pytest.mark.parametrize("form", ["envelope", "bare"])
+@pytest.mark.parametrize("form", ["envelope", pytest.param("bare", marks=pytest.mark.slow)])
 def test_reorg_below_the_scrape_block_of_some_pools(
     form: ReorgForm, tmp_path: Path, arena_name: str
 ) -> None:

@@ -199,6 +199,7 @@ def test_a_writer_that_is_still_starting_ends_cleanly(
             assert writer.stop() == 0, writer.text()
 
 
+@pytest.mark.slow
 def test_a_state_folder_that_is_none_is_refused(run: Callable[..., Writer], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     words = ("--name", "unused", "--socket", "feed.sock", "--states", "states.jsonl")
@@ -255,6 +256,7 @@ def version() -> str:
     return importlib.metadata.version("pool-state-arena")
 
 
+@pytest.mark.slow
 def test_every_block_that_was_shown_live_has_a_latency(
     run: Callable[..., Writer], replay: Callable[..., Path], arena_name: str
 ) -> None:
@@ -279,6 +281,7 @@ def test_every_block_that_was_shown_live_has_a_latency(
     assert writer.stop() == 0
 
 
+@pytest.mark.slow
 def test_scrapes_leave_the_writer_lock_alone(
     run: Callable[..., Writer], words: list[object], arena_name: str
 ) -> None:
@@ -345,6 +348,7 @@ def taken() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_a_port_in_use_refuses_the_start_before_anything_is_made(
     run: Callable[..., Writer], words: list[object], arena_name: str
 ) -> None:
@@ -427,6 +431,7 @@ def test_a_prefix_that_is_no_name_is_refused(prefix: str) -> None:
 # Settings and logs
 
 
+@pytest.mark.slow
 def test_json_lines_hold_what_text_lines_hold(
     run: Callable[..., Writer], replay: Callable[..., Path], arena_name: str
 ) -> None:
@@ -502,6 +507,7 @@ def config_command(*words: object, env: dict[str, str] | None = None) -> tuple[i
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_config_shows_what_a_run_would_use(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('name = "pools"\nstates = "s"\nrpc = "https://u:secret@h/secret"\n')
@@ -532,6 +538,7 @@ def test_config_shows_what_a_run_would_use(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
@@ -554,6 +561,7 @@ def test_config_refuses_what_a_run_refuses(words: list[str], shown: str) -> None
     assert shown in err
 
 
+@pytest.mark.slow
 def test_config_opens_nothing_of_a_good_configuration(tmp_path: Path) -> None:
     code, _out, err = config_command(
         "--check", "--name", "psa-none", "--socket", tmp_path / "none", "--states",
@@ -563,6 +571,7 @@ def test_config_opens_nothing_of_a_good_configuration(tmp_path: Path) -> None:
     assert not list(Path("/dev/shm").glob("psa-none*"))
 
 
+@pytest.mark.slow
 def test_sighup_takes_the_log_level_anew(
     run: Callable[..., Writer], words: list[object], tmp_path: Path, arena_name: str
 ) -> None:
@@ -709,6 +718,7 @@ def test_the_watchdog_starves_when_the_feed_thread_hangs(
         asyncio.run(story())
 
 
+@pytest.mark.slow
 def test_a_notify_socket_that_is_none_refuses_the_start(
     run: Callable[..., Writer], words: list[object], arena_name: str
 ) -> None:

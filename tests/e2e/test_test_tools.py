@@ -117,6 +117,7 @@ def test_clean(arena_name):
     assert not Path("/dev/shm", leaked).exists()
 
 
+@pytest.mark.slow
 def test_leak_check_fails_a_test_that_leaves_a_process(tmp_path: Path) -> None:
     body = """
 import subprocess

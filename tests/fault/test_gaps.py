@@ -133,7 +133,10 @@ def test_a_block_number_that_jumps(stage: Stage) -> None:
     assert "fetched=3" in stage.log()
 
 
-@pytest.mark.parametrize(("depth", "count"), [(1, 1), (3, 5), (8, 9)])
+@pytest.mark.parametrize(
+    ("depth", "count"),
+    [(3, 5), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 1), (8, 9)))],
+)
 def test_a_reorg_inside_the_gap_leads_to_the_true_state(
     stage: Stage, depth: int, count: int
 ) -> None:
@@ -161,6 +164,7 @@ def test_a_connection_lost_inside_a_reorg(stage: Stage) -> None:
     stage.equal()
 
 
+@pytest.mark.slow
 def test_a_node_that_gives_few_blocks_at_once(stage: Stage) -> None:
     stage.start()
     stage.node.most_blocks = 2
@@ -284,6 +288,7 @@ def test_a_state_file_from_before_a_reorg_that_was_lost_is_not_used(
         stage.close()
 
 
+@pytest.mark.slow
 def test_a_node_of_another_chain_is_refused(tmp_path: Path, arena_name: str) -> None:
     universe = Universe(random.Random(1))
     states = tmp_path / "states.jsonl"

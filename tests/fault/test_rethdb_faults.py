@@ -233,6 +233,7 @@ def test_every_scrape_beside_a_writing_node_is_one_consistent_block(
     assert seen <= set(range(BLOCK, BLOCK + 201))
 
 
+@pytest.mark.slow
 def test_a_transaction_sees_one_block_and_its_header_but_not_the_next(
     database: Path, folder: Path
 ) -> None:
@@ -326,6 +327,7 @@ def test_a_killed_reader_harms_nobody(holder: tuple[Node, Any, Any], folder: Pat
     assert read_block_number(access(folder)) == BLOCK + 5
 
 
+@pytest.mark.slow
 def test_a_long_transaction_keeps_its_block_while_the_node_goes_on(
     holder: tuple[Node, Any, Any], database: Path, folder: Path
 ) -> None:
@@ -969,7 +971,7 @@ def test_the_commands_read_a_good_database(folder: Path, database: Path, pool_fi
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in ("missing", "locked") else [pytest.mark.slow])
+        pytest.param(name, marks=[] if name == "missing" else [pytest.mark.slow])
         for name in REFUSALS
     ],
 )

@@ -39,7 +39,8 @@ class Proof:
 
     `node_address` and `bridge` say how the writer gets its stream: from arena-bridge at that address
     of the node, or, where `embedded`, from the writer's own. `node_socket` is the path of something
-    in front of the node's IPC socket. `name_pools` gives the options that say what the list of pools is,
+    in front of the node's IPC socket; `in_front` makes what stands in front of all the node's addresses, a
+    context manager with `http` and `ws`. `name_pools` gives the options that say what the list of pools is,
     once there are pools; without it that is the file `pools`.
     """
 
@@ -54,6 +55,8 @@ class Proof:
         embedded: bool = False,
         node_options: tuple[str, ...] = (),
         node_socket: Path | None = None,
+        in_front: Callable[[Node], Any] | None = None,
+        readers: int = READERS,
         writer_options: tuple[str, ...] = (),
         name_pools: Callable[[Market], tuple[str, ...]] | None = None,
     ) -> None:
@@ -77,7 +80,11 @@ class Proof:
             self.list_options = ("--pools", str(self.pools))
             if name_pools is not None:
                 self.list_options = name_pools(self.market)
-            self.address = str(node_socket or getattr(self.node, transport))
+            front = self.node
+            if in_front is not None:
+                front = self._stack.enter_context(in_front(self.node))
+            self.address = str(node_socket or getattr(front, transport))
+            self.rpc: str = front.http
             self.socket = folder / "bridge.sock"
             self.embedded = embedded
             self.bridge: BridgeProcess | None = None
@@ -86,7 +93,7 @@ class Proof:
                 self.start_bridge()
             self.start_writer()
             self.readers = [
-                self._stack.enter_context(ReaderProcess(folder, arena_name)) for _ in range(READERS)
+                self._stack.enter_context(ReaderProcess(folder, arena_name)) for _ in range(readers)
             ]
         except BaseException:
             self.close()
@@ -110,7 +117,7 @@ class Proof:
         if self.embedded:
             more += ("--node", self.address)
         else:
-            more += ("--rpc", self.node.http)
+            more += ("--rpc", self.rpc)
         self.writer = WriterProcess(
             self.folder,
             name=self.arena_name,
