@@ -285,7 +285,7 @@ class Page:
         )
         text = re.sub(places + r"(?:pools|tutorial)\b(?!\.jsonl)", rf"\g<1>{self.name}", text)
         text = re.sub(places + r"(bridged|replayed)\b", rf"\g<1>{self.name}-\g<2>", text)
-        text = text.replace("/tmp/reth_exex_pool_updates.sock", "feed.sock")
+        text = text.replace("/run/reth/pool-updates.sock", "feed.sock")
         for old, new in self.swaps.items():
             if old in text:
                 self.swapped.add(old)

@@ -96,6 +96,34 @@ def test_the_image_copies_every_folder_the_package_is_made_of() -> None:
     assert set(copied) == folders
 
 
+def test_the_lock_file_names_every_dependency_with_hashes_and_no_host() -> None:
+    lines = (ROOT / "requirements.lock").read_text().split("\n")
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+    entries = re.split(r"\n(?=\S)", text.strip())
+    locked = set()
+    for entry in entries:
+        name, _, rest = entry.partition("==")
+        locked.add(name)
+        assert re.fullmatch(r"[\w.]+( ; [^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+", rest), (
+            entry
+        )
+    assert "://" not in text
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [
+        *project["build-system"]["requires"],
+        *project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"]["writer"],
+    ]
+    names = {re.split(r"[\[><=]", each)[0].replace("_", "-") for each in wanted}
+    assert names <= locked
+    assert "nkeys" in locked  # of an extra of a dependency
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    assert "--require-hashes" in dockerfile
+    for line in dockerfile.split("\n"):
+        if "/pip " in line:
+            assert "--require-hashes" in line or "--no-index" in line or "--no-deps" in line, line
+
+
 def test_variables_of_the_compose_file_are_settings() -> None:
     text = (DEPLOY / "compose.yml").read_text()
     names = set(re.findall(r"^\s+(ARENA_WRITER_\w+):", text, re.M))
