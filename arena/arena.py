@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from arena.errors import (
     ArenaClosed,
+    ArenaDamaged,
     ArenaError,
     ArenaFull,
     ArenaMissing,
     ArenaNotReady,
     InvalidEventData,
     LayoutMismatch,
+    SnapshotContended,
 )
 from arena.layouts import header as layout
 from arena.layouts import slots
@@ -68,7 +70,15 @@ _CLAIM_TRIES = 64
 # Of psa_writer: what is not in the segment and must survive a change of it.
 _KEPT_BY_GROWTH = ("last_commit_ns", "reverted_top", "reverted_high", "stale_count", "fault_count")
 _SYMBOL_NBYTES = 32
+_MAP_NORESERVE = (
+    0x4000  # Linux, but for alpha, mips, parisc and sparc; mmap names it from Python 3.13
+)
 _PAGE = 4096
+_MAX_GENERATION = 1 << 62  # a number above it was written by no writer: they count from 1
+UNDO_BLOCKS_KEPT = 64  # that an image can undo; a reorg that goes deeper is read anew
+# 64 blocks of 17,800 records, three for a liquidity event and one for each pool another touches: 10 times
+# Ethereum's 500 events a block, whatever they are.
+UNDO_NBYTES = 96 << 20
 
 _FULL = {
     lib.PSA_FULL_POOLS: ("pools", "--max-pools"),
@@ -204,13 +214,28 @@ class WriterArena:
         self._check(lib.psa_slots_reclaim(self._writer), "slots")
 
     def _write_to(self, segment: Segment) -> None:
-        """Go on in this segment. LayoutMismatch, and nothing changed, when it contradicts itself."""
+        """Go on in this segment. ArenaDamaged, and nothing of account changed, when it contradicts itself."""
         base = ffi.from_buffer("uint8_t *", segment.map, require_writable=True)
         head = ffi.cast("psa_header *", base)
         touched = ffi.new("uint64_t[]", head.max_pools)
         dirty = ffi.new("uint32_t[]", head.max_pools)
         writer = ffi.new("psa_writer *")
         status = lib.psa_writer_open(writer, base, segment.nbytes, segment.fd, touched, dirty)
+        if status == lib.PSA_DAMAGED:
+            what = ffi.string(writer.damage).decode()
+            raise ArenaDamaged(
+                f"{segment.name} contradicts itself at {what} {writer.damage_at}: another program wrote "
+                "to it, or its memory failed",
+                segment=segment.name,
+                what=what,
+                index=writer.damage_at,
+            )
+        if status in _FULL:
+            raise ArenaFull(
+                f"{segment.name} has lost pages it once had, and /dev/shm has none left; make it larger",
+                name=self.name,
+                table=_FULL[status][0],
+            )
         if status:
             raise_status(status, f"{segment.name} cannot be written: its header contradicts itself")
         self._segment, self._base, self._writer = segment, base, writer
@@ -232,7 +257,8 @@ class WriterArena:
         max_tokens: int | None = None,
         tick_bytes: int = 64 << 20,
         undo_blocks: int = 1024,
-        undo_records: int = 65536,
+        undo_bytes: int = UNDO_NBYTES,
+        undo_records: int | None = None,
         mode: int = 0o600,
         group: str | int | None = None,
         chain_id: int = 0,
@@ -240,24 +266,29 @@ class WriterArena:
     ) -> Self:
         """Build a new generation and make it the current one.
 
-        `max_tokens` is twice `max_pools` unless given. With an `image` it begins with that content,
-        capacities are at least the image's, and those of the undo ring are the image's; LayoutMismatch
-        when it contradicts itself. ArenaBusy while another writer lives, ArenaFull when shared
-        memory has no room for the fixed tables, LayoutMismatch when the name belongs to another
-        program. An arena of another layout whose writer is gone is replaced.
+        `max_tokens` is twice `max_pools` unless given, `undo_records` what fits `undo_bytes`. With an
+        `image` it begins with that content, and capacities are at least the image's; LayoutMismatch
+        when the image is no arena's, ArenaDamaged when it contradicts itself. ArenaBusy while another
+        writer lives, ArenaFull when shared memory has no room for the fixed tables, LayoutMismatch when
+        the name belongs to another program. An arena of another layout whose writer is gone is replaced.
         """
         name = segment_name(name)
         max_tokens = 2 * max_pools if max_tokens is None else max_tokens
+        if undo_records is None:
+            undo_records = undo_bytes // slots.UNDO_RECORD.itemsize
         source = None if image is None else _map_image(image)
         if source is not None:
             max_pools = max(max_pools, source.max_pools)
             max_tokens = max(max_tokens, source.max_tokens)
             tick_bytes = max(tick_bytes, source.heap_nbytes)
-            undo_blocks, undo_records = source.undo_entry_count, source.undo_record_count
+            undo_blocks = max(undo_blocks, source.undo_entry_count)
+            undo_records = max(undo_records, source.undo_record_count)
         capacities = _capacities(name, max_pools, max_tokens, undo_blocks, undo_records, tick_bytes)
         control = _claim(name, mode, group)
         shared = control_pointer(control)
         previous = control_generation(shared)
+        if previous > _MAX_GENERATION:
+            previous = 0
         segment: Segment | None = None
         try:
             _supersede(name, previous - 1)  # its writer may have died before it came to this
@@ -296,8 +327,8 @@ class WriterArena:
         `mode`, and then `group`, are the permissions from now on; None leaves them. Pools that were live
         then still are, at that block, also those it showed as syncing while a gap
         was open; those it was just reading are stale.
-        ArenaMissing, ArenaPermission, ArenaBusy, LayoutMismatch; ArenaNotReady when its creation was
-        never finished.
+        ArenaMissing, ArenaPermission, ArenaBusy, LayoutMismatch; ArenaDamaged when it was cut short or
+        its content contradicts itself; ArenaNotReady when its creation was never finished.
         """
         name = segment_name(name)
         control = ControlSegment.attach_writable(name, layout.CONTROL_NBYTES)
@@ -312,7 +343,11 @@ class WriterArena:
                 raise ArenaNotReady(
                     f"the creation of {name} was never finished; create it anew", name=name
                 )
-            phase = read_phase(shared).name
+            if generation > _MAX_GENERATION:
+                raise ArenaDamaged(
+                    f"{name} names generation {generation}, which no writer counts to", name=name
+                )
+            phase = _phase_left(shared)
             _write_phase(shared, layout.PHASE_NUMBERS["starting"], "", (0, 0))  # not the dead one's
             # What it had begun or not finished when it died, growing.
             unlink(data_name(name, generation + 1))
@@ -346,6 +381,7 @@ class WriterArena:
         max_pools: int | None = None,
         max_tokens: int | None = None,
         tick_bytes: int | None = None,
+        undo_bytes: int | None = None,
     ) -> None:
         """Go on in a new generation with larger tables, which attached readers follow.
 
@@ -363,15 +399,16 @@ class WriterArena:
             (max_pools, int(head.max_pools)),
             (max_tokens, int(head.max_tokens)),
             (tick_bytes, int(head.heap_nbytes)),
+            (undo_bytes, self.undo_bytes),
         ]
-        pools, tokens, heap = (now if given is None else given for given, now in wanted)
+        pools, tokens, heap, undo = (now if given is None else given for given, now in wanted)
         if any(given is not None and given < now for given, now in wanted):
             raise ValueError(
-                f"{self.name} only grows: {pools} pools, {tokens} tokens, {heap} bytes"
+                f"{self.name} only grows: {pools} pools, {tokens} tokens, {heap} tick bytes, "
+                f"{undo} undo bytes"
             )
-        capacities = _capacities(
-            self.name, pools, tokens, head.undo_entry_count, head.undo_record_count, heap
-        )
+        records = undo // slots.UNDO_RECORD.itemsize
+        capacities = _capacities(self.name, pools, tokens, head.undo_entry_count, records, heap)
         old, generation = self._segment, self.generation + 1
         access = os.fstat(old.fd)
         segment = _new_generation(
@@ -397,28 +434,65 @@ class WriterArena:
         old.close()
 
     def image(self) -> ArenaImage | None:
-        """A copy of everything at the last commit; None inside a reorg envelope."""
+        """A copy of everything at the last commit, and of what undoes its newest 64 blocks; None inside
+        a reorg envelope."""
         writer = self._live()
         self.commit()
         if writer.in_reorg:
             return None
         head = self._header
         view = memoryview(self._segment.map)
-        records = min(head.undo_record_count, head.undo_record_reserved + 1)
+        entries, records = self._undo_kept()
         pieces = (
             (0, layout.HEADER_NBYTES),
             (head.statics_offset, head.slots_used * slots.STATIC.itemsize),
             (head.slots_offset, head.slots_used * slots.SLOT.itemsize),
             (head.tokens_offset, head.tokens_used * slots.TOKEN.itemsize),
-            (head.undo_entries_offset, head.undo_entry_count * slots.UNDO_ENTRY.itemsize),
-            (head.undo_records_offset, records * slots.UNDO_RECORD.itemsize),
+            *records,
             (head.heap_offset, head.heap_top),
         )
         try:
-            copied = tuple((start, bytes(view[start : start + size])) for start, size in pieces)
+            copied = [(start, bytes(view[start : start + size])) for start, size in pieces]
         finally:
             view.release()
-        return ArenaImage(self._segment.nbytes, copied)
+        copied.append((head.undo_entries_offset, entries))
+        return ArenaImage(self._segment.nbytes, tuple(sorted(copied)))
+
+    def _undo_kept(self) -> tuple[bytes, list[tuple[int, int]]]:
+        """The table of undo entries with only the newest blocks in it, and (offset, size) of the pieces
+        of the ring with their records, ascending and apart."""
+        head = self._header
+        count = int(head.undo_record_count)
+        table = np.frombuffer(
+            self._segment.map, slots.UNDO_ENTRY, head.undo_entry_count, head.undo_entries_offset
+        )
+        kept = np.zeros_like(table)
+        runs = []
+        seq = int(self._writer.record.undo_top)
+        for _ in range(min(UNDO_BLOCKS_KEPT, self._undo_depth())):
+            entry = table[seq % len(table)]
+            kept[seq % len(table)] = entry
+            first, size = int(entry["first_record"]) % count, int(entry["record_count"])
+            runs.append((first, min(first + size, count)))
+            runs.append((0, max(first + size - count, 0)))
+            seq = int(entry["prev"])
+        pieces: list[tuple[int, int]] = []
+        for first, end in sorted(run for run in runs if run[0] < run[1]):
+            if pieces and first <= pieces[-1][1]:
+                pieces[-1] = (pieces[-1][0], max(end, pieces[-1][1]))
+            else:
+                pieces.append((first, end))
+        nbytes = slots.UNDO_RECORD.itemsize
+        start = int(head.undo_records_offset)
+        return kept.tobytes(), [
+            (start + first * nbytes, (end - first) * nbytes) for first, end in pieces
+        ]
+
+    def _undo_depth(self) -> int:
+        """How many blocks can be undone, at most UNDO_BLOCKS_KEPT."""
+        numbers = ffi.new("uint64_t[]", UNDO_BLOCKS_KEPT)
+        hashes = ffi.new("uint8_t[]", 32 * UNDO_BLOCKS_KEPT)
+        return int(lib.psa_undo_blocks(self._writer, numbers, hashes, UNDO_BLOCKS_KEPT))
 
     def _take_office(self) -> None:
         shared = self._shared
@@ -906,6 +980,12 @@ class WriterArena:
         return int(self._header.heap_nbytes)
 
     @property
+    def undo_bytes(self) -> int:
+        """Size of the undo ring, as of the present generation."""
+        self._live()
+        return int(self._header.undo_record_count) * slots.UNDO_RECORD.itemsize
+
+    @property
     def is_tight(self) -> bool:
         """More than three quarters of the tick heap were handed out at some time."""
         head = self._header
@@ -936,7 +1016,7 @@ class WriterArena:
         with self._lock:
             self._live()
             shared = self._shared
-            shared.heartbeat_count += 1
+            shared.heartbeat_count = (shared.heartbeat_count + 1) & 0xFFFFFFFFFFFFFFFF
             now = time.monotonic_ns()
             lib.psa_store_release_u64(ffi.addressof(shared, "heartbeat_ns"), now)
 
@@ -984,7 +1064,10 @@ def _new_generation(
     segment = Segment.create(
         data_name(name, generation),
         nbytes,
-        reserve_bytes=nbytes - int(capacities.heap_nbytes),
+        reserve_bytes=nbytes  # the rest is given pages in steps
+        - int(capacities.heap_nbytes)
+        - int(capacities.undo_record_count) * slots.UNDO_RECORD.itemsize
+        - _PAGE,
         mode=mode,
         group=group,
     )
@@ -1011,10 +1094,15 @@ def _new_generation(
 
 
 def _map_image(image: ArenaImage) -> Any:
-    """psa_arena over a private copy of the segment an image was taken of. LayoutMismatch."""
+    """psa_arena over a private copy of the segment an image was taken of. LayoutMismatch; ArenaFull when
+    there is no address space for it."""
     if image.nbytes < layout.HEADER_NBYTES:
         raise LayoutMismatch(f"an image of {image.nbytes} bytes has no room for its header")
-    memory = mmap.mmap(-1, image.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    try:
+        memory = mmap.mmap(-1, image.nbytes, flags=flags)
+    except OSError as error:
+        raise ArenaFull(f"no memory for an image of {image.nbytes} bytes: {error}") from error
     for start, piece in image.pieces:
         if start < 0 or start + len(piece) > image.nbytes:
             raise LayoutMismatch(f"an image of {image.nbytes} bytes has a piece beyond its end")
@@ -1036,6 +1124,14 @@ def _write_phase(shared: Any, number: int, reason: str = "", gap: tuple[int, int
     text = _cut_utf8(reason, REASON_NBYTES)
     ffi.memmove(record.reason, text, len(text))
     lib.psa_phase_write(shared, record)
+
+
+def _phase_left(shared: Any) -> str:
+    """What a dead writer was doing; as if nothing were finished when its record is no good."""
+    try:
+        return read_phase(shared).name
+    except SnapshotContended:
+        return "starting"
 
 
 def _address(value: bytes, field: str) -> bytes:

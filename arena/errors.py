@@ -54,6 +54,10 @@ class LayoutMismatch(ArenaError):
     """The segment was written by a build with another memory layout."""
 
 
+class ArenaDamaged(LayoutMismatch):
+    """The segment was cut short, or its content contradicts itself: no writer left it like this."""
+
+
 class WriterDead(ArenaError):
     """No living writer holds the arena's lock."""
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from arena.errors import ArenaMissing, ArenaNotReady, LayoutMismatch
+from arena.errors import ArenaDamaged, ArenaMissing, ArenaNotReady, LayoutMismatch
 from arena.layouts import header as layout
 from arena.layouts import slots
 from arena.native import EXCEPTIONS, ffi, lib, raise_status
@@ -172,13 +172,11 @@ class MappedArena:
         self.base = ffi.from_buffer("uint8_t *", segment.map)
         self.pointer = owned("psa_arena *", self.base)
         if segment.nbytes < layout.HEADER_NBYTES:
-            raise LayoutMismatch(
-                f"{segment.name} has {segment.nbytes} bytes, a data segment has at least "
-                f"{layout.HEADER_NBYTES}",
-                name=segment.name,
-            )
+            raise _cut_short(segment, layout.HEADER_NBYTES)
         head = ffi.cast("psa_header *", self.base)
         check_identity(head, segment.name, layout.DATA_MAGIC)
+        if head.nbytes > segment.nbytes:  # a look beyond its end would be a SIGBUS
+            raise _cut_short(segment, head.nbytes)
         if lib.psa_arena_open(self.pointer, self.base, segment.nbytes):
             raise LayoutMismatch(
                 f"{segment.name}: capacities and offsets in the header do not fit {segment.nbytes} bytes",
@@ -231,6 +229,16 @@ class MappedArena:
         self.superseded.release()
         self.topology.release()
         self.committed.release()
+
+
+def _cut_short(segment: Segment, expected: int) -> ArenaDamaged:
+    return ArenaDamaged(
+        f"{segment.name} has {segment.nbytes} of {expected} bytes: another program cut it short; "
+        "restart the writer and attach again",
+        name=segment.name,
+        found=segment.nbytes,
+        expected=expected,
+    )
 
 
 # Static rows

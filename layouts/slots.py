@@ -142,8 +142,7 @@ UNDO_RECORD = record(
         ("log_index", "<u4", 32),
         ("unsure", "<u4", 36),  # LINE: PSA_UNSURE_* before; such an image settles nothing
         ("block_number", "<u8", 40),
-        # LINE: a, b; TICK: gross, net (0: absent); FEES: LP fee, protocol fee, fee_block
-        ("before", ("<u8", 4), 48),
+        ("before", ("<u8", 4), 48),  # LINE: a, b; TICK: gross, net; FEES: LP, protocol, fee_block
         ("reserved1", "<u8", 80),  # zero
     ],
 )

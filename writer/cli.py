@@ -199,6 +199,10 @@ def run_command(
         int, typer.Option(min=1, max=1 << 24, help="pools the arena can hold")
     ] = 16384,
     tick_bytes: Annotated[str, typer.Option(help="size of the tick heap, e.g. 64MiB")] = "64MiB",
+    undo_bytes: Annotated[
+        str,
+        typer.Option(help="size of the undo ring: how deep a reorg may go without reading anew"),
+    ] = "96MiB",
     mode: Annotated[str, typer.Option(help="octal permissions of the segments")] = "0600",
     group: Annotated[str | None, typer.Option(help="group that owns the segments")] = None,
     chain_id: Annotated[
@@ -336,6 +340,7 @@ def run_command(
             dialect=dialect.value,
             max_pools=max_pools,
             tick_bytes=parse_size(tick_bytes),
+            undo_bytes=parse_size(undo_bytes),
             mode=parse_mode(mode),
             group=group,
             chain_id=chain_id,
@@ -803,6 +808,7 @@ def check_run(context: typer.Context) -> None:
         "socket": check_path,
         "feed_uid": user_id,
         "tick_bytes": parse_size,
+        "undo_bytes": parse_size,
         "mode": parse_mode,
         "group": group_id,
         "node": check_address,

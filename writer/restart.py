@@ -9,15 +9,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from arena.arena import WriterArena
+from arena.arena import UNDO_NBYTES, WriterArena
 from arena.errors import (
+    ArenaFull,
     ArenaMissing,
     ArenaNotReady,
     ArenaPermission,
     CheckpointRefused,
     LayoutMismatch,
 )
-from arena.layouts.slots import STATUS_LIVE
+from arena.layouts.slots import STATUS_LIVE, UNDO_RECORD
 from arena.segment import segment_name
 from arena.writer.checkpoint import Checkpoint, usable_checkpoints
 from arena.writer.logs import NodeClient
@@ -47,6 +48,7 @@ def open_arena(
     chain_id: int,
     node: NodeClient | None,
     folder: Path | None,
+    undo_bytes: int = UNDO_NBYTES,
 ) -> tuple[WriterArena, bool]:
     """The arena, and whether it holds pools to go on from. Blocks.
 
@@ -56,16 +58,22 @@ def open_arena(
     if node is not None:
         found = _from_segment(name, mode, group, chain_id, node)
         if found is not None:
-            if max_pools > found.max_pools or tick_bytes > found.tick_bytes:
+            undo_records = undo_bytes // UNDO_RECORD.itemsize
+            if (
+                max_pools > found.max_pools
+                or tick_bytes > found.tick_bytes
+                or undo_records > found.undo_bytes // UNDO_RECORD.itemsize
+            ):
                 found.grow(
                     max_pools=max(max_pools, found.max_pools),
                     max_tokens=max(2 * max_pools, found.max_tokens),
                     tick_bytes=max(tick_bytes, found.tick_bytes),
+                    undo_bytes=max(undo_bytes, found.undo_bytes),
                 )
             return found, True
         if folder is not None:
             restored = _from_checkpoint(
-                name, max_pools, tick_bytes, mode, group, chain_id, node, folder
+                name, max_pools, tick_bytes, undo_bytes, mode, group, chain_id, node, folder
             )
             if restored is not None:
                 return restored, True
@@ -74,6 +82,7 @@ def open_arena(
             name,
             max_pools=max_pools,
             tick_bytes=tick_bytes,
+            undo_bytes=undo_bytes,
             mode=mode,
             group=group,
             chain_id=chain_id,
@@ -116,6 +125,7 @@ def _from_checkpoint(
     name: str,
     max_pools: int,
     tick_bytes: int,
+    undo_bytes: int,
     mode: int,
     group: str | None,
     chain_id: int,
@@ -136,17 +146,21 @@ def _from_checkpoint(
                 name,
                 max_pools=max_pools,
                 tick_bytes=tick_bytes,
+                undo_bytes=undo_bytes,
                 mode=mode,
                 group=group,
                 chain_id=chain_id or checkpoint.chain_id,
                 image=image,
             )
-        except (LayoutMismatch, CheckpointRefused) as error:
-            if error.fields.get("name") == segment_name(
-                name
-            ):  # what lies there, not the checkpoint
-                raise
-            log.warning("event=checkpoint_refused reason=%r", f"{checkpoint.path}: {error}")
+        except (ArenaFull, LayoutMismatch, CheckpointRefused) as error:
+            is_of_name = error.fields.get("name") == segment_name(name)
+            if is_of_name and not isinstance(error, ArenaFull):
+                raise  # what lies there is at fault, not the checkpoint
+            log.warning(
+                "event=checkpoint_refused error=%s reason=%r",
+                type(error).__name__,
+                f"{checkpoint.path}: {error}",
+            )
             continue
         for number, block_hash in checkpoint.hashes:
             arena.note_hash(number, block_hash)

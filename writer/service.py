@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from arena.arena import WriterArena
+from arena.arena import UNDO_NBYTES, WriterArena
 from arena.errors import ArenaError, FeedError, InvalidMessage
 from arena.native import lib
 from arena.writer.coordinator import PRESETS, Coordinator, Metrics, Preset
@@ -70,6 +70,7 @@ class Settings:
     dialect: str = "auto"
     max_pools: int = 16384
     tick_bytes: int = 64 << 20
+    undo_bytes: int = UNDO_NBYTES
     mode: int = 0o600
     group: str | None = None
     chain_id: int = 0
@@ -276,6 +277,7 @@ class Service:
                 settings.name,
                 max_pools=settings.max_pools,
                 tick_bytes=settings.tick_bytes,
+                undo_bytes=settings.undo_bytes,
                 mode=settings.mode,
                 group=settings.group,
                 chain_id=settings.chain_id,

@@ -74,7 +74,7 @@ def open_sources(
     targets = tuple(pools)
     # The two uses of a node have connections of their own: scraping must not delay closing a gap.
     by_rpc = None if rpc is None else RpcScraper(JsonRpc(rpc), targets, chain_id=chain_id)
-    described = None if by_rpc is None else Described(by_rpc.rpc, pair_tokens_are_read=True)
+    described = None if by_rpc is None else Described(by_rpc.rpc)
     if reth_db is None:
         assert by_rpc is not None
         return Sources(by_rpc, node, client, targets, by_rpc, described)

@@ -14,6 +14,7 @@ __all__ = ["EXCEPTIONS", "ffi", "lib", "raise_status"]
 EXCEPTIONS: dict[int, type[Exception]] = {
     lib.PSA_BAD_ARGUMENT: ValueError,
     lib.PSA_LAYOUT_MISMATCH: errors.LayoutMismatch,
+    lib.PSA_DAMAGED: errors.ArenaDamaged,
     lib.PSA_UNKNOWN_POOL: errors.UnknownPool,
     lib.PSA_POOL_REMOVED: errors.PoolRemoved,
     lib.PSA_POOL_STALE: errors.PoolStale,

@@ -11,6 +11,7 @@ class Lib:
     PSA_OK: Final[int]
     PSA_BAD_ARGUMENT: Final[int]
     PSA_LAYOUT_MISMATCH: Final[int]
+    PSA_DAMAGED: Final[int]
     PSA_UNKNOWN_POOL: Final[int]
     PSA_POOL_REMOVED: Final[int]
     PSA_POOL_STALE: Final[int]

@@ -102,6 +102,13 @@ static int slot0_valid(const psa_event *event) {
     return event->tick >= PSA_MIN_TICK && event->tick <= PSA_MAX_TICK;
 }
 
+int psa_price_fits(const psa_line *line) {
+    psa_event price = {.tick = line->tick};
+    memcpy(price.words, line->a, sizeof(line->a));
+    price.words[2] = line->sqrt_price_hi;
+    return slot0_valid(&price);
+}
+
 /* ---- effects: absolute state ---- */
 
 static int set_reserves(psa_line *line, const psa_event *event) {
@@ -683,10 +690,7 @@ int psa_pool_install(psa_writer *writer, uint32_t slot, const psa_line *values, 
         if (count != 0 || values->a[1] >> 48 || values->b[1] >> 48 || values->sqrt_price_hi != 0)
             return PSA_INVALID_EVENT_DATA;
     } else {
-        psa_event price = {.tick = values->tick};
-        memcpy(price.words, values->a, sizeof(values->a));
-        price.words[2] = values->sqrt_price_hi;
-        if (!slot0_valid(&price) || row->tick_spacing <= 0 ||
+        if (!psa_price_fits(values) || row->tick_spacing <= 0 ||
             !ticks_consistent(values, row->tick_spacing, ticks, gross, net, count))
             return PSA_INVALID_EVENT_DATA;
     }

@@ -25,6 +25,7 @@
 /* arguments and layout */
 #define PSA_BAD_ARGUMENT 1
 #define PSA_LAYOUT_MISMATCH 2
+#define PSA_DAMAGED 3             /* the segment's content contradicts itself */
 /* reading */
 #define PSA_UNKNOWN_POOL 10       /* key not in the index, or its slot never committed */
 #define PSA_POOL_REMOVED 11       /* the slot now belongs to nobody or to a later pool */
@@ -523,6 +524,9 @@ typedef struct {
     uint32_t fault_count;    /* entries of faults in use; further ones only count */
     uint32_t stale_count;    /* pools that went stale since the caller last cleared it */
     psa_fault faults[PSA_FAULTS];
+    uint64_t undo_paged;     /* undo records from the ring's begin with pages behind them */
+    const char *damage;      /* after PSA_DAMAGED: what is wrong, */
+    uint64_t damage_at;      /* and with which of them */
 } psa_writer;
 
 /* the feed's connection state: decoder and block state machine */
@@ -565,8 +569,10 @@ int psa_arena_format(uint8_t *base, uint64_t nbytes, const psa_capacities *capac
 /* Check a mapped segment's header and fill `arena`. PSA_LAYOUT_MISMATCH when anything is off. */
 int psa_arena_open(psa_arena *arena, uint8_t *base, uint64_t nbytes);
 
-/* Begin writing: drop lines newer than the last commit, rebuild the free lists. `touched` and `dirty`
- * are the caller's arrays of max_pools items and must outlive the writer. */
+/* Begin writing: look at everything that is there, drop lines newer than the last commit, rebuild the
+ * free lists. `touched` and `dirty` are the caller's arrays of max_pools items and must outlive the
+ * writer. PSA_DAMAGED, and nothing but owners of slabs changed, when the content contradicts itself;
+ * PSA_FULL_SHM when a part that was given pages has lost them and there are none left. */
 int psa_writer_open(psa_writer *writer, uint8_t *base, uint64_t nbytes, int32_t fd,
                     uint64_t *touched, uint32_t *dirty);
 
@@ -617,8 +623,9 @@ uint32_t psa_changed(const psa_arena *arena, uint64_t since, uint64_t commit, ui
                      uint32_t capacity);
 
 /* Copy the content of `from`, at its last commit, into the formatted, empty segment `base` of larger or
- * equal capacities, and equal ones for the undo ring. `fd` as in psa_writer_open. PSA_FULL_SHM when
- * there are no pages for its ticks, PSA_LAYOUT_MISMATCH when `from` contradicts itself. */
+ * equal capacities. `fd` as in psa_writer_open. PSA_FULL_SHM when there are no pages for its ticks or
+ * undo records, PSA_DAMAGED when `from` contradicts itself so that it cannot be copied; whether the copy
+ * can be written to is left to psa_writer_open. */
 int psa_arena_copy(uint8_t *base, uint64_t nbytes, int32_t fd, const psa_arena *from);
 
 /* ---- control.c: words and phase records of the control segment ----------------------------------------- */

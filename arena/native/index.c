@@ -193,6 +193,12 @@ static void use_again(psa_writer *writer, uint32_t slot, const psa_static *row, 
     psa_edit_end(writer, &edit);
 }
 
+/* Nothing is believed of what lies in a slot that was never given out. */
+static void empty_slot(psa_slot *slot) {
+    uint64_t *words = (uint64_t *)(void *)slot;
+    for (size_t i = 0; i < sizeof(*slot) / sizeof(*words); i++) PSA_STORE(&words[i], 0);
+}
+
 static uint32_t status_of(const psa_arena *arena, uint32_t slot) {
     return psa_line_status(&arena->slots[slot].lines[psa_newest_line(&arena->slots[slot])]);
 }
@@ -209,6 +215,7 @@ int psa_pool_add(psa_writer *writer, const psa_static *row, uint32_t *slot) {
     }
     if (header->slots_used < arena->max_pools) {
         *slot = header->slots_used;
+        empty_slot(&arena->slots[*slot]);
         write_row(&arena->statics[*slot], row, generation_floor(header) + 1);
         PSA_STORE_RELEASE(&header->slots_used, *slot + 1);
     } else {

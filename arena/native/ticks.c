@@ -108,26 +108,49 @@ static uint32_t class_for(uint32_t count) {
     return slab_class;
 }
 
-/* Every slab named by a line that counts is in use; all others below heap_top are free. */
-int psa_slabs_rebuild(psa_writer *writer) {
+/* Make each line that counts the owner of its slab, those whose slabs begin in [low, low + 64 *
+ * max_pools), in 64-byte units: `begins` has a bit for each, set where a slab begins. */
+static int own_slabs(psa_writer *writer, uint64_t low, const uint64_t *begins) {
     psa_arena *arena = &writer->arena;
     psa_header *header = arena->header;
-    memset(writer->slab_free, 0, sizeof(writer->slab_free));
-    for (uint64_t offset = 64; offset < header->heap_top;) {
-        psa_slab *slab = slab_at(arena, (uint32_t)(offset / 64));
-        if (slab->slab_class >= PSA_SLAB_CLASSES) return PSA_LAYOUT_MISMATCH;
-        PSA_STORE(&slab->owner, 0);
-        offset += psa_slab_nbytes(psa_slab_capacity[slab->slab_class]);
-        if (offset > header->heap_top) return PSA_LAYOUT_MISMATCH;
-    }
     for (uint32_t slot = 0; slot < header->slots_used; slot++)
         for (uint32_t which = 0; which < 2; which++) {
             const psa_line *line = &arena->slots[slot].lines[which];
-            psa_tick_arrays arrays;
-            if (line->slab == 0) continue;
-            if (!psa_line_ticks(arena, line, &arrays)) return PSA_LAYOUT_MISMATCH;
-            PSA_STORE(&slab_at(arena, line->slab)->owner, slot + 1);
+            uint64_t at = (uint64_t)line->slab - low; /* wraps far beyond the end when below */
+            if (line->slab == 0 || line->stamp > header->committed) continue;
+            if (at / 64 >= arena->max_pools) continue;
+            if (!(begins[at / 64] >> at % 64 & 1))
+                return psa_damaged(writer, "tick slab of slot", slot);
+            psa_slab *slab = slab_at(arena, line->slab);
+            if (slab->slab_class != line->slab_class || (slab->owner != 0 && slab->owner != slot + 1))
+                return psa_damaged(writer, "tick slab of slot", slot);
+            PSA_STORE(&slab->owner, slot + 1);
         }
+    return PSA_OK;
+}
+
+int psa_slabs_rebuild(psa_writer *writer) {
+    psa_arena *arena = &writer->arena;
+    psa_header *header = arena->header;
+    uint64_t *begins = writer->touched;
+    size_t window_nbytes = sizeof(*begins) * (size_t)arena->max_pools;
+    uint64_t unit = 1, end = header->heap_top / 64;
+    memset(writer->slab_free, 0, sizeof(writer->slab_free));
+    for (uint64_t low = 0; low < end; low += 8 * window_nbytes) {
+        memset(begins, 0, window_nbytes);
+        while (unit < end && unit - low < 8 * window_nbytes) {
+            psa_slab *slab = slab_at(arena, (uint32_t)unit);
+            if (slab->slab_class >= PSA_SLAB_CLASSES) return psa_damaged(writer, "tick slab", unit);
+            uint64_t next = unit + psa_slab_nbytes(psa_slab_capacity[slab->slab_class]) / 64;
+            if (next > end) return psa_damaged(writer, "tick slab", unit);
+            PSA_STORE(&slab->owner, 0);
+            begins[(unit - low) / 64] |= UINT64_C(1) << (unit - low) % 64;
+            unit = next;
+        }
+        int status = own_slabs(writer, low, begins);
+        if (status != PSA_OK) return status;
+    }
+    memset(begins, 0, window_nbytes);
     for (uint64_t offset = 64; offset < header->heap_top;) {
         uint32_t index = (uint32_t)(offset / 64);
         psa_slab *slab = slab_at(arena, index);

@@ -5,14 +5,23 @@
  * ring's length were begun after it, also by a writer that died (undo_*_reserved). The chain a
  * commit sees starts at its record's undo_top.
  *
+ * The ring has room for a load that seldom comes. Its pages are taken in steps as records first come to
+ * them, and numbers leave out the rest of a lap (next_lap) while the part that has pages suffices.
+ *
  * Before-images say nothing of a pool at or below its scrape_block: its values were read there, not
  * built up. What a revert means for such a pool is decided in apply.c from the reverted payload.
  */
+#define _GNU_SOURCE
 #include "writer.h"
 
+#include <fcntl.h>
 #include <string.h>
 
 #define NO_TX UINT32_MAX
+#define KEPT_BLOCKS 64 /* that a revert may reach back */
+/* Below this the ring takes more pages rather than overwrite: 64 blocks of 5,900 records, ten times what
+ * Ethereum's busiest pools write. */
+#define LAP_NBYTES (UINT64_C(32) << 20)
 
 static psa_undo_entry *entry_at(const psa_writer *writer, uint64_t seq) {
     return &writer->arena.undo_entries[seq % writer->arena.undo_entry_count];
@@ -22,19 +31,60 @@ static psa_undo_record *record_at(const psa_writer *writer, uint64_t number) {
     return &writer->arena.undo_records[number % writer->arena.undo_record_count];
 }
 
-/* The entry, when neither it nor any of its records has been overwritten. */
-static const psa_undo_entry *valid_entry(const psa_writer *writer, uint64_t seq) {
-    const psa_header *header = writer->arena.header;
-    if (seq == 0 || seq + writer->arena.undo_entry_count <= header->undo_entry_reserved) return NULL;
-    const psa_undo_entry *entry = entry_at(writer, seq);
-    if (entry->seq != seq) return NULL;
-    if (entry->first_record + writer->arena.undo_record_count < header->undo_record_reserved)
+const psa_undo_entry *psa_undo_entry_of(const psa_arena *arena, uint64_t seq) {
+    const psa_header *header = arena->header;
+    uint64_t count = arena->undo_record_count;
+    if (seq == 0 || seq + arena->undo_entry_count <= header->undo_entry_reserved) return NULL;
+    const psa_undo_entry *entry = &arena->undo_entries[seq % arena->undo_entry_count];
+    /* Neither it nor any of its records has been overwritten, and walks along prev come to an end. */
+    if (entry->seq != seq || entry->prev >= seq || entry->record_count > count ||
+        entry->first_record > header->undo_record_reserved ||
+        entry->first_record + count < header->undo_record_reserved)
         return NULL;
     return entry;
 }
 
+static const psa_undo_entry *valid_entry(const psa_writer *writer, uint64_t seq) {
+    return psa_undo_entry_of(&writer->arena, seq);
+}
+
+int psa_undo_reserve(psa_writer *writer, uint64_t needed) {
+    uint64_t count = writer->arena.undo_record_count, paged = writer->undo_paged;
+    if (writer->fd < 0) paged = writer->undo_paged = count;
+    if (needed > count) needed = count;
+    if (needed <= paged) return PSA_OK;
+    uint64_t step = paged + PSA_UNDO_STEP_NBYTES / sizeof(psa_undo_record);
+    uint64_t goal = step < needed ? needed : step > count ? count : step;
+    uint64_t offset = writer->arena.header->undo_records_offset;
+    if (posix_fallocate(writer->fd, (off_t)(offset + paged * sizeof(psa_undo_record)),
+                        (off_t)((goal - paged) * sizeof(psa_undo_record))) != 0)
+        return PSA_FULL_SHM;
+    writer->undo_paged = goal;
+    return PSA_OK;
+}
+
+/* Near the end of the pages the ring has: take more, or go back to its begin when the blocks that must be
+ * kept lie well behind it, or when there are none to take. Numbers go on with the next lap, so whatever
+ * lies further on stays valid until the new lap comes by. */
+static void next_lap(psa_writer *writer) {
+    uint64_t count = writer->arena.undo_record_count, paged = writer->undo_paged;
+    uint64_t head = writer->record.undo_record_head, at = head % count;
+    if (paged == count || at < paged - paged / 8) return;
+    uint64_t oldest = head, seq = writer->record.undo_top;
+    const psa_undo_entry *entry;
+    for (int hops = 0; hops < KEPT_BLOCKS && (entry = valid_entry(writer, seq)) != NULL; hops++) {
+        oldest = entry->first_record;
+        seq = entry->prev;
+    }
+    int suffices = paged >= LAP_NBYTES / sizeof(psa_undo_record) && oldest >= head - at + paged / 4;
+    if (!suffices && psa_undo_reserve(writer, (paged > at ? paged : at) + 1) == PSA_OK) return;
+    writer->record.undo_record_head = head - at + count;
+    PSA_STORE_RELEASE(&writer->arena.header->undo_record_reserved, writer->record.undo_record_head);
+}
+
 void psa_undo_begin_block(psa_writer *writer, const psa_event *event) {
     psa_header *header = writer->arena.header;
+    next_lap(writer);
     uint64_t seq = ++writer->record.undo_entry_head;
     if (seq > header->undo_entry_reserved) PSA_STORE_RELEASE(&header->undo_entry_reserved, seq);
     psa_undo_entry *entry = entry_at(writer, seq);
@@ -57,12 +107,18 @@ void psa_undo_end_block(psa_writer *writer) {
     writer->open_entry = 0;
 }
 
+/* NULL when there is no page for it: the open block can then not be undone. */
 static psa_undo_record *push(psa_writer *writer, uint32_t slot, uint32_t kind, uint32_t generation) {
     psa_header *header = writer->arena.header;
-    uint64_t number = writer->record.undo_record_head++;
+    uint64_t number = writer->record.undo_record_head, at = number % writer->arena.undo_record_count;
+    if (at >= writer->undo_paged && psa_undo_reserve(writer, at + 1) != PSA_OK) {
+        entry_at(writer, writer->open_entry)->seq = 0;
+        return NULL;
+    }
+    writer->record.undo_record_head++;
     if (number + 1 > header->undo_record_reserved)
         PSA_STORE_RELEASE(&header->undo_record_reserved, number + 1);
-    psa_undo_record *record = record_at(writer, number);
+    psa_undo_record *record = &writer->arena.undo_records[at];
     record->entry_seq = writer->open_entry;
     record->slot = slot;
     record->kind = kind;
@@ -74,6 +130,7 @@ void psa_undo_note_line(psa_writer *writer, const psa_edit *edit) {
     if (writer->open_entry == 0 || writer->touched[edit->slot] == writer->open_entry) return;
     writer->touched[edit->slot] = writer->open_entry;
     psa_undo_record *record = push(writer, edit->slot, PSA_UNDO_LINE, edit->line.generation);
+    if (record == NULL) return;
     record->tick = edit->line.tick;
     record->sqrt_price_hi = edit->line.sqrt_price_hi;
     record->tx_index = edit->line.tx_index;
@@ -93,6 +150,7 @@ void psa_undo_note_tick(psa_writer *writer, uint32_t slot, uint32_t generation, 
                         psa_u128 gross, psa_i128 net) {
     if (writer->open_entry == 0) return;
     psa_undo_record *record = push(writer, slot, PSA_UNDO_TICK, generation);
+    if (record == NULL) return;
     record->tick = tick;
     psa_put_u128(&record->before[0], gross);
     psa_put_u128(&record->before[2], (psa_u128)net);
@@ -218,6 +276,43 @@ uint32_t psa_undo_blocks(const psa_writer *writer, uint64_t *numbers, uint8_t *h
         seq = entry->prev;
     }
     return count;
+}
+
+int psa_undo_copy(psa_writer *to, const psa_arena *from) {
+    const psa_header *source = from->header;
+    psa_header *header = to->arena.header;
+    psa_commit_record *record = &header->commits[source->committed & 1];
+    uint64_t count = from->undo_record_count, total = 0, needed = 0;
+    int is_same = count == to->arena.undo_record_count; /* then records keep number and place */
+    const psa_undo_entry *entry;
+    if (source->committed == 0) return PSA_OK;
+    if (record->undo_entry_head > source->undo_entry_reserved ||
+        record->undo_record_head > source->undo_record_reserved ||
+        record->undo_top > record->undo_entry_head)
+        return PSA_DAMAGED;
+    uint64_t end = record->undo_top;
+    for (uint64_t seq = end; (entry = psa_undo_entry_of(from, seq)) != NULL; end = seq = entry->prev) {
+        if (total + entry->record_count > count) break;
+        total += entry->record_count;
+        uint64_t last = entry->first_record % count + entry->record_count;
+        if (last > needed) needed = last;
+    }
+    int status = psa_undo_reserve(to, is_same ? needed : total);
+    if (status != PSA_OK) return status;
+    if (!is_same) record->undo_record_head = total;
+    header->undo_entry_reserved = record->undo_entry_head;
+    header->undo_record_reserved = record->undo_record_head;
+    for (uint64_t seq = record->undo_top; seq != end; seq = entry->prev) {
+        entry = psa_undo_entry_of(from, seq);
+        psa_undo_entry *copy = entry_at(to, seq);
+        *copy = *entry;
+        total -= entry->record_count;
+        if (!is_same) copy->first_record = total;
+        for (uint64_t i = 0; i < entry->record_count; i++)
+            *record_at(to, copy->first_record + i) =
+                from->undo_records[(entry->first_record + i) % count];
+    }
+    return PSA_OK;
 }
 
 /* Undo everything from the reverted block up. A series of reverts may come newest first (each undoes the

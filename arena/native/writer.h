@@ -8,6 +8,8 @@
 #define PSA_STAMP_DROPPED UINT64_MAX
 #define PSA_MIN_TICK (-887272)
 #define PSA_MAX_TICK 887272
+#define PSA_LAST_UNDO_KIND PSA_UNDO_FEES
+#define PSA_UNDO_STEP_NBYTES (UINT64_C(4) << 20) /* of the ring that is given pages at a time */
 
 typedef unsigned __int128 psa_u128;
 typedef __int128 psa_i128;
@@ -60,7 +62,15 @@ static inline void psa_line_set_status(psa_line *line, uint32_t status) {
     line->fee_status = (line->fee_status & UINT32_C(0xffffff)) | status << 24;
 }
 
+/* check.c */
+/* Everything but the tick slabs, which psa_slabs_rebuild looks at. PSA_DAMAGED. */
+int psa_check(psa_writer *writer);
+/* Note what is wrong; returns PSA_DAMAGED. */
+int psa_damaged(psa_writer *writer, const char *what, uint64_t at);
+
 /* ticks.c */
+/* Find the slabs of the lines up to the last commit; all others are free. Uses `touched`, all zero
+ * before and after. PSA_DAMAGED. */
 int psa_slabs_rebuild(psa_writer *writer);
 void psa_slab_free(psa_writer *writer, uint32_t slab);
 /* Give the heap pages up to `needed` bytes, in steps so that it seldom happens. */
@@ -85,6 +95,12 @@ uint32_t psa_ticks_index(const psa_arena *arena, const psa_line *line, int32_t t
 void psa_index_rebuild(psa_writer *writer);
 
 /* undo.c */
+/* The entry, when it and all of its records can still be read; its prev is below `seq`. */
+const psa_undo_entry *psa_undo_entry_of(const psa_arena *arena, uint64_t seq);
+/* Give the first `needed` records of the ring pages. PSA_FULL_SHM. */
+int psa_undo_reserve(psa_writer *writer, uint64_t needed);
+/* Fill an empty ring of at least its size with what can be undone in `from`, at its last commit. */
+int psa_undo_copy(psa_writer *to, const psa_arena *from);
 void psa_undo_begin_block(psa_writer *writer, const psa_event *event);
 void psa_undo_end_block(psa_writer *writer);
 void psa_undo_note_line(psa_writer *writer, const psa_edit *edit);
@@ -96,6 +112,8 @@ void psa_undo_revert(psa_writer *writer, const psa_event *event);
 int psa_undo_has_slot(const psa_writer *writer, uint64_t seq, uint32_t slot);
 
 /* apply.c */
+/* Whether price and tick of a V3 or V4 line are ones a pool can have. */
+int psa_price_fits(const psa_line *line);
 void psa_make_stale(psa_writer *writer, psa_edit *edit, uint32_t unsure);
 
 #endif

@@ -3,14 +3,19 @@
 Method: a real arena's image is written; the file is then cut, flipped and rewritten from outside.
 """
 
+import errno
 import hashlib
+import io
 import json
 import logging
 import os
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import SEED
 
@@ -18,6 +23,7 @@ import arena
 from arena.arena import ArenaImage, PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.errors import ArenaMissing, CheckpointRefused, LayoutMismatch
 from arena.layouts import slots
+from arena.writer import checkpoint as checkpoint_module
 from arena.writer.checkpoint import (
     KEEP,
     Checkpoint,
@@ -185,6 +191,137 @@ def test_a_header_of_something_else_is_refused(
         read_image(path)
 
 
+HEADER_FIELDS = (
+    *("magic", "format", "layout_version", "layout_digest", "chain_id", "block_number", "hashes"),
+    *("written_unix", "nbytes", "pieces", "payload_nbytes", "payload_sha256"),
+)
+WRONG = (None, True, -1, 1.5, "", "1", [], {}, [[]], 2**63, 2**64 - 1, 2**64, -(2**70), "x" * 5000)
+WRONG_INSIDE: list[dict[str, object]] = [
+    {"hashes": [[100]]},
+    {"hashes": [[100, "zz"]]},
+    {"hashes": [[100, "00"]]},
+    {"hashes": [["100", "00" * 32]]},
+    {"hashes": [[-1, "00" * 32]]},
+    {"hashes": [[2**64, "00" * 32]]},
+    {"hashes": [[100, None]]},
+    {"pieces": [[0, 4096, 1]]},
+    {"pieces": [[4096, 4096]]},
+    {"pieces": [[0, 4096], [0, 4096]]},
+    {"pieces": [[0, 4096], [8192, -1]]},
+    {"pieces": [[0, 4096], [-8, 8]]},
+    {"pieces": [[0, "4096"]]},
+    {"pieces": [[0, 2**62]]},
+    {"pieces": [[0, 10]]},
+    {"written_unix": 1e400},
+    {"block_number": 101},
+]
+
+
+@pytest.mark.parametrize("field", HEADER_FIELDS)
+def test_a_field_of_another_type_or_size_is_refused(
+    tmp_path: Path, image: ArenaImage, field: str
+) -> None:
+    path = write(tmp_path, image)
+    whole = path.read_bytes()
+    for value in WRONG:
+        if value == json.loads(whole.split(b"\n", 1)[0][65:])[field]:
+            continue
+        if field == "hashes" and value == []:
+            continue  # a checkpoint of which no hash is known
+        if field == "chain_id" and value in (2**63, 2**64 - 1):
+            continue  # fits, and is another chain's
+        path.write_bytes(whole)
+        rewrite_header(path, **{field: value})
+        if field == "written_unix" and value in (-1, 1.5, 2**63, 2**64 - 1, 2**64, -(2**70)):
+            continue  # nothing hangs on it
+        with pytest.raises(CheckpointRefused, match="next source is used"):
+            read_image(path)
+    line, payload = whole.split(b"\n", 1)
+    header = json.loads(line[65:])
+    del header[field]
+    changed = json.dumps(header).encode()
+    path.write_bytes(
+        hashlib.sha256(changed).hexdigest().encode() + b" " + changed + b"\n" + payload
+    )
+    with pytest.raises(CheckpointRefused, match="no checkpoint's"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("fields", WRONG_INSIDE, ids=str)
+def test_a_field_wrong_inside_is_refused(
+    tmp_path: Path, image: ArenaImage, fields: dict[str, object]
+) -> None:
+    path = write(tmp_path, image)
+    rewrite_header(path, **fields)
+    with pytest.raises(CheckpointRefused, match="next source is used"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("header", [b"[]", b"7", b"null", b'"x"', b"{}", b"{", b"\xff"])
+def test_a_header_that_is_no_object_is_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "00000000000000000001.checkpoint"
+    path.write_bytes(hashlib.sha256(header).hexdigest().encode() + b" " + header + b"\n")
+    with pytest.raises(CheckpointRefused):
+        read_header(path)
+
+
+def test_what_is_no_file_is_refused_without_waiting(
+    tmp_path: Path, image: ArenaImage, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = write(tmp_path, image)
+    os.mkfifo(tmp_path / "00000000000000000008.checkpoint")
+    (tmp_path / "00000000000000000009.checkpoint").mkdir()
+    usable = list(usable_checkpoints(tmp_path, chain_id=CHAIN, is_canonical=is_canonical))
+    assert [checkpoint.path for checkpoint, _ in usable] == [good]
+    assert len(caplog.messages) == 2
+    assert list(usable_checkpoints(good, chain_id=CHAIN, is_canonical=is_canonical)) == []
+    assert "checkpoints_unreadable" in caplog.text
+
+
+def test_an_image_that_contradicts_itself_gives_way_to_an_older_one(
+    tmp_path: Path, image: ArenaImage, arena_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file's checksum is right: whoever wrote it wrote this."""
+    write(tmp_path, image)
+    pieces = [(start, bytearray(piece)) for start, piece in image.pieces]
+    lines = next(piece for start, piece in pieces if start == int(image.header["slots_offset"]))
+    table = np.frombuffer(lines, slots.SLOT)
+    newest = int(table["lines"]["stamp"][1].argmax())
+    table["lines"]["slab"][1, newest] = 5  # inside the heap
+    write(tmp_path, ArenaImage(image.nbytes, tuple((at, bytes(piece)) for at, piece in pieces)))
+    found, is_warm = open_with(arena_name, tmp_path, HASHES)
+    with found:
+        assert is_warm
+        found.close(unlink=True)
+    assert "error=ArenaDamaged" in caplog.text
+    assert "newest version of slot 1" in caplog.text
+
+
+def test_names_count_on_whatever_the_clock_says(
+    tmp_path: Path, image: ArenaImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after files of a former version, whose names are nanoseconds since 1970."""
+    former = write(tmp_path, image)
+    former = former.rename(tmp_path / f"{time.time_ns():020d}.checkpoint")
+    written = [former]
+    for now in (0.0, 4e9, 1.0, -5.0, 2e9):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        monkeypatch.setattr(time, "time_ns", lambda now=now: int(now * 1e9))
+        written.append(write(tmp_path, image))
+        assert checkpoint_files(tmp_path) == written[: -KEEP - 1 : -1]
+    assert read_header(written[-1])[0].written_unix == 2e9
+
+
+def test_what_was_written_last_stays_when_one_is_kept(tmp_path: Path, image: ArenaImage) -> None:
+    highest = tmp_path / f"{10**20 - 1}.checkpoint"
+    highest.write_bytes(b"of another program")
+    for _ in range(2):
+        path = write_checkpoint(
+            tmp_path, image, chain_id=CHAIN, hashes=[(100, HASHES[100])], keep=1
+        )
+        assert checkpoint_files(tmp_path) == [path]
+
+
 def test_the_next_older_one_is_used(
     tmp_path: Path, image: ArenaImage, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,18 +391,54 @@ def test_without_any_usable_source_the_arena_begins_empty(
         arena.attach(arena_name, timeout=0)
 
 
-def test_a_full_disk_leaves_no_part_of_a_file(
-    tmp_path: Path, image: ArenaImage, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EMFILE])
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "rename"])
+def test_a_disk_that_fails_leaves_no_part_of_a_file(
+    tmp_path: Path, image: ArenaImage, monkeypatch: pytest.MonkeyPatch, call: str, error: int
 ) -> None:
     kept = write(tmp_path, image)
 
-    def refuse(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="No space left"):
+    class Short(io.RawIOBase):
+        """A file that takes some bytes and then no more."""
+
+        def __init__(self, path: str, mode: str) -> None:
+            self.file = io.FileIO(path, mode.replace("b", ""))
+            self.room = 5000
+
+        def writable(self) -> bool:
+            return True
+
+        def fileno(self) -> int:
+            return self.file.fileno()
+
+        def write(self, data: Any) -> int:
+            if self.room == 0:
+                refuse()
+            taken = self.file.write(bytes(data[: self.room]))
+            assert taken is not None
+            self.room -= taken
+            return taken
+
+    if call == "open":
+        monkeypatch.setattr(checkpoint_module, "open", refuse, raising=False)
+    elif call == "write":
+        monkeypatch.setattr(
+            checkpoint_module,
+            "open",
+            lambda path, mode: io.BufferedWriter(Short(path, mode)),
+            raising=False,
+        )
+    else:
+        monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(OSError, match=os.strerror(error)):
         write(tmp_path, image)
+    monkeypatch.undo()
     assert list(tmp_path.iterdir()) == [kept]
+    assert read_image(kept).pieces == image.pieces
+    assert write(tmp_path, image) in tmp_path.iterdir()
 
 
 def test_state_is_kept_where_the_system_says(

@@ -340,7 +340,7 @@ def test_truncated_data_segment_is_refused(arena_name: str) -> None:
         ):
             with pytest.raises((errors.LayoutMismatch, errors.ArenaNotReady)) as caught:
                 opening()
-            assert type(caught.value) is (errors.LayoutMismatch if size else errors.ArenaNotReady)
+            assert type(caught.value) is (errors.ArenaDamaged if size else errors.ArenaNotReady)
             assert path.name in str(caught.value)
     remove(arena_name)
 

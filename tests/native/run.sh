@@ -60,7 +60,7 @@ for program in $programs; do
     # shellcheck disable=SC2086
     "${CC:-gcc}" -std=gnu11 -fno-strict-aliasing -Wall -Wextra -Werror $flags -pthread \
         -o "$build/$program" "$here/$program.c" "$core/versions.c" "$core/ticks.c" "$core/index.c" \
-        "$core/apply.c" "$core/undo.c" "$core/swap.c"
+        "$core/apply.c" "$core/undo.c" "$core/check.c" "$core/swap.c"
     echo "-- $program $mode"
     case $mode in
     plain | asan | tsan)

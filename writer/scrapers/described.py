@@ -31,8 +31,10 @@ _SELECTORS = {
     "token1": "0xd21220a7",
     "factory": "0xc45a0155",
 }
-_TOKENS = ("token0", "token1")
-_FUNCTIONS = {UNISWAP_V2: _TOKENS, UNISWAP_V3: ("fee", "tickSpacing", *_TOKENS)}
+_FUNCTIONS = {
+    UNISWAP_V2: ("token0", "token1", "factory"),
+    UNISWAP_V3: ("fee", "tickSpacing", "token0", "token1", "factory"),
+}
 _WORD_CHARS = 2 + 64
 CALLS_AT_ONCE = 500
 # A node behind a balancer may not have the pool yet. Whoever says nothing so often has no such function.
@@ -61,15 +63,10 @@ def contradictions_of(spec: PoolSpec, told: Mapping[str, int]) -> Iterator[tuple
 
 
 class Described:
-    """Asks the node behind `rpc` once for each pool. Calls block; several threads may call.
+    """Asks the node behind `rpc` once for each pool. Calls block; several threads may call."""
 
-    Where `pair_tokens_are_read`, pools come from storage: whoever reads a V2 pair's reserves there reads
-    and compares its tokens with them, and thousands of pairs need not be asked.
-    """
-
-    def __init__(self, rpc: JsonRpc, *, pair_tokens_are_read: bool = False) -> None:
+    def __init__(self, rpc: JsonRpc) -> None:
         self._rpc = rpc
-        self._pair_tokens_are_read = pair_tokens_are_read
         self._lock = threading.Lock()
         self._told: dict[bytes, Told] = {}
         self._asks: dict[bytes, int] = {}
@@ -79,15 +76,17 @@ class Described:
         """What each V2 or V3 pool says of itself, by key. RpcError."""
         wanted = [spec for spec in specs if spec.protocol in _FUNCTIONS]
         with self._lock:
-            questions = [(spec.key, name) for spec in wanted for name in self._open(spec)]
+            new = [spec for spec in wanted if self._is_open(spec)]
+        questions = [(spec.key, name) for spec in new for name in _FUNCTIONS[spec.protocol]]
         answers = self._ask(questions)
         with self._lock:
-            for key in {key for key, _ in questions}:
+            for key in {spec.key for spec in new}:
                 self._asks[key] = self._asks.get(key, 0) + 1
             for (key, name), answer in zip(questions, answers, strict=True):
+                known = self._told.setdefault(key, {})
                 if answer is not None:
-                    self._told.setdefault(key, {})[name] = answer
-            return {spec.key: dict(self._told.get(spec.key, {})) for spec in wanted}
+                    known[name] = answer
+            return {spec.key: dict(self._told[spec.key]) for spec in wanted}
 
     def contradictions(self, specs: Iterable[PoolSpec]) -> dict[bytes, PoolInvalid]:
         """PoolInvalid, with both values, for each pool that is not what its description says.
@@ -139,17 +138,11 @@ class Described:
             invalid=(*scrape.invalid, *wrong.values()),
         )
 
-    def _open(self, spec: PoolSpec) -> list[str]:
-        """What the pool is still to be asked."""
-        if self._asks.get(spec.key, 0) >= MOST_ASKS:
-            return []
-        wanted = [*_FUNCTIONS[spec.protocol]]
-        if spec.protocol == UNISWAP_V2 and self._pair_tokens_are_read:
-            wanted = []
-        if any(spec.factory):
-            wanted.append("factory")
-        known = self._told.get(spec.key, {})
-        return [name for name in wanted if name not in known]
+    def _is_open(self, spec: PoolSpec) -> bool:
+        known = self._told.get(spec.key)
+        if known is not None and len(known) == len(_FUNCTIONS[spec.protocol]):
+            return False
+        return self._asks.get(spec.key, 0) < MOST_ASKS
 
     def _ask(self, questions: Sequence[tuple[bytes, str]]) -> list[int | None]:
         calls: list[Call] = [

@@ -1,0 +1,392 @@
+"""A writer that begins on a damaged segment refuses it with what is wrong, and the next source is used.
+
+Method: a real arena is left behind with pools, ticks, a removed pool, undo entries and hashes; words of
+its segments are then changed from outside, one kind of damage at a time or at random.
+"""
+
+import contextlib
+import logging
+import os
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SEED
+from deep_blocks import Chain, Key
+
+import arena
+from arena.arena import PoolValues, WriterArena
+from arena.errors import ArenaDamaged, ArenaError, LayoutMismatch
+from arena.layouts import header as layout
+from arena.layouts import slots
+from arena.writer.logs import Header
+from arena.writer.restart import open_arena
+
+SHM = Path("/dev/shm")
+SIZES = {"max_pools": 16, "tick_bytes": 1 << 16, "undo_blocks": 16, "undo_records": 256}
+HEAD = 110
+
+
+def block_hash(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+class Node:
+    """A chain on which every block is canonical."""
+
+    def headers(self, numbers: list[int]) -> list[Header | None]:
+        return [Header(number, block_hash(number), bytes(32), 0, 0, 0) for number in numbers]
+
+
+def leave(name: str) -> Chain:
+    """An arena at block HEAD whose writer is gone: pairs, V3 pools with ticks, one of each removed."""
+    with WriterArena.create(name, **SIZES) as writer:
+        chain = Chain(writer, pairs=4, pools=4, block=100, seed="damage")
+        for block in range(101, HEAD + 1):
+            writer.apply(chain.block(events=12))
+            writer.note_hash(block, block_hash(block))
+        for key in (Key(0, 3), Key(1, 3)):
+            writer.remove_pool(chain.slots[key])
+        writer.commit()
+    return chain
+
+
+class Left:
+    """The data segment of a dead writer, as bytes and as arrays that lead into them."""
+
+    def __init__(self, name: str) -> None:
+        (self.path,) = SHM.glob(f"{name}.*")
+        self.content = np.fromfile(self.path, np.uint8)
+        self.header = self.content[: layout.HEADER_NBYTES].view(layout.HEADER)
+        head = self.header[0]
+        self.record = head["commits"][int(head["committed"]) & 1]
+        self.statics = self._table("statics_offset", slots.STATIC, head["slots_used"])
+        self.slots = self._table("slots_offset", slots.SLOT, head["slots_used"])
+        self.buckets = self._table("buckets_offset", np.dtype("<u4"), head["bucket_count"])
+        self.entries = self._table(
+            "undo_entries_offset", slots.UNDO_ENTRY, head["undo_entry_count"]
+        )
+        self.records = self._table(
+            "undo_records_offset", slots.UNDO_RECORD, head["undo_record_count"]
+        )
+        self.heap = self._table("heap_offset", np.dtype("<u4"), int(head["heap_top"]) // 4)
+
+    def _table(self, field: str, dtype: np.dtype, count: int) -> np.ndarray:  # type: ignore[type-arg]
+        start = int(self.header[0][field])
+        return self.content[start : start + int(count) * dtype.itemsize].view(dtype)
+
+    def line(self, slot: int) -> np.ndarray:  # type: ignore[type-arg]
+        """(1,) the newest line of a slot, as a view."""
+        lines = self.slots["lines"][slot]
+        newest = int(lines["stamp"].argmax())
+        found: np.ndarray = lines[newest : newest + 1]  # type: ignore[type-arg]
+        return found
+
+    def entry(self) -> np.ndarray:  # type: ignore[type-arg]
+        """(1,) the undo entry of the head block, as a view."""
+        index = int(self.record["undo_top"]) % len(self.entries)
+        found: np.ndarray = self.entries[index : index + 1]  # type: ignore[type-arg]
+        return found
+
+    def save(self) -> None:
+        self.path.write_bytes(self.content.tobytes())
+
+
+def set_line(field: str, value: int, slot: int = 5) -> Callable[[Left], None]:
+    def damage(left: Left) -> None:
+        left.line(slot)[field] = value
+
+    return damage
+
+
+def set_entry(field: str, value: int) -> Callable[[Left], None]:
+    def damage(left: Left) -> None:
+        left.entry()[field] = value
+
+    return damage
+
+
+def set_header(field: str, value: int) -> Callable[[Left], None]:
+    def damage(left: Left) -> None:
+        left.header[field] = value
+
+    return damage
+
+
+def set_row(field: str, value: int) -> Callable[[Left], None]:
+    def damage(left: Left) -> None:
+        left.statics[field][5] = value
+
+    return damage
+
+
+def bucket_leads_nowhere(left: Left) -> None:
+    left.buckets[np.flatnonzero(left.buckets == 0)[0]] = 1 << 20
+
+
+def bucket_named_twice(left: Left) -> None:
+    left.buckets[np.flatnonzero(left.buckets == 0)[0]] = 1
+
+
+def bucket_lost(left: Left) -> None:
+    left.buckets[np.flatnonzero(left.buckets == 1)[0]] = 0
+
+
+def key_changed(left: Left) -> None:
+    left.statics["key"][0, 0] ^= 1
+
+
+def slab_of_another(left: Left) -> None:
+    left.line(5)["slab"] = left.line(4)["slab"][0]
+    left.line(5)["slab_class"] = left.line(4)["slab_class"][0]
+    left.line(5)["tick_count"] = left.line(5)["current_index"] = 0
+
+
+def slab_inside_another(left: Left) -> None:
+    left.line(5)["slab"] += 1
+    left.line(5)["tick_count"] = left.line(5)["current_index"] = 0
+
+
+def slab_of_no_class(left: Left) -> None:
+    left.heap[16 * int(left.line(5)["slab"][0])] = 40
+
+
+def slab_reaches_beyond(left: Left) -> None:
+    left.heap[16 * int(left.line(5)["slab"][0])] = 25
+
+
+def ticks_out_of_order(left: Left) -> None:
+    first = 16 * int(left.line(5)["slab"][0]) + 16
+    left.heap[[first, first + 1]] = left.heap[[first + 1, first]]
+
+
+def both_lines_of_no_commit(left: Left) -> None:
+    left.slots["lines"]["stamp"][5] = left.header["committed"][0] + 1
+
+
+def record_of_another_commit(left: Left) -> None:
+    left.header["commits"]["stamp"] += 2
+
+
+def undo_records_of_others(left: Left) -> None:
+    left.records["entry_seq"] += 1
+
+
+def undo_of_no_pool(left: Left) -> None:
+    left.records["slot"] = 9
+
+
+KINDS: list[tuple[Callable[[Left], None], str]] = [
+    (set_header("slots_used", 17), "slots in use 17"),
+    (set_header("tokens_used", 33), "tokens in use 33"),
+    (set_header("heap_top", 0), "end of the tick slabs 0"),
+    (set_header("heap_top", 100), "end of the tick slabs 100"),
+    (set_header("heap_top", 1 << 40), "end of the tick slabs"),
+    (set_header("superseded", 1), "mark of an old generation"),
+    (set_header("committed", 2**64 - 1), "count of commits"),
+    (set_header("undo_record_reserved", 2**64 - 1), "count of commits"),
+    (record_of_another_commit, "record of commit"),
+    (set_row("token0", 32), "static row 5"),
+    (set_row("protocol", 3), "static row 5"),
+    (set_row("generation", 2**32 - 1), "static row 5"),
+    (set_row("generation", 7), "newest version of slot 5"),
+    (set_row("tick_spacing", 0), "newest version of slot 5"),
+    (set_line("slab", 0), "version line of slot 5"),
+    (set_line("slab", 2**32 - 1), "version line of slot 5"),
+    (set_line("slab_class", 40), "version line of slot 5"),
+    (set_line("slab_class", 1), "slot 5"),
+    (set_line("tick_count", 2**32 - 1), "version line of slot 5"),
+    (set_line("current_index", 0), "newest version of slot 5"),
+    (set_line("base_block", 2**64 - 1), "version line of slot 5"),
+    (set_line("status", 5), "newest version of slot 5"),
+    (set_line("sqrt_price_hi", 2**32 - 1), "newest version of slot 5"),
+    (set_line("slab", 1, slot=1), "slot 1"),
+    (both_lines_of_no_commit, "version line of slot 5"),
+    (slab_of_another, "tick slab of slot"),
+    (slab_inside_another, "tick slab of slot 5"),
+    (slab_of_no_class, "tick slab"),
+    (slab_reaches_beyond, "tick slab"),
+    (ticks_out_of_order, "newest version of slot 5"),
+    (bucket_leads_nowhere, "bucket of the key index"),
+    (bucket_named_twice, "bucket of the key index"),
+    (bucket_lost, "key index of slot 0"),
+    (key_changed, "bucket of the key index"),
+    (set_entry("record_count", 200), "undo entry"),
+    (set_entry("first_record", 0), "undo record"),
+    (set_entry("block_number", 2**64 - 1), "undo entry"),
+    (undo_records_of_others, "undo record"),
+    (undo_of_no_pool, "undo record"),
+]
+
+
+def ids(kind: tuple[Callable[[Left], None], str]) -> str:
+    return kind[1]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=ids)
+def test_a_segment_that_contradicts_itself_is_refused_with_what_is_wrong(
+    arena_name: str, kind: tuple[Callable[[Left], None], str]
+) -> None:
+    damage, words = kind
+    leave(arena_name)
+    left = Left(arena_name)
+    damage(left)
+    left.save()
+    with pytest.raises(ArenaDamaged, match=words):
+        WriterArena.take_over(arena_name)
+    start = int(left.header[0]["slots_offset"])
+    found = left.path.read_bytes()[start : start + left.slots.nbytes]
+    assert found == left.slots.tobytes()  # readers lost nothing
+    WriterArena.create(arena_name, **SIZES).close(unlink=True)
+
+
+def test_a_segment_as_a_writer_leaves_it_is_gone_on_from(arena_name: str) -> None:
+    chain = leave(arena_name)
+    with WriterArena.take_over(arena_name) as writer:
+        chain.compare(writer, without=[Key(0, 3), Key(1, 3)])
+        writer.close(unlink=True)
+
+
+def test_a_chain_of_undo_entries_that_leads_back_to_itself_ends(arena_name: str) -> None:
+    """The entry counts as overwritten, as one older than the ring."""
+    chain = leave(arena_name)
+    left = Left(arena_name)
+    left.entry()["prev"] = left.entry()["seq"]
+    left.save()
+    with WriterArena.take_over(arena_name) as writer:
+        assert writer.undoable() == []
+        assert not writer.note_hash(50, block_hash(50))
+        writer.apply(chain.revert(events=12))
+        writer.commit()
+        assert len(writer.stale_slots())
+        writer.close(unlink=True)
+
+
+def open_with(name: str, folder: Path) -> tuple[WriterArena, bool]:
+    return open_arena(
+        name,
+        max_pools=16,
+        tick_bytes=1 << 16,
+        mode=0o600,
+        group=None,
+        chain_id=1,
+        node=Node(),  # type: ignore[arg-type]
+        folder=folder,
+    )
+
+
+def test_a_start_falls_back_and_says_why(
+    arena_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    leave(arena_name)
+    left = Left(arena_name)
+    bucket_leads_nowhere(left)
+    left.save()
+    with caplog.at_level(logging.INFO):
+        found, is_warm = open_with(arena_name, tmp_path)
+    with found:
+        assert not is_warm
+        assert found.slot_count == 0
+        found.close(unlink=True)
+    (line,) = [each for each in caplog.messages if "segment_refused" in each]
+    assert "error=ArenaDamaged" in line
+    assert "bucket of the key index" in line
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("generation", 2**64 - 1),
+        ("generation", 2**63),
+        ("generation", 77),
+        ("heartbeat_count", 2**64 - 1),
+        ("phase_committed", 2**64 - 1),
+        ("phase_committed", 12345),
+        ("state", 99),
+        ("writer_start_time", 2**64 - 1),
+        ("chain_id", 2**64 - 1),
+    ],
+)
+def test_no_word_of_the_control_segment_stops_a_start(
+    arena_name: str, tmp_path: Path, field: str, value: int
+) -> None:
+    leave(arena_name)
+    control = SHM / arena_name
+    fields = layout.CONTROL.fields
+    assert fields is not None
+    dtype, offset = fields[field][:2]
+    with control.open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(struct.pack("<Q", value)[: dtype.itemsize])
+    found, is_warm = open_with(arena_name, tmp_path)
+    with found:
+        assert is_warm == (
+            field in ("heartbeat_count", "phase_committed", "writer_start_time", "state")
+        )
+        found.heartbeat()
+        found.set_phase("live")
+        found.close(unlink=True)
+    for left in SHM.glob(f"{arena_name}.*"):  # one the control segment did not name any more
+        left.unlink()
+
+
+def test_whatever_is_changed_a_writer_goes_on_or_refuses(arena_name: str) -> None:
+    rng = random.Random(f"damage {SEED}")
+    refused = 0
+    chain = leave(arena_name)
+    left = Left(arena_name)
+    path, whole = left.path, left.content
+    control = (SHM / arena_name).read_bytes()
+    used = np.flatnonzero(whole)
+    for _ in range(400):
+        content = whole.copy()
+        for _ in range(rng.choice((1, 1, 2, 8))):
+            at = int(used[rng.randrange(len(used))])
+            if rng.random() < 0.5:
+                content[at] ^= 1 << rng.randrange(8)
+            else:
+                word = rng.choice((0, 1, 2**31, 2**32 - 1, rng.getrandbits(32)))
+                at &= ~3
+                content[at : at + 4] = np.frombuffer(struct.pack("<I", word), np.uint8)
+        path.write_bytes(content.tobytes())
+        (SHM / arena_name).write_bytes(control)
+        try:
+            writer = WriterArena.take_over(arena_name)
+        except LayoutMismatch:
+            refused += 1
+            continue
+        with writer:
+            for records in chain.onwards(events=12, blocks=3):
+                writer.apply(records)
+            for slot in range(writer.slot_count):
+                with contextlib.suppress(ArenaError, ValueError):
+                    writer.install(slot, PoolValues(HEAD, 500, reserve0=1, reserve1=1))
+            writer.commit()
+            writer.image()
+    assert 0 < refused < 400
+    WriterArena.create(arena_name, **SIZES).close(unlink=True)
+
+
+@pytest.mark.parametrize("nbytes", [1, 4095, 4096, 8192, -1])
+def test_a_segment_cut_short_is_refused_by_readers_and_writers(
+    arena_name: str, nbytes: int
+) -> None:
+    leave(arena_name)
+    path = Left(arena_name).path
+    whole = path.stat().st_size
+    os.truncate(path, nbytes % whole)
+    for attempt in (
+        lambda: arena.attach(arena_name, require_writer=False),
+        lambda: WriterArena.take_over(arena_name),
+    ):
+        with pytest.raises(ArenaDamaged, match="cut it short") as caught:
+            attempt()
+        assert caught.value.found == nbytes % whole
+    os.truncate(path, whole)  # what was cut off is zero now
+    if nbytes % whole <= 8192:
+        with pytest.raises(LayoutMismatch):
+            WriterArena.take_over(arena_name)
+    WriterArena.create(arena_name, **SIZES).close(unlink=True)
