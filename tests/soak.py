@@ -10,6 +10,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--embedded", action="store_true", help="the writer's own bridge")
     parser.add_argument("--keep", action="store_true", help="leave the logs where they are")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # its processes end with it
     if options.faults:
         sys.exit(storm(options.seed, options.seconds, options.embedded, options.keep))
     print(f"seed {options.seed}, {options.transport}, {options.seconds:g} s", flush=True)

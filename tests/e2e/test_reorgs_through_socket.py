@@ -16,7 +16,10 @@ from oracle.chain_oracle import ChainOracle, V2State, from_record, plain, plain_
 from oracle.evm_data import Block, Chain, load, write_state_file
 from oracle.feed_server import FeedServer
 from oracle.frames import Exex, Order, Piece, ReorgForm, Seed, pieces
-from oracle.processes import ReaderProcess, WriterProcess
+from oracle.history import frames_of
+from oracle.processes import SECONDS, ReaderProcess, WriterProcess
+
+import arena
 
 FORK_BLOCK = 41
 """Last block before the first reorg; no reorg reaches below it."""
@@ -89,6 +92,15 @@ class Served:
         server.send(self.ends[self.next], self.ends[self.next + len(sent)])
         self.next += len(sent)
         return sent
+
+    def wait_received(self, arena_name: str) -> None:
+        """Until the writer has read all that was sent: a file written from now on is newer."""
+        limit = time.monotonic() + SECONDS
+        sent = len(frames_of(self.stream[: self.ends[self.next]]))
+        with arena.attach(arena_name, timeout=SECONDS) as pools:
+            while pools.counters["frames"] < sent:
+                assert time.monotonic() < limit
+                time.sleep(0.01)
 
     def drip(self, server: FeedServer, *, piece_bytes: int, pause: float) -> None:
         """Send the next piece in writes of that many bytes, that many seconds apart."""
@@ -192,6 +204,7 @@ def test_reorgs_inside_the_buffering_phase_are_replayed(
         assert len({id(p.reorg) for p in buffered if p.reorg is not None}) == 4
         tip = buffered[-1]
         at_tip = dict.fromkeys(list(before)[::2], tip.block_hash)
+        served.wait_received(arena_name)
         write_state_file(tmp_path / "states.jsonl", chain, before | at_tip)
         reader.wait_live()
         reader.expect(tip.number, _states(chain, before, tip.block_hash), settle=True)
@@ -231,8 +244,9 @@ def test_reorg_below_the_scrape_block_of_some_pools(
         reader.expect(66, _states(chain, scraped_at, sent[-1].block_hash))
         settled = served.index(number=66, first_from=old_tip + 1)
         tip = served.pieces[settled]
-        write_state_file(states, chain, dict.fromkeys(scraped_at, tip.block_hash))
         served.send(server, settled - old_tip)
+        served.wait_received(arena_name)
+        write_state_file(states, chain, dict.fromkeys(scraped_at, tip.block_hash))
         reader.expect(66, _states(chain, scraped_at, tip.block_hash), settle=True)
         for _ in range(40):
             (piece,) = served.send(server)

@@ -44,7 +44,7 @@ class WriterProcess:
         name: str,
         socket: Path | None = None,
         states: Path | None = None,
-        dialect: str = "exex",
+        dialect: str = "auto",
         more: tuple[str, ...] = (),
     ) -> None:
         self.name = name
