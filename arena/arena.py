@@ -1020,6 +1020,12 @@ class WriterArena:
             now = time.monotonic_ns()
             lib.psa_store_release_u64(ffi.addressof(shared, "heartbeat_ns"), now)
 
+    @property
+    def phase_name(self) -> str:
+        """The phase that readers see."""
+        self._live()
+        return read_phase(self._shared).name
+
     def set_phase(self, phase: str | int, reason: str = "", gap: tuple[int, int] = (0, 0)) -> None:
         """Tell readers what the writer is doing. `reason` is cut at 216 bytes; ValueError for no phase."""
         number = layout.PHASE_NUMBERS.get(phase) if isinstance(phase, str) else phase

@@ -23,11 +23,12 @@ from arena.errors import ChainMoved, GapNotClosed, NodeBehind
 from arena.native import lib
 from arena.writer.feed import Records
 from arena.writer.logs import (
-    TOPICS,
     Header,
     NodeBlock,
     NodeClient,
+    block_reader,
     block_records,
+    claimed_blocks,
     differing_pools,
     fetch_blocks,
     same_block,
@@ -155,6 +156,7 @@ class Branch:
 
     def __init__(self, node: NodeClient):
         self.node = node
+        self._reader = block_reader(node)
         self.pools: Mapping[bytes, PoolSpec] = {}
         self.witnesses: list[Witness] = []
         self.agreement = Agreement()  # up to the newest witness
@@ -166,6 +168,7 @@ class Branch:
     def copy(self, witnesses: Sequence[Witness]) -> "Branch":
         """The same view with these witnesses, for another thread to go on with."""
         other = Branch(self.node)
+        other._reader = self._reader
         other.pools, other.witnesses = self.pools, list(witnesses)
         other.has_disagreed = self.has_disagreed
         other.agreement, other.differing = self.agreement, self.differing
@@ -251,7 +254,7 @@ class Branch:
         if not wanted:
             return 0
         try:
-            found = fetch_blocks(
+            found = claimed_blocks(
                 self.node, _number(wanted[0]), _number(wanted[-1]), self.pools, parent=parent
             )
         except ChainMoved:
@@ -315,7 +318,7 @@ class Branch:
                 head=facts.head,
             )
         top = _number(facts.kept[-1])
-        blocks = fetch_blocks(self.node, ancestor.number + 1, top, self.pools, parent=ancestor.hash)
+        blocks = self._fetch(ancestor.number + 1, top, parent=ancestor.hash)
         missing = blocks[: facts.first - ancestor.number - 1]
         compared = blocks[len(missing) :]
         before = missing[-1].header if missing else headers[candidates.index(ancestor)]
@@ -384,7 +387,7 @@ class Branch:
         below = [each for each in wanted if each not in wrong and each[0] < first - 1]
         if not below:
             return Confirmation(tuple(keys), (), reached_at, agreement)
-        blocks = fetch_blocks(self.node, below[0][0] + 1, first, self.pools, parent=below[0][1])
+        blocks = self._fetch(below[0][0] + 1, first, parent=below[0][1])
         hashes = {block.header.number: block.header.hash for block in blocks}
         if any(hashes.get(number, known) != known for number, known in below):
             raise ChainMoved("the node's chain changed while it was read")
@@ -461,9 +464,13 @@ class Branch:
         trail = trail[-2 * TRAIL_BLOCKS :]
         begin = trail[-1].header.number + 1 if trail else first
         parent = trail[-1].header.hash if trail else None
-        trail = [*trail, *fetch_blocks(self.node, begin, last, self.pools, parent=parent)]
+        trail = [*trail, *claimed_blocks(self.node, begin, last, self.pools, parent=parent)]
         self._trail, self._trail_pools = trail, self.pools
         return [each for each in trail if first <= each.header.number <= last]
+
+    def _fetch(self, first: int, last: int, *, parent: bytes) -> list[NodeBlock]:
+        pools, reader = self.pools, self._reader
+        return fetch_blocks(self.node, first, last, pools, parent=parent, reader=reader)
 
     def _other_events(
         self,
@@ -472,12 +479,13 @@ class Branch:
     ) -> list[bytes]:
         """Of the pools (keys) of each block those whose events differ between node and stream: two
         blocks with one parent have the same base fee, and may have the same time."""
-        found = self.node.block_logs([header.hash for header, _, _ in blocks], TOPICS)
         differing = []
-        for (header, kept, keys), logs in zip(blocks, found, strict=True):
+        for header, kept, keys in blocks:
             compared = self.pools_at(header.number, late)
             pools = {key: compared[key] for key in keys if key in compared}
-            differing += differing_pools(kept, block_records(header, logs, pools), pools)
+            whole = self._reader.read([header], pools)[0]
+            found = block_records(header, whole.logs, pools, whole.first_logs)
+            differing += [*differing_pools(kept, found, pools), *whole.doubtful]
         return differing
 
 

@@ -8,7 +8,6 @@ read is disconnected, and so are all when the node's chain cannot be joined to w
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import queue
 import threading
@@ -16,11 +15,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from arena.errors import (
     ChainMoved,
     LogInvalid,
+    LogsRefused,
     NodeBehind,
     NodeSyncing,
     PoolListError,
@@ -32,7 +32,7 @@ from arena.native import lib
 from arena.writer.feed import DIALECTS, Records
 from arena.writer.follow import Follower, encode, without_protocol_fees
 from arena.writer.jsonrpc import JsonRpc, Limits
-from arena.writer.logs import Header, RpcNode, read_header
+from arena.writer.logs import Header, RpcNode, read_hash
 from arena.writer.replay import listen
 from arena.writer.reports import report_refused
 from arena.writer.scrapers.blocks import check_chain, check_synced
@@ -49,8 +49,10 @@ MISSED_HEADS = 2  # found by asking, one after the other, before a subscription 
 CUT_BACK_S = 1.0
 FIRST_RETRY_S = 0.02  # a block's logs may come a moment after its header
 LONGEST_RETRY_S = 2.0
-# A node that is away for longer is told to clients as a producer tells its end: by closing.
-NODE_LOST_S = 10.0
+# Who cannot get past a block, or to the node, says so within ten seconds: to clients as a producer
+# tells its end, by closing.
+STALLED_S = 8.0
+TIMEOUT_S = 4.0  # of a request: two that hang are not yet ten seconds
 CLIENT_NBYTES = 16 << 20  # about 100,000 events
 JOIN_TIMEOUT_S = 15.0
 
@@ -76,6 +78,17 @@ class BridgeSettings:
     dialect: str = "bridge"
 
 
+class Host(Protocol):
+    """The program that a bridge is part of. Called in the bridge's thread."""
+
+    def stalled(self, reason: str) -> None:
+        """No block comes until the next does."""
+
+    def doubted(self, keys: frozenset[bytes], block_number: int) -> None:
+        """Make these pools stale, to be read at that block or later. Returns when it is done; NodeBehind
+        when it could not be."""
+
+
 class Bridge:
     """Owns the connections to the node, the socket and its clients; `run` ends when cancelled, `close`
     comes after it.
@@ -97,12 +110,13 @@ class Bridge:
         elif targets is None:
             raise ValueError("a bridge needs a list of pools")
         # Tried again here, not there: what is asked next depends on the head by then.
-        self._rpc = JsonRpc(settings.node, Limits(timeout_s=5.0, tries=1))
+        self._rpc = JsonRpc(settings.node, Limits(timeout_s=TIMEOUT_S, tries=1))
         self._node = RpcNode(self._rpc)
-        self._follower = Follower(self._node, targets)
+        self._follower = Follower(self._node, targets, doubted=self._doubted)
+        self._host: Host | None = None
         self._chain_id = settings.chain_id
         self._next_seq = 1
-        self._hints: queue.SimpleQueue[Header | None] = queue.SimpleQueue()
+        self._hints: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._reload = threading.Event()
         self._joined = threading.Event()
@@ -111,6 +125,8 @@ class Bridge:
         self._missed = 0
         self._failures = 0
         self._failing_since: float | None = None
+        self._is_told = False
+        self._stalls = 0
         self._shorter_since: float | None = None
         self._clients: set[asyncio.StreamWriter] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -130,10 +146,20 @@ class Bridge:
         self._reload.set()
         self._hints.put(None)
 
-    async def run(self) -> None:
+    def counts(self) -> dict[str, int]:
+        """For metrics; any thread may ask."""
+        tip, since = self._follower.tip, self._failing_since
+        return {
+            "block": 0 if tip is None else tip.number,
+            "stalls_total": self._stalls,
+            "stalled_seconds": 0 if since is None else int(time.monotonic() - since),
+        }
+
+    async def run(self, host: Host | None = None) -> None:
         """Listen, follow, serve. Connection when the socket's path cannot be used; whatever ended
         the following."""
         settings = self.settings
+        self._host = host
         loop = self._loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         listener = listen(os.fspath(settings.socket), mode=settings.mode, group=settings.group)
@@ -233,8 +259,8 @@ class Bridge:
         with contextlib.suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(work, *arguments)
 
-    def _next_hint(self) -> Header | None:
-        """The newest head the subscription told, None when it is time to ask."""
+    def _next_hint(self) -> bytes | None:
+        """The hash of the newest head the subscription told, None when it is time to ask."""
         if self._failures:
             wait_s = min(FIRST_RETRY_S * 2 ** (self._failures - 1), LONGEST_RETRY_S)
             self._stopping.wait(wait_s)
@@ -243,25 +269,25 @@ class Bridge:
             if self._shorter_since is not None:
                 poll_s = POLL_S
             wait_s = self.settings.poll_s or poll_s
-        hint: Header | None = None
+        hint: bytes | None = None
         with contextlib.suppress(queue.Empty):
             hint = self._hints.get(timeout=0 if self._failures else wait_s)
             while True:
                 hint = self._hints.get_nowait() or hint
         return hint
 
-    def _step(self, hint: Header | None) -> None:
-        """Send what leads to the node's head; what hinders passes, and is tried again."""
+    def _step(self, hint: bytes | None) -> None:
+        """Send what leads to the node's head; what hinders is tried again."""
         follower = self._follower
-        began = follower.tip
+        began, began_at = follower.tip, time.monotonic()
         try:
             if began is None:
                 check_synced(self._rpc)
-            head = self._node.head() if hint is None else hint
+            head = self._head(hint)
             if not self._is_cut_back(head, asked=hint is None):
                 for last, records in follower.advance(head):
                     self._send(last, records)
-        except ReorgTooDeep as error:
+        except (ReorgTooDeep, LogsRefused) as error:
             self._join_anew(error)
             return
         except NodeSyncing as error:
@@ -269,32 +295,66 @@ class Bridge:
             level = logging.WARNING if self._failures == 1 else logging.DEBUG
             log.log(level, "event=node_syncing reason=%r", str(error))
             return
-        except (ChainMoved, NodeBehind, LogInvalid) as error:
-            self._failures += 1
-            level = logging.WARNING if self._failures == 8 else logging.DEBUG
-            log.log(level, "event=not_yet error=%s reason=%r", type(error).__name__, str(error))
-            return
         except Scraper as error:
             self._failures += 1
-            level = logging.WARNING if self._failures in (1, 10) else logging.DEBUG
-            log.log(level, "event=node_fails error=%s reason=%r", type(error).__name__, str(error))
-            self._watch_node(str(error))
+            is_near = isinstance(error, ChainMoved | NodeBehind | LogInvalid)
+            level = logging.WARNING if self._failures in (1 + 7 * is_near, 10) else logging.DEBUG
+            event = "not_yet" if is_near else "node_fails"
+            log.log(level, "event=%s error=%s reason=%r", event, type(error).__name__, str(error))
+            if follower.tip is not began:
+                self._failing_since = None  # another block than the one before
+            self._watch_stall(error, began_at)
             return
         self._failing_since = None
         self._failures = 0
         self._watch_subscription(told=hint is not None, moved=follower.tip != began)
 
-    def _watch_node(self, reason: str) -> None:
-        """Disconnect the clients once the node has been away for long; they see it no other way."""
-        now = time.monotonic()
-        if self._failing_since is None:
-            self._failing_since = now
-        elif now - self._failing_since >= NODE_LOST_S:
-            self._failing_since = math.inf
-            log.warning("event=node_lost reason=%r", reason)
-            self._call_soon(self._drop_clients, reason)
+    def _head(self, hint: bytes | None) -> Header:
+        """The node's head, as the node has it: of what a subscription tells only the hash counts."""
+        if hint is None:
+            return self._node.head()
+        tip = self._follower.tip
+        if tip is not None and tip.hash == hint:
+            return tip
+        header, logs = self._node.block(hint)
+        if header is None:
+            raise NodeBehind(f"the node told of block 0x{hint.hex()} and does not have it yet")
+        if logs is not None:
+            self._follower.tell(hint, logs)
+        return header
 
-    def _join_anew(self, error: ReorgTooDeep) -> None:
+    def _watch_stall(self, error: Scraper, began_at: float) -> None:
+        """Say that no block comes once that has lasted: readers see it no other way."""
+        if self._failing_since is None:
+            self._failing_since = began_at
+            self._is_told = False
+        if self._is_told or time.monotonic() - self._failing_since < STALLED_S:
+            return
+        self._is_told = True
+        self._stalls += 1
+        tip = self._follower.tip
+        after = "" if tip is None else f" after block {tip.number}"
+        reason = f"no block{after}: {type(error).__name__}: {error}"
+        is_near = isinstance(error, ChainMoved | NodeBehind | LogInvalid)
+        log.warning("event=%s reason=%r", "stalled" if is_near else "node_lost", reason)
+        if self._host is None:
+            self._call_soon(self._drop_clients, reason)
+        else:
+            self._host.stalled(reason)
+
+    def _doubted(self, keys: frozenset[bytes], block_number: int) -> None:
+        """Tell whose events a block may lack; clients on a socket can be told by a new beginning only."""
+        if self._host is not None:
+            self._host.doubted(keys, block_number)
+        else:
+            raise LogsRefused(
+                f"block {block_number} may lack events of {len(keys)} pools; what comes behind it "
+                "is a new beginning",
+                first=block_number,
+                last=block_number,
+            )
+
+    def _join_anew(self, error: Scraper | ReorgTooDeep) -> None:
         """Begin with the next head, for clients that begin again, too. ChainMismatch."""
         try:
             self.check_chain()
@@ -346,7 +406,7 @@ class Bridge:
 
         def on_message(found: Any) -> None:
             try:
-                self._hints.put(read_header(found))
+                self._hints.put(read_hash(found))
             except LogInvalid:
                 self._hints.put(None)
 

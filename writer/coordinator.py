@@ -9,7 +9,7 @@ began.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,6 +65,9 @@ WITNESS_FAILED_PAUSE_S = 2.0
 UNSURE_S = 10.0
 # A hash that stood for so many blocks, as deep as the undo ring reaches, is not looked at again.
 PLACE_BLOCKS = 1024
+# A stream that brings nothing while the node has newer blocks is told within ten seconds.
+SILENT_POLL_S = 1.0
+SILENT_S = 7.0
 # Nothing on the socket says from which block on it brings a new pool's events. The one in progress when
 # the list changes is not filtered by the new list, and the one after it may have begun (WHITELIST 5).
 SETTLE_BLOCKS = 2
@@ -246,6 +249,13 @@ class Coordinator:
         self._hold()
         self._changed.set()
 
+    async def doubt(self, keys: Collection[bytes], block_number: int) -> None:
+        """Blocks up to this one may lack events of these pools: they are stale until they are read at
+        it or later."""
+        for key in keys:
+            self._floors[key] = max(block_number, self._floors.get(key, 0))
+        await self._call(partial(self.intake.doubt, keys))
+
     def hash_of(self, block_number: int) -> Witness | None:
         """The hash of one of the arena's blocks; None while it is not known."""
         known = () if self._branch is None else self._branch.sure
@@ -362,6 +372,7 @@ class Coordinator:
         works = [self._keep_live(), self._keep_list()]
         if self._branch is not None:
             works.append(self._keep_witnesses(self._branch))
+            works.append(self._watch_stream(self._branch.node))
         await _all_or_error(works)
 
     async def _keep_live(self) -> None:
@@ -617,7 +628,12 @@ class Coordinator:
             verdict = Verdict()
             agreement: Agreement | None = None
             candidates = [each for key, each in joined.items() if key not in self._leaving]
-            if self._branch is not None:
+            doubted = tuple(
+                _key(each) for each in candidates if not self._reaches(each.pool, first)
+            )
+            if doubted:
+                verdict = Verdict(again=doubted)
+            elif self._branch is not None:
                 verdict, earlier, agreement = await self._confirm(self._branch, epoch, candidates)
             if verdict.is_clear:
                 # Some may have been told to go while the node was asked.
@@ -1071,6 +1087,29 @@ class Coordinator:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._look_for_hashes.wait(), pause)
             self._look_for_hashes.clear()
+
+    async def _watch_stream(self, node: NodeClient) -> None:
+        """Say that the stream stands still while the node goes on, until cancelled."""
+        seen = 0
+        behind_since: float | None = None
+        while True:
+            await asyncio.sleep(SILENT_POLL_S)
+            head = await self._call(self.intake.live_head)
+            if not head or head != seen or self.intake.is_stalled:
+                seen, behind_since = head, None
+                continue
+            try:
+                newest = await asyncio.to_thread(node.head_number)
+            except Scraper:
+                continue
+            now = time.monotonic()
+            if newest <= head:
+                behind_since = None
+            elif behind_since is None:
+                behind_since = now
+            elif now - behind_since >= SILENT_S:
+                reason = f"the stream stands at block {head}, the node is at {newest}"
+                await self._call(partial(self.intake.stalled, reason))
 
     async def _witness(self, branch: Branch) -> None:
         if not self.is_live:

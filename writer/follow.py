@@ -2,8 +2,7 @@
 
 Heads come from outside, as hints or by asking; what happened since the last one is worked out from
 parent hashes alone, so a head that was skipped, told twice or told late leads to the same blocks.
-A block's logs are asked for by its hash; that none is missing is checked by their numbers and by the
-bloom filter of the header.
+A block's logs are read with the proof that none is missing (completeness.py).
 Nothing is sent before all of it is known: a unit is a block, or a reorg with what replaces it.
 
 Order, positions and signs are the producer's: a reorg's old blocks newest first and each from its
@@ -12,19 +11,20 @@ last event on, without V2 reserves; then the new blocks; then what reverted pool
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from arena.errors import ChainMoved, LogInvalid, NodeBehind, ReorgTooDeep
+from arena.errors import ChainMoved, ReorgTooDeep
 from arena.layouts.events import EVENT
 from arena.layouts.slots import UNISWAP_V2
 from arena.native import ffi, lib
+from arena.writer.completeness import BlockLogs, WholeBlock
 from arena.writer.feed import Records
 from arena.writer.logs import (
-    TOPICS,
+    EVENT_TOPICS,
+    FETCHED_BLOCKS,
     Header,
     Log,
     NodeClient,
@@ -34,7 +34,6 @@ from arena.writer.logs import (
 from arena.writer.scrapers.rpc import NEWEST_SETTLES_S
 from arena.writer.scrapers.slots import (
     PoolTarget,
-    keccak256,
     price_slots,
     read_reserves,
     read_slot0,
@@ -44,10 +43,8 @@ log = logging.getLogger(__name__)
 
 HISTORY_BLOCKS = 512  # kept to be reverted; twice the depth that an arena undoes at least
 MAX_BACKFILL_BLOCKS = 4096
-ASKED_BLOCKS = 8  # whose logs are asked for at once, all contracts' logs of them
 MAX_FRAME_NBYTES = 192  # of what this module sends, prefix included
 SLOT0_FINAL, V2_FINAL = 0, 2  # variants of an epilogue
-_KNOWN_TOPICS = frozenset(TOPICS)
 
 
 class FollowedNode(NodeClient, Protocol):
@@ -60,21 +57,13 @@ class FollowedNode(NodeClient, Protocol):
         """Storage words by (account, slot) at the end of that block."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeptBlock:
-    """A block as it was when it was canonical: `logs` of every contract that could be a pool, and
-    the block-wide index of each transaction's first log."""
-
-    header: Header
-    logs: tuple[Log, ...]
-    first_logs: Mapping[int, int]
-
-
 class Follower:
     """Turns heads of `node` into units for the pools of `targets`.
 
     `targets` may be exchanged between two calls of `advance`; from then on blocks carry the events
-    of the new pools, reverted blocks too. The first head is the first block.
+    of the new pools, reverted blocks too. The first head is the first block. `doubted` is called with
+    the pools of which a block may lack events, and its number, before its unit, which has none of
+    theirs: their values are to be of that block or a later one.
     """
 
     def __init__(
@@ -83,11 +72,13 @@ class Follower:
         targets: Sequence[PoolTarget],
         *,
         history_blocks: int = HISTORY_BLOCKS,
+        doubted: Callable[[frozenset[bytes], int], None] = lambda keys, block: None,
     ):
         self._node = node
+        self._doubted = doubted
+        self._reader = BlockLogs(node, EVENT_TOPICS)
         self._history_blocks = history_blocks
-        self._kept: list[KeptBlock] = []
-        self._said_no_filter = False
+        self._kept: list[WholeBlock] = []
         self.targets = targets
 
     @property
@@ -107,6 +98,10 @@ class Follower:
     def forget(self) -> None:
         """Begin again: the next head is a first block."""
         self._kept.clear()
+
+    def tell(self, block_hash: bytes, logs: Sequence[Log]) -> None:
+        """What the node just gave as all logs by that hash, so that it is not asked again."""
+        self._reader.tell(block_hash, logs)
 
     def is_shorter(self, head: Header) -> bool:
         """Whether `head` is a block that was already sent, below the tip: the chain was cut back, or
@@ -133,14 +128,13 @@ class Follower:
         if old:
             yield self._reorganise(old, new, head)
             return
-        for start in range(0, len(new), ASKED_BLOCKS):
-            for block in self._fetch(new[start : start + ASKED_BLOCKS]):
-                self._keep(block)
-                yield block.header, self._records(block)
+        for block in self._read(new):
+            self._keep(block)
+            yield block.header, self._records(block)
 
     # -- where the branches meet
 
-    def _at(self, number: int) -> KeptBlock | None:
+    def _at(self, number: int) -> WholeBlock | None:
         index = number - self._kept[0].header.number if self._kept else -1
         return self._kept[index] if 0 <= index < len(self._kept) else None
 
@@ -186,39 +180,31 @@ class Follower:
 
     # -- logs
 
-    def _fetch(self, headers: Sequence[Header]) -> list[KeptBlock]:
-        """Blocks with all their logs; without bloom filters a cut at the end is not noticed."""
-        answers = self._node.block_logs([header.hash for header in headers], ()) if headers else []
-        blocks = []
-        for header, logs in zip(headers, answers, strict=True):
-            block, has_filter = _kept_block(header, logs)
-            if not has_filter and not self._said_no_filter:
-                self._said_no_filter = True
-                log.warning(
-                    "event=no_bloom block=%d reason='its header has no bloom filter of its logs: the "
-                    "node is believed to give them all'",
-                    header.number,
-                )
-            blocks.append(block)
-        return blocks
+    def _read(self, headers: Sequence[Header]) -> Iterator[WholeBlock]:
+        done = 0
+        while done < len(headers):
+            for block in self._reader.read(headers[done : done + FETCHED_BLOCKS], self._specs):
+                if block.doubtful:
+                    self._doubted(block.doubtful, block.header.number)
+                yield block
+                done += 1
 
-    def _keep(self, block: KeptBlock) -> None:
+    def _keep(self, block: WholeBlock) -> None:
         self._kept.append(block)
         del self._kept[: -self._history_blocks]
 
-    def _records(self, block: KeptBlock) -> Records:
-        return block_records(block.header, block.logs, self._specs, block.first_logs)
+    def _records(self, block: WholeBlock) -> Records:
+        specs = self._specs
+        if block.doubtful:
+            specs = {key: spec for key, spec in specs.items() if key not in block.doubtful}
+        return block_records(block.header, block.logs, specs, block.first_logs)
 
     # -- reorgs
 
     def _reorganise(
-        self, old: Sequence[KeptBlock], new: Sequence[Header], head: Header
+        self, old: Sequence[WholeBlock], new: Sequence[Header], head: Header
     ) -> tuple[Header, Records]:
-        blocks = [
-            block
-            for start in range(0, len(new), ASKED_BLOCKS)
-            for block in self._fetch(new[start : start + ASKED_BLOCKS])
-        ]
+        blocks = list(self._read(new))
         sent = [self._records(block) for block in old]
         epilogues = self._epilogues(sent, head)
         start, complete = _mark(lib.PSA_EVENT_REORG_START), _mark(lib.PSA_EVENT_REORG_COMPLETE)
@@ -287,48 +273,6 @@ class Follower:
                 continue  # not initialized on this branch
             epilogues.append(_epilogue(target, values, head.number))
         return epilogues
-
-
-def _kept_block(header: Header, logs: Sequence[Log]) -> tuple[KeptBlock, bool]:
-    """Check that these are all logs of that block: the block, and whether its filter said so too.
-
-    Some chains leave every bloom filter empty. NodeBehind, LogInvalid.
-    """
-    bloom = 0
-    seen: set[bytes] = set()
-    first_logs: dict[int, int] = {}
-    for number, each in enumerate(sorted(logs, key=lambda log: log.log_index)):
-        if each.log_index != number:
-            raise NodeBehind(
-                f"the node left out log {number} of block {header.number}", block=header.number
-            )
-        if each.block_hash != header.hash:
-            raise LogInvalid(
-                f"asked for logs of block 0x{header.hash.hex()}, got another's", block=header.number
-            )
-        first = first_logs.get(each.tx_index, each.log_index)
-        first_logs[each.tx_index] = min(first, each.log_index)
-        seen.update((each.address, *each.topics))
-    for content in seen:
-        bloom |= _bloom_bits(content)
-    expected = int.from_bytes(header.logs_bloom, "big")
-    if expected and bloom != expected:
-        raise NodeBehind(
-            f"the node gave {len(logs)} logs of block {header.number}, which are not all that its "
-            "header speaks of",
-            block=header.number,
-        )
-    kept = tuple(each for each in logs if each.topics and each.topics[0] in _KNOWN_TOPICS)
-    return KeptBlock(header, kept, first_logs), bloom == expected
-
-
-def _bloom_bits(content: bytes) -> int:
-    """The three bits of a log's address or topic in a block's bloom (yellow paper, 4.3.1)."""
-    digest = keccak256(content)
-    bits = 0
-    for at in (0, 2, 4):
-        bits |= 1 << (int.from_bytes(digest[at : at + 2], "big") & 2047)
-    return bits
 
 
 def _mark(kind: int) -> Records:

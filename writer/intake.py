@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -140,8 +140,22 @@ class Intake:
         self._is_connected = False
         self._gap_pending = False
         self._installed = False
+        self.is_stalled = False
 
     # -- what the stream brings
+
+    def stalled(self, reason: str) -> None:
+        """The connection stands and brings no block: shown until the next one comes. Values stay exact
+        at the head."""
+        self.is_stalled = True
+        phase = "connecting" if self.is_live else self.arena.phase_name
+        log.warning("event=stalled phase=%s reason=%r", phase, reason)
+        self.arena.set_phase(phase, reason)
+
+    def _moves(self) -> None:
+        """A block came after a stall."""
+        self.is_stalled = False
+        self.arena.set_phase("live" if self.is_live else self.arena.phase_name)
 
     def connected(self) -> None:
         """A connection is up; what came before its first whole block may be lost."""
@@ -156,7 +170,7 @@ class Intake:
     def disconnected(self, reason: str) -> None:
         """The connection ended. Values stay exact at the head; half a reorg is taken back."""
         self._settle()
-        self._is_connected = False
+        self._is_connected = self.is_stalled = False
         self._note_loss()
         if self.is_live:
             self.epoch += 1  # what is being read may be of a branch whose reverts nobody will tell
@@ -238,7 +252,11 @@ class Intake:
             self._apply(records)
             self.buffer.append(records)
             self._top = None
+            if self.is_stalled:
+                self._moves()
             return
+        if self.is_stalled:
+            self._moves()
         if self._gap_pending:
             begins = records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK
             if not begins.any():
@@ -760,6 +778,23 @@ class Intake:
                 self.arena.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
         if keys:
             self.arena.commit()
+            self.processor.note_stale()
+            self._notify("stale")
+
+    def doubt(self, keys: Collection[bytes]) -> None:
+        """Make pools stale of which a block to come, or one kept, may lack events."""
+        self.arena.commit()
+        statuses = {lib.PSA_STATUS_LIVE}
+        if self._applied is not None:
+            statuses.add(lib.PSA_STATUS_SYNCING)  # would be live when the gap is closed
+        unread = set(self.arena.unread_slots().tolist())
+        for key in keys:
+            slot = self.arena.slot_of(key)
+            if slot is None or slot in unread or self.arena.status(slot) not in statuses:
+                continue
+            self.arena.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
+        self.arena.commit()
+        if self.is_live:
             self.processor.note_stale()
             self._notify("stale")
 

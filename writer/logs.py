@@ -12,7 +12,7 @@ block, then by transaction, then by log.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +22,13 @@ from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRef
 from arena.layouts.events import EVENT
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.native import lib
+from arena.writer.completeness import (
+    BlockLogs,
+    addresses_of,
+    demands_address,
+    named_pools,
+    ordered,
+)
 from arena.writer.feed import Records
 from arena.writer.rpcerrors import Meaning, meaning
 
@@ -37,14 +44,16 @@ V4_PROTOCOL_FEE = bytes.fromhex("e9c42593e71f84403b84352cd168d693e2c9fcd1fdbcc3f
 TOPICS = (V2_SYNC, V3_SWAP, PANCAKE_SWAP, V3_MINT, V3_BURN, V4_SWAP, V4_MODIFY, V4_PROTOCOL_FEE)
 
 MAX_RANGE_BLOCKS = 1024  # of one eth_getLogs; halved each time a node refuses
-MAX_ASKED_BLOCKS = 64  # asked for by hash in one batch
+MAX_ASKED_BLOCKS = 64  # headers asked for in one batch
+FETCHED_BLOCKS = 8  # whose logs are asked for at once, all contracts' logs of them
+MAX_ASKED_ADDRESSES = 256  # of one eth_getLogs
 MAX_FETCH_BLOCKS = 4096  # of one fetch; a longer gap is cheaper to read anew
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """What is needed of a block's header. `base_fee` in wei, 0 before London; `logs_bloom` has 256
-    bytes, or none where the source does not say."""
+    bytes, or none, and the last two are None, where the source does not say."""
 
     number: int
     hash: bytes
@@ -52,6 +61,8 @@ class Header:
     timestamp: int
     base_fee: int
     logs_bloom: bytes = b""
+    transaction_count: int | None = None
+    gas_used: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +90,19 @@ class NodeClient(Protocol):
     def headers(self, numbers: Sequence[int]) -> Sequence[Header | None]:
         """The canonical headers of these numbers, None where the node has no such block."""
 
-    def logs(self, first: int, last: int, topics: Sequence[bytes]) -> Sequence[Log]:
-        """Logs of blocks `first` to `last` whose first topic is one of `topics`, of any contract.
+    def logs(
+        self, first: int, last: int, topics: Sequence[bytes], addresses: Sequence[bytes] = ()
+    ) -> Sequence[Log]:
+        """Logs of blocks `first` to `last` whose first topic is one of `topics`, of these contracts;
+        of any topic or contract where none is named.
 
         LogsRefused when the node finds the range or the answer too large.
         """
 
     def block_logs(
-        self, hashes: Sequence[bytes], topics: Sequence[bytes]
+        self, hashes: Sequence[bytes], topics: Sequence[bytes], addresses: Sequence[bytes] = ()
     ) -> Sequence[Sequence[Log]]:
-        """The same for single blocks by hash, all their logs when `topics` is empty; an error where
-        the node does not know the hash."""
+        """The same for single blocks by hash; an error where the node does not know the hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,27 +120,53 @@ def fetch_blocks(
     pools: Mapping[bytes, PoolSpec],
     *,
     parent: bytes | None = None,
+    reader: BlockLogs | None = None,
 ) -> list[NodeBlock]:
-    """Blocks `first` to `last` with the events of `pools` (by key), all of one branch.
+    """Blocks `first` to `last` with all events of `pools` (by key), all of one branch.
 
     `parent` is the hash the first one must follow. ChainMoved when it does not, or when the node's
-    chain changed while it was read; NodeBehind when it does not have all blocks; LogInvalid;
-    LogsRefused when not even one block's logs are to be had; whatever the node raises.
+    chain changed while it was read; NodeBehind when it does not have all blocks or all their logs, as
+    the `reader` finds; LogInvalid; LogsRefused when a block's header contradicts its logs for good;
+    whatever the node raises.
     """
-    if last < first:
-        return []
-    if last - first >= MAX_FETCH_BLOCKS:
-        raise LogsRefused(
-            f"blocks {first} to {last} are {last - first + 1}, at most {MAX_FETCH_BLOCKS} are "
-            "fetched as logs; the pools are to be read anew",
-            first=first,
-            last=last,
-        )
-    headers = fetch_headers(node, first, last, parent=parent)
-    logs = _fetch_logs(node, first, last)
-    again = node.headers([last])[0]
-    if again is None or again.hash != headers[-1].hash:
-        raise ChainMoved(f"block {last} changed while its logs were read", block=last)
+    headers = _headers_of_fetch(node, first, last, parent)
+    reader = reader or block_reader(node)
+    nothing: dict[bytes, PoolSpec] = {}
+    found: list[NodeBlock] = []
+    while len(found) < len(headers):
+        next_ones = headers[len(found) : len(found) + FETCHED_BLOCKS]
+        asked = list(takewhile(lambda each: _speaks_of(each, pools), next_ones))
+        if not asked:
+            found.append(NodeBlock(next_ones[0], block_records(next_ones[0], (), nothing)))
+            continue
+        for block in reader.read(asked, pools):
+            if block.doubtful:
+                raise LogsRefused(
+                    f"the logs of block {block.header.number} are not what its header speaks of; "
+                    f"the pools are to be read anew ({len(block.doubtful)} in question)",
+                    first=block.header.number,
+                    last=block.header.number,
+                )
+            records = block_records(block.header, block.logs, pools, block.first_logs)
+            found.append(NodeBlock(block.header, records))
+    _check_unmoved(node, headers)
+    return found
+
+
+def claimed_blocks(
+    node: NodeClient,
+    first: int,
+    last: int,
+    pools: Mapping[bytes, PoolSpec],
+    *,
+    parent: bytes | None = None,
+) -> list[NodeBlock]:
+    """The same blocks with the events that the node's index has: to be compared with what the stream
+    brought, where one that is left out is a difference. As fetch_blocks, and LogsRefused when not
+    even one block's logs are to be had."""
+    headers = _headers_of_fetch(node, first, last, parent)
+    logs = _fetch_logs(node, first, last, pools) if headers else []
+    _check_unmoved(node, headers)
     by_block: dict[int, list[Log]] = {header.number: [] for header in headers}
     for log in logs:
         if log.block_number not in by_block:
@@ -141,27 +180,45 @@ def fetch_blocks(
                 block=log.block_number,
             )
         by_block[log.block_number].append(log)
-    _ask_again(node, headers, by_block)
     return [
-        NodeBlock(header, block_records(header, by_block[header.number], pools))
+        NodeBlock(header, block_records(header, ordered(header, by_block[header.number]), pools))
         for header in headers
     ]
 
 
-def _ask_again(node: NodeClient, headers: Sequence[Header], by_block: dict[int, list[Log]]) -> None:
-    """Ask for blocks without logs by their hash: a node that does not have a block yet answers a
-    range with nothing, and one behind a balancer may be another than gave the headers."""
-    empty = [header for header in headers if not by_block[header.number]]
-    for start in range(0, len(empty), MAX_ASKED_BLOCKS):
-        asked = empty[start : start + MAX_ASKED_BLOCKS]
-        answers = node.block_logs([header.hash for header in asked], TOPICS)
-        for header, logs in zip(asked, answers, strict=True):
-            if any(log.block_hash != header.hash for log in logs):
-                raise LogInvalid(
-                    f"asked for logs of block 0x{header.hash.hex()}, got another's",
-                    block=header.number,
-                )
-            by_block[header.number] += logs
+def _speaks_of(header: Header, pools: Mapping[bytes, PoolSpec]) -> bool:
+    """Its filter may speak of an event of `pools`."""
+    return next(named_pools(header, pools, EVENT_TOPICS), None) is not None
+
+
+def block_reader(node: NodeClient) -> BlockLogs:
+    """For blocks that have been there for a moment already."""
+    return BlockLogs(node, EVENT_TOPICS, settle_s=0.0)
+
+
+def _headers_of_fetch(
+    node: NodeClient, first: int, last: int, parent: bytes | None
+) -> list[Header]:
+    if last < first:
+        return []
+    if last - first >= MAX_FETCH_BLOCKS:
+        raise LogsRefused(
+            f"blocks {first} to {last} are {last - first + 1}, at most {MAX_FETCH_BLOCKS} are "
+            "fetched as logs; the pools are to be read anew",
+            first=first,
+            last=last,
+        )
+    return fetch_headers(node, first, last, parent=parent)
+
+
+def _check_unmoved(node: NodeClient, headers: Sequence[Header]) -> None:
+    if headers:
+        last = headers[-1]
+        again = node.headers([last.number])[0]
+        if again is None or again.hash != last.hash:
+            raise ChainMoved(
+                f"block {last.number} changed while its logs were read", block=last.number
+            )
 
 
 def fetch_headers(
@@ -186,15 +243,23 @@ def fetch_headers(
     return headers
 
 
-def _fetch_logs(node: NodeClient, first: int, last: int) -> list[Log]:
+def _fetch_logs(
+    node: NodeClient, first: int, last: int, pools: Mapping[bytes, PoolSpec]
+) -> list[Log]:
     """All logs of the range in order; a refused range is halved, and stays so."""
     found: list[Log] = []
+    named: list[list[bytes]] = []  # contracts, once the node does not answer for all
     size = min(MAX_RANGE_BLOCKS, last - first + 1)
     at = first
     while at <= last:
         end = min(at + size - 1, last)
         try:
-            found += node.logs(at, end, TOPICS)
+            found += node.logs(at, end, TOPICS, *named)
+        except RpcRefused as error:
+            if named or not demands_address(error):
+                raise
+            named = [addresses_of(pools.values())]
+            continue
         except LogsRefused:
             if end == at:
                 raise
@@ -401,6 +466,11 @@ _DECODERS: dict[bytes, tuple[int, int, int, Callable[..., dict[str, Any]]]] = {
     V4_PROTOCOL_FEE: (UNISWAP_V4, 2, 1, _protocol_fee),
 }
 
+EVENT_TOPICS = {
+    protocol: tuple(topic for topic, row in _DECODERS.items() if row[0] == protocol)
+    for protocol in (UNISWAP_V2, UNISWAP_V3, UNISWAP_V4)
+}
+
 
 # -- is a block of the feed the node's block?
 
@@ -523,32 +593,76 @@ class RpcNode:
             found += [None if each is None else read_header(each) for each in answers]
         return found
 
-    def logs(self, first: int, last: int, topics: Sequence[bytes]) -> Sequence[Log]:
-        wanted = {
-            "fromBlock": hex(first),
-            "toBlock": hex(last),
-            "topics": [["0x" + topic.hex() for topic in topics]],
-        }
-        try:
-            answer = self._transport.call("eth_getLogs", wanted)
-        except RpcRefused as error:
-            # Words that nobody knows may say that it is too much; fewer blocks will show it.
-            what = meaning(error)
-            if what is not Meaning.smaller and (what is not Meaning.unclear or first == last):
-                raise
-            raise LogsRefused(
-                f"the node refuses the logs of blocks {first} to {last}: {error}",
-                first=first,
-                last=last,
-            ) from error
-        return _read_logs(answer)
+    def logs(
+        self, first: int, last: int, topics: Sequence[bytes], addresses: Sequence[bytes] = ()
+    ) -> Sequence[Log]:
+        found: list[Log] = []
+        for named in _wanted(topics, addresses):
+            wanted = {"fromBlock": hex(first), "toBlock": hex(last)} | named
+            try:
+                answer = self._transport.call("eth_getLogs", wanted)
+            except RpcRefused as error:
+                # Words that nobody knows may say that it is too much; fewer blocks will show it.
+                what = meaning(error)
+                may_be_smaller = what is Meaning.unclear and first < last
+                if demands_address(error) or not (what is Meaning.smaller or may_be_smaller):
+                    raise
+                raise LogsRefused(
+                    f"the node refuses the logs of blocks {first} to {last}: {error}",
+                    first=first,
+                    last=last,
+                ) from error
+            found += _read_logs(answer)
+        return found
 
     def block_logs(
-        self, hashes: Sequence[bytes], topics: Sequence[bytes]
+        self, hashes: Sequence[bytes], topics: Sequence[bytes], addresses: Sequence[bytes] = ()
     ) -> Sequence[Sequence[Log]]:
-        wanted = {"topics": [["0x" + topic.hex() for topic in topics]]} if topics else {}
-        calls = [("eth_getLogs", ({"blockHash": "0x" + each.hex()} | wanted,)) for each in hashes]
-        return [_read_logs(answer) for answer in self._batch(calls)]
+        found: list[list[Log]] = [[] for _ in hashes]
+        for named in _wanted(topics, addresses):
+            calls = [
+                ("eth_getLogs", ({"blockHash": "0x" + each.hex()} | named,)) for each in hashes
+            ]
+            for logs, answer in zip(found, self._batch(calls), strict=True):
+                logs += _read_logs(answer)
+        return found
+
+    def receipts(self, block_hash: bytes) -> tuple[int, Sequence[Log]] | None:
+        """How many receipts a block has, and their logs; None where the node does not know it."""
+        answer = self._transport.call("eth_getBlockReceipts", "0x" + block_hash.hex())
+        if answer is None:
+            return None
+        if not isinstance(answer, list):
+            raise LogInvalid(f"eth_getBlockReceipts answered with a JSON {type(answer).__name__}")
+        found: list[Log] = []
+        for receipt in answer:
+            if not isinstance(receipt, dict):
+                raise LogInvalid(f"a receipt is a JSON {type(receipt).__name__}")
+            found += _read_logs(receipt.get("logs"))
+        return len(answer), found
+
+    def block(self, block_hash: bytes) -> tuple[Header | None, Sequence[Log] | None]:
+        """A block's header by hash, None where the node does not know it, and all its logs in the same
+        request, None where they are refused or not as they should be."""
+        text = "0x" + block_hash.hex()
+        calls = [
+            ("eth_getBlockByHash", (text, False)),
+            ("eth_getLogs", ({"blockHash": text},)),
+        ]
+        answer, logs = self._transport.batch(calls)
+        if isinstance(answer, RpcRefused):
+            raise answer
+        if answer is None:
+            return None, None
+        header = read_header(answer)
+        if header.hash != block_hash:
+            raise LogInvalid(
+                f"asked for block {text}, got 0x{header.hash.hex()}", block=header.number
+            )
+        try:
+            return header, None if isinstance(logs, RpcRefused) else _read_logs(logs)
+        except (LogInvalid, ChainMoved):
+            return header, None
 
     def _batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
         answers = list(self._transport.batch(calls)) if calls else []
@@ -556,6 +670,16 @@ class RpcNode:
             if isinstance(answer, RpcRefused):
                 raise answer
         return answers
+
+
+def _wanted(topics: Sequence[bytes], addresses: Sequence[bytes]) -> list[dict[str, Any]]:
+    """What is asked besides the blocks, in as many requests as addresses need."""
+    wanted = {"topics": [["0x" + topic.hex() for topic in topics]]} if topics else {}
+    if not addresses:
+        return [wanted]
+    starts = range(0, len(addresses), MAX_ASKED_ADDRESSES)
+    pieces = [addresses[start : start + MAX_ASKED_ADDRESSES] for start in starts]
+    return [wanted | {"address": ["0x" + each.hex() for each in piece]} for piece in pieces]
 
 
 def _read_logs(answer: Any) -> list[Log]:
@@ -569,6 +693,7 @@ def read_header(answer: Any) -> Header:
     if not isinstance(answer, dict):
         raise LogInvalid(f"a block is a JSON {type(answer).__name__}")
     base_fee, bloom = answer.get("baseFeePerGas"), answer.get("logsBloom")
+    transactions, gas_used = answer.get("transactions"), answer.get("gasUsed")
     return Header(
         number=_quantity(answer.get("number"), "number"),
         hash=_bytes(answer.get("hash"), "hash", 32),
@@ -576,7 +701,17 @@ def read_header(answer: Any) -> Header:
         timestamp=_quantity(answer.get("timestamp"), "timestamp"),
         base_fee=0 if base_fee is None else _quantity(base_fee, "baseFeePerGas"),
         logs_bloom=b"" if bloom is None else _bytes(bloom, "logsBloom", 256),
+        transaction_count=len(transactions) if isinstance(transactions, list) else None,
+        gas_used=None if gas_used is None else _quantity(gas_used, "gasUsed"),
     )
+
+
+def read_hash(head: Any) -> bytes:
+    """The hash of a header of the newHeads subscription, of which nothing else is believed: some tell
+    an empty filter, and no base fee. LogInvalid."""
+    if not isinstance(head, dict):
+        raise LogInvalid(f"a head is a JSON {type(head).__name__}")
+    return _bytes(head.get("hash"), "hash", 32)
 
 
 def read_log(answer: Any) -> Log:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +22,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from arena.arena import UNDO_NBYTES, WriterArena
-from arena.errors import ArenaError, FeedError, InvalidMessage
+from arena.errors import ArenaError, FeedError, InvalidMessage, NodeBehind
 from arena.native import lib
+from arena.writer.bridge import Host
 from arena.writer.coordinator import PRESETS, Coordinator, Metrics, Preset
 from arena.writer.counts import Latency
 from arena.writer.feed import EventBuffer, Feed
@@ -53,6 +55,7 @@ T = TypeVar("T")
 SWITCH_INTERVAL_S = 0.00001
 IDLE_WAIT_S = 0.05  # an idle feed thread still beats 20 times a second
 STOP_TIMEOUT_S = 10.0
+DOUBT_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +218,7 @@ class Service:
         scraper: PoolScraper,
         *,
         node: NodeClient | None = None,
-        producer: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        producer: Callable[[Host], Coroutine[Any, Any, None]] | None = None,
         targets: Sequence[PoolTarget] = (),
         pools: PoolSource | None = None,
         on_list: Callable[[Sequence[PoolTarget]], None] = lambda targets: None,
@@ -399,7 +402,7 @@ class Service:
         settings = self.settings
         works: list[Coroutine[Any, Any, Any]] = []
         if self._producer is not None:
-            works.append(self._producer())
+            works.append(self._producer(_Host(asyncio.get_running_loop(), thread, coordinator)))
         if self._pools is not None:
             works.append(self._pools.run(partial(self._change_list, coordinator)))
         if checkpoints is not None and settings.checkpoint_every:
@@ -469,6 +472,34 @@ class Service:
                     "event=reload_failed error=%s reason=%r", type(error).__name__, str(error)
                 )
         notifier.reloaded()
+
+
+class _Host:
+    """What a producer that is part of this process tells."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, thread: FeedThread, coordinator: Coordinator
+    ):
+        self._loop = loop
+        self._thread = thread
+        self._coordinator = coordinator
+
+    def stalled(self, reason: str) -> None:
+        """Show it as the phase's reason."""
+        self._thread.submit(partial(self._coordinator.intake.stalled, reason))
+
+    def doubted(self, keys: frozenset[bytes], block_number: int) -> None:
+        """Wait until the pools are stale. NodeBehind when that takes too long."""
+        doubt = self._coordinator.doubt(keys, block_number)
+        done = asyncio.run_coroutine_threadsafe(doubt, self._loop)
+        try:
+            done.result(DOUBT_TIMEOUT_S)
+        except (TimeoutError, CancelledError):
+            raise NodeBehind(
+                f"block {block_number} waits: {len(keys)} pools could not be made stale in "
+                f"{DOUBT_TIMEOUT_S:g} s",
+                block=block_number,
+            ) from None
 
 
 def _totals(counts: Mapping[str, int]) -> dict[str, int]:

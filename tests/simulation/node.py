@@ -33,7 +33,10 @@ class SimTransport:
 
     def call(self, method: str, *parameters: Any) -> Any:
         self._disturb(method, parameters)
-        return self._answer(method, parameters)
+        try:
+            return self._answer(method, parameters)
+        except LookupError as error:
+            raise RpcRefused(str(error), code=-32000) from None
 
     def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> Sequence[Any]:
         self._disturb(*calls[0])

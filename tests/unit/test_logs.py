@@ -25,6 +25,7 @@ from arena.writer.logs import (
     Log,
     RpcNode,
     block_records,
+    claimed_blocks,
     decode_log,
     fetch_blocks,
     read_header,
@@ -108,7 +109,7 @@ class FakeNode:
 def test_a_refused_range_is_halved_until_it_is_answered_and_nothing_is_missing() -> None:
     node = FakeNode(1, 40, [sync(number, 1, number=number) for number in range(1, 41)])
     node.refuse_above = 3
-    found = fetch_blocks(node, 2, 39, POOLS)
+    found = claimed_blocks(node, 2, 39, POOLS)
     assert [int(each.records["words"][1, 0]) for each in found] == list(range(2, 40))
     answered = [(a, b) for a, b in node.asked if b - a + 1 <= 3]
     assert [a for a, _ in answered] == sorted({a for a, _ in answered})
@@ -120,7 +121,7 @@ def test_a_single_block_that_is_refused_is_an_error() -> None:
     node = FakeNode(1, 9)
     node.refuse_above = 0
     with pytest.raises(LogsRefused):
-        fetch_blocks(node, 2, 9, POOLS)
+        claimed_blocks(node, 2, 9, POOLS)
 
 
 @pytest.mark.parametrize(("count", "refused"), [(MAX_FETCH_BLOCKS, False), (4097, True)])
@@ -173,18 +174,31 @@ def test_a_head_that_changes_meanwhile_is_noticed() -> None:
         fetch_blocks(node, 4, 9, POOLS)
 
 
-def test_blocks_a_range_leaves_out_are_asked_for_by_hash() -> None:
+def test_answers_by_number_and_by_hash_that_differ_are_not_taken() -> None:
+    """Where a header has no filter, two answers that agree are all there is."""
     node = FakeNode(1, 9, [sync(number, 1, number=number) for number in (5, 6)])
     node.hides = {6}
+    with pytest.raises(NodeBehind) as caught:
+        fetch_blocks(node, 5, 7, POOLS)
+    assert caught.value.block == 6
+    node.hides.clear()
     found = fetch_blocks(node, 5, 7, POOLS)
     assert [len(each.records) - 2 for each in found] == [1, 1, 0]
-    assert node.by_hash == [hash_of(6), hash_of(7)]
+
+
+def test_a_claim_may_lack_a_block_that_its_hash_has() -> None:
+    node = FakeNode(1, 9, [sync(number, 1, number=number) for number in (5, 6)])
+    node.hides = {6}
+    found = claimed_blocks(node, 5, 7, POOLS)
+    assert [len(each.records) - 2 for each in found] == [1, 0, 0]
 
 
 def test_a_log_outside_the_range_is_refused() -> None:
     node = FakeNode(1, 9)
     node.logs = lambda *args: [sync(1, 1, number=3)]  # type: ignore[method-assign]
     with pytest.raises(LogInvalid):
+        claimed_blocks(node, 4, 9, POOLS)
+    with pytest.raises(ChainMoved):
         fetch_blocks(node, 4, 9, POOLS)
 
 
@@ -284,7 +298,7 @@ def test_signs_follow_the_feed() -> None:
 
 def test_a_block_of_the_feed_is_recognised_by_time_base_fee_and_events() -> None:
     logs = [sync(3, 4, tx=1, index=7), log_of(V3_MINT, 1, 9, 0, 0, topics=TICKS, tx=2, index=9)]
-    found = fetch_blocks(FakeNode(4, 9, logs), 5, 5, POOLS)[0]
+    found = claimed_blocks(FakeNode(4, 9, logs), 5, 5, POOLS)[0]
     kept = found.records.copy()
     kept["log_index"] += 3  # the feed counts from another log
     kept["stream_seq"] = 99
@@ -315,7 +329,7 @@ def test_scraped_pools_must_have_the_streams_events_in_a_block_of_equal_time_and
     )
     branch = Branch(node)
     branch.pools = POOLS
-    kept = fetch_blocks(node, 5, 5, POOLS)[0].records.copy()
+    kept = claimed_blocks(node, 5, 5, POOLS)[0].records.copy()
     kept["tx_index"] += 1  # positions are the producer's own
     scraped = {(5, hash_of(5)): (V2, V3, V4)}
     assert branch.confirm([kept], scraped, {}).wrong == ()

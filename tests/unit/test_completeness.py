@@ -1,0 +1,458 @@
+"""What counts as all logs of a block, against a node that lies as told.
+
+Method: a chain of a few contracts whose filters are made by tests/oracle/history.py. Each lie is told by one
+way of asking or by several, once or for good; what is read is either the truth, or an error, or names
+the pools it may be wrong of.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from oracle.history import bloom_of as oracle_bloom
+
+from arena.arena import PoolSpec, TokenSpec
+from arena.errors import ArenaError, ChainMoved, LogInvalid, NodeBehind, RpcRefused
+from arena.writer.completeness import (
+    HOLES_LEARNED,
+    PASS_S,
+    SETTLE_S,
+    BlockLogs,
+    WholeBlock,
+    bloom_of,
+    named_pools,
+    ordered,
+)
+from arena.writer.logs import (
+    EVENT_TOPICS,
+    V2_SYNC,
+    V3_MINT,
+    V3_SWAP,
+    V4_SWAP,
+    Header,
+    Log,
+    fetch_blocks,
+)
+
+TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
+V2, OTHER_V2, V3, V4, MANAGER = b"\x22" * 20, b"\x23" * 20, b"\x33" * 20, b"\x44" * 32, b"\x99" * 20
+POOLS = {
+    V2: PoolSpec(V2, 0, *TOKENS, 3000, 0),
+    OTHER_V2: PoolSpec(OTHER_V2, 0, *TOKENS, 3000, 0),
+    V3: PoolSpec(V3, 1, *TOKENS, 3000, 10),
+    V4: PoolSpec(V4, 2, *TOKENS, 3000, 10, MANAGER),
+}
+STRANGER, TRANSFER = b"\xdd" * 20, b"\xee" * 32
+SOMEBODY = bytes(12) + b"\x07" * 20
+EMITTED = [
+    (STRANGER, (TRANSFER, SOMEBODY)),
+    (V2, (V2_SYNC,)),
+    (V3, (V3_SWAP, SOMEBODY, SOMEBODY)),
+    (MANAGER, (V4_SWAP, V4, SOMEBODY)),
+    (V2, (V2_SYNC,)),
+    (STRANGER, (TRANSFER, SOMEBODY)),
+]
+
+WORDS = {V2_SYNC: 2, V3_SWAP: 5, V4_SWAP: 6}
+
+
+def as_json(log: Log) -> dict[str, Any]:
+    return {
+        "address": "0x" + log.address.hex(),
+        "topics": ["0x" + topic.hex() for topic in log.topics],
+    }
+
+
+def hash_of(number: int) -> bytes:
+    return b"\xab" + number.to_bytes(31, "big")
+
+
+def logs_of(number: int, emitted: Sequence[tuple[bytes, tuple[bytes, ...]]] = EMITTED) -> list[Log]:
+    """Two in each transaction."""
+    return [
+        Log(
+            address,
+            topics,
+            (bytes(31) + bytes([at])) * WORDS.get(topics[0], 1),
+            number,
+            hash_of(number),
+            at // 2,
+            at,
+        )
+        for at, (address, topics) in enumerate(emitted)
+    ]
+
+
+def header_of(number: int, logs: Sequence[Log], **more: Any) -> Header:
+    bloom = bytes.fromhex(oracle_bloom([as_json(log) for log in logs])[2:])
+    count = 1 + max((log.tx_index for log in logs), default=-1)
+    told = Header(number, hash_of(number), hash_of(number - 1), 12 * number, 7, bloom, count, 21000)
+    return replace(told, **more)
+
+
+Change = Callable[[list[Log]], Any]
+
+
+@dataclass
+class LyingNode:
+    """`truth` by block number; each way answers what its change makes of it, an exception is raised."""
+
+    truth: dict[int, list[Log]]
+    headers_by_number: dict[int, Header] = field(default_factory=dict)
+    by_hash: Change = list
+    by_number: Change = list
+    by_address: Change | None = None
+    by_receipts: Change | None = None
+    asked: list[str] = field(default_factory=list)
+
+    def headers(self, numbers: Sequence[int]) -> list[Header | None]:
+        return [self.header(number) for number in numbers]
+
+    def header(self, number: int) -> Header:
+        return self.headers_by_number.get(number) or header_of(number, self.truth[number])
+
+    def chain_id(self) -> int:
+        return 1
+
+    def head_number(self) -> int:
+        return max(self.truth)
+
+    def logs(
+        self, first: int, last: int, topics: Sequence[bytes], addresses: Sequence[bytes] = ()
+    ) -> list[Log]:
+        self.asked.append("number")
+        return self._told(self.by_number, first)
+
+    def block_logs(
+        self, hashes: Sequence[bytes], topics: Sequence[bytes], addresses: Sequence[bytes] = ()
+    ) -> list[list[Log]]:
+        numbers = [int.from_bytes(each[1:], "big") for each in hashes]
+        if addresses:
+            self.asked.append("address")
+            if self.by_address is None:
+                raise RpcRefused("no", code=-32000, reason="no")
+            found = [self._told(self.by_address, number) for number in numbers]
+            return [[log for log in each if log.address in addresses] for each in found]
+        self.asked.append("hash")
+        return [self._told(self.by_hash, number) for number in numbers]
+
+    def receipts(self, block_hash: bytes) -> tuple[int, list[Log]] | None:
+        self.asked.append("receipts")
+        if self.by_receipts is None:
+            raise RpcRefused("no such method", code=-32601, reason="no such method")
+        number = int.from_bytes(block_hash[1:], "big")
+        count = self.header(number).transaction_count
+        return count or 0, self._told(self.by_receipts, number)
+
+    def _told(self, change: Change, number: int) -> list[Log]:
+        found = change(list(self.truth[number]))
+        if isinstance(found, ArenaError):
+            raise found
+        return list(found)
+
+
+class Reader:
+    """BlockLogs with a clock that is set by hand."""
+
+    def __init__(self, node: LyingNode) -> None:
+        self.now = 0.0
+        self.node = node
+        self.logs = BlockLogs(node, EVENT_TOPICS, clock=lambda: self.now)
+
+    def read(self, number: int = 5) -> WholeBlock:
+        return self.logs.read([self.node.header(number)], POOLS)[0]
+
+
+def node_of(*numbers: int, **ways: Any) -> LyingNode:
+    return LyingNode({number: logs_of(number) for number in numbers or (5,)}, **ways)
+
+
+def known(logs: Sequence[Log]) -> list[Log]:
+    return [log for log in logs if log.address != STRANGER]
+
+
+def without(*places: int) -> Change:
+    return lambda logs: [log for at, log in enumerate(logs) if at not in places]
+
+
+def renumbered(logs: Sequence[Log]) -> list[Log]:
+    return [replace(log, log_index=at) for at, log in enumerate(logs)]
+
+
+LIES: dict[str, Change] = {
+    "nothing": without(*range(len(EMITTED))),
+    "the first log left out": without(0),
+    "a log in the middle left out": without(2),
+    "the last ones left out": without(3, 4, 5),
+    "one left out and the numbers closed up": lambda logs: renumbered(without(2)(logs)),
+    "the first of a pool left out that has another": without(1),
+    "a log twice": lambda logs: [*logs, logs[2]],
+    "a number twice": lambda logs: [*logs, replace(logs[2], data=b"\1")],
+    "a log of another block": lambda logs: [*logs, replace(logs[2], block_hash=hash_of(9))],
+    "a log of another number": lambda logs: [*logs, replace(logs[2], block_number=9, log_index=6)],
+    "null": lambda logs: LogInvalid("eth_getLogs answered with a JSON NoneType"),
+    "unknown block": lambda logs: RpcRefused("x", code=-32000, reason="unknown block"),
+    "removed": lambda logs: ChainMoved("the node names a removed log"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_lie_by_hash_alone_is_mended_by_the_number(lie: Change) -> None:
+    node = node_of(by_hash=lie)
+    whole = Reader(node).read()
+    assert (list(whole.logs), whole.doubtful) == (known(node.truth[5]), frozenset())
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_lie_in_every_index_is_mended_by_receipts(lie: Change) -> None:
+    node = node_of(by_hash=lie, by_number=lie, by_receipts=list)
+    whole = Reader(node).read()
+    assert (list(whole.logs), whole.doubtful) == (known(node.truth[5]), frozenset())
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_lie_that_is_told_once_is_not_taken(lie: Change) -> None:
+    node = node_of(by_hash=lie, by_number=lie)
+    reader = Reader(node)
+    with pytest.raises((NodeBehind, LogInvalid, ChainMoved, RpcRefused)):
+        reader.read()
+    node.by_hash = list
+    assert list(reader.read().logs) == known(node.truth[5])
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_lie_for_good_is_never_a_block_without_a_doubt(lie: Change, is_known: bool) -> None:
+    """Not within the time and not after it, where the numbers of the chain are known to be whole."""
+    node = node_of(4, 5)
+    reader = Reader(node)
+    if is_known:
+        reader.read(4)
+    node.by_hash = node.by_number = lie
+    for _ in range(40):
+        try:
+            whole = reader.read()
+        except (NodeBehind, LogInvalid, ChainMoved, RpcRefused):
+            reader.now += PASS_S / 10
+            continue
+        if whole.doubtful:
+            assert reader.now >= PASS_S
+            assert set(POOLS) - {OTHER_V2} <= whole.doubtful
+        else:
+            # The numbers of a chain that nothing is known of may have holes, if the filter is content.
+            assert not is_known
+            assert lie is LIES["the first of a pool left out that has another"] or (
+                lie is LIES["the first log left out"]
+            )
+        break
+
+
+def test_more_logs_than_the_filter_speaks_of_are_the_chains_own() -> None:
+    node = node_of()
+    header = node.header(5)
+    node.headers_by_number[5] = header
+    own = Log(b"\x10" * 20, (b"\x4d" * 32,), b"", 5, hash_of(5), 9, len(EMITTED))
+    node.truth[5].append(own)
+    assert list(Reader(node).read().logs) == known(node.truth[5][:-1])
+    assert node.asked == ["hash"]
+
+
+def test_bits_without_logs_pass_with_receipts_at_once() -> None:
+    node = node_of(by_receipts=list)
+    more = header_of(5, [*logs_of(5), Log(b"\x80" * 20, (b"\x08" * 32,), b"", 5, hash_of(5), 0, 9)])
+    node.headers_by_number[5] = replace(more, transaction_count=3)
+    whole = Reader(node).read()
+    assert (list(whole.logs), whole.doubtful) == (known(node.truth[5]), frozenset())
+
+
+def test_bits_without_logs_pass_without_receipts_in_doubt_and_sooner_the_next_time() -> None:
+    node = node_of(5, 6)
+    for number in (5, 6):
+        extra = Log(b"\x80" * 20, (b"\x08" * 32,), b"", number, hash_of(number), 0, 9)
+        node.headers_by_number[number] = header_of(number, [*logs_of(number), extra])
+    reader = Reader(node)
+    for number, waits in ((5, PASS_S), (6, SETTLE_S)):
+        began = reader.now
+        for _ in range(2):
+            with pytest.raises(NodeBehind, match="not all that its header speaks of"):
+                reader.read(number)
+            reader.now = began + 0.9 * waits
+        reader.now = began + waits
+        whole = reader.read(number)
+        assert list(whole.logs) == known(node.truth[number])
+        assert whole.doubtful == set(POOLS) - {OTHER_V2}
+
+
+def test_logs_behind_a_doubtful_block_are_doubted_as_long() -> None:
+    """A chain that is faster than one doubt after the other."""
+    node = node_of(*range(5, 12))
+    node.headers_by_number = {n: replace(node.header(n), logs_bloom=bytes(256)) for n in node.truth}
+    reader = Reader(node)
+    headers = [node.header(number) for number in node.truth]
+    with pytest.raises(NodeBehind):
+        reader.logs.read(headers, POOLS)
+    reader.now += SETTLE_S
+    assert [each.header for each in reader.logs.read(headers, POOLS)] == headers
+
+
+@pytest.mark.parametrize("bloom", [b"", bytes(256)])
+def test_without_a_filter_a_block_takes_receipts_or_answers_that_agree(bloom: bytes) -> None:
+    for receipts, lie in [(list, LIES["nothing"]), (list, list), (None, list)]:
+        node = node_of(by_hash=lie, by_number=lie, by_receipts=receipts)
+        node.headers_by_number[5] = replace(node.header(5), logs_bloom=bloom)
+        reader = Reader(node)
+        if receipts is None:
+            with pytest.raises(NodeBehind, match="no bloom filter"):
+                reader.read()
+            reader.now += SETTLE_S
+        assert list(reader.read().logs) == known(node.truth[5])
+
+
+@pytest.mark.parametrize("bloom", [b"", bytes(256)])
+def test_an_empty_filter_beside_no_logs_is_no_proof(bloom: bytes) -> None:
+    node = node_of(by_hash=LIES["nothing"])
+    node.headers_by_number[5] = replace(node.header(5), logs_bloom=bloom)
+    reader = Reader(node)
+    for _ in range(4):
+        with pytest.raises(NodeBehind):
+            reader.read()
+        reader.now += PASS_S
+    node.by_hash = list
+    assert list(reader.read().logs) == known(node.truth[5])
+
+
+def test_a_block_in_which_nothing_ran_needs_no_second_look() -> None:
+    node = LyingNode({5: []})
+    node.headers_by_number[5] = header_of(5, [], transaction_count=0, gas_used=0)
+    assert Reader(node).read().logs == ()
+    assert node.asked == []
+    for told in ({"transaction_count": 1}, {"gas_used": 21000}, {"transaction_count": None}):
+        node.headers_by_number[5] = replace(header_of(5, []), **{"gas_used": 0} | told)
+        with pytest.raises(NodeBehind):
+            Reader(node).read()
+
+
+@pytest.mark.parametrize("count", [None, 4])
+def test_receipts_of_too_few_transactions_show_nothing(count: int | None) -> None:
+    node = node_of(by_hash=LIES["nothing"], by_number=LIES["nothing"], by_receipts=without())
+    node.headers_by_number[5] = replace(node.header(5), transaction_count=count, logs_bloom=b"")
+    if count is None:
+        node.receipts = lambda block_hash: (0, [])  # type: ignore[method-assign]
+    else:
+        node.receipts = lambda block_hash: (count - 1, node.truth[5])  # type: ignore[method-assign]
+    with pytest.raises(NodeBehind):
+        Reader(node).read()
+
+
+def test_numbers_that_begin_anew_in_each_transaction() -> None:
+    node = node_of()
+    node.truth[5] = [replace(log, log_index=log.log_index % 2) for log in node.truth[5]]
+    whole = Reader(node).read()
+    assert [log.log_index for log in whole.logs] == [1, 2, 3, 4]
+    assert whole.first_logs == {0: 0, 1: 2, 2: 4}
+    assert node.asked == ["hash"]
+    node.by_hash = node.by_number = lambda logs: logs[1:]
+    with pytest.raises(LogInvalid, match="out of order"):
+        Reader(node).read()
+
+
+def test_numbers_that_have_holes_are_learned() -> None:
+    numbers = range(5, 10)
+    node = node_of(*numbers)
+    for number in numbers:
+        node.truth[number] = [replace(log, log_index=3 * log.log_index) for log in logs_of(number)]
+    reader = Reader(node)
+    for number in numbers:
+        if number < 5 + HOLES_LEARNED:
+            with pytest.raises(NodeBehind, match="have holes"):
+                reader.read(number)
+            reader.now += SETTLE_S
+        whole = reader.read(number)
+        assert (list(whole.logs), whole.doubtful) == (known(node.truth[number]), frozenset())
+
+
+ADDRESS = RpcRefused("refused", code=-32701, reason="Please specify an address in your request")
+
+
+def refuses(logs: list[Log]) -> Any:
+    return ADDRESS
+
+
+def test_a_node_that_demands_addresses() -> None:
+    node = node_of(5, 6, by_hash=refuses, by_number=refuses, by_address=list)
+    reader = Reader(node)
+    assert list(reader.read().logs) == known(node.truth[5])
+    node.asked.clear()
+    assert list(reader.read(6).logs) == known(node.truth[6])
+    assert node.asked == ["address"], "what it refuses is not asked for again"
+
+
+def test_a_listed_pool_that_the_filter_names_and_the_answer_lacks_is_asked_for_again() -> None:
+    node = node_of(by_hash=refuses, by_number=refuses, by_address=without(2))
+    reader = Reader(node)
+    with pytest.raises(NodeBehind):
+        reader.read()
+    node.by_address = list
+    assert list(reader.read().logs) == known(node.truth[5])
+    with_receipts = node_of(
+        by_hash=refuses, by_number=refuses, by_address=without(2), by_receipts=list
+    )
+    assert list(Reader(with_receipts).read().logs) == known(node.truth[5])
+
+
+def test_what_was_told_with_the_header_is_not_asked_for() -> None:
+    node = node_of()
+    reader = Reader(node)
+    reader.logs.tell(hash_of(5), node.truth[5])
+    assert list(reader.read().logs) == known(node.truth[5])
+    assert node.asked == []
+    reader.logs.tell(hash_of(5), node.truth[5][:2])
+    assert list(reader.read().logs) == known(node.truth[5]), "it is held to the same"
+
+
+def test_the_filter_and_the_names_it_knows_are_the_oracles() -> None:
+    rng = random.Random(7)
+    for _ in range(50):
+        chosen = [rng.choice(EMITTED) for _ in range(rng.randrange(6))]
+        logs = logs_of(5, chosen)
+        header = header_of(5, logs)
+        assert bloom_of(logs).to_bytes(256, "big") == header.logs_bloom
+        named = set(named_pools(header, POOLS, EVENT_TOPICS))
+        emitters = {log.address for log in logs} | {t for log in logs for t in log.topics}
+        assert {key for key in POOLS if key in emitters} <= named
+        if not logs:
+            assert named == set(POOLS), "an empty filter says nothing"
+
+
+def test_a_pool_is_not_named_by_topics_of_another_protocol() -> None:
+    header = header_of(5, [Log(V2, (V3_MINT,), b"", 5, hash_of(5), 0, 0)])
+    assert not set(named_pools(header, POOLS, EVENT_TOPICS))
+
+
+def test_ordered_is_by_transaction_then_number() -> None:
+    logs = logs_of(5)
+    shuffled = random.Random(3).sample(logs, len(logs))
+    assert list(ordered(header_of(5, logs), shuffled)) == logs
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_gap_is_not_closed_with_less_than_a_block_has(lie: Change) -> None:
+    node = node_of(4, 5, 6)
+    for ways in ({"by_number": lie}, {"by_hash": lie}, {"by_hash": lie, "by_number": lie}):
+        told = node_of(4, 5, 6, **ways)
+        try:
+            found = fetch_blocks(told, 4, 6, POOLS)
+        except ArenaError:
+            assert len(ways) == 2
+            continue
+        assert len(ways) == 1
+        true = fetch_blocks(node, 4, 6, POOLS)
+        assert all((a.records == b.records).all() for a, b in zip(found, true, strict=True))
+
+
+def test_a_block_whose_filter_names_no_pool_is_not_asked_for() -> None:
+    node = LyingNode({5: logs_of(5, [(STRANGER, (TRANSFER, SOMEBODY))])})
+    assert len(fetch_blocks(node, 5, 5, POOLS)[0].records) == 2
+    assert node.asked == []

@@ -1,0 +1,450 @@
+"""Whether what a node gave are all logs of a block, and the ways to find out.
+
+A node leaves logs out without an error: it is still building its index of them, or several nodes
+answer behind one address. What a header says of its block's logs is compared with them: its bloom
+filter has the address and the topics of every log. In this order, and the first way that shows it ends
+the search:
+
+1. Every contract's logs by the block's hash. They are whole when their numbers have no hole and the
+   filter speaks of nothing else; logs that it does not speak of are the chain's own.
+2. Receipts, of every transaction the header has. They show it where a chain leaves filters empty, sets
+   bits without logs, or numbers logs with holes, and they are taken where the index lacks logs.
+3. Every contract's logs by the block's number, as the first.
+4. Answers that agree, the last one `settle_s` after the first doubt: where the header says nothing of
+   logs, or numbers have holes on a chain where they always have.
+5. The same where the header contradicts them, after `pass_s`: the block passes, and the pools that its
+   filter names are doubtful, to be read anew.
+
+Where a node gives logs of named contracts only, those of the listed pools take the first place; that
+each pool the filter names has one shows that they are whole, else two answers that agree.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Protocol
+
+from arena.arena import PoolSpec
+from arena.errors import (
+    ChainMoved,
+    LogInvalid,
+    LogsRefused,
+    NodeBehind,
+    RpcError,
+    RpcRefused,
+    Scraper,
+)
+from arena.layouts.slots import UNISWAP_V4
+from arena.writer.rpcerrors import Meaning, meaning
+from arena.writer.scrapers.slots import keccak256
+
+if TYPE_CHECKING:
+    from arena.writer.logs import Header, Log
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 0.5  # an index still being built answers with less; seen late by 0.15 s
+PASS_S = 2.0  # as long as a node may contradict itself before its block is passed
+MAX_DOUBTS = 256  # blocks whose first doubtful answer is remembered
+HOLES_LEARNED = 3  # blocks after which holes count as the chain's way
+RECEIPT_FAILURES = 3  # in a row, after which a node counts as one without receipts
+_REFUSALS = (RpcRefused, LogInvalid, LogsRefused, ChainMoved)
+_DOUBTS = (*_REFUSALS, NodeBehind)
+
+
+class LogSource(Protocol):
+    """What is asked of a node here; a client without `receipts` has none."""
+
+    def logs(
+        self, first: int, last: int, topics: Sequence[bytes], addresses: Sequence[bytes] = ()
+    ) -> "Sequence[Log]":
+        """Logs of blocks by number; of any topic or contract where none is named."""
+
+    def block_logs(
+        self, hashes: Sequence[bytes], topics: Sequence[bytes], addresses: Sequence[bytes] = ()
+    ) -> "Sequence[Sequence[Log]]":
+        """The same of single blocks by hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class WholeBlock:
+    """A block with all logs that could be a pool's event, in order, numbered through the block, and the
+    number of each transaction's first log.
+
+    Of pools in `doubtful` (keys) events may be missing: they are to be read anew.
+    """
+
+    header: "Header"
+    logs: "tuple[Log, ...]"
+    first_logs: Mapping[int, int]
+    doubtful: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What numbers and filter say of an answer: `holes` in the numbers, bits `missing` among the logs'
+    own, or `no_filter`: nothing is said."""
+
+    holes: bool
+    missing: bool
+    no_filter: bool
+
+    @property
+    def is_whole(self) -> bool:
+        return not (self.holes or self.missing or self.no_filter)
+
+    def __str__(self) -> str:
+        parts = [
+            (self.holes, "their numbers have holes"),
+            (self.missing, "they are not all that its header speaks of"),
+            (self.no_filter, "its header has no bloom filter of them"),
+        ]
+        return " and ".join(text for holds, text in parts if holds) or "they are whole"
+
+
+@lru_cache(maxsize=1 << 15)  # about 16 MB; most addresses and topics come in every block
+def bloom_bits(content: bytes) -> int:
+    """The three bits of a log's address or topic in a block's bloom filter (yellow paper, 4.3.1)."""
+    digest = keccak256(content)
+    bits = 0
+    for at in (0, 2, 4):
+        bits |= 1 << (int.from_bytes(digest[at : at + 2], "big") & 2047)
+    return bits
+
+
+def bloom_of(logs: "Iterable[Log]") -> int:
+    """The filter of these logs."""
+    bits = 0
+    for content in {content for each in logs for content in (each.address, *each.topics)}:
+        bits |= bloom_bits(content)
+    return bits
+
+
+def named_pools(
+    header: "Header", pools: Mapping[bytes, PoolSpec], topics: Mapping[int, Sequence[bytes]]
+) -> Iterator[bytes]:
+    """Keys of the pools of whose events, with `topics` by protocol, the header's filter may speak: all
+    of them where it has none."""
+    bloom = int.from_bytes(header.logs_bloom, "big")
+    if not bloom:
+        yield from pools
+        return
+
+    def speaks_of(content: bytes) -> bool:
+        bits = bloom_bits(content)
+        return bloom & bits == bits
+
+    happened = {protocol: any(map(speaks_of, each)) for protocol, each in topics.items()}
+    for key, spec in pools.items():
+        is_named = happened.get(spec.protocol) and speaks_of(key)
+        if is_named and (spec.protocol != UNISWAP_V4 or speaks_of(spec.factory)):
+            yield key
+
+
+def ordered(header: "Header", logs: "Iterable[Log]") -> "tuple[Log, ...]":
+    """The logs of that block in order; numbers that begin anew in each transaction become the block's.
+
+    LogInvalid for a log of another block, one told twice, and numbers that are neither the block's
+    nor the transactions'.
+    """
+    found = sorted(logs, key=lambda each: (each.tx_index, each.log_index))
+    for each in found:
+        if each.block_hash != header.hash or each.block_number != header.number:
+            raise LogInvalid(
+                f"asked for logs of block {header.number} 0x{header.hash.hex()}, got one of "
+                f"{each.block_number} 0x{each.block_hash.hex()}",
+                block=header.number,
+            )
+    for before, after in pairwise(found):
+        if (before.tx_index, before.log_index) == (after.tx_index, after.log_index):
+            raise LogInvalid(
+                f"log {after.log_index} of block {header.number} came twice", block=header.number
+            )
+    if all(before.log_index < after.log_index for before, after in pairwise(found)):
+        return tuple(found)
+    for tx_index, group in groupby(found, key=lambda each: each.tx_index):
+        numbers = [each.log_index for each in group]
+        if numbers != list(range(len(numbers))):
+            raise LogInvalid(
+                f"logs of block {header.number} are out of order: transaction {tx_index} has the "
+                f"numbers {numbers[:8]}",
+                block=header.number,
+            )
+    return tuple(replace(each, log_index=number) for number, each in enumerate(found))
+
+
+def weigh(header: "Header", logs: "Sequence[Log]") -> Evidence:
+    """What the header and the numbers say of all logs of its block, ordered."""
+    bloom = int.from_bytes(header.logs_bloom, "big")
+    return Evidence(
+        holes=any(each.log_index != number for number, each in enumerate(logs)),
+        missing=bool(bloom & ~bloom_of(logs)),
+        no_filter=not bloom,
+    )
+
+
+def has_no_logs(header: "Header") -> bool:
+    """The header itself shows that nothing ran in its block."""
+    runs = header.transaction_count != 0 or header.gas_used != 0
+    return not runs and not any(header.logs_bloom)
+
+
+def demands_address(error: RpcRefused) -> bool:
+    """The node gives logs of named contracts only."""
+    text = str(error.fields.get("reason", error)).lower()
+    return "address" in text and meaning(error) not in (Meaning.smaller, Meaning.later)
+
+
+def addresses_of(pools: Iterable[PoolSpec]) -> list[bytes]:
+    """The contracts whose logs are these pools' events."""
+    return sorted({spec.factory if spec.protocol == UNISWAP_V4 else spec.key for spec in pools})
+
+
+class BlockLogs:
+    """Blocks of one node with all their logs, and what is known of its chain's ways by now.
+
+    `topics` are the event signatures by protocol. `settle_s` and `pass_s` as above; a block read for
+    the first time is doubted then. Calls block.
+    """
+
+    def __init__(
+        self,
+        node: LogSource,
+        topics: Mapping[int, Sequence[bytes]],
+        *,
+        settle_s: float = SETTLE_S,
+        pass_s: float = PASS_S,
+        clock: Callable[[], float] | None = None,
+    ):
+        self._node = node
+        self._topics = topics
+        self._known = frozenset(topic for each in topics.values() for topic in each)
+        self._settle_s = settle_s
+        self._pass_s = pass_s
+        self._clock = clock or time.monotonic
+        self._told: dict[bytes, Sequence[Log]] = {}
+        self._doubts: dict[bytes, tuple[float, tuple[Log, ...] | None]] = {}
+        self._ask_receipts: Callable[[bytes], tuple[int, Sequence[Log]] | None] | None = getattr(
+            node, "receipts", None
+        )
+        self._receipt_failures = 0
+        self._refuses_all: RpcRefused | None = None  # all contracts' logs at once
+        self._numbers_are_whole = False  # as a rule of this chain
+        self._holes_seen = 0
+        self._is_contradicted = False  # a filter once spoke of logs that no way found
+        self._said: set[str] = set()
+
+    def tell(self, block_hash: bytes, logs: "Sequence[Log]") -> None:
+        """What the node just gave as all logs by that hash, so that it is not asked again."""
+        self._told = {block_hash: logs}
+
+    def read(
+        self, headers: "Sequence[Header]", pools: Mapping[bytes, PoolSpec]
+    ) -> list[WholeBlock]:
+        """The first of these blocks, at least one, with all logs or a doubt about `pools`.
+
+        NodeBehind while its logs are missing, LogInvalid, ChainMoved: ask again. What the node raises.
+        """
+        asked = [each for each in headers if not has_no_logs(each) and each.hash not in self._told]
+        answers = dict(zip((each.hash for each in asked), self._by_hash(asked), strict=True))
+        told, self._told = self._told, {}
+        found: list[WholeBlock] = []
+        failure: Scraper | None = None
+        for header in headers:  # those behind a doubtful one, too: their doubts last as long
+            answer = answers.get(header.hash, told.get(header.hash, ()))
+            try:
+                whole = self._search(header, answer, pools)
+            except _DOUBTS as error:
+                failure = failure or error
+            else:
+                if failure is None:
+                    found.append(whole)
+        if failure is not None and not found:
+            raise failure
+        return found
+
+    # -- the ways
+
+    def _by_hash(self, headers: "Sequence[Header]") -> "Sequence[Sequence[Log] | Scraper]":
+        if not headers:
+            return []
+        if self._refuses_all is not None:
+            return [self._refuses_all] * len(headers)
+        try:
+            return self._node.block_logs([header.hash for header in headers], ())
+        except _REFUSALS as error:
+            if isinstance(error, RpcRefused) and demands_address(error):
+                self._refuses_all = error
+                self._say(
+                    "logs_by_address",
+                    headers[0],
+                    "the node gives logs of named contracts only; receipts show that they are all, "
+                    "else answers that agree, and the audit",
+                )
+            elif len(headers) > 1:
+                return [self._by_hash([each])[0] for each in headers]
+            return [error] * len(headers)
+
+    def _by_number(self, header: "Header") -> "Sequence[Log] | Scraper":
+        if self._refuses_all is not None:
+            return self._refuses_all
+        try:
+            found = self._node.logs(header.number, header.number, ())
+        except _REFUSALS as error:
+            return error
+        if any(each.block_hash != header.hash for each in found):
+            return ChainMoved(
+                f"block {header.number} changed while its logs were read", block=header.number
+            )
+        return found
+
+    def _receipts(self, header: "Header") -> "tuple[Log, ...] | None":
+        """The logs of all receipts; None where they cannot be had, or are not those of all
+        transactions."""
+        if self._ask_receipts is None:
+            return None
+        try:
+            answer = self._ask_receipts(header.hash)
+        except RpcError as error:
+            self._receipt_failures += 1
+            is_unknown = isinstance(error, RpcRefused) and meaning(error) is Meaning.other_way
+            if is_unknown or self._receipt_failures >= RECEIPT_FAILURES:
+                self._ask_receipts = None
+            return None
+        except (LogInvalid, ChainMoved):
+            return None
+        self._receipt_failures = 0
+        if answer is None or answer[0] < max(1, header.transaction_count or 0):
+            return None
+        try:
+            return ordered(header, answer[1])
+        except LogInvalid:
+            return None
+
+    def _of_listed(
+        self, header: "Header", pools: Mapping[bytes, PoolSpec]
+    ) -> "tuple[tuple[Log, ...], Evidence]":
+        """The logs of the listed pools; `missing` when the filter names one without."""
+        addresses = addresses_of(pools.values())
+        found: Sequence[Log] = ()
+        if addresses:
+            found = self._node.block_logs([header.hash], sorted(self._known), addresses)[0]
+        logs = ordered(header, found)
+        seen = {each.address for each in logs}
+        seen |= {each.topics[1] for each in logs if len(each.topics) > 1}
+        absent = [key for key in named_pools(header, pools, self._topics) if key not in seen]
+        return logs, Evidence(holes=False, missing=False, no_filter=bool(absent))
+
+    # -- what they show together
+
+    def _search(
+        self,
+        header: "Header",
+        answer: "Sequence[Log] | Scraper",
+        pools: Mapping[bytes, PoolSpec],
+    ) -> WholeBlock:
+        if has_no_logs(header) and not isinstance(answer, Scraper) and not answer:
+            return self._done(header, ())
+        first = self._weighed(header, answer)
+        if isinstance(first, tuple):
+            self._numbers_are_whole |= len(first[0]) > 1 and not first[1].holes
+            if first[1].is_whole:
+                return self._done(header, first[0])
+        receipts = self._receipts(header)
+        if receipts is not None:
+            has_all = isinstance(first, tuple) and set(first[0]) >= set(receipts)
+            if isinstance(first, tuple) and has_all:
+                return self._done(header, first[0])
+            if not weigh(header, receipts).missing:
+                return self._done(header, receipts)
+        second = self._weighed(header, self._by_number(header))
+        if isinstance(second, tuple) and second[1].is_whole:
+            return self._done(header, second[0])
+        if isinstance(first, RpcRefused) and isinstance(second, RpcRefused | LogsRefused):
+            first = self._of_listed(header, pools)
+            if first[1].is_whole:
+                return self._done(header, first[0])
+        if isinstance(second, ChainMoved):
+            raise second
+        if isinstance(first, Scraper) and isinstance(second, Scraper):
+            raise first
+        return self._agreed(header, first, second, pools)
+
+    def _weighed(
+        self, header: "Header", answer: "Sequence[Log] | Scraper"
+    ) -> "tuple[tuple[Log, ...], Evidence] | Scraper":
+        if isinstance(answer, Scraper):
+            return answer
+        try:
+            logs = ordered(header, answer)
+        except LogInvalid as error:
+            return error
+        return logs, weigh(header, logs)
+
+    def _agreed(
+        self,
+        header: "Header",
+        first: "tuple[tuple[Log, ...], Evidence] | Scraper",
+        second: "tuple[tuple[Log, ...], Evidence] | Scraper",
+        pools: Mapping[bytes, PoolSpec],
+    ) -> WholeBlock:
+        """No way shows that its logs are all: take those that answers agree on for long enough."""
+        now = self._clock()
+        since, before = self._doubts.pop(header.hash, (now, None))
+        if isinstance(first, tuple):
+            logs, evidence = first
+            other = second[0] if isinstance(second, tuple) else before
+        else:
+            assert isinstance(second, tuple)
+            (logs, evidence), other = second, before
+        while len(self._doubts) >= MAX_DOUBTS:
+            del self._doubts[next(iter(self._doubts))]
+        self._doubts[header.hash] = (since, logs)
+        agrees, lasted_s = logs == other, now - since
+        has_learned = self._holes_seen >= HOLES_LEARNED
+        are_holes_usual = has_learned or not self._numbers_are_whole
+        is_usual = not evidence.missing and (are_holes_usual or not evidence.holes)
+        settle_s = max(self._settle_s, SETTLE_S) if evidence.holes else self._settle_s
+        if has_learned and not evidence.no_filter:
+            settle_s = 0.0
+        if agrees and is_usual and lasted_s >= settle_s:
+            self._holes_seen += evidence.holes
+            if self._refuses_all is None:
+                name = "no_bloom" if evidence.no_filter else "log_numbers"
+                self._say(name, header, f"{evidence}: logs that answers agree on are believed")
+            return self._done(header, logs)
+        pass_s = self._settle_s if self._is_contradicted else self._pass_s
+        if agrees and not is_usual and before is not None and lasted_s >= pass_s:
+            self._is_contradicted = True
+            self._holes_seen += evidence.holes and not evidence.missing
+            doubtful = frozenset(named_pools(header, pools, self._topics))
+            log.warning(
+                "event=block_doubted block=%d logs=%d pools=%d reason='%s'",
+                header.number,
+                len(logs),
+                len(doubtful),
+                evidence,
+            )
+            return self._done(header, logs, doubtful)
+        raise NodeBehind(
+            f"the node gave {len(logs)} logs of block {header.number}: {evidence}",
+            block=header.number,
+        )
+
+    def _done(
+        self, header: "Header", logs: "tuple[Log, ...]", doubtful: frozenset[bytes] = frozenset()
+    ) -> WholeBlock:
+        self._doubts.pop(header.hash, None)
+        first_logs: dict[int, int] = {}
+        for each in logs:
+            first_logs.setdefault(each.tx_index, each.log_index)
+        kept = tuple(each for each in logs if each.topics and each.topics[0] in self._known)
+        return WholeBlock(header, kept, first_logs, doubtful)
+
+    def _say(self, event: str, header: "Header", reason: str) -> None:
+        if event not in self._said:
+            self._said.add(event)
+            log.warning("event=%s block=%d reason=%r", event, header.number, reason)
