@@ -962,6 +962,51 @@ def test_a_node_of_another_opinion_is_logged_once(
     assert said(logging.INFO) == 1
 
 
+def test_a_stream_that_stands_while_the_node_goes_on_is_told(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arena.writer.coordinator.SILENT_POLL_S", 0.01)
+    monkeypatch.setattr("arena.writer.coordinator.SILENT_S", 0.05)
+    bench, _ = live_bench(make, V3_KEY, node=DisagreeingNode())
+
+    async def live() -> None:
+        staying = asyncio.ensure_future(bench.coordinator.run_live())
+        while bench.reader.phase != "connecting":
+            await asyncio.sleep(0.001)
+        assert bench.reader.phase_reason == "the stream stands at block 101, the node is at 1000000"
+        assert bench.status(V3_KEY) == "live", "its values are those of the head"
+        bench.send(block(102))
+        assert (bench.reader.phase, bench.reader.phase_reason) == ("live", "")
+        staying.cancel()
+        await asyncio.gather(staying, return_exceptions=True)
+
+    bench.run(live())
+
+
+def test_pools_a_block_may_lack_events_of_are_read_at_it_or_later(
+    make: Callable[..., Bench],
+) -> None:
+    bench, scraper = live_bench(make, V2_KEY, V3_KEY)
+
+    async def live() -> None:
+        staying = asyncio.ensure_future(bench.coordinator.run_live())
+        scraper.now = {key: values(key, 101, 8) for key in (V2_KEY, V3_KEY)}
+        await bench.coordinator.doubt([V3_KEY], 102)
+        assert (bench.status(V2_KEY), bench.status(V3_KEY)) == ("live", "stale")
+        for _ in range(50):
+            await asyncio.sleep(0.01)
+            assert bench.status(V3_KEY) == "stale", "block 101 is older than the doubt"
+        bench.send(block(102))
+        scraper.now = {key: values(key, 102, 9) for key in (V2_KEY, V3_KEY)}
+        while bench.status(V3_KEY) != "live":
+            await asyncio.sleep(0.001)
+        staying.cancel()
+        await asyncio.gather(staying, return_exceptions=True)
+
+    bench.run(live())
+    assert (bench.amount(V2_KEY), bench.amount(V3_KEY)) == (7, 9)
+
+
 REORG_START, REORG_COMPLETE = np.zeros(1, EVENT), np.zeros(1, EVENT)
 REORG_START["kind"], REORG_COMPLETE["kind"] = (
     lib.PSA_EVENT_REORG_START,
