@@ -36,6 +36,7 @@ RECEIVE_NBYTES = 256 * 1024
 FRAME_NBYTES = 16 * 1024 * 1024 + 4  # the longest frame with its prefix
 FIRST_EVENTS = 16_384
 MAX_BLOCK_EVENTS = 262_144  # records of one open block, 48 MiB
+HISTORY_EVENTS = 400_000  # kept while live, 77 MB: 80 blocks at ten times mainnet
 BACKOFF_FIRST_S = 0.1
 BACKOFF_LAST_S = 10.0
 
@@ -483,7 +484,8 @@ class EventBuffer:
     `capacity` limits the events held (BeginBlock and EndBlock are not events), `max_blocks` the
     blocks, which matters when they are empty. Without `keep_blocks` a block that does not fit
     raises BufferOverflow and is not kept. With `keep_blocks` the buffer is a history of that many
-    blocks: the oldest go first, and a block that alone exceeds `capacity` empties it.
+    blocks, and of HISTORY_EVENTS events at the most: the oldest go first, and a block that alone
+    exceeds it empties it.
     """
 
     def __init__(
@@ -551,16 +553,20 @@ class EventBuffer:
                 if number < expected:
                     self._revert(number)
             self._tip = number
-            if event_count <= self.capacity:
+            if event_count <= self._limit:
                 self._blocks.append(_Kept(number, event_count, kept[begin : end + 1]))
                 self.event_count += event_count
         return gaps
+
+    @property
+    def _limit(self) -> int:
+        return self.capacity if self.keep_blocks is None else min(self.capacity, HISTORY_EVENTS)
 
     def _make_room(self, number: int, event_count: int) -> None:
         if self.keep_blocks is not None:
             while self._blocks and (
                 len(self._blocks) >= self.keep_blocks
-                or self.event_count + event_count > self.capacity
+                or self.event_count + event_count > self._limit
             ):
                 self.event_count -= self._blocks.popleft().event_count
             return

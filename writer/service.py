@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from arena.arena import UNDO_NBYTES, WriterArena
 from arena.errors import ArenaError, FeedError, InvalidMessage, NodeBehind
+from arena.layouts.events import EVENT
 from arena.native import lib
 from arena.writer.bridge import Host
 from arena.writer.coordinator import PRESETS, Coordinator, Metrics, Preset
@@ -40,6 +41,7 @@ from arena.writer.scrapers.blocks import SyncState
 from arena.writer.scrapers.described import Described
 from arena.writer.scrapers.slots import PoolTarget
 from arena.writer.shortage import on_loop_error
+from arena.writer.sidetasks import SideTasks
 from arena.writer.status import read_vitals
 from arena.writer.syncwait import wait_until_synced
 from arena.writer.upkeep import Audit, Checkpoints, PinnedScraper
@@ -327,9 +329,11 @@ class Service:
         def notify(what: str) -> None:
             loop.call_soon_threadsafe(lambda: coordinator.notice(what))
 
+        buffer_events = settings.buffer_events or preset.buffer_events
+        side_tasks = SideTasks()
         intake = Intake(
             Processor(arena),
-            EventBuffer(settings.buffer_events or preset.buffer_events),
+            EventBuffer(buffer_events),
             notify=notify,
             closes_gaps=self._node is not None,
         )
@@ -344,6 +348,7 @@ class Service:
             node=self._node,
             gap_timeout_s=settings.gap_timeout_s,
             described=self._described,
+            side_tasks=side_tasks,
             observe=self._observe_start,
         )
         checkpoints: Checkpoints | None = None
@@ -357,17 +362,23 @@ class Service:
                 settings.checkpoint_every,
             )
         if server is not None:
-            server.serve(self._collector(thread, intake, checkpoints))
+            server.serve(self._collector(thread, intake, checkpoints, side_tasks))
         arena.set_phase("connecting", f"waiting for {settings.socket}")
         if self._described is None:
             log.info("event=descriptions_unchecked reason='no node is given: fees are the list's'")
         log.info(
-            "event=started name=%s socket=%s pid=%d", settings.name, settings.socket, os.getpid()
+            "event=started name=%s socket=%s pid=%d buffer_events=%d buffer_bytes=%d",
+            settings.name,
+            settings.socket,
+            os.getpid(),
+            buffer_events,
+            buffer_events * EVENT.itemsize,
         )
         works = [self._stay_live(thread, intake, coordinator, is_warm), stop.wait()]
-        works += self._works(thread, intake, coordinator, checkpoints)
+        works += self._works(thread, intake, coordinator, checkpoints, side_tasks)
         if notifier.is_on:
-            works.append(keep_notified(notifier, partial(read_vitals, settings.name)))
+            notify_on = partial(keep_notified, notifier, partial(read_vitals, settings.name))
+            works.append(side_tasks.keep("notifier", notify_on))
         tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(work) for work in works]
         await asyncio.sleep(0)  # a producer of our own listens by then
         thread.start()
@@ -377,7 +388,7 @@ class Service:
                 if task.done():
                     task.result()
             if checkpoints is not None and settings.checkpoint_every:
-                await checkpoints.write()
+                await _write_last(checkpoints)
         finally:
             self._scraper.close()
             # Before its producer: a stream that ends because we do is no fault.
@@ -397,16 +408,19 @@ class Service:
         intake: Intake,
         coordinator: Coordinator,
         checkpoints: Checkpoints | None,
+        side_tasks: SideTasks,
     ) -> list[Coroutine[Any, Any, Any]]:
-        """What goes on beside staying live, until cancelled."""
+        """What goes on beside staying live, until cancelled; all but a producer of our own, without
+        which nothing comes, may fail without ending it."""
         settings = self.settings
         works: list[Coroutine[Any, Any, Any]] = []
         if self._producer is not None:
             works.append(self._producer(_Host(asyncio.get_running_loop(), thread, coordinator)))
         if self._pools is not None:
-            works.append(self._pools.run(partial(self._change_list, coordinator)))
+            follow = partial(self._pools.run, partial(self._change_list, coordinator))
+            works.append(side_tasks.keep("pool_list", follow))
         if checkpoints is not None and settings.checkpoint_every:
-            works.append(checkpoints.run())
+            works.append(side_tasks.keep("checkpoints", checkpoints.run))
         if self._auditor is not None and settings.audit_every and self._node is not None:
             audit = Audit(
                 intake,
@@ -418,13 +432,17 @@ class Service:
                 self._described,
             )
             coordinator.on_added = audit.recheck
-            works.append(audit.run())
+            works.append(side_tasks.keep("audit", audit.run))
         return works
 
     def _collector(
-        self, thread: FeedThread, intake: Intake, checkpoints: Checkpoints | None
+        self,
+        thread: FeedThread,
+        intake: Intake,
+        checkpoints: Checkpoints | None,
+        side_tasks: SideTasks,
     ) -> ArenaCollector:
-        extra = dict(self._extra)
+        extra = {"side_task": side_tasks.counts} | dict(self._extra)
         if self._pools is not None:
             extra["pool_list"] = partial(_totals, self._pools.counts)
         if checkpoints is not None:
@@ -500,6 +518,20 @@ class _Host:
                 f"{DOUBT_TIMEOUT_S:g} s",
                 block=block_number,
             ) from None
+
+
+async def _write_last(checkpoints: Checkpoints) -> None:
+    """A checkpoint at the end; one that cannot be written does not make the end a failure."""
+    try:
+        await checkpoints.write()
+    except Exception as error:
+        checkpoints.failed += 1
+        log.error(
+            "event=checkpoint_failed error=%s reason=%r",
+            type(error).__name__,
+            str(error),
+            exc_info=error,
+        )
 
 
 def _totals(counts: Mapping[str, int]) -> dict[str, int]:

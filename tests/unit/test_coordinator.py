@@ -38,6 +38,7 @@ from arena.writer.logs import V2_SYNC, Header, Log
 from arena.writer.processor import Processor
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.slots import PoolTarget, pool_target
+from arena.writer.sidetasks import SideTasks
 
 V2_KEY, V3_KEY, OTHER_KEY = b"\x22" * 20, b"\x33" * 20, b"\x44" * 20
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
@@ -1777,7 +1778,7 @@ async def go_on(
     """One more block of the stream, and of the node."""
     node.tip += 1
     bench.send(fixed(node.tip, *events))
-    for _ in range(20):
+    for _ in range(6):
         await asyncio.sleep(0.005)
         if look is not None:
             look()
@@ -1834,7 +1835,7 @@ def test_while_events_differ_no_pool_goes_live(
         start = asyncio.ensure_future(bench.coordinator.cold_start())
         await go_on(bench, node)
         await go_on(bench, node, sync(5), look=look)
-        for _ in range(3 * UNSURE_BLOCKS):
+        for _ in range(2 * UNSURE_BLOCKS):
             await go_on(bench, node, look=look)
         assert not start.done()
         node.branch = "A"
@@ -1924,5 +1925,29 @@ def test_hashes_of_blocks_that_only_look_the_same_are_not_kept(
                 assert each.hash == node.hash_of(each.number, "A")
             kept = bench.arena.undoable()
             assert all(found in (None, node.hash_of(n, "A")) for n, found in kept)
+
+    bench.run(scenario())
+
+
+def test_hashes_that_cannot_be_learned_do_not_end_a_live_writer(make: Callable[..., Bench]) -> None:
+    tasks = SideTasks(first_pause_s=0.001, longest_pause_s=0.01)
+    scraper = ListScraper(V2_KEY)
+    scraper.now = {V2_KEY: values(V2_KEY, 100, 7)}
+    bench = make(scraper, node=EmptyChain(), side_tasks=tasks, witness_pause_s=0.001)
+    bench.send(timed(101))
+
+    async def scenario() -> None:
+        await bench.coordinator.cold_start()
+        witness = bench.coordinator._witness
+
+        async def fail(branch: Any) -> None:
+            raise ValueError("unforeseen")
+
+        bench.coordinator._witness = fail  # type: ignore[method-assign]
+        async with bench.live():
+            await bench.until(lambda: tasks.failed["hashes"] >= 3)
+            bench.coordinator._witness = witness  # type: ignore[method-assign]
+            bench.send(timed(102))
+            await bench.until(lambda: bool(bench.coordinator.known()))
 
     bench.run(scenario())

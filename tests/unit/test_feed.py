@@ -687,6 +687,16 @@ def test_history_drops_the_oldest() -> None:
     assert kept(history) == [9]
 
 
+def test_what_a_start_may_buffer_is_not_kept_once_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "HISTORY_EVENTS", 10)
+    buffer = EventBuffer(1000)
+    buffer.append(records_of(*(new(number, 4) for number in range(1, 101))))
+    assert buffer.event_count == 400
+    buffer.keep_blocks = 64
+    buffer.append(records_of(new(101, 2)))
+    assert (kept(buffer), buffer.event_count) == ([99, 100, 101], 10)
+
+
 def test_history_follows_reverts() -> None:
     history = EventBuffer(100, keep_blocks=4)
     history.append(records_of(new(1), new(2), new(3), new(4), new(5), old(5), old(4)))

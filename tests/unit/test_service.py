@@ -19,6 +19,7 @@ from arena.writer.intake import Intake
 from arena.writer.processor import FAULT_LOG_INTERVAL_S, FaultLog, Processor
 from arena.writer.scrapers.statefile import StateFile
 from arena.writer.service import FeedThread
+from arena.writer.sidetasks import SideTasks
 
 SECONDS = 30
 
@@ -177,3 +178,32 @@ def test_faults_are_logged_once_for_each_pool_class_and_minute(
     assert lines[0].endswith("made_stale=yes held_back=0")
     assert "protocol=uniswap_v3 type=swap block=5 tx=0 log=2" in lines[0]
     assert lines[3].endswith("held_back=3")
+
+
+def test_a_side_task_that_fails_with_anything_is_counted_and_begins_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tasks = SideTasks(first_pause_s=0.001, longest_pause_s=0.01)
+    tries = 0
+
+    async def work() -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 5:
+            raise ValueError("could not convert string to float: '²'")
+        await asyncio.Event().wait()
+
+    async def play() -> None:
+        keeping = asyncio.ensure_future(tasks.keep("audit", work))
+        while tries < 6:
+            assert not keeping.done()
+            await asyncio.sleep(0.001)
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        assert keeping.cancelled()
+
+    asyncio.run(asyncio.wait_for(play(), SECONDS))
+    assert tasks.counts() == {"audit_failed_total": 5}
+    said = [each for each in caplog.records if "event=side_task_failed" in each.getMessage()]
+    assert len(said) == 5
+    assert "error=ValueError" in said[0].getMessage()
