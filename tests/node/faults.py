@@ -495,7 +495,7 @@ def schedule(seed: int, seconds: float) -> list[Episode]:
         if not left:
             left = list(FAULTS)
             chance.shuffle(left)
-        lasts_s = chance.choice((0.5, 2.0, 4.0, 4.0, 8.0, 15.0)) * chance.uniform(0.7, 1.3)
+        lasts_s = chance.choice((0.5, 2.0, 4.0, 4.0, 8.0, 15.0, 30.0)) * chance.uniform(0.7, 1.3)
         if at_s + lasts_s > seconds:
             return found
         fault = Fault(
