@@ -23,8 +23,10 @@ from arena.errors import (
     Scraper,
 )
 from arena.native import lib
+from arena.writer.completeness import BlockLogs
 from arena.writer.feed import Feed
 from arena.writer.jsonrpc import JsonRpc
+from arena.writer.logs import EVENT_TOPICS, RpcNode, fetch_headers
 from arena.writer.natslogin import NatsLogin
 from arena.writer.natspools import NatsPools
 from arena.writer.scrapers.blocks import block_by_number, check_chain, sync_state
@@ -42,6 +44,8 @@ EMPTY_SLOTS = 5
 SHOWN_POOLS = 5  # that are not what the list says
 COMPARE_TRIES = 5
 COMPARE_PAUSE_S = 1.0
+LOOKED_BLOCKS = 4  # whose logs are read
+LOGS_WAIT_S = 5.0  # until they are whole
 FIXED_SHM_NBYTES = 32 << 20  # tables of the default capacities, rounded up
 DIALECTS = {
     lib.PSA_DIALECT_SEED_TAGGED: "seed-tagged",
@@ -268,6 +272,8 @@ class Doctor:
         self._sources += bool(self._targets)
         self._blocks["node"] = block.number
         yield from self._look_at_descriptions(client)
+        if self._node is not None:
+            yield from self._look_at_logs(client, block.number)
         yield Finding(
             "ok",
             "node",
@@ -293,6 +299,31 @@ class Doctor:
             found += "; the others are not installed: mend their fee, spacing, tokens or factory"
         verdict = "note" if wrong else "ok"
         yield Finding("fail" if len(wrong) == len(specs) else verdict, "listed", found, facts)
+
+    def _look_at_logs(self, client: JsonRpc, newest: int) -> Iterator[Finding]:
+        """Whether a bridge would get past the newest blocks: their logs, shown to be all."""
+        node = RpcNode(client)
+        reader = BlockLogs(node, EVENT_TOPICS)
+        pools = {target.spec.key: target.spec for target in self._targets}
+        limit = time.monotonic() + LOGS_WAIT_S
+        first = max(0, newest - LOOKED_BLOCKS + 1)
+        number = first
+        while number <= newest:
+            try:
+                found = reader.read(fetch_headers(node, number, newest), pools)
+            except Scraper as error:
+                if time.monotonic() < limit:
+                    time.sleep(COMPARE_PAUSE_S / 4)
+                    continue
+                yield _failure("note", "logs", error)
+                return
+            doubted = [each.header.number for each in found if each.doubtful]
+            if doubted:
+                text = f"those of block {doubted[0]} are not what its header speaks of"
+                yield Finding("note", "logs", text, {"block": doubted[0]})
+                return
+            number += len(found)
+        yield Finding("ok", "logs", f"all there, blocks {first} to {newest}", {"block": newest})
 
     def _compare(self) -> Iterator[Finding]:
         """The same random slots of known pools from database and node at the same block."""

@@ -25,6 +25,7 @@ from arena.writer.completeness import (
     named_pools,
     ordered,
 )
+from arena.writer.doctor import Doctor
 from arena.writer.logs import (
     EVENT_TOPICS,
     V2_SYNC,
@@ -35,6 +36,7 @@ from arena.writer.logs import (
     Log,
     fetch_blocks,
 )
+from arena.writer.scrapers.slots import pool_target
 
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
 V2, OTHER_V2, V3, V4, MANAGER = b"\x22" * 20, b"\x23" * 20, b"\x33" * 20, b"\x44" * 32, b"\x99" * 20
@@ -456,3 +458,30 @@ def test_a_block_whose_filter_names_no_pool_is_not_asked_for() -> None:
     node = LyingNode({5: logs_of(5, [(STRANGER, (TRANSFER, SOMEBODY))])})
     assert len(fetch_blocks(node, 5, 5, POOLS)[0].records) == 2
     assert node.asked == []
+
+
+@pytest.mark.parametrize("lies", [False, True])
+def test_doctor_says_whether_the_newest_blocks_logs_are_all_there(
+    monkeypatch: pytest.MonkeyPatch, lies: bool
+) -> None:
+    node = node_of(5, 6, 7, 8)
+    if lies:
+        node.by_hash = node.by_number = lambda logs: (
+            logs[:-1] if logs[0].block_number == 7 else logs
+        )
+        node.truth[7].append(replace(logs_of(7)[1], topics=(b"\x4e" * 32,), log_index=6))
+    monkeypatch.setattr("arena.writer.doctor.RpcNode", lambda client: node)
+    monkeypatch.setattr("arena.writer.doctor.COMPARE_PAUSE_S", 0.01)
+    nothing: Any = None
+    doctor = Doctor(
+        **dict.fromkeys(("socket", "node", "states", "reth_db", "rpc", "pools"), nothing),
+        chain_id=None,
+        libmdbx=None,
+        tick_nbytes=0,
+        wait_s=0.0,
+    )
+    doctor._targets = [pool_target(spec) for spec in POOLS.values()]
+    finding = list(doctor._look_at_logs(nothing, 8))[-1]
+    assert finding.verdict == ("note" if lies else "ok")
+    if lies:
+        assert finding.facts["block"] == 7
