@@ -337,7 +337,9 @@ def run_command(
             name=name,
             socket=socket,
             feed_uid=None if feed_uid is None else user_id(feed_uid),
-            dialect=dialect.value if bridge is None else Dialect.auto.value,  # the bridge has its own
+            dialect=dialect.value
+            if bridge is None
+            else Dialect.auto.value,  # the bridge has its own
             max_pools=max_pools,
             tick_bytes=parse_size(tick_bytes),
             undo_bytes=parse_size(undo_bytes),
