@@ -145,6 +145,11 @@ def read_header(path: Path) -> tuple[Checkpoint, int, dict[str, Any]]:
             line = stream.readline(MAX_HEADER_NBYTES)
     except OSError as error:
         raise _refused(path, f"it cannot be read: {error.strerror}") from error
+    return parse_header(path, line)
+
+
+def parse_header(path: Path, line: bytes) -> tuple[Checkpoint, int, dict[str, Any]]:
+    """read_header of a first line that was read already."""
     if not line.endswith(b"\n") or len(line) < 66:
         raise _refused(path, "its header is cut off or none")
     if hashlib.sha256(line[65:-1]).hexdigest().encode() + b" " != line[:65]:

@@ -1,0 +1,76 @@
+/* Every reader function on a damaged segment: typed answers, whatever lies there. */
+#include "fuzz.h"
+
+#define TICKS 64
+#define RUNGS 9000
+
+static segment whole, work;
+static psa_rung rungs[RUNGS];
+
+int LLVMFuzzerInitialize(int *argc, char ***argv) {
+    (void)argc, (void)argv;
+    segment_make(&whole, POOLS, 8192, 128);
+    segment_fill(&whole);
+    segment_make(&work, POOLS, 8192, 128);
+    return 0;
+}
+
+static void ladder(input *in, const psa_arena *arena, uint32_t slot) {
+    static const uint64_t amounts[12] = {1, 0, 0, 0, 100000, 0, 0, 0, 0, 0, 0, UINT64_MAX};
+    int32_t ticks[TICKS];
+    uint64_t net[2 * TICKS], gross[2 * TICKS];
+    psa_static row;
+    psa_quote_result results[3];
+    uint32_t count, failed;
+    uint64_t pool = slot;
+    psa_pool_copy copy = {.row = &row, .ticks = ticks, .net = net};
+    uint32_t flags = (uint32_t)number(in, 1) & (PSA_ZERO_FOR_ONE | PSA_EXACT_OUT);
+    flags |= PSA_ALLOW_STALE | PSA_ALLOW_DYNAMIC;
+    if (psa_pool_read_ticks(arena, slot, 0, 0, &copy.line, ticks, net, gross, TICKS) != PSA_OK) return;
+    if (psa_rows_read(arena, &pool, 1, &row, &failed) != PSA_OK) return;
+    psa_quote_copy(&copy, (const uint8_t *)amounts, NULL, flags, 0, &results[0]);
+    if (psa_ladder_build(&copy, flags, 0, rungs, RUNGS, &count) == PSA_OK)
+        psa_ladder_quote(&copy, flags, 0, rungs, count, amounts, 3, results);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes) {
+    input in = {data, data + nbytes};
+    psa_arena arena;
+    psa_commit_record record;
+    psa_line lines[POOLS + 1];
+    int32_t ticks[TICKS];
+    uint64_t net[2 * TICKS], gross[2 * TICKS], starts[POOLS + 2], pools[POOLS + 1], references[POOLS + 1];
+    uint64_t amounts[4 * (POOLS + 1)] = {0}, committed, pool;
+    psa_quote_result results[POOLS + 1];
+    psa_static rows[POOLS + 1];
+    uint32_t slots[POOLS + 1], failed;
+    uint8_t keys[32 * (POOLS + 1)];
+    memcpy(work.base, whole.base, whole.nbytes);
+    damage_used(&in, work.base, &whole.writer.arena);
+    if (psa_arena_open(&arena, work.base, work.nbytes) != PSA_OK) return 0;
+    uint64_t commit = psa_pin(&arena, &record) == PSA_OK ? record.stamp : 1;
+    if (number(&in, 1) % 4 == 0) commit = number(&in, 1);
+    psa_wait_commit(&arena, arena.header->committed + 1, 0, &committed);
+    for (uint32_t i = 0; i <= POOLS; i++) {
+        key_of(i, keys + 32 * (size_t)i);
+        pools[i] = slots[i] = i;
+        amounts[4 * i] = 1 + number(&in, 2);
+        amounts[4 * i + 1] = number(&in, 1) % 4 == 0 ? number(&in, 4) : 0;
+    }
+    uint32_t flags = (uint32_t)number(&in, 1) & (PSA_ZERO_FOR_ONE | PSA_EXACT_OUT | PSA_ALLOW_STALE);
+    psa_find(&arena, keys, &pool);
+    psa_find_many(&arena, keys, POOLS + 1, references);
+    psa_rows_read(&arena, pools, POOLS + 1, rows, &failed);
+    psa_snapshot(&arena, pools, POOLS + 1, commit, lines, &failed);
+    psa_snapshot_ticks(&arena, pools, POOLS, commit, lines, starts, ticks, net, gross, TICKS, &failed);
+    psa_changed(&arena, number(&in, 1), commit, references, POOLS);
+    psa_quote_batch(&arena, slots, NULL, number(&in, 1) % 2 ? commit : 0, amounts, NULL, flags, POOLS + 1,
+                    results);
+    for (uint32_t slot = 0; slot <= POOLS; slot++) {
+        psa_pool_read(&arena, slot, 0, 0, lines);
+        psa_quote(&arena, slot, (uint32_t)number(&in, 1) % 2, 0, (const uint8_t *)(amounts + 4 * slot), NULL,
+                  flags ^ PSA_ZERO_FOR_ONE, 0, results);
+    }
+    ladder(&in, &arena, (uint32_t)number(&in, 1) % POOLS);
+    return 0;
+}
