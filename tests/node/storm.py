@@ -23,6 +23,7 @@ UNSEEN_S = 20.0
 CALM_S = 90.0  # the faults have ended by then: all must be live
 BLOCK_S = 0.35
 KEPT_NUMBERS = 600
+MAX_DEPTH = 12  # of a reorg, not reached
 
 States = dict[str, dict[str, Any]]
 
@@ -163,7 +164,7 @@ class Storm:
         head = proof.node.block()["number"]
         proof.market.keep_snapshot()
         if self._random.random() < 0.07:
-            depth = self._random.randrange(1, 9)
+            depth = self._random.randrange(1, MAX_DEPTH)
             can_revert = market.can_revert(depth) and self._random.random() < 0.5
             market.reorg(
                 depth,
@@ -288,6 +289,8 @@ class Storm:
         with proof:
             if self._starts_calm:
                 proof.wait_live()
+            for _ in range(MAX_DEPTH):
+                proof.market.step(4)  # no reorg takes the pools' creation back
             self._learn(proof.node.block()["number"] - 2)
             reader = proof.readers[0]
             reader.ask(do="record", keys=[pool.key for pool in proof.market.pools])
