@@ -730,6 +730,19 @@ class WriterArena:
         found = lib.psa_set_status_all(self._live(), from_status, to_status, unsure)
         self._check(found, f"status {from_status} to {to_status}")
 
+    def set_protocol_fee(self, slot: int, protocol_fee: int, block_number: int) -> None:
+        """A V4 pool's protocol fee as a block up to the head set it, in the open commit; without
+        effect when its fees are of that block or a later one. A fee no contract takes makes it stale.
+
+        ValueError for a pool without values, or of another protocol.
+        """
+        writer = self._live()
+        status = lib.psa_pool_set_protocol_fee(writer, slot, protocol_fee, block_number)
+        if status == lib.PSA_INVALID_EVENT_DATA:
+            self.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
+        elif status:
+            raise ValueError(f"slot {slot} shows no V4 pool with values")
+
     def values(self, slot: int) -> PoolValues:
         """A pool's committed values; `block_number` is that of the head. ValueError for a slot without a
         pool."""
@@ -796,6 +809,20 @@ class WriterArena:
         """(n,) slots of pools whose values were read above that block, ascending."""
         self._live()
         return np.flatnonzero(self._lines()["scrape_block"] > block_number).astype(np.uint32)
+
+    def slots_with_fees_from(self, block_number: int) -> npt.NDArray[np.uint32]:
+        """(n,) slots of V4 pools whose fees were read, or told, at that block or above, ascending."""
+        self._live()
+        lines = self._lines()
+        chosen = np.flatnonzero(lines["fee_block"] >= block_number)
+        return np.array(
+            [
+                slot
+                for slot in chosen.tolist()
+                if self._arena.statics[slot].protocol == slots.UNISWAP_V4
+            ],
+            np.uint32,
+        )
 
     def _statuses(self) -> npt.NDArray[np.uint8]:
         """(slots_used,) committed status of each slot."""
@@ -901,7 +928,7 @@ class WriterArena:
         """Set the head the open commit will publish."""
         writer = self._live()
         record = writer.record
-        record.block_number = block_number
+        record.block_number = record.fees_block = block_number
         if len(block_hash) != 32:
             raise ValueError(f"a block hash has 32 bytes, not {len(block_hash)}")
         ffi.memmove(record.block_hash, block_hash, 32)
@@ -934,6 +961,17 @@ class WriterArena:
         dropped = writer.fault_count - listed
         writer.fault_count = 0
         return found, dropped
+
+    @property
+    def fees_block(self) -> int:
+        """The block up to which protocol fees of V4 are in the open commit."""
+        return int(self._live().record.fees_block)
+
+    @fees_block.setter
+    def fees_block(self, block_number: int) -> None:
+        writer = self._live()
+        writer.record.fees_block = block_number
+        writer.pending = 1
 
     @property
     def head_block(self) -> int:

@@ -61,7 +61,7 @@ COMMIT_RECORD = record(
         ("flags", "<u4", 100),  # zero
         ("topology", "<u8", 104),  # grows with each pool added or removed
         ("reused", "<u8", 112),  # as in the header, when this was committed
-        ("reserved", "<u8", 120),  # zero
+        ("fees_block", "<u8", 120),  # protocol fees of V4 told up to this block are in the arena
     ],
 )
 

@@ -45,9 +45,9 @@ class PoolState:
     live, syncing, stale or removed. Fields the protocol does not have are None. V2 has reserves (wei);
     V3 and V4 have sqrt_price_x96 (Q64.96), tick, liquidity, tick_spacing and ticks, ascending (tick,
     liquidity_gross, liquidity_net); V4 also protocol_fee (24 bits as stored), lp_fee (pips), the
-    fee_block at which both were read, and hooks. `fee_pips` of a V4 pool is the fee of its pool key,
-    0x800000 when it is dynamic; what swaps pay is lp_fee and protocol_fee. Of a pool that was announced
-    and not read yet all values are None, its blocks 0 and its status syncing.
+    fee_block at which one was read or told last, and hooks. `fee_pips` of a V4 pool is the fee of its
+    pool key, 0x800000 when it is dynamic; what swaps pay is lp_fee and protocol_fee. Of a pool that was
+    announced and not read yet all values are None, its blocks 0 and its status syncing.
     """
 
     protocol: str

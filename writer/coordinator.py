@@ -39,8 +39,10 @@ from arena.errors import (
     RpcUnavailable,
     Scraper,
 )
+from arena.layouts.slots import UNISWAP_V4
 from arena.native import lib
 from arena.writer.branch import Agreement, Branch, Witness
+from arena.writer.fees import fee_changes
 from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict
 from arena.writer.logs import NodeBlock, NodeClient
 from arena.writer.reports import PoolReports
@@ -222,6 +224,7 @@ class Coordinator:
         # Pools -> the block of the node their values rest on, until it is proven to be the stream's.
         self._places: dict[bytes, tuple[int, bytes]] = {}
         self._has_been_live = False
+        self._has_said_fees = False
         self._observe = observe
         self._moved = asyncio.Event()
         self._broken = asyncio.Event()
@@ -674,6 +677,7 @@ class Coordinator:
         self._retry_later([spec.key for spec in listed if spec.key not in others])
         await self._show_progress()
         self._enter("live")
+        await self._say_fees_stand_still()
         self._reports.count(at_once=True)
         log.info(
             "event=live pools=%d invalid=%d duration_ms=%d %s",
@@ -1094,6 +1098,7 @@ class Coordinator:
             try:
                 await self._look_at_places(branch)
                 await self._witness(branch)
+                await self._follow_fees(branch)
             except Scraper as error:
                 log.debug("event=no_hash error=%s reason=%r", type(error).__name__, str(error))
                 pause = min(WITNESS_FAILED_PAUSE_S, 8 * pause)
@@ -1178,6 +1183,36 @@ class Coordinator:
             branch.witnesses = [each for each in branch.witnesses if each.number < lowest]
             branch.agreement = Agreement()
             await self._call(partial(self.intake.suspect, wrong))
+
+    async def _follow_fees(self, branch: Branch) -> None:
+        """Learn protocol fees of V4 from the node where the stream does not bring them, up to the
+        newest block whose hash is known."""
+        after = await self._call(self.intake.fees_known)
+        newest = branch.sure[-1] if branch.sure else None
+        if after is None or newest is None or newest.number <= after:
+            return
+        pools = {k: spec for k, spec in branch.pools.items() if spec.protocol == UNISWAP_V4}
+        tip = newest.number, newest.hash
+        try:
+            changes = await asyncio.to_thread(fee_changes, branch.node, after, tip, pools)
+        except LogsRefused as error:
+            await self._call(partial(self.intake.fees_lost, after, newest, str(error)))
+            return
+        await self._call(partial(self.intake.note_fees, after, newest, changes))
+
+    async def _say_fees_stand_still(self) -> None:
+        """Once, where nothing tells of a changed protocol fee."""
+        if self._branch is not None or self._has_said_fees:
+            return
+        pools = await self._call(self.intake.pools)
+        v4 = sum(spec.protocol == UNISWAP_V4 for spec in pools.values())
+        if v4 and await self._call(self.intake.fees_known) is not None:
+            self._has_said_fees = True
+            log.info(
+                "event=protocol_fees_as_read pools=%d reason=%r",
+                v4,
+                "the stream does not bring changes of V4 protocol fees and no node is at hand",
+            )
 
     # -- single pools
 

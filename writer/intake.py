@@ -9,6 +9,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -21,6 +22,7 @@ from arena.native import lib
 from arena.writer.branch import COMPARED_BLOCKS, WITNESS_BLOCKS, GapBlocks, GapFacts, Witness
 from arena.writer.counts import ReorgDepths
 from arena.writer.feed import EventBuffer, Records
+from arena.writer.fees import Change
 from arena.writer.logs import NodeBlock
 from arena.writer.processor import CATCH_UP_COMMIT_NS, Processor
 from arena.writer.scrapers import ScrapedPool
@@ -127,6 +129,8 @@ class Intake:
         # Pools the arena got while live -> the highest block it holds that the stream may have brought
         # without their events; with a gap open, of the blocks before it.
         self._late: dict[bytes, int] = {}
+        # Protocol fees of V4 the node told of kept blocks whose stream does not bring them, in order.
+        self._fees_told: list[Change] = []
         self._removals = 0
         self._top: int | None = None  # while reverts come: the tip before them
         # Blocks kept, and _late, when the reorg began that is half received.
@@ -381,11 +385,24 @@ class Intake:
             self._revert_times.append((time.monotonic_ns(), self.buffer.mark()))
             if self.is_live:
                 self._not_late_above(int(reverts.min()) - 1)
+                if self.closes_gaps and not _all_bring_fees(begins[is_revert]):
+                    self._fees_unsure_from(int(reverts.min()))
         for number in reverts.tolist():
             self._reverted.pop(number, None)
             self._reverted[number] = None
         while len(self._reverted) > MAX_REVERT_TIMES:
             del self._reverted[next(iter(self._reverted))]
+
+    def _fees_unsure_from(self, block_number: int) -> None:
+        """That block is reverted, and the stream would not say that it changed a fee: what was read or
+        told of V4 fees from it on may be of the old branch."""
+        self._fees_told = [each for each in self._fees_told if each[0] < block_number]
+        self.arena.commit()
+        unsure = self.arena.slots_with_fees_from(block_number).tolist()
+        for slot in unsure:
+            self.arena.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
+        if unsure:
+            self.processor.note_stale()
 
     def _not_late_above(self, block_number: int) -> None:
         """All blocks above came, or come, with the events of every pool that has values."""
@@ -494,6 +511,7 @@ class Intake:
         self.buffer.keep_blocks = self._history_blocks
         joined = {candidate.pool.spec.key for candidate in candidates}
         self._late = {key: late for key, late in self.late.items() if key not in joined}
+        self._fees_told = []  # the node is asked again, from the first block kept on
         self.is_live = True
         self._installed = False
         self.arena.set_phase("live")
@@ -602,6 +620,9 @@ class Intake:
         }
         if len(orphans) < len(orphaned):
             unknown |= set(self.arena.slots_scraped_above(ancestor).tolist())
+        if orphaned and not all(_all_bring_fees(each[:1]) for each in orphaned):
+            unknown |= set(self.arena.slots_with_fees_from(ancestor + 1).tolist())
+        self._fees_told = [each for each in self._fees_told if each[0] <= ancestor]
         missing = [block.records for block in blocks.missing]
         records = np.concatenate([*orphaned, *missing, *self.buffer.blocks()])
         try:
@@ -649,6 +670,51 @@ class Intake:
         """Keep the hashes of blocks the arena holds where another writer finds them."""
         for each in self.valid(witnesses):
             self.arena.note_hash(each.number, each.hash)
+
+    # -- protocol fees of V4 that the stream does not bring
+
+    def fees_known(self) -> int | None:
+        """The block up to which they are in the arena; None when that is the head, unless live and
+        whole."""
+        if not self.is_live or self._in_reorg or self._gap_pending:
+            return None
+        known = self.arena.fees_block
+        return known if known < self.arena.head_block else None
+
+    def note_fees(self, after: int, witness: Witness, changes: Sequence[Change]) -> None:
+        """Take over what the node told of the blocks above `after` up to `witness`, unless the stream
+        has moved since."""
+        if self.fees_known() != after or not self.valid([witness]):
+            return
+        self.arena.commit()
+        for number, key, fee in changes:
+            if (slot := self.arena.slot_of(key)) is not None:
+                with suppress(ValueError):  # has no values yet: it is read after that block
+                    self.arena.set_protocol_fee(slot, fee, number)
+            log.info("event=protocol_fee block=%d pool=0x%s fee=%d", number, key.hex(), fee)
+        first = self.buffer.first_block or 0
+        told = [each for each in self._fees_told if each[0] >= first]
+        self._fees_told = [*told, *changes]
+        self._fees_are_known(witness.number)
+
+    def fees_lost(self, after: int, witness: Witness, reason: str) -> None:
+        """The node cannot tell them: every V4 pool is to be read again."""
+        if self.fees_known() != after or not self.valid([witness]):
+            return
+        self.arena.commit()
+        slots = self.arena.slots_with_fees_from(0).tolist()
+        log.warning("event=fees_not_told pools=%d reason=%r", len(slots), reason)
+        for slot in slots:
+            with suppress(ValueError):
+                self.arena.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
+        self._fees_are_known(witness.number)
+
+    def _fees_are_known(self, block_number: int) -> None:
+        self.arena.fees_block = block_number
+        self.arena.commit()
+        if len(self.arena.stale_slots()):
+            self.processor.note_stale()
+            self._notify("stale")
 
     # -- pools that come and go
 
@@ -820,6 +886,9 @@ class Intake:
             if self.processor.replay(self.buffer.records(after=values.block_number), slot):
                 self.arena.abort()
                 return Verdict(again=(key,))
+            for number, told_key, fee in self._fees_told:
+                if told_key == key:
+                    self.arena.set_protocol_fee(slot, fee, number)
             self.arena.set_status(slot, lib.PSA_STATUS_LIVE)
         except ArenaError:
             self.arena.abort()
@@ -871,6 +940,11 @@ class Intake:
         needed = max((candidate.block_number for candidate in candidates), default=0)
         reached = head is not None and head >= needed
         return Verdict(tuple(again), None if reached else needed, self._in_reorg)
+
+
+def _all_bring_fees(begins: Records) -> bool:
+    """Whether these BeginBlocks are of a stream that tells protocol fees of V4."""
+    return bool((begins["flags"] & lib.PSA_EVENT_HAS_FEES != 0).all())
 
 
 def _bare_revert(number: int) -> Records:

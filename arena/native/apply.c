@@ -452,6 +452,8 @@ static void on_begin(psa_writer *writer, const psa_event *event) {
         writer->record.block_number = event->block_number;
         writer->record.timestamp = event->timestamp;
         writer->record.base_fee = event->words[0];
+        if (event->flags & PSA_EVENT_HAS_FEES && writer->record.fees_block + 1 == event->block_number)
+            writer->record.fees_block = event->block_number;
         memset(writer->record.block_hash, 0, sizeof(writer->record.block_hash));
     }
     writer->pending = 1;
@@ -779,6 +781,24 @@ int psa_pool_set_status(psa_writer *writer, uint32_t slot, uint32_t status, uint
         return PSA_BAD_ARGUMENT;
     set_status(writer, slot, status, unsure);
     return PSA_OK;
+}
+
+int psa_pool_set_protocol_fee(psa_writer *writer, uint32_t slot, uint64_t protocol_fee,
+                              uint64_t block_number) {
+    const psa_arena *arena = &writer->arena;
+    if (slot >= arena->header->slots_used || arena->statics[slot].protocol != PSA_UNISWAP_V4)
+        return PSA_BAD_ARGUMENT;
+    const psa_slot *shared = &arena->slots[slot];
+    const psa_line *newest = &shared->lines[psa_newest_line(shared)];
+    if (!is_of_a_pool(psa_line_status(newest)) || newest->unsure & PSA_UNSURE_UNREAD)
+        return PSA_BAD_ARGUMENT;
+    if (newest->fee_block >= block_number) return PSA_OK;
+    psa_edit edit;
+    psa_edit_begin(writer, slot, &edit);
+    psa_event told = {.block_number = block_number, .words = {protocol_fee}};
+    int status = set_protocol_fee(&edit.line, &told);
+    psa_edit_end(writer, &edit);
+    return status;
 }
 
 int psa_set_status_all(psa_writer *writer, uint32_t from, uint32_t to, uint32_t unsure) {

@@ -321,7 +321,7 @@ typedef struct {
     uint32_t flags;
     uint64_t topology;       /* grows with each pool added or removed */
     uint64_t reused;         /* as in the header, when this was committed */
-    uint64_t reserved;
+    uint64_t fees_block;     /* protocol fees of V4 told up to this block are in the arena */
 } psa_commit_record;
 
 /* ---- undo ring -------------------------------------------------------------------------------------- */
@@ -687,6 +687,13 @@ int psa_pool_remove(psa_writer *writer, uint32_t slot);
  * pool was taken away. */
 int psa_pool_install(psa_writer *writer, uint32_t slot, const psa_line *line, const int32_t *ticks,
                      const uint64_t *gross, const uint64_t *net, uint32_t count);
+
+/* A protocol fee of V4 that a block the arena holds set and its stream did not bring, in the open
+ * commit: without effect when the pool's fees are of that block or a later one. Nothing undoes it: on
+ * a revert of that block the caller makes the pool stale. PSA_BAD_ARGUMENT for a pool without values or
+ * of another protocol, PSA_INVALID_EVENT_DATA for a fee no contract takes. */
+int psa_pool_set_protocol_fee(psa_writer *writer, uint32_t slot, uint64_t protocol_fee,
+                              uint64_t block_number);
 
 /* Change the status of one pool, or of all pools that have values and status `from`, in the open commit,
  * to SYNCING, LIVE or STALE. PSA_BAD_ARGUMENT for another status, and for a pool without values. */

@@ -344,6 +344,7 @@ void psa_undo_revert(psa_writer *writer, const psa_event *event) {
         lower_floors(writer, block, undone_from <= block, event->stream_seq == 0 || writer->in_reorg);
         entry = valid_entry(writer, head->undo_top);
         head->block_number = block == 0 ? 0 : block - 1;
+        if (head->fees_block > head->block_number) head->fees_block = head->block_number;
         head->timestamp = entry != NULL ? entry->timestamp : 0;
         head->base_fee = entry != NULL ? entry->base_fee : 0;
         memset(head->block_hash, 0, sizeof(head->block_hash));
