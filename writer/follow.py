@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from arena.errors import ChainMoved, ReorgTooDeep
+from arena.errors import ChainMoved, NodeBehind, ReorgTooDeep
 from arena.layouts.events import EVENT
 from arena.layouts.slots import UNISWAP_V2
 from arena.native import ffi, lib
@@ -79,6 +79,7 @@ class Follower:
         self._reader = BlockLogs(node, EVENT_TOPICS)
         self._history_blocks = history_blocks
         self._kept: list[WholeBlock] = []
+        self._first: Header | None = None  # doubtful, to be looked at again: a doubt takes time
         self.targets = targets
 
     @property
@@ -98,6 +99,7 @@ class Follower:
     def forget(self) -> None:
         """Begin again: the next head is a first block."""
         self._kept.clear()
+        self._first = None
 
     def tell(self, block_hash: bytes, logs: Sequence[Log]) -> None:
         """What the node just gave as all logs by that hash, so that it is not asked again."""
@@ -116,7 +118,7 @@ class Follower:
         many blocks are missing: only `forget` helps. Whatever the node raises.
         """
         if not self._kept:
-            new = [head]
+            new = [self._doubtful_first() or head]
         elif head.hash == self._kept[-1].header.hash:
             return
         elif self.is_shorter(head):
@@ -131,6 +133,14 @@ class Follower:
         for block in self._read(new):
             self._keep(block)
             yield block.header, self._records(block)
+
+    def _doubtful_first(self) -> Header | None:
+        """The first block that was tried, while it is canonical."""
+        first = self._first
+        if first is None:
+            return None
+        now = self._node.headers([first.number])[0]
+        return first if now is not None and now.hash == first.hash else None
 
     # -- where the branches meet
 
@@ -183,7 +193,14 @@ class Follower:
     def _read(self, headers: Sequence[Header]) -> Iterator[WholeBlock]:
         done = 0
         while done < len(headers):
-            for block in self._reader.read(headers[done : done + FETCHED_BLOCKS], self._specs):
+            self._first = None
+            try:
+                blocks = self._reader.read(headers[done : done + FETCHED_BLOCKS], self._specs)
+            except NodeBehind:
+                if not self._kept:
+                    self._first = headers[done]
+                raise
+            for block in blocks:
                 if block.doubtful:
                     self._doubted(block.doubtful, block.header.number)
                 yield block

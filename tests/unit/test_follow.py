@@ -169,6 +169,36 @@ def test_a_chain_without_blooms_is_believed_after_a_moment_and_said(
     assert all(DECOY[2:] not in records["key"].tobytes().hex() for records in found)
 
 
+def test_the_first_block_is_looked_at_until_its_doubt_is_over(
+    follower: Follower, node: ToldNode, universe: Universe, clock: list[float]
+) -> None:
+    """Else a chain that is faster than a doubt would have no first block."""
+    node.empty_blooms = True
+    first = mine_with_logs(universe)
+    for _ in range(3):
+        with pytest.raises(NodeBehind, match=f"block {first.number}:"):
+            advance(follower, node)
+        mine_with_logs(universe)
+    clock[0] += SETTLE_S
+    assert advance(follower, node) == [first.number]
+    follower.forget()
+    node.empty_blooms = False
+    assert advance(follower, node) == [universe.tip.number]
+
+
+def test_a_doubtful_first_block_that_is_replaced_is_given_up(
+    follower: Follower, node: ToldNode, universe: Universe
+) -> None:
+    node.empty_blooms = True
+    mine_with_logs(universe)
+    with pytest.raises(NodeBehind):
+        advance(follower, node)
+    universe.cut(1)
+    node.empty_blooms = False
+    mine_with_logs(universe)
+    assert advance(follower, node) == [universe.tip.number]
+
+
 def test_a_reorg_below_what_is_kept_is_too_deep(
     follower: Follower, node: ToldNode, universe: Universe
 ) -> None:
