@@ -620,6 +620,10 @@ class Intake:
         }
         if len(orphans) < len(orphaned):
             unknown |= set(self.arena.slots_scraped_above(ancestor).tolist())
+        held = {number for number, _ in self.arena.undoable()}
+        if not held.issuperset(range(ancestor + 1, self.arena.head_block + 1)):
+            # The undo ring does not reach back to it: what those blocks changed stays changed.
+            unknown |= set(self.arena.pools().values())
         if orphaned and not all(_all_bring_fees(each[:1]) for each in orphaned):
             unknown |= set(self.arena.slots_with_fees_from(ancestor + 1).tolist())
         self._fees_told = [each for each in self._fees_told if each[0] <= ancestor]
