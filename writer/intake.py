@@ -626,6 +626,7 @@ class Intake:
             unknown |= set(self.arena.pools().values())
         if orphaned and not all(_all_bring_fees(each[:1]) for each in orphaned):
             unknown |= set(self.arena.slots_with_fees_from(ancestor + 1).tolist())
+        unknown -= set(self.arena.unread_slots().tolist())  # those have no values to be unsure of
         self._fees_told = [each for each in self._fees_told if each[0] <= ancestor]
         missing = [block.records for block in blocks.missing]
         records = np.concatenate([*orphaned, *missing, *self.buffer.blocks()])

@@ -50,11 +50,6 @@ def shown(state: Any) -> dict[str, Any]:
     }
 
 
-def fee_of(state: Any) -> dict[str, int]:
-    """Compared too where the stream brings it."""
-    return {"protocol_fee": int(state.protocol_fee)} if state.protocol == "uniswap_v4" else {}
-
-
 def digest(states: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(states, sort_keys=True).encode()).hexdigest()
 
@@ -87,7 +82,7 @@ class Reader:
             except arena.SnapshotTooOld:
                 continue
             idle = [key for key, state in states.items() if state.status != "live"]
-            return int(block_number), {key: shown(s) | fee_of(s) for key, s in states.items()}, idle
+            return int(block_number), {key: shown(s) for key, s in states.items()}, idle
 
     def differences(self, block: int) -> dict[str, Any]:
         try:
@@ -210,8 +205,6 @@ class Reader:
         views = 0
         while time.monotonic() < limit:
             number, states, idle = self.look(keys)
-            for state in states.values():
-                state.pop("protocol_fee", None)
             views += 1
             if idle:
                 return {"ok": False, "not_live": idle, "block": number}
@@ -245,7 +238,7 @@ class Reader:
             except arena.SnapshotTooOld:
                 last = None
                 continue
-            live = {k: shown(s) | fee_of(s) for k, s in states.items() if s.status == "live"}
+            live = {key: shown(s) for key, s in states.items() if s.status == "live"}
             changed = {key: state for key, state in live.items() if kept.get(key) != state}
             kept = {key: state for key, state in kept.items() if key in live} | changed
             self.records.append(

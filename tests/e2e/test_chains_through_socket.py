@@ -15,9 +15,8 @@ from oracle.evm_data import Block, Chain, load, write_state_file
 from oracle.feed_server import FeedServer
 from oracle.frames import Exex, Piece, Seed, pieces
 from oracle.processes import ReaderProcess, WriterProcess
-from oracle.swap_oracle import v4_total_fee
 
-SEED_TAGGED, SEED_INDEXED, EXEX, BRIDGE = "seed-tagged", "seed-indexed", "exex", "bridge"
+SEED_TAGGED, SEED_INDEXED, EXEX = "seed-tagged", "seed-indexed", "exex"
 EXEX_AT_ONCE = [
     EXEX,
     pytest.param(SEED_TAGGED, marks=pytest.mark.slow),
@@ -26,9 +25,8 @@ EXEX_AT_ONCE = [
 
 
 def _encoder(dialect: str) -> Exex | Seed:
-    if dialect in (EXEX, BRIDGE):
-        is_bridge = dialect == BRIDGE
-        return Exex(first_seq=7_000, base_fee=1_000_000_007, is_bridge=is_bridge)
+    if dialect == EXEX:
+        return Exex(first_seq=7_000, base_fee=1_000_000_007)
     return Seed(tagged=dialect == SEED_TAGGED)
 
 
@@ -60,7 +58,7 @@ class Story:
 
 def _story(name: str, dialect: str, scraped_at: dict[str, str]) -> Story:
     chain = load(name)
-    served = pieces(chain, _encoder(dialect), form="bare" if "seed" in dialect else "envelope")
+    served = pieces(chain, _encoder(dialect), form="envelope" if dialect == EXEX else "bare")
     return Story(chain, dialect, scraped_at, served)
 
 
@@ -205,28 +203,6 @@ def test_v3_chain_equals_storage(dialect: str, tmp_path: Path, arena_name: str) 
 
 
 @pytest.mark.slow
-def test_v4_chain_of_a_bridge_equals_storage_protocol_fees_too(
-    tmp_path: Path, arena_name: str
-) -> None:
-    chain = load("v4_chain")
-    story = _story("v4_chain", BRIDGE, _spread(chain, list(chain.pools), 17, 23))
-    result, fees = _follow(story, tmp_path, arena_name, states_first=False)
-    assert result.drifted == set()
-    last = chain.state_at(story.served[-1].block_hash)
-    assert {k: p for k, (_, p) in fees.items()} == {k: last[k]["protocolFee"] for k in fees}
-    # The fee a hook sets for the next swap has no event before that swap.
-    other_lp = {k for k, (lp, _) in fees.items() if lp != last[k]["lpFee"]}
-    assert _names(chain, other_lp) <= {"dynamic_silent", "dynamic_beforeSwap", "dynamic_override"}
-    for key in fees:
-        events = [e for p in story.served for e in chain.blocks[p.block_hash].events]
-        told = [e for e in events if e.pool == key and e.kind in ("Swap", "ProtocolFeeUpdated")]
-        if told and told[-1].kind == "Swap":
-            paid, lp = told[-1].args["fee"], fees[key][0]
-            zero_for_one = told[-1].args["amount0"] < 0
-            half = fees[key][1] & 0xFFF if zero_for_one else fees[key][1] >> 12
-            assert v4_total_fee(half, lp) == paid, chain.pools[key].name
-
-
 @pytest.mark.parametrize("dialect", [EXEX, SEED_TAGGED, SEED_INDEXED])
 def test_v4_chain_equals_storage_but_for_fees_without_events(
     dialect: str, tmp_path: Path, arena_name: str
@@ -236,7 +212,7 @@ def test_v4_chain_equals_storage_but_for_fees_without_events(
     assert len(story.scraped_at) == 14
     result, fees = _follow(story, tmp_path, arena_name, states_first=dialect != EXEX)
     assert result.drifted == set()
-    # Fees are those of each pool's scrape: these streams tell of no change, and no node is at hand.
+    # Fees are those of each pool's scrape: no event tells of a change.
     scraped = {k: chain.state_at(block_hash)[k] for k, block_hash in story.scraped_at.items()}
     assert fees == {k: (state["lpFee"], state["protocolFee"]) for k, state in scraped.items()}
     last = chain.state_at(story.served[-1].block_hash)

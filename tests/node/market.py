@@ -244,7 +244,10 @@ class Market:
             data = self.node.selector(signature) + pool.v4_key + word(price)
             transactions.append(self.node.transaction(self.manager, data))
             if draw.random() < 0.3:
-                transactions.append(self.protocol_fee_change(pool, draw))
+                protocol_fee = draw.randrange(1001) << 12 | draw.randrange(1001)
+                signature = "setProtocolFee((address,address,uint24,int24,address),uint24)"
+                data = self.node.selector(signature) + pool.v4_key + word(protocol_fee)
+                transactions.append(self.node.transaction(self.manager, data))
         else:
             transactions.append(self._call(pool.address, "initialize(uint160)", price))
             if draw.random() < 0.3:
@@ -416,13 +419,6 @@ class Market:
             self.pools.remove(pool)
             del self.by_key[pool.key]
         self.foreign += new
-
-    def protocol_fee_change(self, pool: Pool, draw: random.Random) -> dict[str, str]:
-        """The transaction that sets a random protocol fee of a V4 pool."""
-        protocol_fee = draw.randrange(1001) << 12 | draw.randrange(1001)
-        signature = "setProtocolFee((address,address,uint24,int24,address),uint24)"
-        data = self.node.selector(signature) + pool.v4_key + word(protocol_fee)
-        return self.node.transaction(self.manager, data)
 
     def side_operations(self) -> list[dict[str, str]]:
         """What changes no listed pool's state: protocol fees of V3, donations in V4, foreign pools."""

@@ -24,6 +24,7 @@ from .process import Node, NodeError, bytecode
 V3_LENS = "@uniswap/v3-periphery/artifacts/contracts/lens/"
 V2_ROUTER = "@uniswap/v2-periphery/build/UniswapV2Router02.json"
 V4_LENS = "@uniswap/v4-periphery/foundry-out/"
+NOT_IN_THE_FEED = ("protocol_fee", "lp_fee")
 READERS = 3
 SECONDS = 60.0
 QUOTES_AT_ONCE = 100
@@ -63,7 +64,7 @@ class Proof:
         self.writer_options = writer_options
         self.arena_name = arena_name
         self.watched: list[str] | None = None  # keys the readers compare; None: all
-        self.totals = dict.fromkeys(("blocks", "reorgs", "states", "quotes", "swaps", "fees"), 0)
+        self.totals = dict.fromkeys(("blocks", "reorgs", "states", "quotes", "swaps"), 0)
         self.random = random.Random(f"proof {seed}")
         self._has_orphans = False  # the next block replaces one that was taken back
         self._stack = contextlib.ExitStack()
@@ -193,10 +194,9 @@ class Proof:
     # -- state
 
     def truth(self, block_hash: str, *, every_word: bool = False) -> dict[str, dict[str, Any]]:
-        """States of the pools watched, but for LP fees: a dynamic one changes without an event."""
         states = self.market.states(block_hash, self.watched, every_word=every_word)
         return {
-            key: {name: value for name, value in state.items() if name != "lp_fee"}
+            key: {name: value for name, value in state.items() if name not in NOT_IN_THE_FEED}
             for key, state in states.items()
         }
 
@@ -217,18 +217,10 @@ class Proof:
             self.market.create_foreign_pools()
         if self.totals["blocks"] % 3 == 0:
             self.node.send(self.market.side_operations())
-        if self.totals["blocks"] % 2 and (v4 := self._v4_pools()):
-            pool = self.random.choice(v4)
-            self.node.send([self.market.protocol_fee_change(pool, self.random)])
-            self.totals["fees"] += 1
         self.market.step(operations)
         self.totals["blocks"] += 1
         self.equal(settle=settle or self._has_orphans)
         self._has_orphans = False
-
-    def _v4_pools(self) -> list[Pool]:
-        found = [pool for pool in self.market.pools if pool.kind == "uniswap_v4"]
-        return [pool for pool in found if self.watched is None or pool.key in self.watched]
 
     def reorg(self, depth: int, method: Literal["anvil_reorg", "evm_revert"]) -> None:
         """Replace the newest blocks, by as many or by up to twice as many.

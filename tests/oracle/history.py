@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sha3  # type: ignore[import-untyped]
 
@@ -83,16 +83,35 @@ MORE_POOLS = (
 )
 
 
+class _Made(NamedTuple):
+    """What a log is made of; `event` None: of a contract that is no pool."""
+
+    event: Event | None
+    emitter: str
+    tx_index: int
+    block_log: int
+
+
 @dataclass(frozen=True, slots=True)
 class SimBlock:
-    """`events` of known pools; `states` of all pools after it; `logs` as eth_getLogs gives them,
-    with those of contracts that are no pools among them."""
+    """`events` of known pools; `states` of all pools after it; `made` are its logs, with those of
+    contracts that are no pools among them."""
 
     block: Block
     base_fee: int
     states: dict[str, V2State | V3State]
-    logs: tuple[dict[str, Any], ...]
-    shown: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
+    made: tuple[_Made, ...] = ()
+    kept: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What was once asked for, by its name or a pool's key."""
+
+    @property
+    def logs(self) -> tuple[dict[str, Any], ...]:
+        """As eth_getLogs gives them."""
+        found: tuple[dict[str, Any], ...] | None = self.kept.get("logs")
+        if found is None:
+            found = tuple(_log(self.number, self.hash, each) for each in self.made)
+            self.kept["logs"] = found
+        return found
 
     @property
     def number(self) -> int:
@@ -104,9 +123,9 @@ class SimBlock:
 
     def state(self, key: str) -> dict[str, Any]:
         """The fields a reader shows."""
-        found = self.shown.get(key)
+        found: dict[str, Any] | None = self.kept.get(key)
         if found is None:
-            found = self.shown[key] = plain(self.states[key])
+            found = self.kept[key] = plain(self.states[key])
         return found
 
     def record(self, key: str) -> State:
@@ -116,16 +135,37 @@ class SimBlock:
             return {"reserve0": pool.reserve0, "reserve1": pool.reserve1}
         return {"sqrtPriceX96": pool.sqrt_price_x96, "tick": pool.tick, "liquidity": pool.liquidity}
 
+    @property
+    def transaction_count(self) -> int:
+        return self.made[-1].tx_index + 1 if self.made else 0
+
+    def receipts(self) -> list[dict[str, Any]]:
+        """As eth_getBlockReceipts gives them, the fields that matter."""
+        by_index: dict[int, list[dict[str, Any]]] = {}
+        for log in self.logs:
+            by_index.setdefault(int(log["transactionIndex"], 16), []).append(log)
+        return [
+            {"transactionIndex": hex(index), "logs": by_index.get(index, [])}
+            for index in range(self.transaction_count)
+        ]
+
     def header(self) -> dict[str, Any]:
         """As eth_getBlockByNumber gives it, the fields that matter."""
-        return {
-            "number": hex(self.number),
-            "hash": self.hash,
-            "parentHash": self.block.parent_hash,
-            "timestamp": hex(self.block.timestamp),
-            "baseFeePerGas": hex(self.base_fee),
-            "logsBloom": bloom_of(self.logs),
-        }
+        found: dict[str, Any] | None = self.kept.get("header")
+        if found is None:
+            found = self.kept["header"] = {
+                "number": hex(self.number),
+                "hash": self.hash,
+                "parentHash": self.block.parent_hash,
+                "timestamp": hex(self.block.timestamp),
+                "baseFeePerGas": hex(self.base_fee),
+                "logsBloom": bloom_of(self.logs),
+                "transactions": [
+                    _hash(f"{self.hash} {index}") for index in range(self.transaction_count)
+                ],
+                "gasUsed": hex(50_000 * self.transaction_count),
+            }
+        return dict(found)
 
 
 def price_at(tick: int, rng: random.Random) -> int:
@@ -185,7 +225,7 @@ class Universe:
             ticks = {-400: [amount, amount], 400: [amount, -amount]}
             states[pool.key] = V3State(price_at(0, self.rng), 0, amount, ticks)
         block = Block(GENESIS, _hash("genesis"), _hash("before"), GENESIS * 12, ())
-        return SimBlock(block, 1_000_000_000, states, ())
+        return SimBlock(block, 1_000_000_000, states)
 
     @property
     def tip(self) -> SimBlock:
@@ -203,39 +243,43 @@ class Universe:
         self._count += 1
         oracle = ChainOracle(dict(parent.states))
         events: list[Event] = []
-        logs: list[dict[str, Any]] = []
+        made: list[_Made] = []
         name = _hash(f"{parent.hash} {self._count} {self.rng.random()}")
         tx_index = block_log = 0
         own: set[str] = set()  # pools whose states are this block's
         quiet = not busy and self.rng.random() < 0.25
-        for _ in range(0 if quiet else busy + self.rng.randrange(4)):
-            tx_index += self.rng.randrange(1, 3)
+        for _ in range(0 if quiet else busy + self._below(4)):
+            tx_index += 1 + self._below(2)
             log_index = 0
-            for _ in range(self.rng.randrange(1, 4)):
-                for _ in range(self.rng.randrange(3)):  # logs of other contracts
-                    logs.append(_other_log(number, name, tx_index, block_log))
+            for _ in range(1 + self._below(3)):
+                for _ in range(self._below(3)):  # logs of other contracts
+                    made.append(_Made(None, OTHER, tx_index, block_log))
                     log_index, block_log = log_index + 1, block_log + 1
-                pool = self.rng.choice(self.pools)
+                pool = self.pools[self._below(len(self.pools))]
                 event = self._event(pool, oracle, tx_index, log_index, block_log)
                 if self.rng.random() < 0.2:
-                    logs.append(_log(event, number, name, DECOY, block_log))
+                    made.append(_Made(event, DECOY, tx_index, block_log))
                 else:
                     if pool.key not in own:
                         own.add(pool.key)
                         oracle.pools[pool.key] = _copy(oracle.pools[pool.key])
                     oracle.apply(event)
                     events.append(event)
-                    logs.append(_log(event, number, name, event.emitter, block_log))
+                    made.append(_Made(event, event.emitter, tx_index, block_log))
                 log_index, block_log = log_index + 1, block_log + 1
         assert not oracle.failed
         block = Block(number, name, parent.hash, self._timestamp(parent), tuple(events))
         # Siblings are hard to tell apart: base fee follows from the parent, as in a real chain, and
         # blocks come at fixed times.
         base_fee = 0 if self.has_fixed_fee else int(parent.hash[2:10], 16)
-        found = SimBlock(block, base_fee, oracle.pools, tuple(logs))
+        found = SimBlock(block, base_fee, oracle.pools, tuple(made))
         self.by_hash[name] = found
         self.by_number.setdefault(number, []).append(found)
         return found
+
+    def _below(self, limit: int) -> int:
+        """As randrange, a good deal quicker."""
+        return int(self.rng.random() * limit)
 
     def _timestamp(self, parent: SimBlock) -> int:
         if self.blocks_a_second is None:
@@ -258,25 +302,25 @@ class Universe:
         )
 
     def _v2(self) -> tuple[str, dict[str, Any]]:
-        reserves = [self.rng.randrange(1, 2 ** self.rng.choice((20, 64, 112))) for _ in range(2)]
+        reserves = [1 + self.rng.getrandbits((20, 64, 111)[self._below(3)]) for _ in range(2)]
         return "Sync", {"reserve0": reserves[0], "reserve1": reserves[1]}
 
     def _v3(self, state: V3State, protocol: str) -> tuple[str, dict[str, Any]]:
         is_v4 = protocol == "uniswap_v4"
         what = self.rng.random()
         if what < 0.4:
-            tick = self.rng.randrange(-399, 399)
+            tick = self._below(798) - 399
             active = sum(net for at, (_gross, net) in state.ticks.items() if at <= tick)
             return "Swap", {
                 "sqrtPriceX96": price_at(tick, self.rng),
                 "tick": tick,
                 "liquidity": active,
-                "amount0": self.rng.randrange(-(10**6), 10**6),
-                "amount1": self.rng.randrange(-(10**6), 10**6),
+                "amount0": self._below(2 * 10**6) - 10**6,
+                "amount1": self._below(2 * 10**6) - 10**6,
             }
         lower, upper = sorted(self.rng.sample(TICKS, 2))
         most = self._removable(state, lower, upper)
-        amount = self.rng.randrange(1, 10**12)
+        amount = 1 + self._below(10**12)
         if what < 0.7 and most:
             amount = -(most if self.rng.random() < 0.5 else self.rng.randrange(most + 1))
         if is_v4:
@@ -319,9 +363,10 @@ def _word(value: int) -> str:
     return (value % 2**256).to_bytes(32, "big").hex()
 
 
-def _log(
-    event: Event, number: int, block_hash: str, emitter: str, block_log: int
-) -> dict[str, Any]:
+def _log(number: int, block_hash: str, made: _Made) -> dict[str, Any]:
+    event = made.event
+    if event is None:
+        return _as_log(number, block_hash, made, [OTHER_TOPIC], "")
     args = event.args
     topics = [TOPIC[event.protocol, event.kind]]
     somebody = "0x" + _word(0xABCDEF)
@@ -340,31 +385,21 @@ def _log(
         topics += [somebody, "0x" + _word(args["tickLower"]), "0x" + _word(args["tickUpper"])]
         data = (_word(5) if event.kind == "Mint" else "") + _word(args["amount"])
         data += _word(11) + _word(12)
-    return _as_log(emitter, topics, data, number, block_hash, event.tx_index, block_log)
-
-
-def _other_log(number: int, block_hash: str, tx_index: int, block_log: int) -> dict[str, Any]:
-    return _as_log(OTHER, [OTHER_TOPIC], "", number, block_hash, tx_index, block_log)
+    return _as_log(number, block_hash, made, topics, data)
 
 
 def _as_log(
-    emitter: str,
-    topics: list[str],
-    data: str,
-    number: int,
-    block_hash: str,
-    tx_index: int,
-    block_log: int,
+    number: int, block_hash: str, made: _Made, topics: list[str], data: str
 ) -> dict[str, Any]:
     return {
-        "address": emitter,
+        "address": made.emitter,
         "topics": topics,
         "data": "0x" + data,
         "blockNumber": hex(number),
         "blockHash": block_hash,
-        "transactionIndex": hex(tx_index),
-        "logIndex": hex(block_log),
-        "transactionHash": _hash(f"{block_hash} {tx_index}"),
+        "transactionIndex": hex(made.tx_index),
+        "logIndex": hex(made.block_log),
+        "transactionHash": _hash(f"{block_hash} {made.tx_index}"),
         "removed": False,
     }
 

@@ -28,6 +28,8 @@ EXAMPLES = (
     *("t:16:life", "t:26:life", "u:30:life", "u:41:life", "u:75:life", "v:66:life", "v:71:life"),
     *("v:83:life", "a:319:life", "b:28:life", "b:211:life", "e:148:life", "m5b:1344:life"),
     *("m5b:1524:life", "m5b:2091:life", "m8c:967:life", "m8c:2610:life"),
+    *("e:117:life:hostile", "g:110:hostile", "g:129:life:hostile", "j:113:life:hostile"),
+    *("j:129:life:hostile", "i:80:hostile", "j:91:life:hostile"),
 )
 
 

@@ -108,6 +108,7 @@ def main() -> int:
     parser.add_argument("--twice", action="store_true", help="also assert that a seed repeats")
     parser.add_argument("--log", action="store_true", help="show what the writer logs")
     parser.add_argument("--name", default=f"psa-simulation-{os.getpid()}")
+    parser.add_argument("--mutant", help="with this fault in the product (mutants.py)")
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--share", nargs=3, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -115,6 +116,10 @@ def main() -> int:
         logging.basicConfig(level=logging.DEBUG, format="%(message)s", stream=sys.stdout)
     else:
         logging.disable(logging.CRITICAL)
+    if options.mutant:
+        from simulation.mutants import MUTANTS
+
+        MUTANTS[options.mutant].apply()
     began = time.monotonic()
     if options.share or options.seeds:
         seeds = iter(options.seeds)

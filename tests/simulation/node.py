@@ -46,6 +46,8 @@ class SimTransport:
                 found.append(self._answer(method, parameters))
             except LookupError as error:
                 found.append(RpcRefused(str(error), code=-32000))
+            except RpcRefused as error:
+                found.append(error)
         return found
 
     def _disturb(self, method: str, parameters: Sequence[Any]) -> None:
@@ -61,7 +63,12 @@ class SimTransport:
                 raise RpcRefused("query returned more than 10000 results", code=-32602)
 
     def _answer(self, method: str, parameters: Sequence[Any]) -> Any:
+        hostile = self.plan.hostile
+        if method == "eth_getBlockReceipts" and not hostile.has_receipts:
+            raise RpcRefused("the method eth_getBlockReceipts does not exist", code=-32601)
         found = answer(self.world.node_view(self.rng), method, list(parameters))
+        if not hostile.has_blooms and isinstance(found, dict):
+            found["logsBloom"] = "0x" + "00" * 256
         if method == "eth_getLogs" and self.plan.hostile.lies and not self.world.is_calm:
             way = "range" if "fromBlock" in parameters[0] else "hash"
             if self.plan.hostile.lies_by in (way, "both"):

@@ -51,7 +51,8 @@ class Hostile:
     `has_fixed_fee` and `blocks_a_second` make branches hard to tell apart. In a split, node and
     stream follow branches of their own for some steps. A node that lies does so in `lie_rate` of its
     answers, or, `lies_always`, about `lie_rate` of all blocks whenever it is asked, by range of
-    blocks, by hash or by both. `max_depth` bounds reorgs, `undo_blocks` and `undo_records` are the
+    blocks, by hash or by both; it may be without receipts, and one that does not lie without bloom
+    filters. `max_depth` bounds reorgs, `undo_blocks` and `undo_records` are the
     ring's. `busy` adds blocks of `busy_txs` transactions. A reorg may be told twice or without what it
     reverts (`torn_reorgs`), a step may have a second fault. The disk refuses or tears a part of what
     is written to it (`disk`, per write); the wall clock steps; the list of pools is not to be had for a
@@ -66,6 +67,8 @@ class Hostile:
     lie_rate: float = 0.0
     lies_always: bool = False
     lies_by: str = "both"
+    has_receipts: bool = True
+    has_blooms: bool = True
     max_depth: int = 8
     undo_blocks: int = 1024
     undo_records: int = 8192
@@ -94,13 +97,17 @@ class Hostile:
             found["lie_rate"] = rng.choice((0.1, 0.3, 0.7))
             found["lies_always"] = rng.random() < 0.4
             found["lies_by"] = rng.choice(("range", "hash", "both", "both"))
+            found["has_receipts"] = rng.random() < 0.5
+        elif rng.random() < 0.3:
+            found["has_blooms"] = rng.random() < 0.3
+            found["has_receipts"] = rng.random() < 0.5
         if rng.random() < 0.15:
             found["max_depth"] = rng.choice((30, 100))
         if rng.random() < 0.3:
             found["undo_blocks"] = rng.choice((4, 16, 64))
             found["undo_records"] = rng.choice((64, 256, 8192))
-        if rng.random() < 0.05:
-            found["busy"] = 0.15
+        if rng.random() < 0.03:
+            found["busy"] = 0.1
             found["busy_txs"] = rng.choice((100, 400, 1000))
         for name, likely, rates in (
             ("torn_reorgs", 0.4, (0.2, 0.6)),

@@ -19,6 +19,7 @@ import hashlib
 import os
 import random
 import struct
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ class Run:
         self.glances = random.Random(f"glances {plan.seed}")
         self.folder = path.with_suffix(".state")
         self.file = path.with_suffix(".jsonl")
-        self.wire = Wire(path, self._arrived)
+        self.wire = Wire(path, self._arrived, self._accepted)
         self.faults = Faults(self.world)
         self.transport = SimTransport(self.world, self.loop.workers)
         self.node = None if plan.node == "absent" else RpcNode(self.transport)
@@ -90,6 +91,7 @@ class Run:
         self.held: list[ListChange] = []  # changes the list source has not told yet
         self.outage_steps = 0
         self.looks = self.live_looks = 0
+        self.failure: Failure | None = None
         self.seen: tuple[int, int] | None = None
         self.place: tuple[int, int] | None = None
         self.shown: list[arena.Pool] = []
@@ -149,10 +151,27 @@ class Run:
             patch.dict(defaults, ring),
         ):
             random.seed(self.plan.seed)
+            self.loop.set_exception_handler(self._on_error)
+            self.main = self.loop.create_task(self._play())
             try:
-                self.loop.run_until_complete(self._play())
+                self.loop.run_until_complete(self.main)
+            except asyncio.CancelledError:
+                assert self.failure is not None
+                raise self.failure from None
             finally:
                 self.loop.close()
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something was raised where nobody takes it."""
+        found = context.get("exception")
+        if not isinstance(found, Failure):
+            text = f"{context['message']}: {found!r}"
+            if found is not None:
+                text += "\n" + "".join(traceback.format_tb(found.__traceback__))
+            found = Failure("error", f"{text}\n{self.plan}", self.world.notes)
+        if self.failure is None:
+            self.failure = found
+            self.main.cancel()
 
     async def _play(self) -> None:
         self._write_file()
@@ -186,8 +205,16 @@ class Run:
         writer.start(is_warm=is_warm)
 
     def _arrived(self) -> None:
+        self.world.is_noticeable &= self.wire.client is not None
         if self.writers:
             self.writer.thread.poke()
+
+    def _accepted(self) -> None:
+        """Values without a hash are from after a writer's first connection: what the chain did before,
+        nobody tells it."""
+        if self.writer.feed.connections == 1:
+            self._write_file()
+            self.world.follow()
 
     def _check_writer(self) -> None:
         if self.writer.failure is not None:
@@ -509,6 +536,7 @@ class Run:
         self.world.is_unsure |= not is_whole
         self.world.delivered()
         client = self.wire.client
+        self.world.is_noticeable = is_whole and client is not None
         if self.rng.random() < 0.7:
             await self._consumed()
             if is_whole and client is self.wire.client and not self.queue:

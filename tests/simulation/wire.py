@@ -9,15 +9,18 @@ from pathlib import Path
 
 
 class Wire:
-    """`arrived` is called when there is something new for the client."""
+    """`arrived` is called when there is something new for the client, `accepted` with each new one."""
 
-    def __init__(self, path: Path, arrived: Callable[[], None]) -> None:
+    def __init__(
+        self, path: Path, arrived: Callable[[], None], accepted: Callable[[], None]
+    ) -> None:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(path))
         self.listener.listen(8)
         self.listener.setblocking(False)
         self.client: socket.socket | None = None
         self._arrived = arrived
+        self._accepted = accepted
         self._left = bytearray()  # what the socket has no room for yet
 
     def accept(self) -> bool:
@@ -30,6 +33,7 @@ class Wire:
             found.setblocking(False)
             found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
             self.client = found
+            self._accepted()
 
     def send(self, data: bytes) -> None:
         self.accept()

@@ -50,6 +50,9 @@ class World:
         self.database: Chain = self.universe.chain
         self.notes: list[str] = []
         self.is_calm = False
+        self.is_noticeable = False
+        """The writer has a block on this connection, so that one that comes again tells of a loss."""
+        self._has_hashes = plan.scraper in ("rpc", "hashed_database")
         self.is_unsure = False
         """The stream has lost something and may not have noticed."""
 
@@ -93,7 +96,7 @@ class World:
         universe, torn = self.universe, self.plan.hostile.torn_reorgs
         self.note(f"reorg {old[0].number}..{old[-1].number} by {len(new)}")
         if torn and not self.is_calm and self.rng.random() < torn:
-            if self.rng.random() < 0.5:
+            if self.rng.random() < 0.5 or not (self.is_noticeable or self._has_hashes):
                 self.note("  told twice")
                 told = self.producer.reorganised(old, new, universe.tip)
                 return told + self.producer.reorganised(old, new, universe.tip)
@@ -176,10 +179,14 @@ class World:
 
     def delivered(self) -> None:
         """A database moves to what its node has now, some blocks behind, or not yet."""
-        lag = 0 if self.is_calm else self.rng.randrange(7)
         if self.is_calm or self.rng.random() < 0.7:
-            chain = self.universe.chain
-            self.database = chain[: max(1, len(chain) - lag)]
+            self.follow()
+
+    def follow(self) -> None:
+        """The database is at a block of its node's chain of now."""
+        lag = 0 if self.is_calm else self.rng.randrange(7)
+        chain = self.universe.chain
+        self.database = chain[: max(1, len(chain) - lag)]
 
     def settled(self, *, is_live: bool) -> None:
         """The writer has all there is: from now on it may be at no older view. One that has begun with

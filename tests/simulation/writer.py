@@ -10,7 +10,9 @@ from typing import Any
 from arena.arena import WriterArena
 from arena.errors import ArenaRegistry, BufferOverflow, CoverageError, Scraper
 from arena.native import lib
+from arena.writer import coordinator as coordinator_module
 from arena.writer import service as service_module
+from arena.writer import upkeep as upkeep_module
 from arena.writer.coordinator import Coordinator, Preset
 from arena.writer.feed import EventBuffer, Feed, Records
 from arena.writer.intake import NEVER_NS, Intake
@@ -26,7 +28,12 @@ PRESET = Preset(buffer_events=10_000, v2_batch=1, cl_batch=2, concurrency=2)
 SCRAPE_TIMEOUT_S = 30.0
 RESTART_PAUSE_S = 0.1
 
-service_module.IDLE_WAIT_S = 0.0  # the simulation's feed thread is called when there is something
+# The simulation's feed thread is called when there is something. What the writer asks again and again
+# it asks more rarely: that is most of what a history costs.
+service_module.IDLE_WAIT_S = 0.0
+coordinator_module.SCRAPE_POLL_S = 0.3
+upkeep_module.POLL_S = 0.75
+WITNESS_PAUSE_S = 0.5
 
 
 class SimProcessor(Processor):
@@ -89,7 +96,7 @@ class SimFeedThread(FeedThread):
         if not self._is_running:
             return
         if delay_s is None:
-            delay_s = self._rng.choice((0.00002, 0.0002, 0.0002, 0.002))
+            delay_s = 0.002 * self._rng.random() ** 3
         at = self._loop.time() + delay_s
         if self._next is not None:
             if self._next.when() <= at:
@@ -156,6 +163,7 @@ class SimWriter:
             preset=PRESET,
             scrape_timeout_s=SCRAPE_TIMEOUT_S,
             node=node,
+            witness_pause_s=WITNESS_PAUSE_S,
         )
         self.works: list[Callable[[], Coroutine[Any, Any, None]]] = []
         life = self.plan.life
