@@ -6,6 +6,8 @@
 #define TICKS 48
 #define DEPTH 12
 #define EVENTS 8
+#define HEAP 65536  /* for two slabs of TICKS ticks a pool */
+#define BLOCKS 32   /* of the ring: no input begins more */
 
 typedef struct {
     i128 a, b; /* reserves, or liquidity in b */
@@ -28,12 +30,12 @@ static segment whole, first, second;
 static pool_model start[POOLS], now[POOLS];
 static block_model blocks[DEPTH];
 static uint32_t depth;
-static uint64_t head;
+static uint64_t head, begun;
 
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     uint32_t slot;
     (void)argc, (void)argv;
-    segment_make(&whole, POOLS, 16384, 512);
+    segment_make(&whole, POOLS, HEAP, BLOCKS);
     REQUIRE(segment_open(&whole) == PSA_OK);
     for (uint32_t pool = 0; pool < POOLS; pool++) {
         REQUIRE(add_pool(&whole.writer, pool, &slot) == PSA_OK && slot == pool);
@@ -51,8 +53,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     whole.writer.record.block_number = FIRST_BLOCK;
     whole.writer.pending = 1;
     REQUIRE(psa_commit(&whole.writer) == PSA_OK);
-    segment_make(&first, POOLS, 16384, 512);
-    segment_make(&second, POOLS, 16384, 512);
+    segment_make(&first, POOLS, HEAP, BLOCKS);
+    segment_make(&second, POOLS, HEAP, BLOCKS);
     return 0;
 }
 
@@ -151,6 +153,7 @@ static uint32_t make_block(input *in, psa_event *events) {
 }
 
 static void forward(input *in, psa_writer *writer) {
+    if (++begun >= BLOCKS) return;
     if (depth == DEPTH) memmove(&blocks[0], &blocks[1], sizeof(blocks[0]) * --depth);
     block_model *block = &blocks[depth++];
     memcpy(block->pools, now, sizeof(now));
@@ -191,9 +194,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes) {
     memcpy(s->base, whole.base, whole.nbytes);
     memcpy(now, start, sizeof(now));
     depth = 0;
+    begun = 0;
     head = FIRST_BLOCK;
     REQUIRE(segment_open(s) == PSA_OK);
-    for (int step = 0; step < 40 && in.at < in.end; step++) {
+    for (int step = 0; step < 60 && in.at < in.end && begun < BLOCKS; step++) {
         switch (number(&in, 1) % 8) {
         case 0: back(&s->writer); break;
         case 1: enveloped(&in, &s->writer); break;
@@ -206,7 +210,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes) {
             psa_abort(&s->writer);
             break;
         case 4:
-            capacities_of(&c, POOLS, 16384, 512);
+            capacities_of(&c, POOLS, HEAP, BLOCKS);
             memset(other->base, 0, other->nbytes);
             REQUIRE(psa_arena_format(other->base, other->nbytes, &c, 1, digest) == PSA_OK);
             REQUIRE(psa_arena_copy(other->base, other->nbytes, -1, &s->writer.arena) == PSA_OK);

@@ -41,22 +41,23 @@ typedef struct {
     uint32_t dirty[2 * POOLS];
 } segment;
 
-static uint64_t capacities_of(psa_capacities *c, uint32_t pools, uint64_t heap, uint64_t records) {
+/* Sized by the number of blocks that can be undone, of up to 24 records each. */
+static uint64_t capacities_of(psa_capacities *c, uint32_t pools, uint64_t heap, uint32_t blocks) {
     *c = (psa_capacities){
         .max_pools = pools,
         .max_tokens = 16,
-        .undo_entry_count = 16,
-        .undo_record_count = records,
+        .undo_entry_count = blocks,
+        .undo_record_count = 24 * (uint64_t)blocks,
         .heap_nbytes = heap,
     };
     return psa_arena_nbytes(c);
 }
 
 /* Memory of its own, so that a step beyond its end is seen. */
-static void segment_make(segment *s, uint32_t pools, uint64_t heap, uint64_t records) {
+static void segment_make(segment *s, uint32_t pools, uint64_t heap, uint32_t blocks) {
     static const uint8_t digest[32];
     psa_capacities c;
-    s->nbytes = capacities_of(&c, pools, heap, records);
+    s->nbytes = capacities_of(&c, pools, heap, blocks);
     s->base = aligned_alloc(4096, s->nbytes);
     REQUIRE(s->base != NULL);
     memset(s->base, 0, s->nbytes);

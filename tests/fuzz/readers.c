@@ -9,9 +9,9 @@ static psa_rung rungs[RUNGS];
 
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
-    segment_make(&whole, POOLS, 8192, 128);
+    segment_make(&whole, POOLS, 8192, 6);
     segment_fill(&whole);
-    segment_make(&work, POOLS, 8192, 128);
+    segment_make(&work, POOLS, 8192, 6);
     return 0;
 }
 

@@ -6,23 +6,22 @@ static uint8_t *copy_base;
 
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
-    segment_make(&whole, POOLS, 8192, 128);
+    segment_make(&whole, POOLS, 8192, 6);
     segment_fill(&whole);
-    segment_make(&work, POOLS, 8192, 128);
+    segment_make(&work, POOLS, 8192, 6);
     psa_capacities c;
-    copy_base = aligned_alloc(4096, capacities_of(&c, 2 * POOLS, 16384, 256));
+    copy_base = aligned_alloc(4096, capacities_of(&c, 2 * POOLS, 16384, 12));
     return 0;
 }
 
 static void quote_all(psa_arena *arena) {
     static const uint64_t amounts[8] = {1000, 0, 0, 0, 7, 0, 0, 1};
     psa_quote_result result;
-    for (uint32_t slot = 0; slot < POOLS + 1; slot++)
-        for (uint32_t flags = 0; flags < 4; flags++)
-            psa_quote(arena, slot, 0, 0, (const uint8_t *)(amounts + 4 * (flags & 1)), NULL,
-                      PSA_ALLOW_STALE | PSA_ALLOW_DYNAMIC | (flags & 1 ? PSA_EXACT_OUT : 0) |
-                          (flags & 2 ? PSA_ZERO_FOR_ONE : 0),
-                      0, &result);
+    for (uint32_t slot = arena->header->committed % 4; slot < POOLS + 1; slot += 4)
+        psa_quote(arena, slot, 0, 0, (const uint8_t *)(amounts + 4 * (slot & 1)), NULL,
+                  PSA_ALLOW_STALE | PSA_ALLOW_DYNAMIC | (slot & 1 ? PSA_EXACT_OUT : 0) |
+                      (slot & 2 ? PSA_ZERO_FOR_ONE : 0),
+                  0, &result);
 }
 
 /* Into a larger arena, which a writer may then begin on, too. */
@@ -31,7 +30,7 @@ static void copy_all(const psa_arena *from) {
     static segment larger;
     psa_capacities c;
     larger.base = copy_base;
-    larger.nbytes = capacities_of(&c, 2 * POOLS, 16384, from->header->committed % 2 ? 128 : 256);
+    larger.nbytes = capacities_of(&c, 2 * POOLS, 16384, from->header->committed % 2 ? 6 : 12);
     memset(larger.base, 0, larger.nbytes);
     REQUIRE(psa_arena_format(larger.base, larger.nbytes, &c, 2, digest) == PSA_OK);
     if (psa_arena_copy(larger.base, larger.nbytes, -1, from) != PSA_OK) return;
