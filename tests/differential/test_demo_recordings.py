@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
 from oracle.cut_demo import DEMO, RECORDINGS, cut
 from oracle.evm_data import load, records
 
 
+@pytest.mark.slow
 def test_shipped_files_are_the_cut_ones_and_small(tmp_path: Path) -> None:
     cut(tmp_path)
     shipped = sorted(p.name for p in DEMO.iterdir() if p.suffix in (".exex", ".jsonl", ".json"))

@@ -159,7 +159,7 @@ def _names(chain: Chain, keys: Any) -> set[str]:
     return {chain.pools[key].name for key in keys}
 
 
-@pytest.mark.parametrize("dialect", [EXEX, SEED_TAGGED, SEED_INDEXED])
+@pytest.mark.parametrize("dialect", EXEX_AT_ONCE)
 def test_v2_chain_equals_storage_or_its_deltas(
     dialect: str, tmp_path: Path, arena_name: str
 ) -> None:

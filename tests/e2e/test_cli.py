@@ -424,6 +424,7 @@ def test_a_missing_recording_is_refused(
     assert str(tmp_path / "none") in refusal(replay, "FileNotFoundError")
 
 
+@pytest.mark.slow
 def test_a_socket_path_in_use_is_refused_and_an_abandoned_one_replaced(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:

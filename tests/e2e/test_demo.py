@@ -93,7 +93,9 @@ def test_one_wrong_number_makes_the_demo_fail(tmp_path: Path) -> None:
     assert re.search(r"^FAILED .* 0 of 30 quotes match", process.stdout, re.M)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_demo_leaves_nothing(number: int, tmp_path: Path) -> None:
     program = Path(sys.executable).parent / "arena-demo"
     process = subprocess.Popen(

@@ -709,7 +709,7 @@ PUBLIC = [name for name in arena.__all__ if not is_exception(name)]
 CLASSES = [name for name in PUBLIC if inspect.isclass(getattr(arena, name))]
 # Made in __init__, so not to be seen on the class.
 INSTANCE = {
-    "Arena": {"name", "follow", "require_writer", "heartbeat_limit"},
+    "Arena": {"name", "follow", "require_writer", "heartbeat_limit", "owner"},
     "SharedSnapshot": {"snapshot"},
     "HeadBlock": {"commit"},
 }

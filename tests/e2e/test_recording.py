@@ -188,6 +188,7 @@ def test_connections_are_kept_apart(server: FeedServer, tmp_path: Path) -> None:
     assert data == kept.data
 
 
+@pytest.mark.slow
 def test_blocks_are_served_at_the_times_they_came(server: FeedServer, tmp_path: Path) -> None:
     frames = frames_of(STREAM)
     starts = [i for i, frame in enumerate(frames) if begins_at(frame) is not None][:5]
@@ -331,6 +332,7 @@ def test_a_file_that_is_no_recording_is_left_alone(server: FeedServer, tmp_path:
     assert record.file.read_bytes() == b"precious"
 
 
+@pytest.mark.slow
 def test_a_second_recorder_of_one_file_is_refused(server: FeedServer, tmp_path: Path) -> None:
     with Record(tmp_path, server.socket_path) as record:
         server.await_clients(1)

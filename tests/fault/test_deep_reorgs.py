@@ -7,6 +7,7 @@ with a copy kept by tests/deep_blocks.py.
 import os
 from pathlib import Path
 
+import pytest
 from deep_blocks import Chain
 
 from arena.arena import UNDO_BLOCKS_KEPT, WriterArena
@@ -22,6 +23,7 @@ def pages(name: str) -> int:
     return os.stat(path).st_blocks * 512
 
 
+@pytest.mark.slow
 def test_64_blocks_of_5000_events_are_turned_back_exactly(arena_name: str) -> None:
     with WriterArena.create(arena_name, max_pools=4096) as writer:
         chain = Chain(writer, pairs=1500, pools=500, block=100, seed="deep")

@@ -214,9 +214,9 @@ def command(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     "words",
     [
         ("arena-dump", "{}"),
-        ("arena-quote", "{}", "0x" + KEY.hex(), "10"),
+        pytest.param(("arena-quote", "{}", "0x" + KEY.hex(), "10"), marks=pytest.mark.slow),
         ("arena-writer", "status", "{}", "--json"),
-        ("arena-verify", "{}", "--rpc", "http://127.0.0.1:9"),
+        pytest.param(("arena-verify", "{}", "--rpc", "http://127.0.0.1:9"), marks=pytest.mark.slow),
     ],
     ids=lambda words: words[0],
 )

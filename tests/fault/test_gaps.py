@@ -208,6 +208,7 @@ def test_a_node_without_these_blocks_means_reading_anew(stage: Stage) -> None:
     assert stage.log().count("event=scraping") > 1
 
 
+@pytest.mark.slow
 def test_without_a_node_pools_are_read_anew(tmp_path: Path, arena_name: str) -> None:
     stage = Stage(tmp_path, arena_name, "--scrape-timeout", "1", node=False)
     try:
@@ -259,10 +260,10 @@ def lose_the_reverts(stage: Stage, reorg: bytes) -> None:
     "lose",
     [
         lose_messages,
-        lose_the_connection,
-        lose_the_connection_in_a_frame,
-        send_garbage,
         lose_the_reverts,
+        pytest.param(lose_the_connection, marks=pytest.mark.slow),
+        pytest.param(lose_the_connection_in_a_frame, marks=pytest.mark.slow),
+        pytest.param(send_garbage, marks=pytest.mark.slow),
     ],
 )
 def test_a_state_file_from_before_a_reorg_that_was_lost_is_not_used(

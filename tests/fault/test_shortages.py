@@ -175,6 +175,7 @@ def programs(tmp_path: Path) -> Iterator[Callable[..., Program]]:
         each.process.wait()
 
 
+@pytest.mark.slow
 def test_a_live_writer_without_descriptors_waits_for_one_to_connect(
     programs: Callable[..., Program], tmp_path: Path, arena_name: str
 ) -> None:

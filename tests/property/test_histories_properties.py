@@ -17,7 +17,7 @@ import pytest
 from conftest import PROFILE, SEED, TESTS
 from simulation.plan import Plan
 
-HISTORIES = {"quick": 30, "ci": 300, "long": 5000}[PROFILE]
+HISTORIES = {"quick": 12, "ci": 300, "long": 5000}[PROFILE]
 BATCH = 150
 SORTS = ",:life"
 # Seeds that stay the same from run to run. All but the first three failed once, on other code or with
@@ -61,6 +61,7 @@ def test_live_pools_are_always_right_and_all_are_live_in_the_end(
     assert totals["live looks"] > count
 
 
+@pytest.mark.slow
 def test_kept_histories(arena_name: str) -> None:
     simulate(arena_name, *EXAMPLES)
 
@@ -90,6 +91,7 @@ def test_gaps_are_closed_from_the_node(arena_name: str) -> None:
     _reached(seeds, arena_name, {"gaps closed": 5})
 
 
+@pytest.mark.slow
 def test_writers_go_on_from_all_that_another_may_have_left(arena_name: str) -> None:
     """The histories with a life reach what they are for."""
     plans = [Plan.of(f"going on:{number}:life") for number in range(300)]

@@ -194,7 +194,11 @@ class Bench:
         return int(state.reserve0 if key == V2_KEY else state.liquidity)
 
     def status(self, key: bytes) -> str:
-        return str(self.reader[key].status)
+        """`unknown` also in the moment between a pool's end and its coming back."""
+        try:
+            return str(self.reader[key].status)
+        except arena.UnknownPool:
+            return "unknown"
 
     def close(self) -> None:
         self.loop.run_until_complete(self.loop.shutdown_default_executor())
