@@ -165,6 +165,7 @@ def test_keep_segment_leaves_the_last_block_readable(
         path.unlink()
 
 
+@pytest.mark.slow
 def test_a_dump_of_one_arena_starts_another_with_the_same_numbers(
     start: Callable[..., subprocess.Popen[str]], feed: Path, tmp_path: Path, arena_name: str
 ) -> None:
@@ -223,6 +224,7 @@ def test_the_states_may_appear_after_the_writer_has_started(
     assert end(writer)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_writer_that_waits_for_its_states_ends_at_once_when_told(
     start: Callable[..., subprocess.Popen[str]], feed: Path, tmp_path: Path, arena_name: str
 ) -> None:

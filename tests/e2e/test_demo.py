@@ -73,6 +73,7 @@ def test_the_demo_matches_every_number_and_leaves_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_one_wrong_number_makes_the_demo_fail(tmp_path: Path) -> None:
     """The contract's answers in the file are raised by one, so every quote differs."""
     copy = tmp_path / "demo"

@@ -72,6 +72,7 @@ def test_a_start_that_would_work(universe: Universe, tmp_path: Path) -> None:
     assert about(findings, "start")[0]["verdict"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_socket_without_a_producer(universe: Universe, tmp_path: Path) -> None:
     states = str(tmp_path / "states.jsonl")
     code, findings = doctor("--socket", str(tmp_path / "none.sock"), "--states", states)

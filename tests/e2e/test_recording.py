@@ -166,6 +166,7 @@ def test_a_connection_joined_in_mid_block_begins_with_the_next(
     assert load_recording(record.file).data == b"".join(frames[second:])
 
 
+@pytest.mark.slow
 def test_connections_are_kept_apart(server: FeedServer, tmp_path: Path) -> None:
     """Whole blocks of both, nothing of the block that was cut; a client is disconnected between."""
     frames = frames_of(STREAM)
@@ -213,6 +214,7 @@ def test_blocks_are_served_at_the_times_they_came(server: FeedServer, tmp_path: 
         assert times[-1][0] - times[0][0] >= apart / speed
 
 
+@pytest.mark.slow
 def test_a_killed_recorder_loses_only_what_was_not_written(
     server: FeedServer, tmp_path: Path
 ) -> None:
@@ -351,6 +353,7 @@ def test_a_second_recorder_of_one_file_is_refused(server: FeedServer, tmp_path: 
     assert load_recording(record.file).data == STREAM[: BETWEEN[3]]
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_recording_with_what_was_written(
     server: FeedServer, tmp_path: Path
 ) -> None:

@@ -185,7 +185,8 @@ def test_every_canonical_block_equals_storage_over_twenty_reorgs(
         assert len(reorgs) == 20
 
 
-@pytest.mark.parametrize("form", ["envelope", pytest.param("bare", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["envelope", "bare"])
 def test_reorgs_inside_the_buffering_phase_are_replayed(
     form: ReorgForm, tmp_path: Path, arena_name: str
 ) -> None:
@@ -215,7 +216,8 @@ def test_reorgs_inside_the_buffering_phase_are_replayed(
                 reader.expect(piece.number, expected, settle=piece.reorg is not None)
 
 
-@pytest.mark.parametrize("form", ["envelope", pytest.param("bare", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["envelope", "bare"])
 def test_reorg_below_the_scrape_block_of_some_pools(
     form: ReorgForm, tmp_path: Path, arena_name: str
 ) -> None:

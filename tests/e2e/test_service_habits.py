@@ -184,6 +184,7 @@ LISTED = {"protocol": "uniswap_v2", "address": "0x" + "11" * 20}
 LISTED |= {"token0": "0x" + "22" * 20, "token1": "0x" + "33" * 20}
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_still_starting_ends_cleanly(
     run: Callable[..., Writer], tmp_path: Path
 ) -> None:
@@ -297,6 +298,7 @@ def test_scrapes_leave_the_writer_lock_alone(
     assert writer.stop() == 0
 
 
+@pytest.mark.slow
 def test_the_metrics_answer_while_there_is_no_stream(
     run: Callable[..., Writer], tmp_path: Path, arena_name: str
 ) -> None:
@@ -312,6 +314,7 @@ def test_the_metrics_answer_while_there_is_no_stream(
     assert writer.stop() == 0
 
 
+@pytest.mark.slow
 def test_the_page_of_metrics_names_what_a_scrape_shows(
     run: Callable[..., Writer], words: list[object], arena_name: str
 ) -> None:
@@ -462,6 +465,7 @@ def test_json_lines_hold_what_text_lines_hold(
             )
 
 
+@pytest.mark.slow
 def test_a_refusal_is_the_last_object_of_a_json_log(
     run: Callable[..., Writer], words: list[object], tmp_path: Path
 ) -> None:
@@ -645,6 +649,7 @@ def test_ready_is_sent_when_the_arena_is_live_and_not_before(
     assert writer.process.wait(SECONDS) == 0
 
 
+@pytest.mark.slow
 def test_the_watchdog_is_fed_by_a_running_writer(
     run: Callable[..., Writer], words: list[object], manager: socket.socket
 ) -> None:

@@ -55,6 +55,7 @@ def test_what_is_deeper_than_the_ring_is_stale(arena_name: str) -> None:
         writer.close(unlink=True)
 
 
+@pytest.mark.slow
 def test_memory_is_taken_for_what_64_blocks_need(arena_name: str) -> None:
     """A small load goes on in the part of the ring that has pages; a large one takes more, and a revert
     across both is exact."""

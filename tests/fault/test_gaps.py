@@ -178,6 +178,7 @@ def test_a_node_that_gives_few_blocks_at_once(stage: Stage) -> None:
     assert all(high - low < 2 for low, high in stage.node.ranges)
 
 
+@pytest.mark.slow
 def test_a_node_that_is_down_for_a_while(stage: Stage) -> None:
     stage.start()
     stage.node.is_down = True
@@ -193,6 +194,7 @@ def test_a_node_that_is_down_for_a_while(stage: Stage) -> None:
     stage.equal()
 
 
+@pytest.mark.slow
 def test_a_node_without_these_blocks_means_reading_anew(stage: Stage) -> None:
     stage.start()
     stage.server.drop()

@@ -271,6 +271,7 @@ def test_each_pool_lies_whole_in_one_transaction_where_a_batch_takes_several(
     assert len(seen) > 1
 
 
+@pytest.mark.slow
 def test_uneven_stages_are_refused_until_the_next_whole_block(database: Path, folder: Path) -> None:
     with Node(database) as node, RethDB(folder, targets_of(MOVING)) as reader:
         assert node.do("uneven") == f"at {BLOCK + 1}"
@@ -344,6 +345,7 @@ def test_a_long_transaction_keeps_its_block_while_the_node_goes_on(
 # Which chain
 
 
+@pytest.mark.slow
 def test_pools_are_read_only_from_a_block_the_chain_still_has(folder: Path) -> None:
     database = unpack("v2_rest", folder)
     orphan = from_hex(TRUTH["orphan"]["hash"])
@@ -968,13 +970,8 @@ def test_the_commands_read_a_good_database(folder: Path, database: Path, pool_fi
     assert [line.split()[0] for line in out.splitlines() if line.split()[1] == "database"] == ["ok"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name == "missing" else [pytest.mark.slow])
-        for name in REFUSALS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REFUSALS)
 def test_a_refusing_database_ends_the_commands_with_its_class_and_a_remedy(
     name: str, folder: Path, database: Path, pool_file: Path
 ) -> None:

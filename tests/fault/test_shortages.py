@@ -103,7 +103,7 @@ def test_a_folder_of_temporary_files_too_deep_for_a_socket_is_refused(
 # Descriptors
 
 
-@pytest.mark.parametrize("limit", [6, 20])
+@pytest.mark.parametrize("limit", [6, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", ["run", "replay", "record"])
 def test_a_start_without_enough_descriptors_says_so(
     command: str, limit: int, tmp_path: Path, arena_name: str
@@ -223,7 +223,7 @@ def test_a_server_without_descriptors_takes_its_clients_later(
 # Memory
 
 
-@pytest.mark.parametrize("kilobytes", [60_000, 80_000])
+@pytest.mark.parametrize("kilobytes", [60_000, pytest.param(80_000, marks=pytest.mark.slow)])
 def test_a_start_without_memory_ends_in_one_line(
     kilobytes: int, tmp_path: Path, arena_name: str
 ) -> None:
@@ -298,7 +298,7 @@ def closing_after(nbytes: int, words: tuple[str, ...], name: str) -> tuple[int, 
     return process.wait(SECONDS), problems
 
 
-@pytest.mark.parametrize("nbytes", [0, 1])
+@pytest.mark.parametrize("nbytes", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("words", PRINTING, ids=lambda words: "-".join(words[:3:2]))
 def test_who_closes_the_pipe_has_seen_enough(
     words: tuple[str, ...], nbytes: int, small_arena: str
@@ -326,6 +326,7 @@ def test_output_that_cannot_be_written_is_an_error_in_one_line(
     assert found.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", PRINTING[:4], ids=lambda words: "-".join(words[:3:2]))
 def test_a_command_without_any_output_works(words: tuple[str, ...], small_arena: str) -> None:
     found = subprocess.run(
