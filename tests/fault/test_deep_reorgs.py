@@ -79,6 +79,33 @@ def test_memory_is_taken_for_what_64_blocks_need(arena_name: str) -> None:
         writer.close(unlink=True)
 
 
+def test_without_more_pages_the_ring_makes_do_with_those_it_has(arena_name: str) -> None:
+    """As with a full /dev/shm: the descriptor pages are taken through is one that gives none."""
+    with WriterArena.create(arena_name, max_pools=256) as writer:
+        chain = Chain(writer, pairs=40, pools=10, block=100, seed="no pages")
+        own, none = writer.native.fd, os.open("/dev/null", os.O_RDWR)
+        writer.native.fd = none
+        writer.native.undo_paged = 1000
+        try:
+            for _ in range(100):  # some 60 records each
+                writer.apply(chain.block(events=60))
+            assert pages(arena_name) < 32 << 20
+            depth = len(writer.undoable())
+            assert 5 < depth < 30
+            for _ in range(depth):
+                writer.apply(chain.revert())
+            writer.commit()
+            chain.compare(writer)
+            writer.apply(chain.block(events=12000))  # more than there are pages for
+            writer.apply(chain.revert())
+            writer.commit()
+            assert len(writer.stale_slots()) > 40
+        finally:
+            writer.native.fd = own
+            os.close(none)
+        writer.close(unlink=True)
+
+
 def test_a_restored_image_can_undo_its_newest_blocks(arena_name: str) -> None:
     sizes = {"max_pools": 256, "tick_bytes": 1 << 20}
     with WriterArena.create(arena_name, undo_records=20_000, **sizes) as writer:
