@@ -156,7 +156,7 @@ class Branch:
 
     def __init__(self, node: NodeClient):
         self.node = node
-        self._reader = block_reader(node)
+        self.reader = block_reader(node)
         self.pools: Mapping[bytes, PoolSpec] = {}
         self.witnesses: list[Witness] = []
         self.agreement = Agreement()  # up to the newest witness
@@ -168,7 +168,7 @@ class Branch:
     def copy(self, witnesses: Sequence[Witness]) -> "Branch":
         """The same view with these witnesses, for another thread to go on with."""
         other = Branch(self.node)
-        other._reader = self._reader
+        other.reader = self.reader
         other.pools, other.witnesses = self.pools, list(witnesses)
         other.has_disagreed = self.has_disagreed
         other.agreement, other.differing = self.agreement, self.differing
@@ -469,7 +469,7 @@ class Branch:
         return [each for each in trail if first <= each.header.number <= last]
 
     def _fetch(self, first: int, last: int, *, parent: bytes) -> list[NodeBlock]:
-        pools, reader = self.pools, self._reader
+        pools, reader = self.pools, self.reader
         return fetch_blocks(self.node, first, last, pools, parent=parent, reader=reader)
 
     def _other_events(
@@ -483,7 +483,7 @@ class Branch:
         for header, kept, keys in blocks:
             compared = self.pools_at(header.number, late)
             pools = {key: compared[key] for key in keys if key in compared}
-            whole = self._reader.read([header], pools)[0]
+            whole = self.reader.read([header], pools)[0]
             found = block_records(header, whole.logs, pools, whole.first_logs)
             differing += [*differing_pools(kept, found, pools), *whole.doubtful]
         return differing

@@ -70,7 +70,7 @@ UNSURE_S = 10.0
 PLACE_BLOCKS = 1024
 # A stream that brings nothing while the node has newer blocks is told within ten seconds.
 SILENT_POLL_S = 1.0
-SILENT_S = 7.0
+SILENT_S = 6.0
 # Nothing on the socket says from which block on it brings a new pool's events. The one in progress when
 # the list changes is not filtered by the new list, and the one after it may have begun (WHITELIST 5).
 SETTLE_BLOCKS = 2
@@ -1194,7 +1194,9 @@ class Coordinator:
         pools = {k: spec for k, spec in branch.pools.items() if spec.protocol == UNISWAP_V4}
         tip = newest.number, newest.hash
         try:
-            changes = await asyncio.to_thread(fee_changes, branch.node, after, tip, pools)
+            changes = await asyncio.to_thread(
+                fee_changes, branch.node, after, tip, pools, branch.reader
+            )
         except LogsRefused as error:
             await self._call(partial(self.intake.fees_lost, after, newest, str(error)))
             return

@@ -10,7 +10,7 @@ from arena.arena import PoolSpec
 from arena.errors import ChainMoved, LogsRefused
 from arena.layouts.slots import UNISWAP_V4
 from arena.native import lib
-from arena.writer.completeness import named_pools
+from arena.writer.completeness import BlockLogs, named_pools
 from arena.writer.logs import (
     MAX_FETCH_BLOCKS,
     V4_PROTOCOL_FEE,
@@ -26,9 +26,14 @@ Change = tuple[int, bytes, int]  # block, key of the pool, its fee from then on
 
 
 def fee_changes(
-    node: NodeClient, after: int, tip: tuple[int, bytes], pools: Mapping[bytes, PoolSpec]
+    node: NodeClient,
+    after: int,
+    tip: tuple[int, bytes],
+    pools: Mapping[bytes, PoolSpec],
+    reader: BlockLogs,
 ) -> list[Change]:
-    """The changes of the V4 `pools` in the blocks above `after` up to the block `tip` (number, hash).
+    """The changes of the V4 `pools` in the blocks above `after` up to the block `tip` (number, hash), by
+    `reader`, which knows the node's ways from call to call.
 
     ChainMoved when the node has another block of that number; LogsRefused when there are too many
     blocks, or not all logs to be had; NodeBehind, LogInvalid, what the node raises.
@@ -49,7 +54,8 @@ def fee_changes(
     asked = [each for each in headers if any(named_pools(each, pools, _TOPICS))]
     for run in _runs(asked):
         first = run[0]
-        found = fetch_blocks(node, first.number, run[-1].number, pools, parent=first.parent_hash)
+        last, parent = run[-1].number, first.parent_hash
+        found = fetch_blocks(node, first.number, last, pools, parent=parent, reader=reader)
         for header, block in zip(run, found, strict=True):
             if block.header.hash != header.hash:
                 raise ChainMoved(

@@ -77,7 +77,7 @@ class FeeStage(Stage):
                     "removed": False,
                 }
             )
-        found = replace(made, block=block, logs=tuple(logs))
+        found = replace(made, block=block, kept={"logs": tuple(logs)})
         self.universe.by_hash[made.hash] = found
         self.universe.by_number[made.number][-1] = found
         self.universe.chain = (*self.universe.chain[:-1], found)

@@ -137,6 +137,9 @@ class SimBlock:
 
     @property
     def transaction_count(self) -> int:
+        last = self.kept["logs"][-1]["transactionIndex"] if self.kept.get("logs") else None
+        if last is not None:
+            return int(last, 16) + 1
         return self.made[-1].tx_index + 1 if self.made else 0
 
     def receipts(self) -> list[dict[str, Any]]:
