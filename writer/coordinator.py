@@ -43,7 +43,7 @@ from arena.layouts.slots import UNISWAP_V4
 from arena.native import lib
 from arena.writer.branch import Agreement, Branch, Witness
 from arena.writer.fees import fee_changes
-from arena.writer.intake import Candidate, Intake, StreamBroken, Verdict
+from arena.writer.intake import NOT_YET, Candidate, Intake, StreamBroken, Verdict
 from arena.writer.logs import NodeBlock, NodeClient
 from arena.writer.reports import PoolReports
 from arena.writer.scrapers import PoolScraper, ScrapedPool
@@ -846,6 +846,9 @@ class Coordinator:
         kept, late = await self._call(lambda: self.intake.kept(epoch))
         if not kept:
             return Verdict(again=everyone), (), None
+        # From here on the stream brings events of announced pools, too: where there are no others, they
+        # alone can show that node and stream are on one branch.
+        late |= {key: floor for key, floor in self._floors.items() if late.get(key) == NOT_YET}
         try:
             ask = asyncio.to_thread(branch.confirm, kept, hashed, late, mark)
             found = await self._unbroken(ask)
