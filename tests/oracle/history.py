@@ -228,7 +228,7 @@ class Universe:
             ticks = {-400: [amount, amount], 400: [amount, -amount]}
             states[pool.key] = V3State(price_at(0, self.rng), 0, amount, ticks)
         block = Block(GENESIS, _hash("genesis"), _hash("before"), GENESIS * 12, ())
-        return SimBlock(block, 1_000_000_000, states)
+        return SimBlock(block, 0 if self.has_fixed_fee else 1_000_000_000, states)
 
     @property
     def tip(self) -> SimBlock:
