@@ -213,6 +213,7 @@ class Run:
         """Values without a hash are from after a writer's first connection: what the chain did before,
         nobody tells it."""
         if self.writer.feed.connections == 1:
+            self.world.heard_view = len(self.world.views) - 1
             self._write_file()
             self.world.follow()
 
@@ -221,7 +222,7 @@ class Run:
             self.fail("ended", self.writer.failure)
 
     def _write_file(self) -> None:
-        if self.plan.scraper == "statefile":
+        if self.plan.scraper == "statefile" and self.world.is_told:
             write_file(self.file, self.world)
 
     # -- lists and deaths
@@ -511,10 +512,9 @@ class Run:
         return parts
 
     def _disturb(self, data: bytes, fault: str) -> Delivery:
-        try:
-            frames_of(data)
-        except IndexError:
-            return Delivery([data], "sent")
+        last = frames_of(data)[-1:]
+        if last and len(last[0]) != 4 + int.from_bytes(last[0][:4], "little"):
+            return Delivery([data], "the rest is cut already")
         return disturb(data, fault, self.rng)
 
     async def _send(self, data: bytes) -> None:

@@ -47,6 +47,8 @@ class World:
         """A writer has begun with what another left, at any earlier block, and was not live since."""
         self.branch: Chain | None = None
         """The node's own chain in a split."""
+        self.heard_view = 0
+        """The newest view whose reorgs the writer has heard of."""
         self.database: Chain = self.universe.chain
         self.notes: list[str] = []
         self.is_calm = False
@@ -185,13 +187,24 @@ class World:
     def follow(self) -> None:
         """The database is at a block of its node's chain of now."""
         lag = 0 if self.is_calm else self.rng.randrange(7)
+        if not self.is_told:
+            return
         chain = self.universe.chain
         self.database = chain[: max(1, len(chain) - lag)]
+
+    @property
+    def is_told(self) -> bool:
+        """The writer has heard of all reorgs. Until then sources without hashes stay where they are: a
+        reorg that is still to come, or was lost and not noticed, would look as if the stream had
+        passed its blocks."""
+        heard = self.views[self.heard_view]
+        return self.views[-1][: len(heard)] == heard
 
     def settled(self, *, is_live: bool) -> None:
         """The writer has all there is: from now on it may be at no older view. One that has begun with
         what another left shows that until it is live."""
         self.is_unsure = False
+        self.heard_view = len(self.views) - 1
         if is_live or not self.is_taken_over:
             self.oldest_view = len(self.views) - 1
             self.is_taken_over = False
