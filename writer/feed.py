@@ -617,6 +617,14 @@ class EventBuffer:
             if after is None or block.number > after:
                 yield block.records
 
+    def block(self, number: int) -> Records | None:
+        """The kept block of that number."""
+        first = self.first_block
+        if first is None or not first <= number < first + len(self._blocks):
+            return None
+        kept = self._blocks[number - first]
+        return kept.records if kept.number == number else None
+
     def records(self, *, after: int | None = None) -> Records:
         """The kept blocks above `after` as one new array, (n,) of EVENT."""
         found = list(self.blocks(after=after))

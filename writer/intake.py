@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -23,7 +23,7 @@ from arena.writer.branch import COMPARED_BLOCKS, WITNESS_BLOCKS, GapBlocks, GapF
 from arena.writer.counts import ReorgDepths
 from arena.writer.feed import EventBuffer, Records
 from arena.writer.fees import Change
-from arena.writer.logs import NodeBlock
+from arena.writer.logs import NodeBlock, is_reverted_block
 from arena.writer.processor import CATCH_UP_COMMIT_NS, Processor
 from arena.writer.scrapers import ScrapedPool
 
@@ -280,14 +280,21 @@ class Intake:
             self._take(records[start:end])
 
     def _take(self, records: Records) -> None:
-        """Units with at most one ReorgStart, in front; cut where a block does not follow."""
+        """Units with at most one ReorgStart, in front; cut where a block does not follow, and where
+        blocks that came with it are turned back: those are to be in the undo ring by then."""
+        for piece in _turns(records):
+            self._take_piece(piece)
+
+    def _take_piece(self, records: Records) -> None:
         gap = self._first_gap(records)
         if gap is None:
             self._take_whole(records)
             return
         index, expected, found = gap
         self._take_whole(records[:index])
-        if records["flags"][index] & lib.PSA_EVENT_IS_REVERT:
+        if records["flags"][index] & lib.PSA_EVENT_IS_REVERT and found == expected:
+            self.lost(f"block {found - 1} was reverted as another than the one that came")
+        elif records["flags"][index] & lib.PSA_EVENT_IS_REVERT:
             self.lost(
                 f"block {found - 1} was reverted and never came, the newest was {expected - 1}",
                 expected,
@@ -297,7 +304,7 @@ class Intake:
             self.lost(f"block {found} came after block {expected - 1}", expected, found - 1)
         else:
             self.lost(f"block {found} came again without having been reverted")
-        self._take(records[index:])
+        self._take_piece(records[index:])
 
     def _first_gap(self, records: Records) -> tuple[int, int, int] | None:
         """Index of the first BeginBlock that does not follow, the number expected, the one found."""
@@ -310,12 +317,26 @@ class Intake:
             if is_revert:
                 if top is not None and number > top:
                     return index, top + 1, number + 1  # the reverted block itself never came
+                if self.is_live and self._is_another(records[index:]):
+                    return index, number + 1, number + 1
                 tip = number - 1 if tip is None else min(tip, number - 1)
                 continue
             if tip is not None and number != tip + 1:
                 return index, tip + 1, number
             top = tip = number
         return None
+
+    def _is_another(self, reverted: Records) -> bool:
+        """The block turned back here by its events, not by the undo ring alone, is another than the one
+        of its number that came: the reorg was told already, or what led to the block was lost."""
+        number = int(reverted["block_number"][0])
+        kept = self.buffer.block(number)
+        held = {each for each, _ in self.arena.undoable()}
+        if kept is None or (number in held and not len(self.arena.slots_scraped_above(number - 1))):
+            return False
+        pools = {key for key in self.arena.pools() if self._late.get(key, -1) < number}
+        end = int(np.argmax(reverted["kind"] == lib.PSA_EVENT_END_BLOCK))
+        return not is_reverted_block(kept, reverted[: end + 1], pools)
 
     def _note_top(self, records: Records) -> None:
         """Keep the tip from before the reverts at hand, above which none may come, if it is known."""
@@ -950,6 +971,15 @@ class Intake:
 def _all_bring_fees(begins: Records) -> bool:
     """Whether these BeginBlocks are of a stream that tells protocol fees of V4."""
     return bool((begins["flags"] & lib.PSA_EVENT_HAS_FEES != 0).all())
+
+
+def _turns(records: Records) -> Iterator[Records]:
+    """The records, cut before each reverted block that follows one that is not."""
+    begins = np.flatnonzero(records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK)
+    reverts = records["flags"][begins] & lib.PSA_EVENT_IS_REVERT != 0
+    turns = begins[1:][reverts[1:] & ~reverts[:-1]].tolist()
+    for start, end in pairwise([0, *turns, len(records)]):
+        yield records[start:end]
 
 
 def _bare_revert(number: int) -> Records:

@@ -10,7 +10,7 @@ a transaction, and a block is applied whole from one source, so positions compar
 block, then by transaction, then by log.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Any, Protocol
@@ -504,14 +504,28 @@ def differing_pools(kept: Records, found: Records, pools: Mapping[bytes, PoolSpe
     return [key for key in pools if sides[0].get(key) != sides[1].get(key)]
 
 
+def is_reverted_block(kept: Records, reverted: Records, pools: Container[bytes]) -> bool:
+    """Whether a block the feed turns back is the one it sent before, as far as both carry their time,
+    base fee and events of `pools`; reserves are not sent in reverted blocks."""
+    begin, turned = kept[0], reverted[0]
+    if begin["timestamp"] and turned["timestamp"] and begin["timestamp"] != turned["timestamp"]:
+        return False
+    have_fees = begin["flags"] & turned["flags"] & lib.PSA_EVENT_HAS_BASE_FEE
+    if have_fees and begin["words"][0] != turned["words"][0]:
+        return False
+    sides = [
+        sorted(each for each in _effects(kept, records, pools) if each[2] != lib.PSA_EVENT_V2_SYNC)
+        for records in (kept, reverted)
+    ]
+    return sides[0] == sides[1]
+
+
 def touched_pools(records: Records, pools: Mapping[bytes, PoolSpec]) -> set[bytes]:
     """Those of `pools` that a block has events of."""
     return {key for key, *_ in _effects(records, records, pools)}
 
 
-def _effects(
-    kept: Records, records: Records, pools: Mapping[bytes, PoolSpec]
-) -> list[tuple[Any, ...]]:
+def _effects(kept: Records, records: Records, pools: Container[bytes]) -> list[tuple[Any, ...]]:
     """What the events of `pools` in `records` do; without V2 where `kept` has changes for it, and
     without protocol fees where it does not bring them."""
     kinds = [lib.PSA_EVENT_CL_SWAP, lib.PSA_EVENT_CL_LIQUIDITY]
