@@ -174,9 +174,16 @@ class Branch:
         other.agreement, other.differing = self.agreement, self.differing
         return other
 
-    def pools_at(self, block_number: int, late: Mapping[bytes, int]) -> Mapping[bytes, PoolSpec]:
-        """The pools all of whose events the stream brings in that block."""
-        return {key: spec for key, spec in self.pools.items() if late.get(key, -1) < block_number}
+    def pools_of(self, kept: Records, late: Mapping[bytes, int]) -> Mapping[bytes, PoolSpec]:
+        """The pools all of whose events the stream brought in that block: those it must bring, and of
+        the others those it did, for a block has all events of a pool or none."""
+        number = _number(kept)
+        brought = touched_pools(kept, self.pools) if late else ()
+        return {
+            key: spec
+            for key, spec in self.pools.items()
+            if late.get(key, -1) < number or key in brought
+        }
 
     def forget(self) -> None:
         """The arena was filled anew: no hash of it is known."""
@@ -268,7 +275,7 @@ class Branch:
             agreement = Agreement(before)
         equal = 0
         for block, each in zip(found, wanted, strict=True):
-            pools = self.pools_at(block.header.number, late)
+            pools = self.pools_of(each, late)
             if not same_block(each, block, pools):
                 self._note_differing(block.header, mark)
                 self._disagree(block, each)
@@ -326,7 +333,7 @@ class Branch:
             before, told=0 if missing else PROOF
         )  # nothing missing is to be believed
         for block, kept in zip(compared, facts.kept, strict=True):
-            pools = self.pools_at(block.header.number, facts.late)
+            pools = self.pools_of(kept, facts.late)
             if not same_block(kept, block, pools):
                 self._note_differing(block.header, facts.mark)
                 raise ChainMoved(
@@ -391,7 +398,7 @@ class Branch:
         hashes = {block.header.number: block.header.hash for block in blocks}
         if any(hashes.get(number, known) != known for number, known in below):
             raise ChainMoved("the node's chain changed while it was read")
-        if not same_block(begins[first], blocks[-1], self.pools_at(first, late)):
+        if not same_block(begins[first], blocks[-1], self.pools_of(begins[first], late)):
             raise ChainMoved(
                 f"block {first} of the stream is another one than the node's", block=first
             )
@@ -441,7 +448,7 @@ class Branch:
             [each for each in kept if start <= _number(each) <= top],
             strict=True,
         ):
-            pools = self.pools_at(block.header.number, late)
+            pools = self.pools_of(each, late)
             if not _same_identity(each, block.header) or differing_pools(
                 each, block.records, pools
             ):
@@ -481,7 +488,7 @@ class Branch:
         blocks with one parent have the same base fee, and may have the same time."""
         differing = []
         for header, kept, keys in blocks:
-            compared = self.pools_at(header.number, late)
+            compared = self.pools_of(kept, late)
             pools = {key: compared[key] for key in keys if key in compared}
             whole = self.reader.read([header], pools)[0]
             found = block_records(header, whole.logs, pools, whole.first_logs)

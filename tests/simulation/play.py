@@ -584,14 +584,14 @@ class Run:
             return None
         keys = list(states)
         self.looks += 1
-        if self.plan.life.is_eventful:
-            self._check_membership(states, is_joined=is_joined)
-            self._check_handles(keys)
         live = {key: shown(state) for key, state in states.items() if state.status == "live"}
         self.trace.update(f"{self.clock.now:.6f} {number} {sorted(live)} {len(keys)};".encode())
         if live:
             self.live_looks += 1
             self._check_states(number, live)
+        if self.plan.life.is_eventful:
+            self._check_membership(states, is_joined=is_joined)
+            self._check_handles(keys)
         return {"number": number, "live": live, "keys": set(keys)}
 
     def _read(self) -> tuple[int, dict[str, Any]]:
