@@ -91,6 +91,7 @@ class SimScraper:
         self._take_time()
         block = self._view()[-1]
         self._take_time()
+        self.world.note_read(block, ["0x" + key.hex() for key in keys])
         has_hash = self.kind != "database"
         pools, invalid = [], []
         for key in keys:

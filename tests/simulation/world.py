@@ -1,13 +1,14 @@
 """The chain, what the stream, the node and the database show of it, and which states may be live."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from oracle.history import MORE_POOLS, POOLS, ListChange, Producer, SimBlock, Universe
 
 from simulation.clock import Clock
 from simulation.plan import Plan
 
+HEAL_S = 60.0  # until what was read on another branch is read again, once the node has left it
 NEVER = 10**9  # as many blocks until the producer follows a change: not yet told
 
 Chain = tuple[SimBlock, ...]
@@ -47,6 +48,9 @@ class World:
         """A writer has begun with what another left, at any earlier block, and was not live since."""
         self.branch: Chain | None = None
         """The node's own chain in a split."""
+        self.foreign: dict[str, list[SimBlock]] = {}
+        """Blocks of a branch of the node's own at which pools were read, by their keys."""
+        self.split_ended = -HEAL_S
         self.heard_view = 0
         """The newest view whose reorgs the writer has heard of."""
         self.database: Chain = self.universe.chain
@@ -126,6 +130,7 @@ class World:
         universe, own = self.universe, self.branch
         assert own is not None
         self.branch = None
+        self.split_ended = self.clock.now
         if self.rng.random() < 0.5:
             self.note("  node comes back")
             return b""
@@ -147,7 +152,9 @@ class World:
     def calm(self) -> None:
         """Faults cease, and there is one chain."""
         self.is_calm = True
-        self.branch = None
+        if self.branch is not None:
+            self.branch = None
+            self.split_ended = self.clock.now
         self.note("calm")
 
     # the list
@@ -220,6 +227,44 @@ class World:
         if self.plan.node == "flaky" and not self.is_calm and rng.random() < 0.2:
             return self.views[-rng.randrange(1, min(4, len(self.views)) + 1)]
         return self.views[-1]
+
+    def note_read(self, block: SimBlock, keys: Iterable[str]) -> None:
+        """A source answers with these pools at that block."""
+        if self.branch is not None and not self._is_on_stream(block):
+            for key in keys:
+                self.foreign.setdefault(key, []).append(block)
+
+    def _is_on_stream(self, block: SimBlock) -> bool:
+        chain = self.universe.chain
+        index = block.number - chain[0].number
+        return index < len(chain) and chain[index] is block
+
+    def is_undecidable(self, key: str, first: int | None, known: Callable[[int], set[str]]) -> bool:
+        """Whether the pool was read on a branch of the node's own that nothing tells from the stream's:
+        blocks of equal times and fees, from the stream's `first` on, and of the pools the stream is
+        `known` to bring in a block the same events. Not for long after the two are together again."""
+        if self.branch is None and self.clock.now > self.split_ended + HEAL_S:
+            return False
+        return any(self._is_twin(block, first, known) for block in self.foreign.get(key, ()))
+
+    def _is_twin(
+        self, block: SimBlock, first: int | None, known: Callable[[int], set[str]]
+    ) -> bool:
+        chain = self.universe.chain
+        while not self._is_on_stream(block) and first is not None and block.number >= first:
+            index = block.number - chain[0].number
+            if index < len(chain):
+                other = chain[index]
+                identities = {(each.block.timestamp, each.base_fee) for each in (block, other)}
+                pools = known(block.number)
+                sides = [
+                    [(e.pool, e.kind, e.args) for e in each.block.events if e.pool in pools]
+                    for each in (block, other)
+                ]
+                if len(identities) > 1 or sides[0] != sides[1]:
+                    return False
+            block = self.universe.by_hash[block.block.parent_hash]
+        return True
 
     def allowed(self, number: int) -> list[SimBlock]:
         """The blocks of that number the arena may be at: those of the stream since the last moment it
