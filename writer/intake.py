@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -132,7 +133,8 @@ class Intake:
         # Protocol fees of V4 the node told of kept blocks whose stream does not bring them, in order.
         self._fees_told: list[Change] = []
         self._removals = 0
-        self._top: int | None = None  # while reverts come: the tip before them
+        # While reverts come: the tip before them, and the highest of them.
+        self._turning: tuple[int, int] | None = None
         # Blocks kept, and _late, when the reorg began that is half received.
         self._before_reorg: tuple[list[Records], dict[bytes, int]] | None = None
         self._reverted: dict[int, None] = {}  # block numbers, the oldest first
@@ -219,7 +221,7 @@ class Intake:
         self.arena.commit()
         self.arena.abort()
         self._in_reorg = False
-        self._top = None
+        self._turning = None
         if self._before_reorg is not None:
             if self.is_live:
                 blocks, self._late = self._before_reorg
@@ -255,7 +257,7 @@ class Intake:
             # The common case: readers first, then the history.
             self._apply(records)
             self.buffer.append(records)
-            self._top = None
+            self._turning = None
             if self.is_stalled:
                 self._moves()
             return
@@ -286,44 +288,43 @@ class Intake:
             self._take_piece(piece)
 
     def _take_piece(self, records: Records) -> None:
-        gap = self._first_gap(records)
-        if gap is None:
+        found = self._first_break(records)
+        if found is None:
             self._take_whole(records)
             return
-        index, expected, found = gap
-        self._take_whole(records[:index])
-        if records["flags"][index] & lib.PSA_EVENT_IS_REVERT and found == expected:
-            self.lost(f"block {found - 1} was reverted as another than the one that came")
-        elif records["flags"][index] & lib.PSA_EVENT_IS_REVERT:
-            self.lost(
-                f"block {found - 1} was reverted and never came, the newest was {expected - 1}",
-                expected,
-                found - 1,
-            )
-        elif found > expected:
-            self.lost(f"block {found} came after block {expected - 1}", expected, found - 1)
-        else:
-            self.lost(f"block {found} came again without having been reverted")
-        self._take_piece(records[index:])
+        self._take_whole(records[: found.at])
+        self.lost(found.reason, found.first, found.last)
+        self._take_piece(records[found.at :])
 
-    def _first_gap(self, records: Records) -> tuple[int, int, int] | None:
-        """Index of the first BeginBlock that does not follow, the number expected, the one found."""
+    def _first_break(self, records: Records) -> "_Break | None":
+        """Where a block comes that does not follow, or is not to be turned back."""
         begins = np.flatnonzero(records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK)
         numbers = records["block_number"][begins].tolist()
         reverts = (records["flags"][begins] & lib.PSA_EVENT_IS_REVERT).tolist()
         tip = self.buffer.tip
-        top = tip if self._top is None else self._top
+        top, highest = (tip, None) if self._turning is None else self._turning
         for index, number, is_revert in zip(begins.tolist(), numbers, reverts, strict=True):
             if is_revert:
                 if top is not None and number > top:
-                    return index, top + 1, number + 1  # the reverted block itself never came
+                    reason = f"block {number} was reverted and never came, the newest was {top}"
+                    return _Break(index, reason, top + 1, number)
                 if self.is_live and self._is_another(records[index:]):
-                    return index, number + 1, number + 1
+                    reason = f"block {number} was reverted as another than the one that came"
+                    return _Break(index, reason)
                 tip = number - 1 if tip is None else min(tip, number - 1)
+                highest = number if highest is None else max(highest, number)
                 continue
+            if _left_out(top, highest):
+                return _Break(index, f"blocks {highest} to {top} are not all reverted")
             if tip is not None and number != tip + 1:
-                return index, tip + 1, number
-            top = tip = number
+                if number < tip + 1:
+                    return _Break(index, f"block {number} came again without having been reverted")
+                return _Break(index, f"block {number} came after block {tip}", tip + 1, number - 1)
+            top, highest = number, None
+            tip = number
+        complete = np.flatnonzero(records["kind"] == lib.PSA_EVENT_REORG_COMPLETE)
+        if len(complete) and _left_out(top, highest):
+            return _Break(int(complete[0]), f"blocks {highest} to {top} are not all reverted")
         return None
 
     def _is_another(self, reverted: Records) -> bool:
@@ -338,25 +339,28 @@ class Intake:
         end = int(np.argmax(reverted["kind"] == lib.PSA_EVENT_END_BLOCK))
         return not is_reverted_block(kept, reverted[: end + 1], pools)
 
-    def _note_top(self, records: Records) -> None:
-        """Keep the tip from before the reverts at hand, above which none may come, if it is known."""
+    def _note_turning(self, records: Records) -> None:
+        """Keep the tip from before the reverts at hand, above which none may come, if it is known, and
+        the highest block reverted since."""
         begins = records[records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK]
         if not len(begins):
             return
-        if not begins["flags"][-1] & lib.PSA_EVENT_IS_REVERT:
-            self._top = None
+        is_revert = begins["flags"] & lib.PSA_EVENT_IS_REVERT != 0
+        if not is_revert[-1]:
+            self._turning = None
             return
-        plain = begins["block_number"][begins["flags"] & lib.PSA_EVENT_IS_REVERT == 0]
+        plain = np.flatnonzero(~is_revert)
+        since = begins["block_number"][plain[-1] + 1 if len(plain) else 0 :]
+        top, highest = self._turning or (self.buffer.tip, 0)
         if len(plain):
-            self._top = int(plain[-1])
-        elif self._top is None:
-            self._top = NOT_YET if self.buffer.tip is None else self.buffer.tip
+            top, highest = int(begins["block_number"][plain[-1]]), 0
+        self._turning = NOT_YET if top is None else top, max(highest, int(since.max()))
 
     def _take_whole(self, records: Records) -> None:
         if not len(records):
             return
         self._note_reverts(records)
-        self._note_top(records)
+        self._note_turning(records)
         try:
             self.buffer.append(records)
         except BufferOverflow as error:
@@ -436,7 +440,7 @@ class Intake:
         self._before_reorg = None
         self._announced = False
         self._in_reorg = False
-        self._top = None
+        self._turning = None
         self.buffer.clear()
         self.buffer.keep_blocks = None
         self._forget_installed()
@@ -971,6 +975,20 @@ class Intake:
 def _all_bring_fees(begins: Records) -> bool:
     """Whether these BeginBlocks are of a stream that tells protocol fees of V4."""
     return bool((begins["flags"] & lib.PSA_EVENT_HAS_FEES != 0).all())
+
+
+class _Break(NamedTuple):
+    """The index of the record that shows a loss, and what was lost; block 0 is unknown."""
+
+    at: int
+    reason: str
+    first: int = 0
+    last: int = 0
+
+
+def _left_out(top: int | None, highest: int | None) -> bool:
+    """Reverts came to their end below the tip from before them."""
+    return highest is not None and top is not None and highest < top != NOT_YET
 
 
 def _turns(records: Records) -> Iterator[Records]:

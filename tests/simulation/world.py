@@ -102,13 +102,12 @@ class World:
         universe, torn = self.universe, self.plan.hostile.torn_reorgs
         self.note(f"reorg {old[0].number}..{old[-1].number} by {len(new)}")
         if torn and not self.is_calm and self.rng.random() < torn:
-            if self.rng.random() < 0.5 or not (self.is_noticeable or self._has_hashes):
+            is_seen = new and (self.is_noticeable or self._has_hashes)
+            if self.rng.random() < 0.5 or not is_seen:
                 self.note("  told twice")
                 told = self.producer.reorganised(old, new, universe.tip)
                 return told + self.producer.reorganised(old, new, universe.tip)
             self.note("  without what it reverts")
-            # Without new blocks, too, nobody can know of it before the next one.
-            self.is_unsure = True
             return self.producer.mined(new)
         return self.producer.reorganised(old, new, universe.tip)
 

@@ -1647,7 +1647,7 @@ def test_a_block_that_came_again_is_compared_with_all_its_pools(make: Callable[.
             bench.change(added=[OTHER_KEY])
             await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
             assert bench.intake.late == {OTHER_KEY: NOT_YET}
-            bench.send(timed(102), timed(103, mint(OTHER_KEY, 5)), timed(104))
+            bench.send(timed(102), timed(103), timed(104))
             await bench.until(lambda: bench.status(OTHER_KEY) == "live")
         assert bench.intake.late == {OTHER_KEY: 104}
         assert await witnessed() == [101, 102, 103, 104]
@@ -1955,3 +1955,14 @@ def test_hashes_that_cannot_be_learned_do_not_end_a_live_writer(make: Callable[.
             await bench.until(lambda: bool(bench.coordinator.known()))
 
     bench.run(scenario())
+
+
+def test_a_reorg_that_leaves_out_the_newest_blocks_is_a_loss(make: Callable[..., Bench]) -> None:
+    """Their changes were not turned back, and what was read above is of another branch."""
+    bench, _ = live_bench(make, V3_KEY)
+    before = bench.amount(V3_KEY)
+    bench.send(block(102, mint(V3_KEY, 5)), block(103, mint(V3_KEY, 7)), block(104))
+    bench.send(REORG_START, block(102, mint(V3_KEY, 5), revert=True), REORG_COMPLETE)
+    assert not bench.intake.is_live
+    assert bench.reader.phase_reason == "blocks 102 to 104 are not all reverted"
+    assert (bench.reader.head_block, bench.amount(V3_KEY)) == (104, before + 12)
