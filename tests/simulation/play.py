@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import os
 import random
+import shutil
 import struct
 import traceback
 from collections import Counter
@@ -746,6 +747,8 @@ class Run:
         self.wire.close()
         self.writer.arena.close(unlink=True)
         os.unlink(self.path)
+        self.file.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)  # checkpoints are numbered by what lies there
 
 
 def shown(state: Any) -> dict[str, Any]:
