@@ -320,8 +320,12 @@ def test_the_page_of_metrics_names_what_a_scrape_shows(
 ) -> None:
     writer = run(*words, "--metrics-port", "0")
     live(arena_name).close()
+    limit = time.monotonic() + SECONDS
+    while "arena_start_duration_seconds" not in (found := page(writer.port())):
+        assert time.monotonic() < limit, "the start is counted a moment after readers see it"
+        time.sleep(0.05)
     shown: dict[str, set[str]] = {}
-    for family in page(writer.port()).values():
+    for family in found.values():
         for sample in family.samples:
             name = sample.name
             if family.type == "histogram":
