@@ -420,6 +420,9 @@ def answer(chain: tuple[SimBlock, ...], method: str, params: list[Any]) -> Any:
     if method == "eth_getBlockByHash":
         named = [each for each in chain if each.hash == params[0]]
         return named[0].header() if named else None
+    if method == "eth_getBlockReceipts":
+        named = [each for each in chain if each.hash == params[0]]
+        return named[0].receipts() if named else None
     if method != "eth_getLogs":
         raise LookupError(f"the method {method} does not exist")
     query = params[0]
