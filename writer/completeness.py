@@ -355,8 +355,7 @@ class BlockLogs:
                 return self._done(header, first[0])
         receipts = self._receipts(header)
         if receipts is not None:
-            has_all = isinstance(first, tuple) and set(first[0]) >= set(receipts)
-            if isinstance(first, tuple) and has_all:
+            if isinstance(first, tuple) and self._adds_nothing(first[0], receipts):
                 return self._done(header, first[0])
             if not weigh(header, receipts).missing:
                 return self._done(header, receipts)
@@ -372,6 +371,15 @@ class BlockLogs:
         if isinstance(first, Scraper) and isinstance(second, Scraper):
             raise first
         return self._agreed(header, first, second, pools)
+
+    def _adds_nothing(self, logs: "Sequence[Log]", receipts: "Sequence[Log]") -> bool:
+        """They are those of the receipts, and logs of the chain's own, which have none: not an event
+        told twice under another number."""
+        more = set(logs) - set(receipts)
+        has_all = len(more) == len(logs) - len(receipts)
+        return has_all and not any(
+            each.topics[:1] and each.topics[0] in self._known for each in more
+        )
 
     def _weighed(
         self, header: "Header", answer: "Sequence[Log] | Scraper"

@@ -748,7 +748,9 @@ class Run:
         self.writer.arena.close(unlink=True)
         os.unlink(self.path)
         self.file.unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)  # checkpoints are numbered by what lies there
+        shutil.rmtree(
+            self.folder, ignore_errors=True
+        )  # checkpoints are numbered by what lies there
 
 
 def shown(state: Any) -> dict[str, Any]:

@@ -261,6 +261,17 @@ def test_more_logs_than_the_filter_speaks_of_are_the_chains_own() -> None:
     assert node.asked == ["hash"]
 
 
+def test_an_event_told_again_under_another_number_is_none_of_the_chain() -> None:
+    """Filter and receipts speak of it; a hole in the numbers is all that is odd."""
+
+    def again(logs: list[Log]) -> list[Log]:
+        last = known(logs)[-1]
+        return [*logs, replace(last, log_index=len(logs) + 1, tx_index=logs[-1].tx_index)]
+
+    node = node_of(by_hash=again, by_number=again, by_receipts=list)
+    assert list(Reader(node).read().logs) == known(node.truth[5])
+
+
 def test_bits_without_logs_pass_with_receipts_at_once() -> None:
     node = node_of(by_receipts=list)
     more = header_of(5, [*logs_of(5), Log(b"\x80" * 20, (b"\x08" * 32,), b"", 5, hash_of(5), 0, 9)])
