@@ -254,6 +254,7 @@ def decode(data: bytes, cuts: list[int], capacity: int) -> tuple[np.ndarray, lis
             shift_offsets(unit, at)
             units.append(unit)
             opened = events[count : count + open_count].copy()
+            shift_offsets(opened, -consumed[0])  # the next call counts from where this one ended
             events[:open_count] = opened
             at += consumed[0]
             if status == lib.PSA_BLOCK_TOO_LARGE:
@@ -279,11 +280,10 @@ def opaque_masks(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def shift_offsets(records: np.ndarray, by: int) -> None:
-    """Opaque offsets from the piece to the whole stream. Exact only for one piece: a block that
-    was opened in an earlier piece keeps offsets into that one."""
+    """Opaque offsets from the piece to the whole stream, modulo 2**64."""
     in_words, in_seq = opaque_masks(records)
-    records["words"][in_words, 0] += np.uint64(by)
-    records["stream_seq"][in_seq] += np.uint64(by)
+    records["words"][in_words, 0] += np.uint64(by % 2**64)
+    records["stream_seq"][in_seq] += np.uint64(by % 2**64)
 
 
 def without_offsets(records: np.ndarray) -> bytes:
