@@ -365,7 +365,9 @@ class Service:
             server.serve(self._collector(thread, intake, checkpoints, side_tasks))
         arena.set_phase("connecting", f"waiting for {settings.socket}")
         if self._described is None:
-            log.info("event=descriptions_unchecked reason='no node is given: the list names the fees'")
+            log.info(
+                "event=descriptions_unchecked reason='no node is given: the list names the fees'"
+            )
         log.info(
             "event=started name=%s socket=%s pid=%d buffer_events=%d buffer_bytes=%d",
             settings.name,
