@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Self
 
 import numpy as np
@@ -500,13 +501,7 @@ class WriterArena:
         shared.writer_pid = pid
         shared.writer_start_time = process_start_time(pid)
         ffi.memmove(shared.boot_id, _boot_id(), 16)
-        import importlib.metadata  # readers have no use for it
-
-        try:
-            version = importlib.metadata.version("pool-state-arena")
-        except importlib.metadata.PackageNotFoundError:
-            version = "unknown"
-        ffi.memmove(shared.writer_version, version.encode()[:31].ljust(32, b"\0"), 32)
+        ffi.memmove(shared.writer_version, _version().encode()[:31].ljust(32, b"\0"), 32)
         self.heartbeat()
         self.set_phase("starting")
 
@@ -1072,6 +1067,16 @@ class WriterArena:
         with self._lock:
             self._live()
             _write_phase(self._shared, number, reason, gap)
+
+
+@cache
+def _version() -> str:
+    import importlib.metadata  # readers have no use for it
+
+    try:
+        return importlib.metadata.version("pool-state-arena")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _capacities(

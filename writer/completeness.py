@@ -423,7 +423,7 @@ class BlockLogs:
             if self._refuses_all is None:
                 name = "no_bloom" if evidence.no_filter else "log_numbers"
                 self._say(name, header, f"{evidence}: logs that answers agree on are believed")
-            return self._done(header, logs)
+            return self._done(header, logs, is_shown=False)
         pass_s = self._settle_s if self._is_contradicted else self._pass_s
         if agrees and not is_usual and before is not None and lasted_s >= pass_s:
             self._is_contradicted = True
@@ -436,16 +436,24 @@ class BlockLogs:
                 len(doubtful),
                 evidence,
             )
-            return self._done(header, logs, doubtful)
+            return self._done(header, logs, doubtful, is_shown=False)
         raise NodeBehind(
             f"the node gave {len(logs)} logs of block {header.number}: {evidence}",
             block=header.number,
         )
 
     def _done(
-        self, header: "Header", logs: "tuple[Log, ...]", doubtful: frozenset[bytes] = frozenset()
+        self,
+        header: "Header",
+        logs: "tuple[Log, ...]",
+        doubtful: frozenset[bytes] = frozenset(),
+        *,
+        is_shown: bool = True,
     ) -> WholeBlock:
-        self._doubts.pop(header.hash, None)
+        """What time alone has shown is remembered: a longer range is read in pieces, and read again from
+        its beginning while a later piece is doubted."""
+        if is_shown:
+            self._doubts.pop(header.hash, None)
         first_logs: dict[int, int] = {}
         for each in logs:
             first_logs.setdefault(each.tx_index, each.log_index)

@@ -123,6 +123,7 @@ class Intake:
         self.losses = 0
         self._lost_ns = 0  # CLOCK_MONOTONIC of the newest
         self._has_received = False
+        self._is_silent = False  # a connection that has brought nothing yet
         # Blocks the arena holds, up to its head, while a gap is open; None otherwise.
         self._applied: list[Records] | None = None
         self._told_tight = 0  # the generation whose heap was said to be nearly full
@@ -133,8 +134,7 @@ class Intake:
         # Protocol fees of V4 the node told of kept blocks whose stream does not bring them, in order.
         self._fees_told: list[Change] = []
         self._removals = 0
-        # While reverts come: the tip before them, and the highest of them.
-        self._turning: tuple[int, int] | None = None
+        self._turning: _Turning | None = None  # while reverts come
         # Blocks kept, and _late, when the reorg began that is half received.
         self._before_reorg: tuple[list[Records], dict[bytes, int]] | None = None
         self._reverted: dict[int, None] = {}  # block numbers, the oldest first
@@ -165,7 +165,7 @@ class Intake:
 
     def connected(self) -> None:
         """A connection is up; what came before its first whole block may be lost."""
-        self._is_connected = True
+        self._is_connected = self._is_silent = True
         self._note_loss()
         if self.is_live:
             self._gap_pending = True
@@ -246,6 +246,9 @@ class Intake:
 
         `records` may be a view; what is needed longer is copied.
         """
+        if self._is_silent:  # a producer may have taken the connection up only now
+            self._is_silent = False
+            self._note_loss()
         self._has_received = True
         tip = self.buffer.tip
         if (
@@ -288,44 +291,54 @@ class Intake:
             self._take_piece(piece)
 
     def _take_piece(self, records: Records) -> None:
-        found = self._first_break(records)
+        found, turning = self._first_break(records)
         if found is None:
+            self._turning = turning
             self._take_whole(records)
             return
         self._take_whole(records[: found.at])
         self.lost(found.reason, found.first, found.last)
         self._take_piece(records[found.at :])
 
-    def _first_break(self, records: Records) -> "_Break | None":
-        """Where a block comes that does not follow, or is not to be turned back."""
-        begins = np.flatnonzero(records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK)
-        numbers = records["block_number"][begins].tolist()
-        reverts = (records["flags"][begins] & lib.PSA_EVENT_IS_REVERT).tolist()
-        tip = self.buffer.tip
-        top, highest = (tip, None) if self._turning is None else self._turning
-        for index, number, is_revert in zip(begins.tolist(), numbers, reverts, strict=True):
-            if is_revert:
-                if top is not None and number > top:
-                    reason = f"block {number} was reverted and never came, the newest was {top}"
-                    return _Break(index, reason, top + 1, number)
+    def _first_break(self, records: Records) -> "tuple[_Break | None, _Turning | None]":
+        """Where a block comes that does not follow, or is not to be turned back; and the reverts at hand
+        behind them all, should there be no such block."""
+        kinds = records["kind"]
+        marks = np.flatnonzero(
+            (kinds == lib.PSA_EVENT_BEGIN_BLOCK) | (kinds == lib.PSA_EVENT_REORG_COMPLETE)
+        )
+        numbers = records["block_number"][marks].tolist()
+        reverts = (records["flags"][marks] & lib.PSA_EVENT_IS_REVERT).tolist()
+        ends = (kinds[marks] == lib.PSA_EVENT_REORG_COMPLETE).tolist()
+        tip, turning = self.buffer.tip, self._turning
+        for index, number, is_revert, is_end in zip(
+            marks.tolist(), numbers, reverts, ends, strict=True
+        ):
+            if is_revert and not is_end:
+                after = _Turning.of(tip, number) if turning is None else turning.then(number)
+                if isinstance(after, str):
+                    top = tip if turning is None else turning.top
+                    missing = (top + 1, number) if top is not None and number > top else (0, 0)
+                    return _Break(index, after, *missing), None
                 if self.is_live and self._is_another(records[index:]):
                     reason = f"block {number} was reverted as another than the one that came"
-                    return _Break(index, reason)
-                tip = number - 1 if tip is None else min(tip, number - 1)
-                highest = number if highest is None else max(highest, number)
+                    return _Break(index, reason), None
+                tip, turning = after.lowest - 1, after
                 continue
-            if _left_out(top, highest):
-                return _Break(index, f"blocks {highest} to {top} are not all reverted")
-            if tip is not None and number != tip + 1:
-                if number < tip + 1:
-                    return _Break(index, f"block {number} came again without having been reverted")
-                return _Break(index, f"block {number} came after block {tip}", tip + 1, number - 1)
-            top, highest = number, None
+            if turning is not None and turning.is_short:
+                reason = f"blocks {turning.highest} to {turning.top} are not all reverted"
+                return _Break(index, reason), None
+            turning = None
+            if is_end:
+                continue
+            if tip is not None and number < tip + 1:
+                reason = f"block {number} came again without having been reverted"
+                return _Break(index, reason), None
+            if tip is not None and number > tip + 1:
+                reason = f"block {number} came after block {tip}"
+                return _Break(index, reason, tip + 1, number - 1), None
             tip = number
-        complete = np.flatnonzero(records["kind"] == lib.PSA_EVENT_REORG_COMPLETE)
-        if len(complete) and _left_out(top, highest):
-            return _Break(int(complete[0]), f"blocks {highest} to {top} are not all reverted")
-        return None
+        return None, turning
 
     def _is_another(self, reverted: Records) -> bool:
         """The block turned back here by its events, not by the undo ring alone, is another than the one
@@ -339,28 +352,10 @@ class Intake:
         end = int(np.argmax(reverted["kind"] == lib.PSA_EVENT_END_BLOCK))
         return not is_reverted_block(kept, reverted[: end + 1], pools)
 
-    def _note_turning(self, records: Records) -> None:
-        """Keep the tip from before the reverts at hand, above which none may come, if it is known, and
-        the highest block reverted since."""
-        begins = records[records["kind"] == lib.PSA_EVENT_BEGIN_BLOCK]
-        if not len(begins):
-            return
-        is_revert = begins["flags"] & lib.PSA_EVENT_IS_REVERT != 0
-        if not is_revert[-1]:
-            self._turning = None
-            return
-        plain = np.flatnonzero(~is_revert)
-        since = begins["block_number"][plain[-1] + 1 if len(plain) else 0 :]
-        top, highest = self._turning or (self.buffer.tip, 0)
-        if len(plain):
-            top, highest = int(begins["block_number"][plain[-1]]), 0
-        self._turning = NOT_YET if top is None else top, max(highest, int(since.max()))
-
     def _take_whole(self, records: Records) -> None:
         if not len(records):
             return
         self._note_reverts(records)
-        self._note_turning(records)
         try:
             self.buffer.append(records)
         except BufferOverflow as error:
@@ -986,9 +981,39 @@ class _Break(NamedTuple):
     last: int = 0
 
 
-def _left_out(top: int | None, highest: int | None) -> bool:
-    """Reverts came to their end below the tip from before them."""
-    return highest is not None and top is not None and highest < top != NOT_YET
+class _Turning(NamedTuple):
+    """Reverts at hand: the tip from before them (NOT_YET: nobody knows), the lowest and the highest
+    block reverted."""
+
+    top: int
+    lowest: int
+    highest: int
+
+    @classmethod
+    def of(cls, tip: int | None, number: int) -> "_Turning | str":
+        """The first revert, or what is wrong with it."""
+        if tip is not None and number > tip:
+            return f"block {number} was reverted and never came, the newest was {tip}"
+        return cls(NOT_YET if tip is None else tip, number, number)
+
+    @property
+    def is_short(self) -> bool:
+        """They do not reach up to the tip from before them."""
+        return self.highest < self.top != NOT_YET
+
+    def then(self, number: int) -> "_Turning | str":
+        """The next revert, newest or oldest first, or of another reorg; or what is wrong with it."""
+        if number == self.lowest - 1:
+            return self._replace(lowest=number)
+        if number == self.highest + 1 <= self.top:
+            return self._replace(highest=number)
+        if number > self.top:
+            return _Turning.of(self.top, number)
+        if number >= self.lowest and number <= self.highest:
+            return f"block {number} was reverted twice"
+        if number > self.highest or self.is_short:
+            return f"block {number} was reverted, blocks {self.lowest} to {self.highest} before it"
+        return _Turning(self.lowest - 1, number, number)
 
 
 def _turns(records: Records) -> Iterator[Records]:

@@ -116,7 +116,7 @@ class Reader:
         return {"ok": not found, "phase": self.pools.phase, "found_and_expected": found}
 
     def do_fees(self, keys: list[str]) -> dict[str, Any]:
-        with self.pools.snapshot() as view:
+        with self.pools.snapshot(keys) as view:
             states = {key: view[key].state() for key in keys}
         return {"fees": {k: [int(s.lp_fee), int(s.protocol_fee)] for k, s in states.items()}}
 

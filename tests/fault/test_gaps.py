@@ -4,6 +4,7 @@ The state file is as old as the start, so only the node's logs can bring the poo
 a test writes a newer one, it is to show that it is needed. Expected states are the simulated chain's.
 """
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -85,12 +86,11 @@ class Stage:
             time.sleep(0.02)
 
     def close(self) -> None:
-        self.reader.__exit__(None, None, None)
-        try:
-            self.writer.__exit__(None, None, None)
-        finally:
-            self.server.close()
-            self.node.close()
+        with contextlib.ExitStack() as stack:  # all of it, whatever one of them has come to
+            stack.callback(self.node.close)
+            stack.callback(self.server.close)
+            stack.push(self.writer)
+            stack.push(self.reader)
 
 
 @pytest.fixture

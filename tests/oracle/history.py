@@ -420,6 +420,11 @@ def answer(chain: tuple[SimBlock, ...], method: str, params: list[Any]) -> Any:
     if method == "eth_getBlockByHash":
         named = [each for each in chain if each.hash == params[0]]
         return named[0].header() if named else None
+    if method == "eth_getStorageAt":
+        named = [each for each in chain if each.hash == params[2]["blockHash"]]
+        if not named:
+            raise LookupError("unknown block")
+        return "0x" + _word(_storage(named[0], params[0]).get(int(params[1], 16), 0))
     if method == "eth_getBlockReceipts":
         named = [each for each in chain if each.hash == params[0]]
         return named[0].receipts() if named else None
@@ -434,6 +439,27 @@ def answer(chain: tuple[SimBlock, ...], method: str, params: list[Any]) -> Any:
         low, high = int(query["fromBlock"], 16) - first, int(query["toBlock"], 16) - first
         blocks = list(chain[max(0, low) : max(0, high + 1)])
     return [log for each in blocks for log in each.logs if _is_wanted(log, query)]
+
+
+def _storage(block: SimBlock, account: str) -> dict[int, int]:
+    """The words of an account that hold its pools' prices, by slot (v2-core, v3-core, v4-core)."""
+    found: dict[int, int] = {}
+    for key, pool in block.states.items():
+        if isinstance(pool, V2State):
+            if key == account:
+                found[8] = pool.reserve0 | pool.reserve1 << 112
+            continue
+        base = None
+        if account == MANAGER and len(key) == 66:
+            base = int.from_bytes(keccak(bytes.fromhex(key[2:]) + (6).to_bytes(32, "big")), "big")
+        elif account == key:
+            base = 0
+        if base is not None:
+            is_v4 = account == MANAGER
+            fees = 3000 << 208 if is_v4 else 1 << 240
+            found[base] = pool.sqrt_price_x96 | pool.tick % 2**24 << 160 | fees
+            found[(base + (3 if is_v4 else 4)) % 2**256] = pool.liquidity
+    return found
 
 
 def _is_wanted(log: dict[str, Any], query: dict[str, Any]) -> bool:

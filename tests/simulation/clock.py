@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from heapq import heappop
 from typing import Any, ClassVar
 
 FIRST_S = 1_000.0
@@ -54,21 +55,27 @@ class SimLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.clock = clock
         self.workers = Workers(self, rng)
-        self._clock_resolution = 1e-9
-        self._selector = self
 
     def time(self) -> float:
         return self.clock.now
 
-    def select(self, timeout: float | None) -> list[Any]:
-        if timeout is None:
-            raise NothingToDoError
-        if timeout > 0:
-            self.clock.now += timeout
-        return []
-
-    def _process_events(self, events: list[Any]) -> None:
-        pass
+    def _run_once(self) -> None:
+        """As the base class does, without descriptors, and quicker."""
+        ready, scheduled, clock = self._ready, self._scheduled, self.clock
+        if not ready:
+            while scheduled and scheduled[0]._cancelled:
+                heappop(scheduled)
+            if not scheduled:
+                raise NothingToDoError
+            clock.now = max(clock.now, scheduled[0]._when)
+        while scheduled and (scheduled[0]._cancelled or scheduled[0]._when <= clock.now):
+            handle = heappop(scheduled)
+            handle._scheduled = False
+            ready.append(handle)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
 
     def _write_to_self(self) -> None:
         pass

@@ -23,11 +23,14 @@ Logs = list[dict[str, Any]]
 class SimTransport:
     """JSON-RPC without a wire."""
 
-    def __init__(self, world: World, workers: Workers) -> None:
+    shown = "a simulated node"
+    can_subscribe = False
+
+    def __init__(self, world: World, workers: Workers, user: str = "writer") -> None:
         self.world = world
         self.workers = workers
         self.plan = world.plan
-        self.rng = random.Random(f"node {world.plan.seed}")
+        self.rng = random.Random(f"node {world.plan.seed} of {user}")
         self.lies = 0
         self.calls = 0
 
@@ -100,10 +103,12 @@ class SimTransport:
     def _shows(self, block_hash: str, own: Logs, told: Logs) -> bool:
         """Whether one who looks can see it: more than logs left out, or logs that the bloom filter or
         the numbers of all the block's logs miss."""
-        left_out = [log for log in own if log not in told]
-        if len(told) + len(left_out) != len(own) or any(log not in own for log in told):
+        here, kept = {id(log) for log in own}, {id(log) for log in told}
+        if len(kept) < len(told) or not kept <= here:
             return True
-        rest = [log for log in self.world.universe.by_hash[block_hash].logs if log not in left_out]
+        left_out = [log for log in own if id(log) not in kept]
+        gone = {id(log) for log in left_out}
+        rest = [log for log in self.world.universe.by_hash[block_hash].logs if id(log) not in gone]
         has_hole = [int(log["logIndex"], 16) for log in rest] != list(range(len(rest)))
         return has_hole or bloom_of(rest) != bloom_of([*rest, *left_out])
 

@@ -6,6 +6,7 @@ from typing import Any
 
 LIFE = ":life"  # seeds with it have a Life
 HOSTILE = ":hostile"  # seeds with it are Hostile
+BRIDGE = ":bridge"  # seeds with it have a bridge follow the node, if there is one
 
 # What a node does to logs it answers with (node.py says how).
 LIES = ("omit", "cut", "none", "double", "foreign", "type")
@@ -53,7 +54,7 @@ class Hostile:
     answers, or, `lies_always`, about `lie_rate` of all blocks whenever it is asked, by range of
     blocks, by hash or by both; it may be without receipts, and one that does not lie without bloom
     filters. `max_depth` bounds reorgs, `undo_blocks` and `undo_records` are the
-    ring's. `busy` adds blocks of `busy_txs` transactions. A reorg may be told twice or without what it
+    ring's. `busy` blocks have `busy_txs` transactions. A reorg may be told twice or without what it
     reverts (`torn_reorgs`), a step may have a second fault. The disk refuses or tears a part of what
     is written to it (`disk`, per write); the wall clock steps; the list of pools is not to be had for a
     while and changes come together then; descriptors run out when the feed connects (`emfile`, per
@@ -72,7 +73,7 @@ class Hostile:
     max_depth: int = 8
     undo_blocks: int = 1024
     undo_records: int = 8192
-    busy: float = 0.0
+    busy: int = 0
     busy_txs: int = 0
     torn_reorgs: float = 0.0
     second_faults: float = 0.0
@@ -83,6 +84,7 @@ class Hostile:
 
     @classmethod
     def of(cls, seed: str, node: str) -> "Hostile":
+        """What the stream itself does is left out where a bridge makes it from the node."""
         if HOSTILE not in seed:
             return cls()
         rng = random.Random(f"hostility of {seed}")
@@ -101,14 +103,14 @@ class Hostile:
         elif rng.random() < 0.3:
             found["has_blooms"] = rng.random() < 0.3
             found["has_receipts"] = rng.random() < 0.5
-        if rng.random() < 0.15:
+        if rng.random() < 0.1:
             found["max_depth"] = rng.choice((30, 100))
         if rng.random() < 0.3:
             found["undo_blocks"] = rng.choice((4, 16, 64))
             found["undo_records"] = rng.choice((64, 256, 8192))
         if rng.random() < 0.03:
-            found["busy"] = 0.1
-            found["busy_txs"] = rng.choice((100, 400, 1000))
+            found["busy"] = rng.choice((1, 2))
+            found["busy_txs"] = rng.choice((100, 100, 400, 1000))
         for name, likely, rates in (
             ("torn_reorgs", 0.4, (0.2, 0.6)),
             ("second_faults", 0.4, (0.3, 0.8)),
@@ -119,6 +121,8 @@ class Hostile:
         ):
             if rng.random() < likely:
                 found[name] = rng.choice(rates)
+        if BRIDGE in seed:
+            found |= {"splits": 0.0, "torn_reorgs": 0.0, "second_faults": 0.0}
         return cls(**found)
 
 
@@ -128,6 +132,7 @@ class Plan:
 
     seed: str
     node: str  # absent, good, flaky
+    stream: str  # exex, bridge
     scraper: str  # rpc, database, hashed_database, statefile
     envelope: bool
     order: str
@@ -146,16 +151,18 @@ class Plan:
         rng = random.Random(f"plan {seed}")
         node = rng.choice(("absent", "good", "good", "flaky"))
         life = Life.of(seed)
+        stream = "bridge" if BRIDGE in seed and node != "absent" else "exex"
         sources = ["database"] if node == "absent" else ["rpc", "hashed_database"]
         if HOSTILE in seed and not life.changes:  # the file is its own list
             sources.append("statefile")
         return cls(
             seed=seed,
             node=node,
+            stream=stream,
             scraper=rng.choice(sources),
             envelope=rng.random() < 0.75,
             order=rng.choice(("newest-first", "oldest-first")),
-            steps=rng.randrange(6, 25),
+            steps=rng.randrange(4, 13) if rng.random() < 0.8 else rng.randrange(13, 25),
             fault_rate=rng.choice((0.0, 0.2, 0.5)),
             delay_rate=rng.choice((0.0, 0.3)),
             scrape_failures=rng.choice((0.0, 0.0, 0.2)),

@@ -34,14 +34,18 @@ from oracle.history import FAULTS, Delivery, ListChange, disturb, frames_of
 import arena
 from arena.arena import WriterArena
 from arena.errors import Scraper
+from arena.layouts.slots import STATUS_LIVE
+from arena.native import ffi
 from arena.writer.checkpoint import checkpoint_files
 from arena.writer.coordinator import Coordinator
 from arena.writer.logs import RpcNode
 from arena.writer.restart import open_arena
+from arena.writer.scrapers.slots import PoolTarget
+from simulation.bridge import SimBridge
 from simulation.clock import Clock, SimLoop, simulated
 from simulation.disk import Faults, faulty
 from simulation.node import SimTransport
-from simulation.plan import Plan
+from simulation.plan import Hostile, Plan
 from simulation.sources import target_of, write_file
 from simulation.wire import Wire
 from simulation.world import NEVER, World
@@ -88,6 +92,8 @@ class Run:
         self.faults = Faults(self.world)
         self.transport = SimTransport(self.world, self.loop.workers)
         self.node = None if plan.node == "absent" else RpcNode(self.transport)
+        self.bridge: SimBridge | None = None
+        self.following: asyncio.Future[None] | None = None
         self.queue: list[bytes] = []
         self.held: list[ListChange] = []  # changes the list source has not told yet
         self.outage_steps = 0
@@ -96,6 +102,7 @@ class Run:
         self.seen: tuple[int, int] | None = None
         self.place: tuple[int, int] | None = None
         self.shown: list[arena.Pool] = []
+        self.lines: dict[str, tuple[bytes, dict[str, Any]]] = {}
         self.trace = hashlib.sha256()
         self.counts: Counter[str] = Counter()
         self.leaving: set[str] = set()
@@ -177,6 +184,7 @@ class Run:
     async def _play(self) -> None:
         self._write_file()
         self._begin(self.first, is_warm=False)
+        self.following = self._bridged() if self.plan.stream == "bridge" else None
         try:
             await self._connected()
             for _ in range(self.plan.steps):
@@ -186,7 +194,19 @@ class Run:
             self.world.calm()
             await self._end()
         finally:
+            if self.following is not None:
+                self.following.cancel()
             await self.writer.stop()
+
+    def _bridged(self) -> asyncio.Future[None]:
+        """A bridge follows the node, and nothing else brings frames."""
+        self.bridge = SimBridge(
+            self.world, self.wire, self.loop, self._targets(), self.path, self._bridge_sends
+        )
+        return asyncio.ensure_future(self.bridge.follow())
+
+    def _targets(self) -> list[PoolTarget]:
+        return [target_of(self.world, key) for key in self.world.order_of(self.world.listed)]
 
     def _begin(self, arena: WriterArena, *, is_warm: bool) -> None:
         writer = SimWriter(
@@ -206,21 +226,33 @@ class Run:
         writer.start(is_warm=is_warm)
 
     def _arrived(self) -> None:
+        """There is something new on the socket."""
         self.world.is_noticeable &= self.wire.client is not None
         if self.writers:
+            self.writer.thread.has_news = True
             self.writer.thread.poke()
 
     def _accepted(self) -> None:
-        """Values without a hash are from after a writer's first connection: what the chain did before,
+        """Values without a hash are from after a writer's stream has begun: what the chain did before,
         nobody tells it."""
-        if self.writer.feed.connections == 1:
-            self.world.heard_view = len(self.world.views) - 1
-            self._write_file()
-            self.world.follow()
+        if not self.writer.feed.frames:
+            self._refresh()
+
+    def _bridge_sends(self) -> None:
+        """What was before the first unit, a bridge tells nobody either."""
+        if not self.writer.feed.frames:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        self.world.heard_view = len(self.world.views) - 1
+        self._write_file()
+        self.world.follow()
 
     def _check_writer(self) -> None:
         if self.writer.failure is not None:
             self.fail("ended", self.writer.failure)
+        if self.following is not None and self.following.done():
+            self.fail("ended", f"the bridge: {self.following.exception()!r}")
 
     def _write_file(self) -> None:
         if self.plan.scraper == "statefile" and self.world.is_told:
@@ -295,13 +327,15 @@ class Run:
             is_enough = not is_known or (self.coordinator.known() and is_written)
             if self.coordinator.is_live and is_enough:
                 break
-            await asyncio.sleep(20 * POLL_S)
+            await asyncio.sleep(40 * POLL_S)
 
     async def _tell(self, change: ListChange) -> None:
         """The writer hears of a change, in time to follow it before the producer does."""
         self.counts["added"] += len(change.added)
         self.counts["removed"] += len(change.removed)
         self._note_change(change)
+        if self.bridge is not None:
+            self.bridge.hold(self._targets())
         self.coordinator.change_pools(
             [target_of(self.world, key) for key in self.world.order_of(change.added)],
             [bytes.fromhex(key[2:]) for key in sorted(change.removed)],
@@ -336,11 +370,12 @@ class Run:
                 at, change.blocks = len(data), turns.randrange(3)
                 producer.follow_list()
         self.world.note(f"  cut at {at} of {len(data)}")
-        self.wire.send(data[:at])
+        self._put(data[:at])
         client = self.wire.client
         if turns.random() < 0.7:
             await self._consumed()
         deaths, tracked = len(self.writers), producer.tracked
+        steps = len(self.world.views)
         await work()
         rest = frames_of(data)
         while rest and sum(map(len, frames)) - sum(map(len, rest)) < at:
@@ -348,11 +383,13 @@ class Run:
         self.wire.accept()
         is_whole = client is not None and self.wire.client is client
         if len(self.writers) > deaths:
-            if rest and turns.random() < 0.3 and producer.tracked == tracked:
-                self.wire.send(b"".join(rest))
+            # Only while the chain stands where it stood: a stream tells its messages in their order.
+            is_next = producer.tracked == tracked and len(self.world.views) == steps
+            if rest and turns.random() < 0.3 and is_next:
+                self._put(b"".join(rest))
         else:
             # A connection that came meanwhile begins with a whole message.
-            self.wire.send(data[at:] if is_whole else b"".join(rest))
+            self._put(data[at:] if is_whole else b"".join(rest))
         is_whole &= self.wire.client is client
         await self._delivered(is_whole=is_whole)
 
@@ -385,6 +422,8 @@ class Run:
         for change in world.producer.changes:
             change.blocks = 0
         world.producer.follow_list()
+        if self.bridge is not None:
+            self.bridge.hold(self._targets())
         found, is_warm = await self._open()
         source = "cold"
         if is_warm:
@@ -468,10 +507,15 @@ class Run:
         steps = len(self.world.views)
         data = self.world.advance()
         fault = rng.choice(FAULTS) if rng.random() < self.plan.fault_rate else None
+        if self.plan.hostile != Hostile() and not self.world.is_noticeable and rng.random() < 0.2:
+            fault = "skip"  # before a connection has brought anything
         if fault == "skip" and any("reorg" in each for each in self.world.notes[-3:]):
             fault = "offline"  # a stream cannot forget a reorg without the connection or a number
         is_moved = len(self.world.views) > steps
-        if fault == "skip":
+        if self.bridge is not None:
+            if fault is not None:
+                self.wire.drop()
+        elif fault == "skip":
             self.world.is_unsure = True
             self.world.producer.next_seq = before
             self.world.note("  skipped without a trace")
@@ -522,7 +566,7 @@ class Run:
         """In one piece, or in two with time between."""
         if len(data) > 1 and self.rng.random() < 0.3:
             at = self.rng.randrange(1, len(data))
-            self.wire.send(data[:at])
+            self._put(data[:at])
             client = self.wire.client
             await asyncio.sleep(self.rng.random() * self.plan.pace_s)
             self.wire.accept()
@@ -530,7 +574,7 @@ class Run:
                 self.world.is_unsure = True
                 return
             data = data[at:]
-        self.wire.send(data)
+        self._put(data)
 
     async def _delivered(self, *, is_whole: bool) -> None:
         """What there is was put on the wire; `is_whole`: nothing of it was lost."""
@@ -545,18 +589,27 @@ class Run:
         await self._pass(1.0)
 
     def _settled(self) -> None:
-        if self.writer.thread.is_idle and not self.wire.unread():
+        is_behind = self.bridge is not None and not self.bridge.is_at_tip
+        if self.writer.thread.is_idle and not self.wire.unread() and not is_behind:
             self.world.settled(is_live=self.coordinator.is_live)
 
     async def _pass(self, times: float) -> None:
         await asyncio.sleep(self.plan.pace_s * times * self.rng.choice((0.0, 0.1, 1.0, 5.0)))
 
+    def _put(self, data: bytes) -> None:
+        """On the wire, unless a bridge puts there what it finds out itself."""
+        if self.bridge is None:
+            self.wire.send(data)
+
     def _flush(self) -> None:
         for data in self.queue:
-            self.wire.send(data)
+            self._put(data)
         self.queue.clear()
 
     async def _consumed(self) -> None:
+        limit = self.clock.now + HEARD_S
+        while self.bridge is not None and not self.bridge.is_at_tip and self.clock.now < limit:
+            await asyncio.sleep(40 * POLL_S)
         limit = self.clock.now + SETTLE_S
         await asyncio.sleep(POLL_S / 10)
         while (self.wire.unread() or not self.writer.thread.is_idle) and self.clock.now < limit:
@@ -583,29 +636,45 @@ class Run:
             number, states = self._read()
         except UNLUCKY:
             return None
-        keys = list(states)
         self.looks += 1
-        live = {key: shown(state) for key, state in states.items() if state.status == "live"}
-        self.trace.update(f"{self.clock.now:.6f} {number} {sorted(live)} {len(keys)};".encode())
+        live = {key: state for key, state in states.items() if state is not None}
+        self.trace.update(f"{self.clock.now:.6f} {number} {sorted(live)} {len(states)};".encode())
         if live:
             self.live_looks += 1
             self._check_states(number, live)
         if self.plan.life.is_eventful:
             self._check_membership(states, is_joined=is_joined)
-            self._check_handles(keys)
-        return {"number": number, "live": live, "keys": set(keys)}
+            if self.glances.random() < 0.2:
+                self._check_handles(list(states))
+        return {"number": number, "live": live, "keys": set(states)}
 
-    def _read(self) -> tuple[int, dict[str, Any]]:
-        """The head block, and what readers see of all pools: mostly from pool to pool, which is the
-        same, as nothing else runs meanwhile, and quicker."""
+    def _read(self) -> tuple[int, dict[str, dict[str, Any] | None]]:
+        """The head block, and what readers see of all live pools, None of the others: mostly from pool
+        to pool, which is the same, as nothing else runs meanwhile, and only what has changed."""
         place = (self.reader.generation, self.reader.topology)
-        if place != self.place or self.glances.random() < 0.1:
+        if place != self.place:
+            self.place, self.shown = place, [self.reader[key] for key in self.reader]
+            self.lines.clear()
+        if self.glances.random() < 0.05:
             keys = list(self.reader)
-            self.place, self.shown = place, [self.reader[key] for key in keys]
             with self.reader.snapshot(keys) as view:
-                return view.block_number, {key: view[key].state() for key in keys}
-        states = {pool.key: pool.state() for pool in self.shown}
-        return self.reader.head_block, states
+                states = [view[key].state() for key in keys]
+                return view.block_number, {
+                    state.pool_key: shown(state) if state.status == "live" else None
+                    for state in states
+                }
+        found: dict[str, dict[str, Any] | None] = {}
+        for pool in self.shown:
+            line = pool._line()
+            if line.fee_status >> 24 != STATUS_LIVE:
+                found[pool.key] = None
+                continue
+            content = bytes(ffi.buffer(line))
+            known = self.lines.get(pool.key)
+            if known is None or known[0] != content:
+                known = self.lines[pool.key] = content, shown(pool.state())
+            found[pool.key] = known[1]
+        return self.reader.head_block, found
 
     def _is_undecidable(self, key: str) -> bool:
         """See World.is_undecidable; what the stream is known to bring, the writer itself says."""
@@ -654,7 +723,7 @@ class Run:
     def _check_membership(self, states: dict[str, Any], *, is_joined: bool) -> None:
         """What was gone is gone until it is added again. A join that began before the change may
         still show it, never live."""
-        back = [key for key in sorted(self.gone & states.keys()) if states[key].status == "live"]
+        back = [key for key in sorted(self.gone & states.keys()) if states[key] is not None]
         if back:
             self.fail("membership", f"removed pools are live again: {back}")
         if is_joined:
@@ -692,7 +761,7 @@ class Run:
             await self._revive()
             self._check_writer()
             await self._connected()
-            self.wire.send(self.world.advance())
+            self._put(self.world.advance())
             self.world.delivered()
             self._write_file()
             client = self.wire.client

@@ -132,7 +132,7 @@ class SimStateFile(StateFile):
     """The writer's own reader of a real file; the node beside it compares pools."""
 
     def __init__(self, path: Path, scraper: SimScraper) -> None:
-        super().__init__(path)
+        super().__init__(path, wait_s=0.0)  # it is there; and real time must not be waited for
         self.read_pools_at = scraper.read_pools_at
 
 

@@ -54,6 +54,7 @@ class World:
         self.heard_view = 0
         """The newest view whose reorgs the writer has heard of."""
         self.database: Chain = self.universe.chain
+        self.busy_left = hostile.busy
         self.notes: list[str] = []
         self.is_calm = False
         self.is_noticeable = False
@@ -94,7 +95,8 @@ class World:
 
     def _mine(self) -> SimBlock:
         hostile = self.plan.hostile
-        is_busy = not self.is_calm and self.rng.random() < hostile.busy
+        is_busy = self.busy_left and not self.is_calm and self.rng.random() < 0.2
+        self.busy_left -= bool(is_busy)
         return self.universe.mine(busy=hostile.busy_txs if is_busy else 0)
 
     def _reorganised(self, old: list[SimBlock], new: list[SimBlock]) -> bytes:
@@ -223,7 +225,8 @@ class World:
     def node_view(self, rng: random.Random) -> Chain:
         if self.branch is not None:
             return self.branch
-        if self.plan.node == "flaky" and not self.is_calm and rng.random() < 0.2:
+        shows_old = self.plan.node == "flaky" and self.plan.stream == "exex"
+        if shows_old and not self.is_calm and rng.random() < 0.2:
             return self.views[-rng.randrange(1, min(4, len(self.views)) + 1)]
         return self.views[-1]
 

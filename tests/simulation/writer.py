@@ -5,7 +5,7 @@ import errno
 import random
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from arena.arena import WriterArena
 from arena.errors import ArenaRegistry, BufferOverflow, CoverageError, Scraper
@@ -24,7 +24,9 @@ from simulation.clock import SimLoop
 from simulation.sources import SimScraper, SimStateFile, target_of
 from simulation.world import World
 
-PRESET = Preset(buffer_events=10_000, v2_batch=1, cl_batch=2, concurrency=2)
+T = TypeVar("T")
+
+PRESET = Preset(buffer_events=10_000, v2_batch=2, cl_batch=3, concurrency=2)
 SCRAPE_TIMEOUT_S = 30.0
 RESTART_PAUSE_S = 0.1
 
@@ -71,6 +73,8 @@ class SimFeedThread(FeedThread):
         self._after = after
         self._next: asyncio.TimerHandle | None = None
         self._is_running = False
+        self.has_news = True
+        """Something may be on the socket."""
 
     @property
     def is_idle(self) -> bool:
@@ -84,6 +88,23 @@ class SimFeedThread(FeedThread):
     def submit(self, work: Callable[[], None]) -> None:
         self._work.append(work)
         self.poke()
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """As the thread's own, without the way from one thread to another."""
+        answer: asyncio.Future[T] = self._loop.create_future()
+
+        def run() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                if not answer.done():
+                    answer.set_exception(error)
+            else:
+                if not answer.done():
+                    answer.set_result(result)
+
+        self.submit(run)
+        return await answer
 
     def stop(self) -> bool:
         self._is_running = False
@@ -107,7 +128,13 @@ class SimFeedThread(FeedThread):
     def _round(self) -> None:
         self._next = None
         try:
-            self.turn()
+            if self.has_news or not self._waits or not self._feed.is_connected:
+                self.has_news = False
+                self.turn()
+            else:  # the same, but for asking the socket
+                while self._work:
+                    self._work.popleft()()
+                self._intake.idle()
         except Exception as error:
             self._is_running = False
             self._on_end(error)

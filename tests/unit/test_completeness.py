@@ -310,6 +310,25 @@ def test_logs_behind_a_doubtful_block_are_doubted_as_long() -> None:
     assert [each.header for each in reader.logs.read(headers, POOLS)] == headers
 
 
+def test_a_range_read_in_pieces_doubts_each_piece_once() -> None:
+    """Whoever reads it begins again with its first block while a later one is doubted."""
+    node = node_of(*range(5, 13))
+    node.headers_by_number = {n: replace(node.header(n), logs_bloom=bytes(256)) for n in node.truth}
+    reader = Reader(node)
+    pieces = [[node.header(n), node.header(n + 1)] for n in range(5, 13, 2)]
+    rounds = 0
+    while True:
+        try:
+            for piece in pieces:
+                assert [each.header for each in reader.logs.read(piece, POOLS)] == piece
+            break
+        except NodeBehind:
+            rounds += 1
+            assert rounds <= len(pieces)
+            reader.now += SETTLE_S
+    assert rounds == len(pieces)
+
+
 @pytest.mark.parametrize("bloom", [b"", bytes(256)])
 def test_without_a_filter_a_block_takes_receipts_or_answers_that_agree(bloom: bytes) -> None:
     for receipts, lie in [(list, LIES["nothing"]), (list, list), (None, list)]:

@@ -549,6 +549,47 @@ def test_a_lost_connection_leaves_values_and_the_next_block_opens_a_gap(
 
 
 @pytest.mark.parametrize("envelope", [True, False])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_reorg_told_twice_is_a_loss(
+    make: Callable[..., Bench], envelope: bool, together: bool
+) -> None:
+    """Without new blocks between the two: the second would take the same events back again."""
+    scraper = ListScraper(V3_KEY)
+    scraper.now = {V3_KEY: values(V3_KEY, 103, 17)}
+    bench = make(scraper)
+    # Taken back by its events: the values were read behind it.
+    bench.send(block(102), block(103, mint(V3_KEY, 7)))
+    bench.run(bench.coordinator.cold_start())
+    start, end = ([REORG_START], [REORG_COMPLETE]) if envelope else ([], [])
+    told = [*start, block(103, mint(V3_KEY, 7), revert=True), *end]
+    for message in [told + told] if together else [told, told]:
+        bench.send(*message)
+    assert not bench.intake.is_live
+    reason = "was reverted and never came" if envelope else "was reverted twice"
+    assert f"block 103 {reason}" in bench.reader.phase_reason
+    assert (bench.reader.head_block, bench.amount(V3_KEY)) == (102, 10)
+
+
+@pytest.mark.parametrize("envelope", [True, False])
+@pytest.mark.parametrize("numbers", [(104, 103, 102), (102, 103, 104), (104, 102, 103)])
+def test_reorgs_without_new_blocks_follow_one_another(
+    make: Callable[..., Bench], envelope: bool, numbers: tuple[int, ...]
+) -> None:
+    """Newest first, oldest first, or in two reorgs, the second one's oldest first."""
+    bench, _ = live_bench(make, V3_KEY)
+    before = bench.amount(V3_KEY)
+    bench.send(*(block(number, mint(V3_KEY, number)) for number in (102, 103, 104)))
+    start, end = ([REORG_START], [REORG_COMPLETE]) if envelope else ([], [])
+    parts = [numbers[:1], numbers[1:]] if numbers[0] == 104 else [numbers]
+    for part in parts:
+        reverts = [block(each, mint(V3_KEY, each), revert=True) for each in part]
+        bench.send(*start, *reverts, *end)
+    assert bench.intake.is_live
+    bench.send(block(102))
+    assert (bench.reader.head_block, bench.amount(V3_KEY)) == (102, before)
+
+
+@pytest.mark.parametrize("envelope", [True, False])
 def test_a_revert_of_a_block_that_never_came_is_a_gap(
     make: Callable[..., Bench], envelope: bool
 ) -> None:
@@ -787,6 +828,34 @@ def test_a_pool_read_again_alone_after_a_loss_needs_values_made_since(
         scraper.made_ns = new_ns
         assert await bench.coordinator.rescrape(V3_KEY)
         assert (bench.amount(V3_KEY), bench.amount(V2_KEY)) == (9, 8)
+
+    bench.run(scenario())
+
+
+def test_values_made_before_a_connection_brings_its_first_bytes_do_not_count(
+    make: Callable[..., Bench],
+) -> None:
+    """A producer may take a connection up later than it is made: what came between, nobody tells."""
+    scraper = DatedScraper(V2_KEY)
+    scraper.renew(101, 7)
+    bench = make(scraper, scrape_timeout_s=0.0)
+    bench.send(block(101))
+
+    async def scenario() -> None:
+        await bench.coordinator.cold_start()
+        bench.intake.disconnected("it ended")
+        bench.intake.connected()
+        scraper.renew(106, 8)
+        bench.send(block(106))
+        old_ns = scraper.made_ns
+        scraper.renew(107, 9)
+        new_ns, scraper.made_ns = scraper.made_ns, old_ns
+        with pytest.raises(CoverageError, match="before the stream lost blocks"):
+            await bench.coordinator.cold_start()
+        scraper.made_ns = new_ns
+        bench.send(block(107))
+        await bench.coordinator.cold_start()
+        assert bench.amount(V2_KEY) == 9
 
     bench.run(scenario())
 
