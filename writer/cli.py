@@ -342,7 +342,7 @@ def run_command(
             else Dialect.auto.value,  # the bridge has its own
             max_pools=max_pools,
             tick_bytes=parse_size(tick_bytes),
-            undo_bytes=parse_size(undo_bytes),
+            undo_bytes=parse_undo(undo_bytes),
             mode=parse_mode(mode),
             group=group,
             chain_id=chain_id,
@@ -738,32 +738,43 @@ def demo_command(
 
 def writer() -> None:
     """Entry point of arena-writer."""
-    app()
+    _enter(app, "arena-writer")
 
 
 def record() -> None:
     """Entry point of arena-record."""
-    record_app()
+    _enter(record_app, "arena-record")
 
 
 def replay() -> None:
     """Entry point of arena-replay."""
-    replay_app()
+    _enter(replay_app, "arena-replay")
 
 
 def bridge() -> None:
     """Entry point of arena-bridge."""
-    bridge_app()
+    _enter(bridge_app, "arena-bridge")
 
 
 def verify() -> None:
     """Entry point of arena-verify."""
-    verify_app()
+    _enter(verify_app, "arena-verify")
 
 
 def demo() -> None:
     """Entry point of arena-demo."""
-    demo_app()
+    _enter(demo_app, "arena-demo")
+
+
+def _enter(commands: typer.Typer, program: str) -> None:
+    """Run a program: what only its help needed, and could not have, ends it as `refusing` does."""
+    try:
+        with printing():
+            commands()
+    except OSError as error:
+        with suppress(OSError):
+            print(f"{program}: {type(error).__name__}: {error.strerror}", file=sys.stderr)
+        sys.exit(EXIT_REFUSED)
 
 
 @contextmanager
@@ -811,7 +822,7 @@ def check_run(context: typer.Context) -> None:
         "socket": check_path,
         "feed_uid": user_id,
         "tick_bytes": parse_size,
-        "undo_bytes": parse_size,
+        "undo_bytes": parse_undo,
         "mode": parse_mode,
         "group": group_id,
         "node": check_address,
@@ -989,6 +1000,19 @@ def parse_size(text: str) -> int:
     if match is None:
         raise ValueError(f"size {text!r} is not a number with an optional K, M or G")
     return int(match[1]) << _SHIFT[match[2].lower()]
+
+
+def parse_undo(text: str) -> int:
+    """Bytes of an undo ring as parse_size has them. ValueError below one record."""
+    from arena.layouts.slots import UNDO_RECORD
+
+    nbytes = parse_size(text)
+    if nbytes < UNDO_RECORD.itemsize:
+        raise ValueError(
+            f"an undo ring of {text!r} holds nothing: one record has {UNDO_RECORD.itemsize} bytes; "
+            "leave it out for the usual 96MiB"
+        )
+    return nbytes
 
 
 def parse_way(text: str) -> "Way":

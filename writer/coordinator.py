@@ -512,8 +512,8 @@ class Coordinator:
             log.error("event=cannot_grow table=%r reason=%r", table, str(refused))
             return False
         if grown:
-            generation = await self._call(lambda: self.intake.arena.generation)
-            log.info("event=arena_grown table=%r generation=%d", table, generation)
+            size, generation = await self._call(partial(self.intake.size_of, table))
+            log.info("event=arena_grown table=%r size=%d generation=%d", table, size, generation)
         return grown
 
     # -- pools that come and go

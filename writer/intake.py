@@ -95,8 +95,8 @@ class Intake:
     `stale`, `tight`, `lost`; it must not block.
 
     `losses` counts the times the stream may have lost something, reverts included, since its first
-    block. Only a node can say what it was, so values without a block hash join the stream when they
-    were made after the newest loss, and no others.
+    block or the end of its first connection. Only a node can say what it was, so values without a
+    block hash join the stream when they were made after the newest loss, and no others.
 
     With `closes_gaps` a gap leaves the pools' values and the undo ring alone and shows the pools as
     syncing, until close_gap or give_up_gap; without, they are stale at once.
@@ -122,7 +122,7 @@ class Intake:
         self.reorg_depths = ReorgDepths()
         self.losses = 0
         self._lost_ns = 0  # CLOCK_MONOTONIC of the newest
-        self._has_received = False
+        self._is_first = True  # connection, which has brought nothing yet
         self._is_silent = False  # a connection that has brought nothing yet
         # Blocks the arena holds, up to its head, while a gap is open; None otherwise.
         self._applied: list[Records] | None = None
@@ -177,6 +177,7 @@ class Intake:
         """The connection ended. Values stay exact at the head; half a reorg is taken back."""
         self._settle()
         self._is_connected = self.is_stalled = False
+        self._is_first = False
         self._note_loss()
         if self.is_live:
             self.epoch += 1  # what is being read may be of a branch whose reverts nobody will tell
@@ -210,7 +211,7 @@ class Intake:
 
     def _note_loss(self) -> None:
         """What the stream brought before does not lead to what it will bring."""
-        if not self._has_received:
+        if self._is_first:
             return
         self.losses += 1
         self._lost_ns = time.monotonic_ns()
@@ -249,7 +250,7 @@ class Intake:
         if self._is_silent:  # a producer may have taken the connection up only now
             self._is_silent = False
             self._note_loss()
-        self._has_received = True
+        self._is_first = False
         tip = self.buffer.tip
         if (
             self.is_live
@@ -813,6 +814,12 @@ class Intake:
         else:
             return False
         return True
+
+    def size_of(self, table: str) -> tuple[int, int]:
+        """The capacity of a table `grow` knows, of the tick heap in bytes, and the generation."""
+        arena = self.arena
+        sizes = {"pools": arena.max_pools, "tokens": arena.max_tokens}
+        return sizes.get(table, arena.tick_bytes), arena.generation
 
     # -- beside it
 

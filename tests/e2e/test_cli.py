@@ -280,6 +280,7 @@ def test_a_second_writer_is_refused_and_names_the_first(
         (["--mode", "0999"], "mode '0999'"),
         (["--mode", "01777"], "mode '01777'"),
         (["--tick-bytes", "many"], "size 'many'"),
+        (["--undo-bytes", "5"], "an undo ring of '5' holds nothing"),
         (["--group", "no-such-group-here"], "no group named"),
     ],
 )

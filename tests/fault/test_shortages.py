@@ -281,6 +281,8 @@ PRINTING = [
     ("arena-writer", "status", "{}", "--json"),
     ("arena-writer", "config", "--name", "a", "--socket", "s", "--states", "s"),
     ("arena-writer", "doctor", "--states", str(STATES), "--socket", "none"),
+    ("arena-writer", "run", "--help"),
+    ("arena-bridge", "--help"),
 ]
 
 
