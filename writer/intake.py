@@ -1016,7 +1016,7 @@ class _Turning(NamedTuple):
             return self._replace(highest=number)
         if number > self.top:
             return _Turning.of(self.top, number)
-        if number >= self.lowest and number <= self.highest:
+        if self.lowest <= number <= self.highest:
             return f"block {number} was reverted twice"
         if number > self.highest or self.is_short:
             return f"block {number} was reverted, blocks {self.lowest} to {self.highest} before it"
