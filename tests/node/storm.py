@@ -215,10 +215,22 @@ class Storm:
         wrong = _different(nearest.states, states)
         faults = ", ".join(self._faults_near(record["time"]))
         self.summary.differences.append(
-            f"block {record['block']} ({record['phase']}), {len(wrong)} of {len(states)} pools, with "
-            f"{faults}: {json.dumps(wrong[:1])[:600]}"
+            f"block {record['block']} ({record['phase']}) at {record['time']:.1f}, {len(wrong)} of "
+            f"{len(states)} pools, with {faults}; {nearest.hash[:10]} of {len(found)}: "
+            + "; ".join(self._described(record["block"], *each) for each in wrong)
         )
         return True
+
+    def _described(self, number: int, key: str, shown: dict[str, Any], truth: Any) -> str:
+        """What of a pool's state differs, and of which other blocks it is the state."""
+        fields = [name for name, value in shown.items() if (truth or {}).get(name) != value]
+        others = [
+            f"{other} {branch.hash[:10]}"
+            for other in range(number - 2 * MAX_DEPTH, number + 2 * MAX_DEPTH)
+            for branch in self._chain.get(other, ())
+            if branch.states.get(key) == shown
+        ]
+        return f"{key[:10]} {'+'.join(fields)} as in {others[:3]}...{others[-3:]} ({len(others)})"
 
     def _is_live(self, record: dict[str, Any] | None) -> bool:
         return (
