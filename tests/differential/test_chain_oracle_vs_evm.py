@@ -24,6 +24,7 @@ def _differences(oracle: ChainOracle, chain: Chain, block_hash: str) -> dict[str
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHAINS)
 def test_oracle_follows_every_recorded_state(name: str) -> None:
     chain = load(name)

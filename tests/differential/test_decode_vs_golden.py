@@ -328,6 +328,7 @@ def test_g01_is_known_by_whole_messages_only() -> None:
     assert {update for update, _ in seen} == {0, 1, 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READ)
 def test_late_join_drops_frames_to_the_first_begin_or_reorg_mark(name: str) -> None:
     payloads = list(oracle.frames(stream(name)))

@@ -18,6 +18,7 @@ def test_shipped_files_are_the_cut_ones_and_small(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in DEMO.iterdir()) < 300_000
 
 
+@pytest.mark.slow
 def test_quotes_are_recorded_answers_at_a_served_block() -> None:
     for recording in RECORDINGS:
         if recording.quotes is None:

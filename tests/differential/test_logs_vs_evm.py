@@ -107,6 +107,7 @@ class SwapFees:
             assert v4_total_fee(half, state.lp_fee) == paid, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "most"), [("v2_chain", 200), ("v3_chain", 500), ("v4_chain", 500)]
 )

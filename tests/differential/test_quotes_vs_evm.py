@@ -183,6 +183,7 @@ def test_v2_quotes_equal_the_router_library(every: int) -> None:
     comparison.finish(quote=21030, quote_refused=3450, ladder=21030)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", EVERY)
 def test_v3_quotes_equal_the_pools_own_swap(every: int) -> None:
     states = full_states("v3_chain")

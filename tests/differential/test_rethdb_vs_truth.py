@@ -81,6 +81,7 @@ def test_every_pool_of_a_readable_database_equals_the_contracts_answers(
     assert batch.transactions == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant",
     [READABLE[0], *(pytest.param(each, marks=pytest.mark.slow) for each in READABLE[1:])],

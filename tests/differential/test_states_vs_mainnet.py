@@ -502,6 +502,7 @@ def test_the_logs_of_whole_blocks_give_every_pools_values(path: Path) -> None:
         assert {"logs": len(node.logs), "pools": len(specs), "values": len(truth)} == LOGS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", files("logs_*.jsonl.gz"))
 @pytest.mark.parametrize("told", [followed, fetched])
 def test_a_log_left_out_is_never_taken_for_the_whole_block(path: Path, told: Any) -> None:

@@ -181,6 +181,7 @@ REREAD = {"v2_1": 114, "v2_0": 165, "v2_3": 175}
 """Blocks at which the sums of the seed's V2 deltas would leave the range of a reserve."""
 
 
+@pytest.mark.slow
 def test_v2_frames_split_anywhere_give_the_same(tmp_path: Path, arena_name: str) -> None:
     chain = load("v2_chain")
     last_start = next(p for p in chain.steps if isinstance(p, Block) and p.number == 135)
@@ -192,6 +193,7 @@ def test_v2_frames_split_anywhere_give_the_same(tmp_path: Path, arena_name: str)
     assert result.drifted == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", EXEX_AT_ONCE)
 def test_v3_chain_equals_storage(dialect: str, tmp_path: Path, arena_name: str) -> None:
     chain = load("v3_chain")

@@ -210,6 +210,7 @@ def test_an_idle_writer_keeps_its_heartbeat(
     assert end(writer)[0] == 0
 
 
+@pytest.mark.slow
 def test_the_states_may_appear_after_the_writer_has_started(
     start: Callable[..., subprocess.Popen[str]], feed: Path, tmp_path: Path, arena_name: str
 ) -> None:
@@ -260,6 +261,7 @@ def test_states_older_than_the_stream_end_the_writer(
     assert "block 55 or later are needed" in line
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_refused_and_names_the_first(
     start: Callable[..., subprocess.Popen[str]], feed: Path, arena_name: str
 ) -> None:
@@ -396,6 +398,7 @@ def test_a_replay_stops_on_sigterm_and_removes_its_socket(
     assert not path.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "error"),
     [

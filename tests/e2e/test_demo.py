@@ -94,6 +94,7 @@ def test_one_wrong_number_makes_the_demo_fail(tmp_path: Path) -> None:
     assert re.search(r"^FAILED .* 0 of 30 quotes match", process.stdout, re.M)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )

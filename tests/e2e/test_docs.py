@@ -400,6 +400,7 @@ def test_the_blocks_of_a_page_run(page: str, open_page: Callable[..., Any]) -> N
             opened.run(block)
 
 
+@pytest.mark.slow
 def test_the_readme_runs(open_page: Callable[..., Any]) -> None:
     """Its loop ends when the writer is stopped, which happens once the recording is over."""
     swaps = {"timeout=1)": "timeout=0.5)"}
@@ -800,6 +801,7 @@ def test_every_counter_is_documented_and_no_other() -> None:
     assert listed | prefixed <= names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [

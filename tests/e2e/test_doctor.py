@@ -45,6 +45,7 @@ def universe(tmp_path: Path) -> Universe:
     return found
 
 
+@pytest.mark.slow
 def test_a_start_that_would_work(universe: Universe, tmp_path: Path) -> None:
     stream = Producer(universe, order="newest-first", envelope=True).mined([universe.mine()])
     with (

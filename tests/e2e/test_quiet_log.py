@@ -27,6 +27,7 @@ def complaints(log: str) -> list[str]:
     return [line for line in log.splitlines() if not re.search(r" level=(INFO|DEBUG) ", line)]
 
 
+@pytest.mark.slow
 def test_a_start_and_a_stop_on_a_stream_log_no_warning(tmp_path: Path, arena_name: str) -> None:
     stream = (DEMO / "chain_reorg.exex").read_bytes()
     states = DEMO / "states_reorg.jsonl"

@@ -137,6 +137,7 @@ def replayed(path: Path, folder: Path, *options: str) -> tuple[bytes, list[tuple
     return bytes(data), times
 
 
+@pytest.mark.slow
 def test_what_was_sent_is_kept_and_served_again(server: FeedServer, tmp_path: Path) -> None:
     with Record(tmp_path, server.socket_path) as record:
         server.await_clients(1)
@@ -256,6 +257,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record.file
 
 
+@pytest.mark.slow
 def test_a_truncated_file_gives_a_prefix(recorded: Path, tmp_path: Path) -> None:
     whole = recorded.read_bytes()
     cut = tmp_path / "cut.rec"
@@ -309,6 +311,7 @@ def test_the_index_names_the_blocks_of_each_chunk(recorded: Path) -> None:
         load_recording(recorded, from_block=10**6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "name"),
     [

@@ -140,6 +140,7 @@ def _writer(tmp_path: Path, name: str, server: FeedServer, dialect: str) -> Writ
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dialect", "form", "order"),
     [

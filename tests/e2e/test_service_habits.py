@@ -211,6 +211,7 @@ def test_a_state_folder_that_is_none_is_refused(run: Callable[..., Writer], tmp_
         assert "file is no folder" in writer.text()
 
 
+@pytest.mark.slow
 def test_the_metrics_of_a_live_writer_are_those_of_its_arena(
     run: Callable[..., Writer], words: list[object], arena_name: str
 ) -> None:
@@ -482,6 +483,7 @@ def test_a_refusal_is_the_last_object_of_a_json_log(
     assert str(missing) in last["reason"]
 
 
+@pytest.mark.slow
 def test_a_run_takes_its_settings_from_a_file(
     run: Callable[..., Writer], tmp_path: Path, feed: Path, arena_name: str
 ) -> None:
@@ -623,6 +625,7 @@ def states_until(manager: socket.socket, state: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_ready_is_sent_when_the_arena_is_live_and_not_before(
     run: Callable[..., Writer],
     feed: Path,

@@ -106,6 +106,7 @@ def test_without_more_pages_the_ring_makes_do_with_those_it_has(arena_name: str)
         writer.close(unlink=True)
 
 
+@pytest.mark.slow
 def test_a_restored_image_can_undo_its_newest_blocks(arena_name: str) -> None:
     sizes = {"max_pools": 256, "tick_bytes": 1 << 20}
     with WriterArena.create(arena_name, undo_records=20_000, **sizes) as writer:

@@ -112,6 +112,7 @@ def test_blocks_missed_while_disconnected_come_from_the_node(stage: Stage) -> No
     assert stage.log().count("event=scraping") == 1, "nothing was read anew"
 
 
+@pytest.mark.slow
 def test_a_lost_message_inside_a_connection(stage: Stage) -> None:
     stage.start()
     frames = frames_of(stage.mine(4))
@@ -152,6 +153,7 @@ def test_a_reorg_inside_the_gap_leads_to_the_true_state(
     stage.equal()
 
 
+@pytest.mark.slow
 def test_a_connection_lost_inside_a_reorg(stage: Stage) -> None:
     stage.start(blocks=8)
     frames = frames_of(stage.reorg(4, 5))
@@ -258,6 +260,7 @@ def lose_the_reverts(stage: Stage, reorg: bytes) -> None:
     stage.producer.next_seq -= len(frames_of(reorg))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lose",
     [

@@ -126,6 +126,7 @@ def decode(chunks: Iterator[bytes], *, is_end_an_error: bool) -> Outcome:
     return outcome
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", CASES, ids=names(CASES))
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
 def test_decoder_follows_the_index(stream: dict[str, Any], size: int) -> None:

@@ -128,6 +128,7 @@ def test_a_changed_fee_comes_from_the_node(stage: FeeStage) -> None:
     assert "stale" not in stage.log()
 
 
+@pytest.mark.slow
 def test_a_fee_of_a_reverted_block_is_read_again(stage: FeeStage) -> None:
     stage.start()
     stage.send(stage.mine(2, fee=7 << 12 | 5))
@@ -141,6 +142,7 @@ def test_a_fee_of_a_reverted_block_is_read_again(stage: FeeStage) -> None:
     stage.wait_fee()
 
 
+@pytest.mark.slow
 def test_a_revert_above_it_leaves_the_fee_alone(stage: FeeStage) -> None:
     stage.start()
     stage.send(stage.mine(2, fee=7 << 12 | 5))
@@ -152,6 +154,7 @@ def test_a_revert_above_it_leaves_the_fee_alone(stage: FeeStage) -> None:
     assert "pool_live_again" not in stage.log()
 
 
+@pytest.mark.slow
 def test_a_fee_that_changed_in_a_gap(stage: FeeStage) -> None:
     stage.start()
     stage.server.drop()
@@ -167,6 +170,7 @@ def test_a_fee_that_changed_in_a_gap(stage: FeeStage) -> None:
     stage.equal()
 
 
+@pytest.mark.slow
 def test_a_fee_that_changed_between_a_scrape_and_the_start(tmp_path: Path, arena_name: str) -> None:
     stage = FeeStage(tmp_path, arena_name)
     try:
@@ -179,6 +183,7 @@ def test_a_fee_that_changed_between_a_scrape_and_the_start(tmp_path: Path, arena
         stage.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", [True, False])
 def test_only_without_a_node_fees_stay_as_read_and_the_log_says_so_once(
     node: bool, tmp_path: Path, arena_name: str

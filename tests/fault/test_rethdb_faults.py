@@ -956,6 +956,7 @@ def pool_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_commands_read_a_good_database(folder: Path, database: Path, pool_file: Path) -> None:
     """As every refusal below is asked for, so none of them comes from how it is asked."""
     options = ("--reth-db", folder, "--pools", pool_file)

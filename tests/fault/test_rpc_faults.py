@@ -230,6 +230,7 @@ def above(fault: Fault, most: int = MOST) -> Callable[[Any, int], Fault | None]:
     return lambda asked, _: fault if isinstance(asked, list) and len(asked) > most else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -258,6 +259,7 @@ def test_a_bounded_batch_is_cut(fault: Fault) -> None:
         assert rpc.batch([("echo", [number]) for number in range(40)]) == list(range(40))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tries", [1, 2, 5])
 @pytest.mark.parametrize(
     "answer", [first_few, few_and_errors, one_error_in_a_list, no_answer_in_a_list]

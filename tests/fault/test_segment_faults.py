@@ -212,6 +212,7 @@ def open_as_nobody(name: str, *owner: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_permission_is_its_own_error_and_shows_the_mode(arena_name: str) -> None:
     with make(arena_name) as writer:
         # Only root can become nobody; others take their own rights away.

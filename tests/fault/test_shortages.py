@@ -54,6 +54,7 @@ def is_one_line(found: subprocess.CompletedProcess[str], program: str) -> bool:
 # The path of a socket
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "program"),
     [
@@ -310,6 +311,7 @@ def test_who_closes_the_pipe_has_seen_enough(
     assert code == (2 if "doctor" in words else 0)  # that is its verdict: nobody serves the socket
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", PRINTING, ids=lambda words: "-".join(words[:3:2]))
 def test_output_that_cannot_be_written_is_an_error_in_one_line(
     words: tuple[str, ...], small_arena: str
@@ -342,6 +344,7 @@ def test_a_command_without_any_output_works(words: tuple[str, ...], small_arena:
     assert (found.returncode, found.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_writer_whose_log_nobody_reads_goes_on(tmp_path: Path, arena_name: str) -> None:
     process = subprocess.Popen(
         [

@@ -71,6 +71,7 @@ def free_slots(owner: WriterArena) -> int:
     raise AssertionError("more pools fit than there are slots")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", ROUNDS)
 def test_killed_writers_leave_each_pool_whole_or_gone_and_lose_no_slot(
     rounds: int, arena_name: str

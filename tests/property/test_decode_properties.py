@@ -336,6 +336,7 @@ def consume(data: bytes) -> oracle.Consumer:
 # ---- properties --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(STREAMS)
 def test_generated_messages_decode_to_their_fields(stream: tuple[str, Any]) -> None:
     dialect, messages = stream

@@ -68,6 +68,7 @@ def test_kept_histories(arena_name: str) -> None:
     simulate(arena_name, *EXAMPLES)
 
 
+@pytest.mark.slow
 def test_a_seed_replays_exactly(arena_name: str) -> None:
     """Also in another process, and whatever was played before."""
     seeds = [f"exactly:{number}:life" for number in range(4)]

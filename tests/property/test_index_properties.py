@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -195,6 +196,7 @@ def check_buckets(core: Core, model: Slots) -> None:
 STEPS = ["add", "add", "add", "show", "unread", "remove", "remove", "commit", "commit", "again"]
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False), st.integers(50, 400))
 def test_keys_and_slots_equal_a_list(chance: random.Random, steps: int) -> None:
     core, model, seen = Core(), Slots(), {}

@@ -124,6 +124,7 @@ def test_a_batch_comes_to_its_answers_or_to_an_rpc_error(
         assert all(isinstance(each, RpcRefused) or each == at for at, each in enumerate(found))
 
 
+@pytest.mark.slow
 @given(outer=values | errors.map(lambda error: {"id": None, "error": error}))
 def test_anything_in_place_of_the_list_is_an_rpc_error(
     client: JsonRpc, played: Played, outer: Any
@@ -134,6 +135,7 @@ def test_anything_in_place_of_the_list_is_an_rpc_error(
     assert found is None or found == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 @given(raw=st.binary(max_size=60) | st.sampled_from([deep, b"NaN", b"\xff\xfe", b"{}" * 9]))
 def test_bytes_that_are_no_answer_are_an_rpc_error(
     client: JsonRpc, played: Played, raw: bytes

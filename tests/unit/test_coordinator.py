@@ -1939,6 +1939,7 @@ def live_before_the_fork(
     return bench, node, start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_seen", [False, True])
 def test_a_gap_closed_on_another_branch_is_found_when_the_node_comes_round(
     make: Callable[..., Bench], is_seen: bool

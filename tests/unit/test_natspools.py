@@ -134,6 +134,7 @@ def listener(greeting: bytes | None) -> Iterator[int]:
             each.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "greeting",
     [

@@ -132,6 +132,7 @@ def kept(bound: socket.socket, address: str, script: list[Vitals], watchdog_us: 
     return states[:-1]
 
 
+@pytest.mark.slow
 def test_ready_comes_once_with_the_first_live_phase(manager: tuple[str, socket.socket]) -> None:
     script = [
         Vitals("connecting", 0, 0),

@@ -1430,6 +1430,7 @@ def test_dump_stops_quietly_when_nobody_reads_on(writer: WriterArena) -> None:
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
+@pytest.mark.slow
 def test_quote_command_prints_what_the_reader_answers(pools: Arena) -> None:
     for spec, options, arguments in (
         (V2, {"zero_for_one": True}, []),
@@ -1459,6 +1460,7 @@ def test_quote_command_prints_what_the_reader_answers(pools: Arena) -> None:
     assert lines["token_in"] == "0x" + ONE.address.hex()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "arguments", "words"),
     [
