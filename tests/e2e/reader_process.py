@@ -32,6 +32,7 @@ import json
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,7 @@ class Reader:
         return {"ok": False, "views": views, "seen": list(seen)}
 
     def do_record(self, keys: list[str]) -> dict[str, Any]:
-        self.records: list[dict[str, Any]] = []
+        self.records: deque[dict[str, Any]] = deque()
         threading.Thread(target=self.record, args=(keys,), daemon=True).start()
         return {"ok": True}
 
@@ -254,8 +255,8 @@ class Reader:
             )
 
     def do_recorded(self) -> dict[str, Any]:
-        found, self.records = self.records, []
-        return {"records": found}
+        # One by one: a list exchanged for another would lose what is being added to it.
+        return {"records": [self.records.popleft() for _ in range(len(self.records))]}
 
 
 def main() -> None:
