@@ -255,7 +255,10 @@ class Run:
             self.fail("ended", f"the bridge: {self.following.exception()!r}")
 
     def _write_file(self) -> None:
-        if self.plan.scraper == "statefile" and self.world.is_told:
+        """A bridge never tells of a block that is gone before it looks: a file of such a block is of a
+        branch nobody could know of (docs/caveats.md)."""
+        is_told = self.world.is_told and (self.bridge is None or self.bridge.is_at_tip)
+        if self.plan.scraper == "statefile" and is_told:
             write_file(self.file, self.world)
 
     # -- lists and deaths
