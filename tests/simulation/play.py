@@ -257,7 +257,9 @@ class Run:
     def _write_file(self) -> None:
         """A bridge never tells of a block that is gone before it looks: a file of such a block is of a
         branch nobody could know of (docs/caveats.md)."""
-        is_told = self.world.is_told and (self.bridge is None or self.bridge.is_at_tip)
+        is_told = self.world.is_told
+        if self.bridge is not None and not self.world.is_calm:
+            is_told &= self.bridge.is_at_tip
         if self.plan.scraper == "statefile" and is_told:
             write_file(self.file, self.world)
 
