@@ -31,7 +31,10 @@ EXAMPLES = (
     *("j:129:life:hostile", "i:80:hostile", "j:91:life:hostile", "k:103:life:hostile"),
     *("l:31:life:hostile", "l:45:life:hostile", "l:47:life:hostile", "l:105:life:hostile"),
     *("m:3:life:hostile", "n:66:hostile", "o:28:hostile", "o:97:life:hostile"),
-    *("p:57:life:hostile", "p:75:life:hostile"),
+    *("p:57:life:hostile", "p:75:life:hostile", "land:229:life:hostile", "land:315:life:hostile"),
+    *("land:351:life:hostile", "land:359:life:hostile", "s3:123:life:hostile"),
+    *("n1:45:life:hostile", "n1:802:bridge:hostile", "f1:820:bridge:hostile"),
+    "f1:2052:bridge:hostile",
 )
 
 
