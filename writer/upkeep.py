@@ -31,6 +31,8 @@ HASH_WAIT_S = 30.0  # a node behind the stream is believed to catch up within
 FINAL_HASH_WAIT_S = 3.0
 FAILED_PAUSE_S = 5.0
 RECHECK_BLOCKS = 3  # after a pool was added its values are compared once more
+AT_ONCE = 100  # pools that are due, compared together
+SWEEP_PAUSE_S = 60.0  # after a difference all are due, and not again before
 
 
 class PinnedScraper(Protocol):
@@ -78,7 +80,8 @@ async def hash_of_block(
 @dataclass(slots=True)
 class Audit:
     """Compares `pools` random live pools with the node every `every_blocks`, each sample at the block
-    it was taken at; a pool that differs in two readings of the node is made stale."""
+    it was taken at; a pool that differs in two readings of the node is made stale. What spoiled one
+    may have spoiled others: all pools are compared then."""
 
     intake: Intake
     call: FeedThreadCall
@@ -89,6 +92,7 @@ class Audit:
     described: Described | None = None
     due: dict[bytes, int] = field(default_factory=dict)
     """Pools to look at once from that block on."""
+    _swept_at: float | None = None
 
     def recheck(self, keys: Sequence[bytes], head_block: int) -> None:
         """Compare these once in a few blocks."""
@@ -101,7 +105,7 @@ class Audit:
         while True:
             await asyncio.sleep(POLL_S)
             head = await self.call(self.intake.live_head)
-            chosen = [key for key, block in self.due.items() if block <= head]
+            chosen = [key for key, block in self.due.items() if block <= head][:AT_ONCE]
             is_time = head >= last + self.every_blocks or head < last
             if not head or not (is_time or chosen):
                 continue
@@ -147,7 +151,20 @@ class Audit:
                 each.theirs,
             )
         await self.call(partial(self.intake.audited, len(ours), list(found)))
+        if found:
+            await self._look_at_all(head)
         return len(ours)
+
+    async def _look_at_all(self, head: int) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._swept_at is not None and now < self._swept_at + SWEEP_PAUSE_S:
+            return
+        self._swept_at = now
+        pools = await self.call(self.intake.pools)
+        self.due = dict.fromkeys(pools, head) | self.due
+        log.warning(
+            "event=audit_of_all pools=%d reason='a pool differed from the node'", len(pools)
+        )
 
     async def _differences(
         self, number: int, block_hash: bytes, ours: Mapping[bytes, PoolValues]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ class Played:
         self.compared: list[bytes] = []
         self.wrong: list[bytes] = []
         self.node = VALUES
+        self.all = {KEY: SPEC}
 
     async def call(self, work: Callable[[], Any]) -> Any:
         return work()
@@ -39,6 +41,9 @@ class Played:
     def sample(self, count: int, keys: list[bytes]) -> Any:
         self.samples += 1
         return Moment(1, 1, 0), 20, dict.fromkeys(keys, VALUES)
+
+    def pools(self) -> dict[bytes, PoolSpec]:
+        return self.all
 
     def valid_at(self, moment: Moment, witnesses: list[Witness]) -> list[Witness]:
         return witnesses
@@ -54,7 +59,10 @@ class Played:
 
     def read_pools_at(self, number: int, block_hash: bytes, keys: list[bytes]) -> Scrape:
         self.compared += keys
-        return Scrape((ScrapedPool(SPEC, self.node),))
+        specs = [replace(SPEC, key=key) for key in keys]
+        return Scrape(
+            tuple(ScrapedPool(each, self.node if each == SPEC else VALUES) for each in specs)
+        )
 
 
 def audit(played: Played) -> Audit:
@@ -106,8 +114,27 @@ def test_an_added_pool_that_differs_twice_is_made_stale() -> None:
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(asyncio.wait_for(go(), 30))
-    assert played.wrong == [KEY]
-    assert played.compared == [KEY, KEY]
+    assert played.wrong[:1] == [KEY]
+    assert played.compared[:2] == [KEY, KEY]
+
+
+def test_after_a_difference_all_pools_are_compared_once() -> None:
+    played = Played()
+    played.known = Witness(20, b"\x20" * 32, 1)
+    played.node = PoolValues(20, 3000, reserve0=5, reserve1=7)
+    others = [bytes([number]) * 20 for number in range(1, 1 + upkeep.AT_ONCE + 5)]
+    played.all |= dict.fromkeys(others, SPEC)
+    auditing = audit(played)
+
+    async def go() -> None:
+        running = asyncio.ensure_future(auditing.run())
+        await until(lambda: bool(played.wrong) and not auditing.due)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+    assert set(others) <= set(played.compared)
+    assert max(played.compared.count(key) for key in others) == 1
 
 
 class Contradicted:
