@@ -122,7 +122,7 @@ def test_after_a_difference_all_pools_are_compared_once() -> None:
     played = Played()
     played.known = Witness(20, b"\x20" * 32, 1)
     played.node = PoolValues(20, 3000, reserve0=5, reserve1=7)
-    others = [bytes([number]) * 20 for number in range(1, 1 + upkeep.AT_ONCE + 5)]
+    others = [bytes([number, 1]) * 10 for number in range(upkeep.AT_ONCE + 5)]
     played.all |= dict.fromkeys(others, SPEC)
     auditing = audit(played)
 
