@@ -80,7 +80,7 @@ MAX_BACKFILL_BLOCKS = 512
 
 OUTDATED = (
     "its values carry no block hash and are from before the stream lost blocks, so they may be of "
-    "another branch. Write the state file anew, let the database go on, or give --rpc"
+    "another branch. Write the state file anew at a later block, let the database go on, or give --rpc"
 )
 
 # What a source says that will pass while one waits.

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +393,142 @@ def test_a_file_from_the_future_counts_from_when_another_was_seen(
     os.utime(tmp_path / "next", ns=(0, future_ns + 1))
     (tmp_path / "next").rename(file)
     assert as_of_ns(scraper) > lost_ns - 1_000_000_000
+
+
+def touch(file: Path, lines: list[dict[str, Any]]) -> None:
+    os.utime(file)
+
+
+def touch_ahead(file: Path, lines: list[dict[str, Any]]) -> None:
+    os.utime(file, ns=(0, time.time_ns() + 7_200_000_000_000))
+
+
+def write_again(file: Path, lines: list[dict[str, Any]]) -> None:
+    write(file.with_suffix(".part"), *lines).rename(file)
+
+
+def write_over(file: Path, lines: list[dict[str, Any]]) -> None:
+    write(file, *lines)
+
+
+def write_in_another_form(file: Path, lines: list[dict[str, Any]]) -> None:
+    texts = [json.dumps(dict(reversed(line.items()))) for line in reversed(lines)]
+    write(file.with_suffix(".part"), "", *(text.replace(":", " :  ") for text in texts)).rename(
+        file
+    )
+
+
+def write_with_another_note(file: Path, lines: list[dict[str, Any]]) -> None:
+    write_again(file, [line | {"written_at": time.time_ns()} for line in lines])
+
+
+def put_an_older_one_in_its_place(file: Path, lines: list[dict[str, Any]]) -> None:
+    write_again(file, [line | {"block": 99, "reserve1": 5} for line in lines])
+
+
+def change_at_the_same_block(file: Path, lines: list[dict[str, Any]]) -> None:
+    write_again(file, [line | {"reserve1": 5} for line in lines])
+
+
+@pytest.mark.parametrize("is_read_before", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        touch,
+        touch_ahead,
+        write_again,
+        write_over,
+        write_in_another_form,
+        write_with_another_note,
+        put_an_older_one_in_its_place,
+        change_at_the_same_block,
+    ],
+)
+def test_after_a_loss_only_a_file_that_reached_a_higher_block_is_new(
+    file: Path, change: Callable[[Path, list[dict[str, Any]]], None], is_read_before: bool
+) -> None:
+    lines = [v2(), v2(pool="0x" + "55" * 20)]
+    scraper = StateFile(write(file, v2(block=98)))
+    assert as_of_ns(scraper) > 0
+    write_again(file, lines)
+    if is_read_before:
+        assert as_of_ns(scraper) > 0
+    scraper.note_loss()
+    lost_ns = time.monotonic_ns()
+    time.sleep(0.02)  # the clock of a file system may lag behind
+    for _ in range(2):
+        change(file, lines)
+        assert as_of_ns(scraper) <= lost_ns
+    write_again(file, [{"head_block": 101}, *lines])
+    assert as_of_ns(scraper) > lost_ns
+    scraper.close()
+
+
+def test_a_link_led_back_to_what_was_read_before_leads_to_no_new_file(
+    file: Path, tmp_path: Path
+) -> None:
+    files = [write(tmp_path / name, v2(block=block)) for name, block in (("a", 100), ("b", 99))]
+
+    def lead_to(target: Path) -> None:
+        (tmp_path / "link").symlink_to(target)
+        (tmp_path / "link").rename(file)
+
+    lead_to(files[0])
+    scraper = StateFile(file)
+    first_ns = as_of_ns(scraper)
+    time.sleep(0.02)
+    for target in (*files[::-1], *files[::-1]):
+        os.utime(target)
+        lead_to(target)
+        assert (as_of_ns(scraper) == first_ns) == (target == files[0])
+    scraper.note_loss()
+    lost_ns = time.monotonic_ns()
+    time.sleep(0.02)
+    for target in (*files[::-1], *files[::-1]):
+        os.utime(target)
+        lead_to(target)
+        assert as_of_ns(scraper) <= lost_ns
+
+
+def test_a_file_begun_before_a_loss_is_not_new_when_it_is_whole(file: Path, tmp_path: Path) -> None:
+    scraper = StateFile(write(file, v2()))
+    assert as_of_ns(scraper) > 0
+    whole = json.dumps(v2(block=105))
+    file.write_text(whole[:50])
+    scraper.note_loss()
+    with pytest.raises(StateFileError):
+        scraper.read_pools([b"\x88" * 20])
+    lost_ns = time.monotonic_ns()
+    time.sleep(0.02)
+    file.write_text(whole)
+    assert as_of_ns(scraper) <= lost_ns
+    write(tmp_path / "next", v2(block=106)).rename(file)
+    assert as_of_ns(scraper) > lost_ns
+
+
+def test_half_a_file_at_a_loss_does_not_keep_the_next_one_out(file: Path, tmp_path: Path) -> None:
+    scraper = StateFile(write(file, v2()))
+    assert as_of_ns(scraper) > 0
+    file.write_text("{")
+    for _ in range(3 * statefile.MAX_LYING):
+        file.write_text(file.read_text() + " ")
+        scraper.note_loss()
+    lost_ns = time.monotonic_ns()
+    time.sleep(0.02)
+    write(tmp_path / "next", v2(block=101)).rename(file)
+    assert as_of_ns(scraper) > lost_ns
+
+
+def test_touching_a_file_makes_its_values_no_newer(file: Path) -> None:
+    """A revert that came in between reaches them."""
+    scraper = StateFile(write(file, v2()))
+    first = as_of_ns(scraper)
+    time.sleep(0.02)
+    for change in (touch, write_again, write_in_another_form):
+        change(file, [v2()])
+        assert as_of_ns(scraper) == first
+    write_again(file, [v2(reserve1=8)])
+    assert as_of_ns(scraper) > first
 
 
 def test_listing_waits_for_a_file_that_does_not_exist_yet(file: Path, tmp_path: Path) -> None:

@@ -6,14 +6,16 @@ pool whose numbers contradict each other is reported as PoolInvalid and left out
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from arena.arena import PoolSpec, PoolValues, TokenSpec
 from arena.errors import PoolInvalid, StateFileError
@@ -29,6 +31,8 @@ MAX_LINE_NBYTES = 64 << 20  # one pool with 300,000 ticks is about 25 MB
 MAX_SYMBOL_NBYTES = 32  # token table, layouts
 MAX_INTEGER_DIGITS = 80  # 2**256 has 78
 DEFAULT_V2_FEE_PIPS = 3000
+MAX_CONTENTS = 256  # whose time is remembered; 50 minutes of a file a block
+MAX_LYING = 8  # files of losses that are not read yet; a descriptor each
 # WHITELIST 6.4: short, long and joined spellings, case and separators ignored.
 _PROTOCOLS = {
     "v2": UNISWAP_V2,
@@ -43,22 +47,26 @@ _PROTOCOLS = {
 @dataclass(frozen=True, slots=True)
 class StateFileContent:
     """What one reading of a file found. `age_ns`: how long before that the file was last written, by
-    the wall clock; negative when it says after."""
+    the wall clock; negative when it says after. `digest` is of what it says of the chain: the order of
+    lines, white space and keys without meaning count for nothing."""
 
     head_block: int
     specs: dict[bytes, PoolSpec]
     pools: dict[bytes, ScrapedPool]
     invalid: dict[bytes, PoolInvalid]
     age_ns: int
+    digest: bytes
 
 
 class StateFile:
     """A scraper over one state file; re-reads it when it changed.
 
     A file speaks for the chain as of its modification time, which the file's clock may set a little
-    early, never late. The wall clock may be set meanwhile: the time is taken once, when a file is
-    first read, the file that lay there when the stream lost something never counts as made after it,
-    and one dated in the future counts from when another one was last seen in its place.
+    early, never late. The wall clock may be set meanwhile: the time is taken once, when a content is
+    first read, and one dated in the future counts from when another one was last seen in its place.
+    The same content is as old as it was at first, whatever file it lies in and whatever time that
+    bears. What lay there when the stream lost something, and whatever has reached no higher block,
+    never counts as made after the loss.
 
     The file need not exist yet: list_pools waits for it, up to `wait_s`, and so it does for a file
     that is still being written. Write to another name and rename, and no reader sees half of it.
@@ -71,11 +79,14 @@ class StateFile:
         self._lock = threading.Lock()
         self._signature: tuple[int, int, int] | None = None
         self._content: StateFileContent | None = None
-        self._made_ns = 0  # CLOCK_MONOTONIC
+        self._made_ns: dict[bytes, int] = {}  # CLOCK_MONOTONIC, by digest
         self._seen: tuple[int, int, int] | None = None
         self._seen_ns = 0  # when it was last looked at
         self._changed_ns = 0  # and when it was last seen to be another one than now
-        self._outdated: tuple[int, int, int] | None = None
+        self._outdated_head = -1  # the highest block of a file that lay there at a loss
+        # What lay there at losses, until looked at: its head block, or the file, not read yet then and
+        # held open, so that a rename takes nothing from it.
+        self._lying: deque[tuple[tuple[int, int, int], int | BinaryIO]] = deque()
         self._closed = threading.Event()
 
     def get_current_block_number(self) -> int:
@@ -90,7 +101,8 @@ class StateFile:
     def read_pools(self, keys: Sequence[bytes]) -> Scrape:
         """Values as the file has them now. A key it no longer names is reported as invalid."""
         content = self._load()
-        as_of_ns = 0 if self._signature == self._outdated else self._made_ns
+        is_outdated = self._lying or content.head_block <= self._outdated_head
+        as_of_ns = 0 if is_outdated else self._made_ns.get(content.digest, 0)
         found: list[ScrapedPool] = []
         invalid: list[PoolInvalid] = []
         for key in keys:
@@ -105,8 +117,42 @@ class StateFile:
 
     def note_loss(self) -> None:
         """The file as it lies there now is older than a loss of the stream."""
-        with contextlib.suppress(StateFileError):
-            self._outdated = self._look()
+        loaded, content = self._signature, self._content  # assigned in the other order
+        with contextlib.suppress(StateFileError, OSError):
+            signature = self._look()
+            if signature is None or (self._lying and self._lying[-1][0] == signature):
+                return
+            if content is not None and signature == loaded:
+                self._lying.append((signature, content.head_block))
+            else:
+                stream = open(self.path, "rb", opener=_open_at_once)  # noqa: SIM115
+                self._lying.append((signature, stream))
+            if len(self._lying) > MAX_LYING:
+                _close(self._lying.popleft()[1])
+
+    def _settle_losses(self, content: StateFileContent, signature: tuple[int, int, int]) -> None:
+        """Learn what lay there at losses; that content is what lies there now. A file that was written
+        over meanwhile counts as it is now, one that is being written over once it is whole."""
+        for _ in range(len(self._lying)):
+            lying = self._lying.popleft()
+            if isinstance(lying[1], int):
+                head_block = lying[1]
+            else:
+                stream = lying[1]
+                found = os.fstat(stream.fileno())
+                try:
+                    if _signature_of(found) == signature:
+                        head_block = content.head_block
+                    else:
+                        stream.seek(0)
+                        head_block = _read(stream, os.fspath(self.path)).head_block
+                except (OSError, StateFileError):
+                    if found.st_ino == signature[0]:
+                        self._lying.append(lying)
+                        continue
+                    head_block = -1  # half a file, and another one lies there now
+                stream.close()
+            self._outdated_head = max(self._outdated_head, head_block)
 
     def _look(self) -> tuple[int, int, int] | None:
         """Which file is there; keeps until when there was another. StateFileError."""
@@ -124,6 +170,9 @@ class StateFile:
     def close(self) -> None:
         """End any waiting."""
         self._closed.set()
+        with self._lock:
+            while self._lying:
+                _close(self._lying.popleft()[1])
 
     def _wait_for_content(self) -> StateFileContent:
         deadline = time.monotonic() + self._wait_s
@@ -168,65 +217,76 @@ class StateFile:
                         line=None,
                     )
                 made_ns = opened_ns - content.age_ns if content.age_ns >= 0 else self._changed_ns
-                self._made_ns = max(0, made_ns)
+                self._made_ns.setdefault(content.digest, max(0, made_ns))
+                while len(self._made_ns) > MAX_CONTENTS:
+                    del self._made_ns[next(iter(self._made_ns))]
                 self._content, self._signature = content, signature
+            assert self._signature is not None
+            self._settle_losses(self._content, self._signature)
             return self._content
 
 
 def read_state_file(path: str | os.PathLike[str]) -> StateFileContent:
     """Parse a whole state file. StateFileError: unreadable, or a line that is not as documented."""
-    specs: dict[bytes, PoolSpec] = {}
-    pools: dict[bytes, ScrapedPool] = {}
-    invalid: dict[bytes, PoolInvalid] = {}
-    lines: dict[bytes, int] = {}
-    header: int | None = None
-    highest = 0
     try:
         with open(path, "rb") as stream:
-            age_ns = time.time_ns() - os.fstat(stream.fileno()).st_mtime_ns
-            number = 0
-            while raw := stream.readline(MAX_LINE_NBYTES + 1):
-                number += 1
-                line = _Line(os.fspath(path), number)
-                record = line.parse(raw)
-                if record is None:
-                    continue
-                if "pool" not in record:
-                    header = line.header(record)
-                    continue
-                if "error" in record:
-                    if (failed := line.failed(record)) is not None:
-                        invalid[failed.key] = failed
-                    continue
-                spec, values = line.pool(record)
-                if spec.key in lines:
-                    line.refuse(
-                        f"pool 0x{spec.key.hex()} again, first on line {lines[spec.key]}",
-                        "keep one line for each pool",
-                    )
-                lines[spec.key] = number
-                specs[spec.key] = spec
-                highest = max(highest, values.block_number)
-                try:
-                    line.check_status(record, spec)
-                    check_pool(spec, values)
-                    check_identity(spec)
-                except PoolInvalid as error:
-                    invalid[spec.key] = error
-                else:
-                    pools[spec.key] = ScrapedPool(spec, values)
+            return _read(stream, os.fspath(path))
     except OSError as error:
         raise StateFileError(
             f"{os.fspath(path)} cannot be read: {error.strerror}", path=os.fspath(path), line=None
         ) from error
+
+
+def _read(stream: BinaryIO, path: str) -> StateFileContent:
+    specs: dict[bytes, PoolSpec] = {}
+    pools: dict[bytes, ScrapedPool] = {}
+    invalid: dict[bytes, PoolInvalid] = {}
+    lines: dict[bytes, int] = {}
+    digests: list[bytes] = []
+    header: int | None = None
+    highest = 0
+    age_ns = time.time_ns() - os.fstat(stream.fileno()).st_mtime_ns
+    number = 0
+    while raw := stream.readline(MAX_LINE_NBYTES + 1):
+        number += 1
+        line = _Line(path, number)
+        record = line.parse(raw)
+        if record is None:
+            continue
+        if "pool" not in record:
+            header = line.header(record)
+            continue
+        if "error" in record:
+            if (failed := line.failed(record)) is not None:
+                invalid[failed.key] = failed
+            continue
+        spec, values = line.pool(record)
+        if spec.key in lines:
+            line.refuse(
+                f"pool 0x{spec.key.hex()} again, first on line {lines[spec.key]}",
+                "keep one line for each pool",
+            )
+        lines[spec.key] = number
+        specs[spec.key] = spec
+        digests.append(hashlib.sha256(repr((spec.key, values)).encode()).digest())
+        highest = max(highest, values.block_number)
+        try:
+            line.check_status(record, spec)
+            check_pool(spec, values)
+            check_identity(spec)
+        except PoolInvalid as error:
+            invalid[spec.key] = error
+        else:
+            pools[spec.key] = ScrapedPool(spec, values)
     if not lines:
         raise StateFileError(
-            f"{os.fspath(path)} names no pool; write one JSON object with a `pool` key a line",
-            path=os.fspath(path),
+            f"{path} names no pool; write one JSON object with a `pool` key a line",
+            path=path,
             line=None,
         )
     head_block = highest if header is None else header
-    return StateFileContent(head_block, specs, pools, invalid, age_ns)
+    digest = hashlib.sha256(b"".join([head_block.to_bytes(8, "big"), *sorted(digests)])).digest()
+    return StateFileContent(head_block, specs, pools, invalid, age_ns, digest)
 
 
 class _Line:
@@ -457,4 +517,17 @@ def _signature(path: Path) -> tuple[int, int, int] | None:
         raise StateFileError(
             f"{path} cannot be read: {error.strerror}", path=str(path), line=None
         ) from error
+    return _signature_of(found)
+
+
+def _signature_of(found: os.stat_result) -> tuple[int, int, int]:
     return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _close(lying: int | BinaryIO) -> None:
+    if not isinstance(lying, int):
+        lying.close()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe in its place must not stop the event loop
