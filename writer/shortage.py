@@ -11,6 +11,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 FILES_NEEDED = 24  # a writer with a node and a metrics port has 20 open when it is live
+FILES_WANTED = 256  # with room for connections, lists and checkpoints
 
 _REMEDIES = {
     errno.ENFILE: "the machine has no more file descriptors: raise fs.file-max",
@@ -47,7 +48,11 @@ def remedy_of(error: BaseException) -> str | None:
         return None
     if error.errno == errno.EMFILE:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return f"this process may open {soft} files: raise ulimit -n (LimitNOFILE), at most {hard}"
+        wanted = max(FILES_WANTED, 2 * soft)
+        remedy = f"raise ulimit -n (LimitNOFILE=) to {wanted}"
+        if 0 <= hard < wanted:  # -1 is no limit
+            remedy = f"the hard limit is {hard}: raise that (LimitNOFILE=, or ulimit -Hn by root)"
+        return f"this process may open {soft} files, {wanted} are enough: {remedy}"
     return _REMEDIES.get(error.errno)
 
 

@@ -121,7 +121,7 @@ def test_a_start_without_enough_descriptors_says_so(
     found = run(*words, cwd=tmp_path, preexec_fn=limited)
     assert found.returncode == 2, found.stderr
     assert is_one_line(found, str(words[0]))
-    assert f"may open {limit} files" in found.stderr
+    assert f"may open {limit} files, 256 are enough: the hard limit is {limit}" in found.stderr
     assert "LimitNOFILE" in found.stderr
 
 
