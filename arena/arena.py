@@ -5,6 +5,8 @@ segments. The data segment /NAME.GENERATION holds the pools. A new generation is
 control segment names it; the old one is then marked superseded and unlinked.
 """
 
+import contextlib
+import logging
 import mmap
 import os
 import struct
@@ -50,7 +52,7 @@ from arena.mapping import (
     read_spec,
 )
 from arena.native import EXCEPTIONS, ffi, lib, raise_status
-from arena.segment import ControlSegment, Segment, data_name, segment_name, unlink
+from arena.segment import DIRECTORY, ControlSegment, Segment, data_name, segment_name, unlink
 
 __all__ = [
     "ArenaImage",
@@ -66,6 +68,8 @@ __all__ = [
     "control_state",
     "read_phase",
 ]
+
+log = logging.getLogger(__name__)
 
 _CLAIM_TRIES = 64
 # Of psa_writer: what is not in the segment and must survive a change of it.
@@ -270,8 +274,9 @@ class WriterArena:
         `max_tokens` is twice `max_pools` unless given, `undo_records` what fits `undo_bytes`. With an
         `image` it begins with that content, and capacities are at least the image's; LayoutMismatch
         when the image is no arena's, ArenaDamaged when it contradicts itself. ArenaBusy while another
-        writer lives, ArenaFull when shared memory has no room for the fixed tables, LayoutMismatch when
-        the name belongs to another program. An arena of another layout whose writer is gone is replaced.
+        writer lives, ArenaFull when shared memory has no room for the fixed tables, OwnerMismatch when
+        the name belongs to another user. What this user has under the name and no living writer holds is
+        replaced when it is no control segment of this layout: of another one, or damaged.
         """
         name = segment_name(name)
         max_tokens = 2 * max_pools if max_tokens is None else max_tokens
@@ -1217,11 +1222,17 @@ def _claim(name: str, mode: int, group: str | int | None) -> ControlSegment:
                 try:
                     check_identity(shared, name, layout.CONTROL_MAGIC)
                 except LayoutMismatch as error:
-                    if not error.is_arena:
-                        raise
-                    # The first 64 bytes mean the same in every layout.
-                    lib.psa_store_release_u32(ffi.addressof(shared, "state"), layout.STATE_CLOSED)
-                    _unlink_both(data_name(name, shared.generation), name)
+                    log.warning(
+                        "event=segment_replaced error=%s reason=%r",
+                        type(error).__name__,
+                        str(error).split("; ")[0],  # the remedy is done here
+                    )
+                    if error.is_arena:
+                        # The first 64 bytes mean the same in every layout.
+                        state = ffi.addressof(shared, "state")
+                        lib.psa_store_release_u32(state, layout.STATE_CLOSED)
+                    _sweep(name)
+                    unlink(name)
                 else:
                     return control
         except BaseException:
@@ -1231,6 +1242,15 @@ def _claim(name: str, mode: int, group: str | int | None) -> ControlSegment:
         control.unlock()
         control.close()
     raise ArenaNotReady(f"{name} is being created and unlinked over and over", name=name)
+
+
+def _sweep(name: str) -> None:
+    """Unlink the data of every generation: no control segment names any of them."""
+    for each in os.listdir(DIRECTORY):
+        bare, _, number = each.rpartition(".")
+        if "/" + bare == name and number.isdecimal() and str(int(number)) == number:
+            with contextlib.suppress(ArenaError):  # of another user, or of another layout
+                _supersede(name, int(number))
 
 
 def _supersede(name: str, generation: int) -> None:

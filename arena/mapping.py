@@ -49,8 +49,8 @@ def check_identity(struct_pointer: Any, name: str, magic: int) -> None:
     if struct_pointer.magic != magic:
         raise LayoutMismatch(
             f"{name} is not a segment of this program: magic {struct_pointer.magic:#x}, "
-            f"expected {magic:#x}; choose another name, or remove /dev/shm{name} and its data when no "
-            "program uses them",
+            f"expected {magic:#x}; choose another name, or start the writer of this one, which replaces "
+            "what no living writer holds",
             name=name,
             found=struct_pointer.magic,
             expected=magic,

@@ -255,10 +255,17 @@ class _File:
         return self.writing if writable else self.reading
 
     def map(self, name: str, fd: int, nbytes: int, *, writable: bool) -> None:
-        """Map the file through `fd`. ArenaNotReady while it is shorter than `nbytes`."""
+        """Map the file through `fd`; for writing it is made as long as it has to be. ArenaFull;
+        ArenaNotReady for reading while it is shorter than `nbytes`."""
         size = os.fstat(fd).st_size
-        if writable and size == 0:  # its creator is here, or died here; growing harms neither
-            os.ftruncate(fd, nbytes)
+        if writable and size < nbytes:
+            # Its creator is here or died here, or somebody cut it short; growing harms neither.
+            try:
+                os.posix_fallocate(fd, 0, nbytes)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                raise _full(name, nbytes, _available(fd)) from error
             size = nbytes
         if size < nbytes:
             raise ArenaNotReady(
@@ -371,7 +378,8 @@ class ControlSegment:
 
     @classmethod
     def attach_writable(cls, name: str, nbytes: int) -> Self:
-        """Map an existing control segment for writing; errors as attach."""
+        """Map an existing control segment for writing, made as long as it has to be; errors as attach, and
+        ArenaFull."""
         return cls._take(segment_name(name), nbytes, writable=True, created_fd=-1)
 
     @classmethod

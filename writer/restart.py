@@ -19,7 +19,6 @@ from arena.errors import (
     LayoutMismatch,
 )
 from arena.layouts.slots import STATUS_LIVE, UNDO_RECORD
-from arena.segment import segment_name
 from arena.writer.checkpoint import Checkpoint, usable_checkpoints
 from arena.writer.logs import NodeClient
 
@@ -153,9 +152,6 @@ def _from_checkpoint(
                 image=image,
             )
         except (ArenaFull, LayoutMismatch, CheckpointRefused) as error:
-            is_of_name = error.fields.get("name") == segment_name(name)
-            if is_of_name and not isinstance(error, ArenaFull):
-                raise  # what lies there is at fault, not the checkpoint
             log.warning(
                 "event=checkpoint_refused error=%s reason=%r",
                 type(error).__name__,

@@ -21,7 +21,7 @@ from conftest import SEED
 
 import arena
 from arena.arena import ArenaImage, PoolSpec, PoolValues, TokenSpec, WriterArena
-from arena.errors import ArenaMissing, CheckpointRefused, LayoutMismatch
+from arena.errors import ArenaMissing, CheckpointRefused
 from arena.layouts import slots
 from arena.writer import checkpoint as checkpoint_module
 from arena.writer.checkpoint import (
@@ -464,15 +464,17 @@ def test_what_a_killed_writer_left_of_a_file_goes_with_the_next(
     assert list(tmp_path.iterdir()) == [kept]
 
 
-def test_a_name_that_is_taken_is_no_fault_of_the_checkpoint(
+def test_a_damaged_control_segment_gives_way_to_a_checkpoint(
     tmp_path: Path, image: ArenaImage, arena_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path, image)
-    control = SHM / arena_name
-    control.write_bytes(b"\xee" * 4096)
-    try:
-        with pytest.raises(LayoutMismatch, match=f"remove /dev/shm/{arena_name}"):
-            open_with(arena_name, tmp_path, HASHES)
-        assert "checkpoint_refused" not in caplog.text
-    finally:
-        control.unlink()
+    damaged = write(tmp_path, image)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    (SHM / arena_name).write_bytes(b"\xee" * 4096)
+    found, is_warm = open_with(arena_name, tmp_path, HASHES)
+    with found:
+        assert is_warm
+        assert found.head_block == 100
+        found.close(unlink=True)
+    for event in ("event=segment_refused", "event=checkpoint_refused", "event=segment_replaced"):
+        assert event in caplog.text

@@ -19,7 +19,7 @@ from deep_blocks import Chain, Key
 
 import arena
 from arena.arena import PoolValues, WriterArena
-from arena.errors import ArenaDamaged, ArenaError, LayoutMismatch
+from arena.errors import ArenaBusy, ArenaDamaged, ArenaError, LayoutMismatch
 from arena.layouts import header as layout
 from arena.layouts import slots
 from arena.writer.logs import Header
@@ -39,6 +39,9 @@ class Node:
 
     def headers(self, numbers: list[int]) -> list[Header | None]:
         return [Header(number, block_hash(number), bytes(32), 0, 0, 0) for number in numbers]
+
+
+NODE = Node()
 
 
 def leave(name: str) -> Chain:
@@ -265,7 +268,7 @@ def test_a_chain_of_undo_entries_that_leads_back_to_itself_ends(arena_name: str)
         writer.close(unlink=True)
 
 
-def open_with(name: str, folder: Path) -> tuple[WriterArena, bool]:
+def open_with(name: str, folder: Path, node: Node | None = NODE) -> tuple[WriterArena, bool]:
     return open_arena(
         name,
         max_pools=16,
@@ -273,7 +276,7 @@ def open_with(name: str, folder: Path) -> tuple[WriterArena, bool]:
         mode=0o600,
         group=None,
         chain_id=1,
-        node=Node(),  # type: ignore[arg-type]
+        node=node,  # type: ignore[arg-type]
         folder=folder,
     )
 
@@ -331,6 +334,95 @@ def test_no_word_of_the_control_segment_stops_a_start(
         found.close(unlink=True)
     for left in SHM.glob(f"{arena_name}.*"):  # one the control segment did not name any more
         left.unlink()
+
+
+def forget(name: str) -> None:
+    for path in (*SHM.glob(f"{name}.*"), *SHM.glob(name)):
+        path.unlink()
+
+
+def set_content(content: bytes) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(content) and None
+
+
+def cut(size: int) -> Callable[[Path], None]:
+    return lambda path: os.truncate(path, size)
+
+
+@pytest.mark.parametrize("has_node", [True, False])
+@pytest.mark.parametrize(
+    ("damage", "is_replaced"),
+    [
+        (set_content(b"garbage"), True),
+        (set_content(b"x"), True),
+        (set_content(b"\xff" * layout.CONTROL_NBYTES), True),
+        (set_content(random.Random("damage").randbytes(1 << 20)), True),
+        (set_content(bytes(layout.CONTROL_NBYTES)), False),
+        (set_content(bytes(1)), False),
+        (set_content(bytes(1 << 20)), False),
+        (cut(0), False),
+        (cut(1), True),
+        (cut(12), True),
+        (cut(100), False),
+        (cut(layout.CONTROL_NBYTES - 1), False),
+        (cut(1 << 40), False),
+    ],
+)
+def test_a_start_replaces_whatever_this_user_left_under_the_name(
+    damage: Callable[[Path], None],
+    is_replaced: bool,
+    has_node: bool,
+    arena_name: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    leave(arena_name)
+    damage(SHM / arena_name)
+    found, _ = open_with(arena_name, tmp_path, Node() if has_node else None)
+    with found:
+        with arena.attach(arena_name, timeout=0) as pools:
+            assert pools.writer_alive
+        (data,) = SHM.glob(f"{arena_name}.*")  # what was left takes up no memory
+        assert data.name == f"{arena_name}.{found.generation}"
+        found.close(unlink=True)
+    said = [each for each in caplog.messages if "event=segment_replaced" in each]
+    assert len(said) == is_replaced, caplog.messages
+    assert all(arena_name in each and "reason=" in each for each in said)
+
+
+@pytest.mark.parametrize("is_every_bit", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_no_bit_of_the_control_segment_stops_a_start(
+    arena_name: str, tmp_path: Path, is_every_bit: bool
+) -> None:
+    leave(arena_name)
+    (data,) = SHM.glob(f"{arena_name}.*")
+    control, content = SHM / arena_name, data.read_bytes()
+    whole = control.read_bytes()
+    bits = range(8 * layout.CONTROL.fields["reserved5"][1])  # type: ignore[index]
+    for bit in bits if is_every_bit else range(0, 8 * 64, 5):  # each byte of the identity
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        forget(arena_name)
+        control.write_bytes(changed)
+        data.write_bytes(content)
+        found, _ = open_with(arena_name, tmp_path)
+        with found:
+            found.set_phase("live")
+    forget(arena_name)
+
+
+def test_a_damaged_control_segment_of_a_living_writer_is_left_to_it(
+    arena_name: str, tmp_path: Path
+) -> None:
+    control = SHM / arena_name
+    with WriterArena.create(arena_name, **SIZES) as writer:
+        content = control.read_bytes()
+        for damage in (set_content(b"garbage"), cut(100), cut(0), set_content(b"\xee" * 8192)):
+            damage(control)
+            with pytest.raises(ArenaBusy, match="stop it or choose another name"):
+                open_with(arena_name, tmp_path)
+        control.write_bytes(content)
+        writer.close(unlink=True)
 
 
 def test_whatever_is_changed_a_writer_goes_on_or_refuses(arena_name: str) -> None:

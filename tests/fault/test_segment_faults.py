@@ -350,20 +350,21 @@ def test_truncated_data_segment_is_refused(arena_name: str) -> None:
 # Names of other programs
 
 
-def test_segment_of_another_program_is_refused_and_left_alone(arena_name: str) -> None:
+def test_segment_of_another_program_is_refused_by_all_but_a_new_writer(arena_name: str) -> None:
     path = SHM / arena_name
-    content = b"precious data of another program".ljust(8192, b".")
+    content = b"data of another program".ljust(8192, b".")
     path.write_bytes(content)
     openings: list[Callable[[], Any]] = [
         lambda: attach(arena_name, timeout=0),
-        lambda: make(arena_name),
         lambda: WriterArena.take_over(arena_name),
     ]
     for opening in openings:
         with pytest.raises(errors.LayoutMismatch, match="not a segment of this program"):
             opening()
         assert path.read_bytes() == content
-    path.unlink()
+    with path.open("rb") as used, make(arena_name) as writer:
+        assert used.read() == content, "whoever has it open keeps it"
+        writer.close(unlink=True)
 
 
 # Creators that died
