@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from arena.errors import (
+    ChainMismatch,
     ChainMoved,
     LogInvalid,
     LogsRefused,
@@ -25,7 +26,7 @@ from arena.errors import (
     NodeSyncing,
     PoolListError,
     ReorgTooDeep,
-    RpcUnavailable,
+    RpcError,
     Scraper,
 )
 from arena.native import lib
@@ -358,7 +359,9 @@ class Bridge:
         """Begin with the next head, for clients that begin again, too. ChainMismatch."""
         try:
             self.check_chain()
-        except RpcUnavailable:
+        except ChainMismatch:
+            raise
+        except RpcError:
             self._failures += 1
             return
         log.warning("event=joined_anew reason=%r", str(error))

@@ -36,6 +36,7 @@ from arena.errors import (
     OwnerMismatch,
     PartialPersistence,
     PoolInvalid,
+    RpcRefused,
     RpcUnavailable,
     Scraper,
 )
@@ -46,6 +47,7 @@ from arena.writer.fees import fee_changes
 from arena.writer.intake import NOT_YET, Candidate, Intake, StreamBroken, Verdict
 from arena.writer.logs import NodeBlock, NodeClient
 from arena.writer.reports import PoolReports
+from arena.writer.rpcerrors import LASTING, meaning
 from arena.writer.scrapers import PoolScraper, ScrapedPool
 from arena.writer.scrapers.described import Described
 from arena.writer.scrapers.slots import PoolTarget
@@ -84,7 +86,14 @@ OUTDATED = (
 )
 
 # What a source says that will pass while one waits.
-PASSING = (NotAtRest, PartialPersistence, OtherFork, BlockUnavailable, RpcUnavailable)
+PASSING = (
+    NotAtRest,
+    PartialPersistence,
+    OtherFork,
+    BlockUnavailable,
+    RpcUnavailable,
+    RpcRefused,  # unless its meaning is a lasting one
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -802,8 +811,10 @@ class Coordinator:
             await self._unbroken(asyncio.sleep(SCRAPE_POLL_S))
 
     async def _wait_out(self, error: Scraper, deadline: float) -> None:
-        """Pause before asking the source again; the error itself when the time is over."""
-        if time.monotonic() >= deadline:
+        """Pause before asking the source again; the error itself when the time is over or nothing is to
+        be waited for."""
+        lasts = isinstance(error, RpcRefused) and meaning(error) in LASTING
+        if lasts or time.monotonic() >= deadline:
             raise error
         if type(error).__name__ not in self._not_ready:
             self._not_ready.add(type(error).__name__)

@@ -2,9 +2,9 @@
 
 One background thread runs the connections. Every request is bounded in size, in time and in how
 many are under way at once; what may pass by itself (connection lost, time-out, 429, 5xx, an answer cut
-short, "slow down" in any words) is tried again with growing pauses. A batch that a node does not
-answer whole is cut, and its size remembered. Messages show host and port of the address only: the
-rest of it often holds a key.
+short, "slow down" in any words, an error that nobody knows) is tried again with growing pauses. A
+batch that a node does not answer whole is cut, and its size remembered. Messages show host and port
+of the address only: the rest of it often holds a key.
 """
 
 import asyncio
@@ -53,12 +53,16 @@ LOST_TRIES = 2  # of a batch, before one call of it alone tells whether the node
 MOST_CALLS = 1 << 20  # no bound of a batch is known
 # How long one is kept. It may have been one large answer, or a node that was away for a moment.
 SIZE_KEPT_S = 600.0
+# An error of unknown words that did not pass is not waited for again so soon: less is asked at once.
+VAIN_KEPT_S = 30.0
+MOST_VAIN = 1000
+_NUMBERS = re.compile(r"0x[0-9a-f]+|[0-9a-f-]{16,}|[0-9]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class _Unanswered:
-    """In place of a result: the call is to be asked again. `meaning` is later or smaller; `refusal`
-    where the node said why."""
+    """In place of a result: the call is to be asked again. `meaning` is later, smaller or unclear, which
+    is both; `refusal` where the node said why."""
 
     meaning: Meaning
     reason: str
@@ -83,6 +87,8 @@ class JsonRpc:
         self._thread: threading.Thread | None = None
         self._transport: Transport | None = None
         self._sizes: dict[str, tuple[int, float]] = {}  # calls of a batch by method, until when
+        self._vain: dict[tuple[str, int, str], float] = {}  # unknown errors that stay, until when
+        self._named: set[tuple[str, int, str]] = set()  # in the log
         self._quiet_until = 0.0  # the node said it was asked too often
         self._under_way: asyncio.Semaphore | None = None
         self._closed = False
@@ -255,7 +261,10 @@ class JsonRpc:
             try:
                 return (await self._ask([call]))[0]
             except (Transient, RpcAnswerInvalid) as error:
-                await patience.wait(error)
+                try:
+                    await patience.wait(error)
+                except RpcRefused as refusal:
+                    return refusal
 
     async def _batch(self, calls: Sequence[Call]) -> Any:
         """Results in order, or why the batch was refused; cut as often as the node wants it.
@@ -276,7 +285,7 @@ class JsonRpc:
                 outcomes = await self._ask([calls[index] for index in part])
             except RpcRefused as error:
                 what = meaning_of(error.code, error.reason, method=method, calls=len(part))
-                if what not in (Meaning.smaller, Meaning.unclear):
+                if what not in (Meaning.smaller, Meaning.unclear, Meaning.wrong):
                     return error
                 refusal, too_many = error, len(part)
                 size = len(part) // 2 if what is Meaning.smaller else 1
@@ -286,17 +295,22 @@ class JsonRpc:
                 if too_many and not alone and not _is_rate(error):
                     too_many, size = len(part), len(part) // 2
                     continue
-                await patience.wait(error, may_end=alone)
-                if alone:
+                try:
+                    await patience.wait(error, may_end=alone)
+                except RpcRefused as stays:
+                    outcomes = [stays]
+                else:
+                    if alone:
+                        continue
+                    if _is_rate(error):
+                        size = len(part) if patience.count < LOST_TRIES else len(part) // 8
+                    elif patience.count >= min(LOST_TRIES, self.limits.tries):
+                        # One call tells a node that is away from one that will not take so many.
+                        too_many, size = len(part), 1
                     continue
-                if _is_rate(error):
-                    size = len(part) if patience.count < LOST_TRIES else len(part) // 8
-                elif patience.count >= min(LOST_TRIES, self.limits.tries):
-                    # One call tells a node that is away from one that will not take so many.
-                    too_many, size = len(part), 1
-                continue
             patience.count = 0
-            if refusal is not None and _is_same(outcomes[0], refusal):
+            is_first = len(waiting) == len(calls)
+            if is_first and refusal is not None and _is_same(outcomes[0], refusal):
                 return refusal
             left = [at for at, each in zip(part, outcomes, strict=True) if _is_unanswered(each)]
             for at, outcome in zip(part, outcomes, strict=True):
@@ -305,7 +319,7 @@ class JsonRpc:
             if left:
                 size = len(part) - len(left)
                 unanswered = results[left[0]]
-                if unanswered.meaning is Meaning.later:
+                if unanswered.meaning is not Meaning.smaller:
                     await patience.wait(Transient(unanswered.reason, is_rate=True), may_end=False)
                 else:
                     too_many = len(part)
@@ -342,7 +356,34 @@ class JsonRpc:
         try:
             return [await self._exchange(request, name, lambda got: self._result(got, request))]
         except RpcRefused as error:
+            if self._may_pass(error, name):
+                text = f"{error.reason} (code {error.code})"
+                raise Transient(text, is_rate=True, refusal=error) from None
             return [error]
+
+    def _may_pass(self, error: RpcRefused, method: str) -> bool:
+        """Whether to wait for the end of an error that nothing is known of; named once in the log."""
+        if meaning_of(error.code, error.reason, method=method) is not Meaning.unclear:
+            return False
+        key = _kind_of(error, method)
+        if key not in self._named and len(self._named) < MOST_VAIN:
+            self._named.add(key)
+            log.warning(
+                "event=rpc_error_unknown node=%s method=%s code=%d reason=%r: asked again, and for less",
+                self.shown,
+                method,
+                error.code,
+                error.reason,
+            )
+        return time.monotonic() >= self._vain.get(key, 0.0)
+
+    def _note_vain(self, error: RpcRefused) -> None:
+        """This error stayed although it was waited for."""
+        if len(self._vain) >= MOST_VAIN:
+            self._vain.clear()
+        self._vain[_kind_of(error, str(error.fields.get("method")))] = (
+            time.monotonic() + VAIN_KEPT_S
+        )
 
     async def _exchange(self, asked: Any, name: str, read: Callable[[Any], T]) -> T:
         """Ask once. Transient, RpcRefused, RpcAnswerInvalid, and nothing else."""
@@ -386,8 +427,10 @@ class JsonRpc:
         raise failure
 
     def _refused(self, name: str, code: int, reason: str) -> RpcRefused:
+        is_unclear = meaning_of(code, reason, method=name) is Meaning.unclear
+        remedy = "; see what the node's provider says of it, or use another node"
         return RpcRefused(
-            f"{self.shown} refuses {name}: {reason} (code {code})",
+            f"{self.shown} refuses {name}: {reason} (code {code}){remedy if is_unclear else ''}",
             address=self.shown,
             method=name,
             code=code,
@@ -446,7 +489,8 @@ class JsonRpc:
             except RpcRefused as error:
                 code, reason = error.code, error.reason
                 what = meaning_of(code, reason, method=request["method"], calls=count)
-                if what is Meaning.smaller:
+                is_kept = what is Meaning.unclear and not self._may_pass(error, request["method"])
+                if what in (Meaning.smaller, Meaning.unclear) and not is_kept:
                     outcomes.append(_Unanswered(what, reason, error))
                 else:
                     outcomes.append(error)
@@ -484,7 +528,8 @@ class _Patience:
 
     async def wait(self, error: Transient | RpcAnswerInvalid, *, may_end: bool = True) -> None:
         """Sleep before the next try. When it was the last: RpcUnavailable, or the error itself where
-        it is an RpcError; over HTTP that one always is, as no other answer can have been meant."""
+        it is an RpcError or the node's own words, RpcRefused; over HTTP an answer that is
+        none always is, as no other can have been meant."""
         rpc, limits = self._rpc, self._rpc.limits
         if isinstance(error, RpcAnswerInvalid) and not rpc.can_subscribe:
             raise error
@@ -495,6 +540,9 @@ class _Patience:
         if may_end and self.count >= tries:
             if isinstance(error, RpcAnswerInvalid):
                 raise error
+            if error.refusal is not None:
+                rpc._note_vain(error.refusal)
+                raise error.refusal
             raise RpcUnavailable(
                 f"{rpc.shown} gave no answer to {self._name} in {self.count} tries: "
                 f"{'; '.join(dict.fromkeys(self._reasons))}; is the node up, and is this its "
@@ -534,7 +582,13 @@ def _is_same(outcome: Any, refusal: RpcRefused) -> bool:
     if not isinstance(outcome, RpcRefused):
         return False
     same = (outcome.code, outcome.reason) == (refusal.code, refusal.reason)
-    return same and meaning_of(outcome.code, outcome.reason) is Meaning.unclear
+    about_itself = (Meaning.unclear, Meaning.wrong)
+    return same and meaning_of(outcome.code, outcome.reason) in about_itself
+
+
+def _kind_of(error: RpcRefused, method: str) -> tuple[str, int, str]:
+    """Method, code and words without their numbers."""
+    return method, error.code, _NUMBERS.sub("#", error.reason)
 
 
 def _id_of(value: Any) -> int | None:

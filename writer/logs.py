@@ -618,7 +618,7 @@ class RpcNode:
             except RpcRefused as error:
                 # Words that nobody knows may say that it is too much; fewer blocks will show it.
                 what = meaning(error)
-                may_be_smaller = what is Meaning.unclear and first < last
+                may_be_smaller = what in (Meaning.unclear, Meaning.wrong) and first < last
                 if demands_address(error) or not (what is Meaning.smaller or may_be_smaller):
                     raise
                 raise LogsRefused(

@@ -19,6 +19,9 @@ nodes and providers and what users of them report:
     chainstack/dev-portal#288                   -32005 rates, WebSocket 1009
     docs.goldsky.com/edge-rpc                   -32012 range, -32014 no data, -32015 time-out
     fystack/multichain-indexer#19               -32007 "batch limit exceeded"
+    ethereum-optimism/infra proxyd errors.go    -32011 "no backend is currently healthy"
+    developers.cloudflare.com/web3              -32046 "Cannot fulfill request"
+    Nethermind ErrorCodes.cs, OpenEthereum      -32015 "VM execution error"
     RFC 6455 7.4.1, IANA WebSocket close codes  1009 message too big, 1013 try again later
 """
 
@@ -29,7 +32,7 @@ from typing import NamedTuple
 
 from arena.errors import RpcRefused
 
-__all__ = ["TOO_LARGE", "Meaning", "meaning", "meaning_of"]
+__all__ = ["LASTING", "TOO_LARGE", "Meaning", "meaning", "meaning_of"]
 
 TOO_LARGE = 413  # HTTP: Content Too Large; also the code of a request this side refuses to send
 
@@ -42,7 +45,12 @@ class Meaning(StrEnum):
     no_block = "no_block"  # a block or its state is not there, not yet or not any more
     other_way = "other_way"  # no such method here: another may lead to the same
     give_up = "give_up"  # whoever asks is not let in
-    unclear = "unclear"  # about the request itself, or nobody knows
+    wrong = "wrong"  # about the request itself: asked again, it is refused again
+    unclear = "unclear"  # no list of words is whole: wait, and ask for less as well
+
+
+LASTING = frozenset({Meaning.other_way, Meaning.give_up, Meaning.wrong})
+"""What no waiting makes better."""
 
 
 class _Row(NamedTuple):
@@ -54,15 +62,46 @@ def _row(meaning: Meaning, *words: str) -> _Row:
     return _Row(meaning, re.compile("|".join(words), re.IGNORECASE))
 
 
+_NO_RATE = r"(?!.{0,20}(second|\bsec\b|minute|hour|day\b|/ ?s))"
 _BATCH = _row(
     Meaning.smaller,
-    r"batch.{0,60}(too (large|big|long|many)|limit|exceed|size|maxim|\bmax\b|more than|at most"
+    r"batch[^.;]{0,60}(too (large|big|long|many)|limit|exceed|size|maxim|\bmax\b|more than|at most"
     r"|not (supported|allowed|permitted|enabled)|unsupported|disabled|only)",
-    r"(too many|more than|at most|maxim\w*|\bmax|limit\w*|exceed\w*|unsupported).{0,60}batch",
+    r"(too many|more than|at most|maxim\w*|\bmax|limit\w*|exceed\w*|unsupported)[^.;]{0,60}batch",
+    r"(send|make|up to|at most|maximum( of)?|\bmax|more than|limit\w*( of| to)?|only|exceed\w*) \d+ "
+    r"(calls|requests|items|elements|entries|operations|methods)\b" + _NO_RATE,
+    r"(calls|requests|items|elements|entries|operations|methods) (in|per|at) (one|a single|each|once"
+    r"|a time|request|call|array|payload|body)",
+    r"\barray\b.{0,40}(length|size|exceed|max|limit|too)",
+    r"(length|size|exceed|max\w*|more than|limit\w*).{0,40}\barray\b",
 )
 
 _ROWS = (
     _row(Meaning.other_way, r"too many arguments"),
+    _row(
+        Meaning.no_block,
+        r"missing trie node|pruned|historical state|old data not available",
+        r"\bstate .{0,60}(not|un)\s?(available|found)",
+    ),
+    # What speaks of a size, whatever it says of waiting beside it.
+    _row(
+        Meaning.smaller,
+        r"(?<!out of )\brange.{0,60}(exceed|limit|larg|big|wide|long|\bmax|more than|great|above|over"
+        r"|allowed|support|reduc|narrow|small)",
+        r"(limit|exceed|larg|\bbig|wide|\bmax|more than|great|above|over|up to|reduc|narrow|smaller)"
+        r".{0,60}\branges?\b",
+        r"(response|answer|request|results?|payload|body|message|content|entity|logs?|query|output"
+        r"|filter|window|span|interval)( size| is| was| are| set)* (too (large|big|long|wide|broad)"
+        r"|size exceed)",
+        r"too many (\w+ )?(logs|events|results|blocks|addresses|topics|records|rows|matches)",
+        r"(fewer|smaller|narrow\w*|reduc\w+|shorten|decreas\w+|split).{0,30}"
+        r"\b(blocks?|ranges?|filters?|results|logs|addresses|topics|window|span|interval)\b",
+        r"\d[\d,._]*k? ?-?(block|log|result|event)s?\b.{0,20}(per (request|call|query)|limit|max|span"
+        r"|window|at (once|a time))",
+        r"(max\w*|at most|up to|more than|limit\w*|exceed\w*|allowed).{0,30}\d[\d,._]*k? ?"
+        r"(blocks?|logs?|results?|events?|records?)\b",
+        r"query.{0,20}(time-?out|timed out|took too long|returned more|too (complex|heavy|expensive))",
+    ),
     # A rate in words that mean nothing else. Bare "limit exceeded" is none: see _LIMIT.
     _row(
         Meaning.later,
@@ -70,42 +109,56 @@ _ROWS = (
         r"too many (concurrent |simultaneous |open |incoming )?(requests|connections|calls)\b",
         r"per[ -]?(second|sec|minute|min|hour|day|month)\b|\d ?/ ?(s|sec|second|m|min|minute|h|day)\b",
         r"\br[pq]s\b|\bcu/?p?s\b|throttl|throughput|compute.?unit|credits?\b|\bdaily\b|monthly|quota",
-        r"capacity|slow down|back.?off|overload|\bbusy\b|concurren|temporar|try again (later|in\b)",
-        r"retry (later|after|in)\b|please (wait|retry)|service unavailable|\b(plan|tier) limit",
+        r"capacity|slow down|back.?off|overload|\bbusy\b|concurren|temporar|try again|cool.?down",
+        r"\bretry|please wait|service unavailable|\b(plan|tier|subscription) (limit|cap)|flood|calm down",
+        r"(usage|bandwidth|traffic|spend\w*|request) (cap|ceiling|limit|allowance)|too (fast|frequent)",
+        r"\bcap (is |was )?(exceed|reach|hit)|(exceed|reach|hit|limit|exhaust)\w*.{0,30}"
+        r"\b(plan|subscription|account|allowance|allotment|cap|ceiling)\b",
+        r"(key|account|project|plan|subscription).{0,40}(exceed|exhaust|\bcap\b|limit reached)",
+        r"not ready|starting up|warming up|currently unavailable",
     ),
     _row(
         Meaning.no_block,
         r"(header|block|hash).{0,80}(not (be )?found|could not be found|does ?n.t exist|unknown)",
-        r"unknown (block|header|ancestor)|missing trie node|pruned|historical state|no state\b",
-        r"state .{0,60}(not|un)\s?(available|found)|old data not available|missing (data|state)",
+        r"unknown (block|header|ancestor)|no state\b|missing (data|state)",
         r"resource not found|out ?of ?range|distance to target|(not|un)finali[sz]ed|not (yet )?synced",
         r"beyond (the )?(current )?(head|latest|tip)|(after|above) (the )?(last|latest|head)",
         r"block .{0,40}(not (yet )?available|unavailable)|(could not|cannot|can't) find .{0,20}block",
     ),
     _row(
         Meaning.smaller,
-        r"(?<!out of )\brange.{0,60}(exceed|limit|larg|big|wide|long|\bmax|more than|great|above|over"
-        r"|allowed|support|reduc|narrow)",
-        r"(limit|exceed|larg|\bbig|wide|\bmax|more than|great|above|over|up to|reduc|narrow|smaller)"
-        r".{0,60}\branges?\b",
         r"(response|answer|request|result|payload|body|message|content|entity|log|quer\w+|output|data"
         r"|parameter|address|topic|filter)\w{0,3}\b.{0,40}(too (large|big|long|many)|size|bigger|larger)",
-        r"too (large|big|long|wide|broad)|too many (\w+ )?(logs|events|results|blocks|addresses|topics"
-        r"|param|records|rows|items|slots|keys|matches)",
+        r"too (large|big|long|wide|broad)|too many (\w+ )?(param|items|slots|keys)",
         r"(more than|max\w*|at most|up to|limit\w* (of|to)|exceed\w*).{0,30}"
         r"(\d[\d,._]*k?|results|logs|blocks|bytes|records|addresses|size)",
         r"limited to|oversized|timed? ?out|deadline exceeded|took too long|out of gas|gas (cap|limit)",
     ),
     _row(
         Meaning.other_way,
-        r"method.{0,80}(not |n't |unsupported|unknown|disabled|unavailable)|unsupported|unknown method",
-        r"(no such|invalid|unrecogni[sz]ed) method|not (implemented|supported)",
+        r"method.{0,80}(not |n't )(be )?(found|exist|support|avail|allow|permit|whitelist|implement"
+        r"|enabled|recogni|accept|valid|known)|method.{0,80}(unsupported|unknown|disabled|unavailable)",
+        r"unsupported|unknown method|(no such|invalid|unrecogni[sz]ed) method|not (implemented|supported)",
         r"(no|without) (such )?(api|module|namespace)|(module|namespace).{0,40}not",
     ),
     _row(
         Meaning.give_up,
         r"unauthori[sz]ed|forbidden|authenticat|access denied|permission|not allowed|invalid token",
         r"(api|project|access|secret).?(key|id|token)|suspended|inactive|payment|subscription",
+    ),
+    _row(
+        Meaning.wrong,
+        r"invalid (json|request|param|argument|input|hex|address|block|opcode|jump|instruction)",
+        r"malformed|parse error|unmarshal|hex string|bad (request|param|argument|instruction)",
+        r"(missing|required|unexpected|extra) .{0,20}(param|argument|field)",
+        r"stack (under|over)flow|undefined instruction|\bvm (execution )?(error|exception)",
+        r"specify .{0,30}address|address.{0,20}(required|must be|is missing)",
+    ),
+    _row(
+        Meaning.later,
+        r"(upstream|backend|gateway|origin|provider|server)\b.{0,60}(error|fail|unavailable|healthy|down"
+        r"|disconnect|reset|unreachable|not (ready|respond\w*|reach\w*|connected)|refused|closed)",
+        r"\bnode (is )?(not (responding|healthy|connected)|starting|behind|down|unhealthy)",
     ),
 )
 
@@ -122,16 +175,18 @@ _CODES = {
     -32005: Meaning.later,
     -32007: Meaning.later,
     -32009: Meaning.later,
+    -32011: Meaning.later,
     -32012: Meaning.later,
     -32016: Meaning.later,
     -32029: Meaning.later,
+    -32046: Meaning.later,
+    -32052: Meaning.later,
     -32090: Meaning.later,
     -32097: Meaning.later,
     TOO_LARGE: Meaning.smaller,
     1009: Meaning.smaller,
     -32008: Meaning.smaller,
     -32010: Meaning.smaller,
-    -32011: Meaning.smaller,
     -32015: Meaning.smaller,
     -32614: Meaning.smaller,
     -32001: Meaning.no_block,
@@ -144,20 +199,44 @@ _CODES = {
     403: Meaning.give_up,
     -32004: Meaning.other_way,
     -32601: Meaning.other_way,
+    3: Meaning.wrong,
+    -32602: Meaning.wrong,
+    -32700: Meaning.wrong,
 }
 # These say it alone, whatever the words beside them.
 _CERTAIN = frozenset({429, TOO_LARGE, 1009, 1013, -32601})
 
 
+# One request of these asks for one thing: nothing smaller can be asked.
+_OF_ONE = frozenset(
+    {
+        "eth_blockNumber",
+        "eth_chainId",
+        "eth_getBlockByHash",
+        "eth_getBlockByNumber",
+        "eth_getCode",
+        "eth_getStorageAt",
+        "eth_syncing",
+    }
+)
+_CLIENT_ERROR_STATUS = range(400, 500)
+
+
 def meaning_of(code: int, reason: str, *, method: str = "", calls: int = 1) -> Meaning:
     """What an error of that code and text means; `calls` above 1 when a batch was asked.
 
-    An answer that a contract's code reverted is `unclear`: it is about the request.
+    An answer that a contract's code reverted is `wrong`: it is about the request.
     """
     if code in _CERTAIN:
         return _CODES[code]
+    found = _meaning_of(code, reason, method, calls)
+    is_least = calls == 1 and method in _OF_ONE
+    return Meaning.unclear if found is Meaning.smaller and is_least else found
+
+
+def _meaning_of(code: int, reason: str, method: str, calls: int) -> Meaning:
     if code == 3 or "revert" in reason.lower():
-        return Meaning.unclear
+        return Meaning.wrong
     rows: Iterable[_Row] = _ROWS if calls == 1 else (_BATCH, *_ROWS)
     for row in rows:
         if row.words.search(reason):
@@ -166,6 +245,8 @@ def meaning_of(code: int, reason: str, *, method: str = "", calls: int = 1) -> M
         return Meaning.smaller
     if code in _CODES:
         return _CODES[code]
+    if code in _CLIENT_ERROR_STATUS:
+        return Meaning.wrong
     return Meaning.later if _LIMIT.search(reason) else Meaning.unclear
 
 

@@ -44,7 +44,7 @@ from arena.writer.shortage import on_loop_error
 from arena.writer.sidetasks import SideTasks
 from arena.writer.status import read_vitals
 from arena.writer.syncwait import wait_until_synced
-from arena.writer.upkeep import Audit, Checkpoints, PinnedScraper
+from arena.writer.upkeep import Audit, Checkpoints, Descriptions, PinnedScraper
 
 log = logging.getLogger(__name__)
 
@@ -423,6 +423,9 @@ class Service:
             works.append(side_tasks.keep("pool_list", follow))
         if checkpoints is not None and settings.checkpoint_every:
             works.append(side_tasks.keep("checkpoints", checkpoints.run))
+        if self._described is not None:
+            ask = Descriptions(intake, thread.call, self._described)
+            works.append(side_tasks.keep("descriptions", ask.run))
         if self._auditor is not None and settings.audit_every and self._node is not None:
             audit = Audit(
                 intake,

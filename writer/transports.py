@@ -83,12 +83,20 @@ class Limits:
 
 class Transient(Exception):
     """May pass by itself. `pause_s` is what the node asked to wait; `is_rate` when it was there and
-    said that it was asked too often."""
+    said that it was asked too often, or may have said so; `refusal` where its words are not known."""
 
-    def __init__(self, reason: str, pause_s: float = 0.0, *, is_rate: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        pause_s: float = 0.0,
+        *,
+        is_rate: bool = False,
+        refusal: RpcRefused | None = None,
+    ) -> None:
         super().__init__(reason)
         self.pause_s = pause_s
         self.is_rate = is_rate
+        self.refusal = refusal
 
 
 class Transport(Protocol):
@@ -232,7 +240,8 @@ def _is_error(content: bytes | bytearray) -> bool:
         return any(isinstance(each, dict) and "error" in each for each in answer)
     if not isinstance(answer, dict) or not isinstance(answer.get("error"), dict):
         return False
-    return meaning_of(*error_of(answer["error"])) is not Meaning.unclear
+    meaning = meaning_of(*error_of(answer["error"]))
+    return meaning not in (Meaning.unclear, Meaning.wrong)
 
 
 class _Pooled:

@@ -1,7 +1,8 @@
-"""What a live writer does on the side: compare pools with a node, and write checkpoints.
+"""What a live writer does on the side: compare pools with a node, ask what contracts did not say yet,
+and write checkpoints.
 
-Both take from the feed thread no more than a copy, and wait for the hash of the block that copy is of:
-the coordinator learns it. Neither ever holds up the stream or the joining of pools.
+They take from the feed thread no more than a copy, and wait for the hash of the block that copy is of:
+the coordinator learns it. None ever holds up the stream or the joining of pools.
 """
 
 import asyncio
@@ -30,6 +31,8 @@ POLL_S = 0.25
 HASH_WAIT_S = 30.0  # a node behind the stream is believed to catch up within
 FINAL_HASH_WAIT_S = 3.0
 FAILED_PAUSE_S = 5.0
+# Between two rounds of questions about pools that came in before a node said what they are.
+DESCRIBE_FIRST_PAUSE_S, DESCRIBE_LONGEST_PAUSE_S = 1.0, 60.0
 RECHECK_BLOCKS = 3  # after a pool was added its values are compared once more
 AT_ONCE = 100  # pools that are due, compared together
 SWEEP_PAUSE_S = 60.0  # after a difference all are due, and not again before
@@ -183,6 +186,38 @@ class Audit:
             if invalid.fields.get("found") != "no entry":  # taken from the list just now
                 found[invalid.key] = [Difference(invalid.key, "pool", "live", str(invalid))]
         return {key: rows for key, rows in found.items() if rows}
+
+
+@dataclass(slots=True)
+class Descriptions:
+    """Asks again of pools that came in before their contracts said what they are, until they did; one
+    that is something else than the list says is made stale, and its next reading takes it out."""
+
+    intake: Intake
+    call: FeedThreadCall
+    described: Described
+    first_pause_s: float = DESCRIBE_FIRST_PAUSE_S
+    longest_pause_s: float = DESCRIBE_LONGEST_PAUSE_S
+    found: set[bytes] = field(default_factory=set)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        pause_s = self.first_pause_s
+        while True:
+            await asyncio.sleep(pause_s)
+            held = await self.call(self.intake.pools)
+            doubtful = self.described.doubtful(held.values())
+            if not doubtful:
+                pause_s = self.first_pause_s
+                continue
+            pause_s = min(2 * pause_s, self.longest_pause_s)
+            wrong = await asyncio.to_thread(self.described.wrong_of, doubtful)
+            await self.call(partial(self.intake.doubt, list(wrong)))
+            for key in wrong.keys() - self.found:
+                log.error("event=description_differs reason=%r", str(wrong[key]))
+            self.found |= wrong.keys()
+            # A reading that was under way may still let a wrong one in.
+            self.described.settled([spec for spec in doubtful if spec.key not in wrong])
 
 
 @dataclass(slots=True)

@@ -139,6 +139,83 @@ def test_an_error_of_the_node_keeps_code_and_reason() -> None:
     assert (caught.value.code, caught.value.reason) == (-32602, "bad parameters")
 
 
+UNKNOWN = (-32000, "words that nobody knows")
+
+
+def test_an_unknown_error_is_waited_out_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    def rule(_: Any, number: int) -> Fault | None:
+        return Fault(error=UNKNOWN) if number < 3 else None
+
+    with FaultyServer(plain_answer, rule) as server, JsonRpc(server.http, quick()) as rpc:
+        assert rpc.call("any_method", "value") == "value"
+        assert server.request_count == 4
+    said = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(said) == 1
+    assert "event=rpc_error_unknown" in said[0]
+    assert "code=-32000 reason='words that nobody knows'" in said[0]
+
+
+def test_an_unknown_error_that_stays_is_named_and_not_waited_for_twice() -> None:
+    with (
+        FaultyServer(plain_answer, lambda *_: Fault(error=UNKNOWN)) as server,
+        JsonRpc(server.http, quick()) as rpc,
+    ):
+        with pytest.raises(RpcRefused, match=r"words that nobody knows \(code -32000\).*provider"):
+            rpc.call("any_method")
+        assert server.request_count == 4
+        with pytest.raises(RpcRefused):
+            rpc.call("any_method")
+        assert server.request_count == 5
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_calls_a_second_in_unknown_words_are_waited_out(whole: bool) -> None:
+    """Refused as a batch or call by call until the node was left alone for a while."""
+    budget = {"left": 5, "since": 0.0}
+    asked: list[int] = []
+
+    def answer(body: bytes) -> bytes:
+        wanted = json.loads(body)
+        each = json.loads(plain_answer(body))
+        now = time.monotonic()
+        if now >= budget["since"] + 0.1:
+            budget["left"] = 5
+        budget["since"] = now
+        error = {"code": UNKNOWN[0], "message": UNKNOWN[1]}
+        answers = each if isinstance(each, list) else [each]
+        asked.append(len(answers))
+        if whole and len(answers) > budget["left"]:
+            return json.dumps({"jsonrpc": "2.0", "id": None, "error": error}).encode()
+        for one in answers:
+            budget["left"] -= 1
+            if budget["left"] < 0:
+                del one["result"]
+                one["error"] = error
+        return json.dumps(answers if isinstance(wanted, list) else answers[0]).encode()
+
+    limits = quick(first_pause_s=0.05)
+    with FaultyServer(answer) as server, JsonRpc(server.http, limits) as rpc:
+        assert rpc.batch([("echo", [number]) for number in range(23)]) == list(range(23))
+    assert len(asked) < 60
+
+
+def test_one_odd_call_of_a_batch_costs_no_other() -> None:
+    def answer(body: bytes) -> bytes:
+        answers = json.loads(plain_answer(body))
+        for each in answers if isinstance(answers, list) else [answers]:
+            if each["result"] % 5 == 0:
+                each["error"] = {"code": -32000, "message": f"odd thing {each.pop('result')}"}
+        return json.dumps(answers).encode()
+
+    with FaultyServer(answer) as server, JsonRpc(server.http, quick()) as rpc:
+        found = rpc.batch([("echo", [number]) for number in range(40)])
+        assert [each for each in found if not isinstance(each, RpcRefused)] == [
+            number for number in range(40) if number % 5
+        ]
+        assert all(isinstance(found[at], RpcRefused) for at in range(0, 40, 5))
+        assert server.request_count < 25
+
+
 @pytest.mark.parametrize("body", [b"7", b"{}", b'{"id":99,"result":1}', b"[]"])
 def test_an_answer_that_is_none_is_an_error(body: bytes) -> None:
     with (

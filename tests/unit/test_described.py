@@ -123,7 +123,7 @@ def test_silence_is_asked_again_but_not_for_ever() -> None:
     source = described(silent)
     for _ in range(MOST_ASKS + 5):
         source.contradictions([POOL])
-    assert len(silent.asked) == 5 * MOST_ASKS
+    assert len(silent.asked) == 5 + MOST_ASKS - 1, "what was told is not asked again"
 
 
 def test_many_pools_are_few_requests() -> None:
@@ -166,3 +166,57 @@ def test_a_node_without_eth_call_says_nothing() -> None:
     node = PlayedNode(**{FEE: word(500)})
     node.fault = RpcRefused("no such method", code=-32601, reason="no such method")
     assert described(node).contradictions([POOL]) == {}
+
+
+BUSY = RpcRefused("busy", code=-32603, reason="Internal error", method="eth_call")
+
+
+def test_a_refusal_is_no_answer_and_is_asked_again_without_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    node = PlayedNode(**dict.fromkeys(GOOD, BUSY))
+    source = described(node)
+    for _ in range(MOST_ASKS + 5):
+        assert source.wrong_of([POOL, PAIR]) == {}
+    said = [each.getMessage() for each in caplog.records]
+    assert len(said) == 1
+    assert "event=descriptions_unchecked pools=2" in said[0]
+    assert POOL.key.hex() in said[0]
+    assert "busy" in said[0]
+    assert source.doubtful([POOL, PAIR]) == [POOL, PAIR]
+    node.answers = GOOD | {FEE: word(500)}
+    assert set(source.wrong_of([POOL, PAIR])) == {POOL.key}
+    source.settled([PAIR])
+    assert source.doubtful([POOL, PAIR]) == [POOL]
+
+
+def test_one_refused_function_is_asked_again() -> None:
+    node = PlayedNode(**{FEE: BUSY})
+    source = described(node)
+    for _ in range(MOST_ASKS + 1):
+        assert source.contradictions([POOL]) == {}
+    node.answers[FEE] = word(500)
+    assert POOL.key in source.contradictions([POOL])
+
+
+def test_a_node_that_was_away_leaves_its_pools_doubtful() -> None:
+    node = PlayedNode()
+    source = described(node)
+    node.fault = RpcUnavailable("away")
+    assert source.wrong_of([POOL]) == {}
+    assert source.doubtful([POOL]) == [POOL]
+    node.fault = None
+    source.wrong_of([POOL])
+    source.settled([POOL])
+    assert source.doubtful([POOL]) == []
+
+
+def test_a_list_that_is_believed_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    source = described(PlayedNode(**{FEE: REVERTED}))
+    for _ in range(MOST_ASKS + 2):
+        source.contradictions([POOL])
+    said = [each.getMessage() for each in caplog.records]
+    assert len(said) == 1
+    assert "event=descriptions_believed pools=1" in said[0]
+    assert "lacks=fee" in said[0]

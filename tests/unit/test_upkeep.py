@@ -13,7 +13,7 @@ from arena.writer import upkeep
 from arena.writer.branch import Witness
 from arena.writer.intake import Moment
 from arena.writer.scrapers import Scrape, ScrapedPool
-from arena.writer.upkeep import RECHECK_BLOCKS, Audit
+from arena.writer.upkeep import RECHECK_BLOCKS, Audit, Descriptions
 
 KEY = b"\x22" * 20
 TOKENS = (TokenSpec(b"\1" * 20, 18, ""), TokenSpec(b"\2" * 20, 18, ""))
@@ -162,3 +162,49 @@ def test_a_pool_whose_fee_the_chain_contradicts_is_made_stale() -> None:
 
     asyncio.run(asyncio.wait_for(go(), 30))
     assert played.wrong == [KEY]
+
+
+class ToldLate:
+    """Played in place of Described: the contract says what it is in the third round."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+
+    def doubtful(self, specs: Any) -> list[PoolSpec]:
+        return list(specs)
+
+    def settled(self, specs: Any) -> None:
+        pass
+
+    def wrong_of(self, specs: list[PoolSpec]) -> dict[bytes, PoolInvalid]:
+        self.rounds += 1
+        error = PoolInvalid("fee_pips is 500 by its contract, listed is 3000", key=KEY)
+        return {KEY: error} if self.rounds >= 3 else {}
+
+
+class Held(Played):
+    def pools(self) -> dict[bytes, PoolSpec]:
+        return {KEY: SPEC}
+
+    def doubt(self, keys: list[bytes]) -> None:
+        self.wrong += keys
+
+
+def test_a_pool_whose_contract_speaks_late_is_made_stale() -> None:
+    played = Held()
+    asking = Descriptions(
+        played,  # type: ignore[arg-type]
+        played.call,
+        ToldLate(),  # type: ignore[arg-type]
+        first_pause_s=0.01,
+        longest_pause_s=0.02,
+    )
+
+    async def go() -> None:
+        running = asyncio.ensure_future(asking.run())
+        await until(lambda: bool(played.wrong))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+    assert played.wrong[0] == KEY

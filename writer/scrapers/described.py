@@ -1,7 +1,8 @@
 """What pools' contracts say of themselves, held against what the list says of them.
 
 fee(), tickSpacing(), token0(), token1() and factory() of a V2 pair or V3 pool never change, so each
-pool is asked once. A function that a fork lacks says nothing, neither for nor against the list. The
+pool is asked once. A function that a fork lacks says nothing, neither for nor against the list, and
+is logged; a refusal of any other kind is no answer, and is asked for until there is one. The
 fee of a V2 pair is nowhere on the chain; the id of a V4 pool is the hash of its description and
 needs no node.
 """
@@ -16,6 +17,7 @@ from arena.arena import PoolSpec
 from arena.errors import PoolInvalid, RpcError, RpcRefused
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3
 from arena.writer.jsonrpc import Call, JsonRpc
+from arena.writer.rpcerrors import Meaning, meaning
 from arena.writer.scrapers import Scrape
 from arena.writer.scrapers.slots import check_identity
 
@@ -39,6 +41,8 @@ _WORD_CHARS = 2 + 64
 CALLS_AT_ONCE = 500
 # A node behind a balancer may not have the pool yet. Whoever says nothing so often has no such function.
 MOST_ASKS = 3
+# Contract or node say that there is no such function; anything else says nothing of the contract.
+_NO_FUNCTION = frozenset({Meaning.wrong, Meaning.other_way})
 
 Told = dict[str, int]
 """Answers by function; one that said nothing is not in it."""
@@ -63,30 +67,61 @@ def contradictions_of(spec: PoolSpec, told: Mapping[str, int]) -> Iterator[tuple
 
 
 class Described:
-    """Asks the node behind `rpc` once for each pool. Calls block; several threads may call."""
+    """Asks the node behind `rpc` for each pool until it was told. Calls block; several threads may
+    call."""
 
     def __init__(self, rpc: JsonRpc) -> None:
         self._rpc = rpc
         self._lock = threading.Lock()
         self._told: dict[bytes, Told] = {}
-        self._asks: dict[bytes, int] = {}
-        self._said_unasked = False
+        self._silences: dict[bytes, int] = {}  # rounds of answers in which a function was lacking
+        self._late: set[bytes] = set()  # pools that were not described when first asked about
+        self._named: set[bytes] = set()  # in the log, as not described
+        self._believed: set[bytes] = set()  # in the log, as without a function
 
     def told(self, specs: Iterable[PoolSpec]) -> dict[bytes, Told]:
         """What each V2 or V3 pool says of itself, by key. RpcError."""
         wanted = [spec for spec in specs if spec.protocol in _FUNCTIONS]
         with self._lock:
             new = [spec for spec in wanted if self._is_open(spec)]
-        questions = [(spec.key, name) for spec in new for name in _FUNCTIONS[spec.protocol]]
+            first = {spec.key for spec in new} - self._late
+            self._late |= first
+            questions = [
+                (spec.key, name)
+                for spec in new
+                for name in _FUNCTIONS[spec.protocol]
+                if name not in self._told.get(spec.key, ())
+            ]
         answers = self._ask(questions)
+        refused: dict[bytes, RpcRefused | None] = {}
         with self._lock:
-            for key in {spec.key for spec in new}:
-                self._asks[key] = self._asks.get(key, 0) + 1
             for (key, name), answer in zip(questions, answers, strict=True):
                 known = self._told.setdefault(key, {})
-                if answer is not None:
-                    known[name] = answer
-            return {spec.key: dict(self._told[spec.key]) for spec in wanted}
+                if _is_no_answer(answer):
+                    refused[key] = answer if isinstance(answer, RpcRefused) else None
+                elif (number := _word(answer)) is not None:
+                    known[name] = number
+            for spec in new:
+                is_whole = len(self._told[spec.key]) == len(_FUNCTIONS[spec.protocol])
+                if is_whole and spec.key in first:
+                    self._late.discard(spec.key)
+                if spec.key not in refused and not is_whole:
+                    self._silences[spec.key] = self._silences.get(spec.key, 0) + 1
+            told = {spec.key: dict(self._told.get(spec.key, {})) for spec in wanted}
+            self._say_believed(new)
+        if refused:
+            self._say_unchecked(list(refused), next(iter(refused.values())))
+        return told
+
+    def doubtful(self, specs: Iterable[PoolSpec]) -> list[PoolSpec]:
+        """Those that may have been let in before they were described, until they are `settled`."""
+        with self._lock:
+            return [spec for spec in specs if spec.key in self._late]
+
+    def settled(self, specs: Iterable[PoolSpec]) -> None:
+        """These were looked at after they came in; those that are described are doubtful no more."""
+        with self._lock:
+            self._late -= {spec.key for spec in specs if not self._is_open(spec)}
 
     def contradictions(self, specs: Iterable[PoolSpec]) -> dict[bytes, PoolInvalid]:
         """PoolInvalid, with both values, for each pool that is not what its description says.
@@ -111,20 +146,12 @@ class Described:
         return found
 
     def wrong_of(self, specs: Sequence[PoolSpec]) -> dict[bytes, PoolInvalid]:
-        """The same, and none while the node does not answer, which is logged once: the pools are
-        asked about with their next reading, and by the audit."""
+        """The same, and none while the node does not answer, which is logged once for each pool: they
+        are asked about until it does."""
         try:
             return self.contradictions(specs)
         except RpcError as error:
-            level = logging.DEBUG if self._said_unasked else logging.WARNING
-            self._said_unasked = True
-            log.log(
-                level,
-                "event=descriptions_unchecked pools=%d error=%s reason=%r",
-                len(specs),
-                type(error).__name__,
-                str(error),
-            )
+            self._say_unchecked([spec.key for spec in specs if spec.protocol in _FUNCTIONS], error)
             return {}
 
     def checked(self, scrape: Scrape) -> Scrape:
@@ -142,20 +169,59 @@ class Described:
         known = self._told.get(spec.key)
         if known is not None and len(known) == len(_FUNCTIONS[spec.protocol]):
             return False
-        return self._asks.get(spec.key, 0) < MOST_ASKS
+        return self._silences.get(spec.key, 0) < MOST_ASKS
 
-    def _ask(self, questions: Sequence[tuple[bytes, str]]) -> list[int | None]:
+    def _say_unchecked(self, keys: Sequence[bytes], error: RpcError | None) -> None:
+        with self._lock:
+            new = [key for key in keys if key not in self._named]
+            self._named.update(new)
+        if new:
+            log.warning(
+                "event=descriptions_unchecked pools=%d first=0x%s error=%s reason=%r: believed as listed "
+                "until the node answers; it is asked again",
+                len(new),
+                new[0].hex(),
+                "none" if error is None else type(error).__name__,
+                "an answer that is none" if error is None else str(error),
+            )
+
+    def _say_believed(self, asked: Sequence[PoolSpec]) -> None:
+        """Under the lock."""
+        new = [
+            spec
+            for spec in asked
+            if self._silences.get(spec.key, 0) >= MOST_ASKS and spec.key not in self._believed
+        ]
+        if not new:
+            return
+        self._believed |= {spec.key for spec in new}
+        known = self._told[new[0].key]
+        log.info(
+            "event=descriptions_believed pools=%d first=0x%s lacks=%s reason='the contract does not say "
+            "it: the list is believed'",
+            len(new),
+            new[0].key.hex(),
+            ",".join(name for name in _FUNCTIONS[new[0].protocol] if name not in known),
+        )
+
+    def _ask(self, questions: Sequence[tuple[bytes, str]]) -> list[Any]:
+        """What came of each question: an answer, or RpcRefused."""
         calls: list[Call] = [
             ("eth_call", ({"to": "0x" + key.hex(), "data": _SELECTORS[name]}, "latest"))
             for key, name in questions
         ]
         parts = [calls[at : at + CALLS_AT_ONCE] for at in range(0, len(calls), CALLS_AT_ONCE)]
-        found: list[int | None] = []
+        found: list[Any] = []
         for part, answers in zip(parts, self._rpc.batch_many(parts), strict=True):
-            if isinstance(answers, RpcRefused):  # eth_call as such: nothing is told
-                answers = [None] * len(part)
-            found += map(_word, answers)
+            found += [answers] * len(part) if isinstance(answers, RpcRefused) else answers
         return found
+
+
+def _is_no_answer(answer: Any) -> bool:
+    """Neither a word, nor that the contract has none: it is to be asked for again."""
+    if isinstance(answer, RpcRefused):
+        return meaning(answer) not in _NO_FUNCTION
+    return not isinstance(answer, str)
 
 
 def _word(answer: Any) -> int | None:
