@@ -162,6 +162,9 @@ class Branch:
         self.agreement = Agreement()  # up to the newest witness
         self.has_disagreed = False
         self.differing: Witness | None = None  # a block of the node that was not the stream's
+        # The newest block that the arena has from this node alone, until it is proven to be the
+        # stream's. What the node says of blocks up to it proves nothing: they are its own.
+        self.filled: tuple[int, bytes] | None = None
         self._trail: list[NodeBlock] = []  # read last to be compared
         self._trail_pools: Mapping[bytes, PoolSpec] = {}
 
@@ -172,6 +175,7 @@ class Branch:
         other.pools, other.witnesses = self.pools, list(witnesses)
         other.has_disagreed = self.has_disagreed
         other.agreement, other.differing = self.agreement, self.differing
+        other.filled = self.filled
         return other
 
     def pools_of(self, kept: Records, late: Mapping[bytes, int]) -> Mapping[bytes, PoolSpec]:
@@ -189,6 +193,13 @@ class Branch:
         """The arena was filled anew: no hash of it is known."""
         self.witnesses = []
         self.agreement = Agreement()
+        self.filled = None
+
+    def fill(self, blocks: Sequence[NodeBlock], mark: int) -> None:
+        """The arena has these blocks from the node alone, and nothing proves them yet."""
+        newest = blocks[-1].header
+        self.add(blocks, mark, Agreement(newest))
+        self.filled = newest.number, newest.hash
 
     @property
     def sure(self) -> list[Witness]:
@@ -224,7 +235,20 @@ class Branch:
             if header is not None and header.hash != place[1]
         ]
 
+    def is_filled(self, number: int) -> bool:
+        return self.filled is not None and number <= self.filled[0]
+
+    def _then(
+        self, agreement: Agreement, kept: Records, header: Header, *, has_events: bool
+    ) -> Agreement:
+        """With one more equal block; one that was taken from the node counts for nothing."""
+        if self.is_filled(header.number):
+            return Agreement(header)
+        return agreement.then(kept, header, has_events=has_events)
+
     def _note_differing(self, header: Header, mark: int) -> None:
+        if self.is_filled(header.number):
+            return  # it is another than the node's of before, which says nothing of the stream
         if self.differing is None or header.number < self.differing.number:
             self.differing = Witness(header.number, header.hash, mark)
 
@@ -281,7 +305,7 @@ class Branch:
                 self._disagree(block, each)
                 break
             has_events = bool(touched_pools(block.records, pools))
-            agreement = agreement.then(each, block.header, has_events=has_events)
+            agreement = self._then(agreement, each, block.header, has_events=has_events)
             equal += 1
         if equal:
             self.add(found[:equal], mark, self._doubt(agreement))
@@ -309,6 +333,8 @@ class Branch:
         gap is too long.
         """
         candidates = list(reversed(facts.witnesses))
+        if self.filled is not None and self.orphaned([self.filled]):
+            candidates = [each for each in candidates if each.number < self.filled[0]]
         headers = self.node.headers([each.number for each in candidates])
         ancestor = next(
             (
@@ -427,7 +453,7 @@ class Branch:
                     f"block {header.number} of the stream is another one than the node's",
                     block=header.number,
                 )
-            agreement = agreement.then(each, header, has_events=False)
+            agreement = self._then(agreement, each, header, has_events=False)
         return agreement if agreement.is_proven else self._agree_in_events(kept, late, mark)
 
     def _agree_in_events(
@@ -455,7 +481,7 @@ class Branch:
                 self._note_differing(block.header, mark)
                 return Agreement(block.header, differs=True)
             has_events = bool(touched_pools(block.records, pools))
-            agreement = agreement.then(each, block.header, has_events=has_events)
+            agreement = self._then(agreement, each, block.header, has_events=has_events)
         return agreement
 
     def _read_trail(self, first: int, last: int) -> list[NodeBlock]:

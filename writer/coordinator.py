@@ -230,8 +230,9 @@ class Coordinator:
         self._side_tasks = SideTasks() if side_tasks is None else side_tasks
         self._unsure_since: tuple[int, float] | None = None  # epoch, time
         self._unsure_reason = ""
-        # Pools -> the block of the node their values rest on, until it is proven to be the stream's.
+        # Pools -> the block of the node they were read at, until it is proven to be the stream's.
         self._places: dict[bytes, tuple[int, bytes]] = {}
+        self._differs_since: float | None = None
         self._has_been_live = False
         self._has_said_fees = False
         self._observe = observe
@@ -647,6 +648,7 @@ class Coordinator:
             why = self._unsure_reason
             await self._call(partial(self.intake.enter, epoch, "replaying", why))
             earlier: Sequence[NodeBlock] = ()
+            mark, _ = await self._call(lambda: self.intake.known_now(epoch))
             verdict = Verdict()
             agreement: Agreement | None = None
             candidates = [each for key, each in joined.items() if key not in self._leaving]
@@ -682,6 +684,8 @@ class Coordinator:
             self._branch.forget()
             self._places.clear()
             self._note_places(list(joined.values()), agreement)
+            if earlier and (agreement is None or not agreement.is_proven):
+                self._branch.fill(earlier, mark)
         others = {*joined, *self._leaving}
         self._retry_later([spec.key for spec in listed if spec.key not in others])
         await self._show_progress()
@@ -1061,11 +1065,11 @@ class Coordinator:
                         ]
                         found = (*blocks.missing, *blocks.compared)
                         branch.add(found, facts.mark, blocks.agreement)
+                        if blocks.missing and blocks.agreement.is_proven:
+                            branch.filled = None
+                        elif blocks.missing or branch.is_filled(blocks.ancestor.number + 1):
+                            branch.filled = blocks.place  # all pools rest on it
                         await self._call(partial(self.intake.note_hashes, tuple(branch.sure)))
-                        if blocks.missing and not blocks.agreement.is_proven:
-                            # All of them rest on what was missing.
-                            pools = await self._call(self.intake.pools)
-                            self._places = dict.fromkeys(pools, blocks.place)
                         self._settle_above(facts.first)
                         self._gap_is_closed(facts.head, blocks.ancestor.number, len(blocks.missing))
                         return True
@@ -1167,36 +1171,84 @@ class Coordinator:
                 log.debug("event=hashes_known newest=%d", branch.witnesses[-1].number)
 
     async def _look_at_places(self, branch: Branch) -> None:
-        """What was read at a block that the node no longer has is read again."""
-        if not self.is_live or not self._places:
+        """What was read at a block that the node no longer has is read again. So it is when node and
+        stream differ for long, unless the block is proven: the node may have been apart by then."""
+        filled = branch.filled
+        if not self.is_live or not (self._places or filled):
+            self._differs_since = None
             return
         looked = dict(self._places)
         epoch, _first = await self._call(self.intake.joining_block)
         head = await self._call(self.intake.live_head)
-        agreement, places = branch.agreement, sorted(set(looked.values()))
+        differing = await self._differing_for_long(branch)
+        agreement = branch.agreement
+        places = sorted({*looked.values(), *(() if filled is None else (filled,))})
         tip = agreement.tip
         top = () if tip is None else ((tip.number, tip.hash),)
         orphaned = set(await asyncio.to_thread(branch.orphaned, (*places, *top)))
+        if epoch != self.intake.epoch:
+            return  # looked at again
         proven = tip.number if tip and agreement.is_proven and not orphaned else 0
+        suspect = {
+            place
+            for place in places
+            if place in orphaned or (differing is not None and place[0] > proven)
+        }
+        done = {each for each in places if each[0] <= proven or each[0] + PLACE_BLOCKS < head}
+        why = "the node no longer has that block"
+        if not orphaned.intersection(places):
+            why = f"node and stream differ in block {differing}, so it may be of another branch"
+        if filled is not None and filled == branch.filled:
+            if filled in suspect:
+                await self._fill_again(branch, filled, epoch, why)
+                return
+            if filled in done:
+                branch.filled = None
         wrong = []
         for key, place in looked.items():
             if self._places.get(key) != place:
                 continue  # read anew meanwhile
-            if place in orphaned:
+            if place in suspect:
                 wrong.append(key)
-            if place in orphaned or place[0] <= proven or place[0] + PLACE_BLOCKS < head:
+            if place in suspect or place in done:
                 del self._places[key]
-        if wrong and epoch == self.intake.epoch:
-            lowest = min(number for number, _ in orphaned.intersection(places))
+        if wrong:
+            lowest = min(number for number, _ in suspect)
             log.warning(
                 "event=read_on_other_branch pools=%d block=%d reason=%r",
                 len(wrong),
                 lowest,
-                "the node no longer has the block they were read at; they are read again",
+                f"{why}; what was read at it is read again",
             )
             branch.witnesses = [each for each in branch.witnesses if each.number < lowest]
             branch.agreement = Agreement()
             await self._call(partial(self.intake.suspect, wrong))
+
+    async def _fill_again(
+        self, branch: Branch, filled: tuple[int, bytes], epoch: int, why: str
+    ) -> None:
+        """Every pool rests on blocks of the node that may be of another branch, and so do those kept:
+        a gap is opened, to be closed from below them."""
+        reason = f"blocks up to {filled[0]} were the node's: {why}; they are fetched again"
+        if await self._call(partial(self.intake.open_gap, epoch, reason)):
+            branch.witnesses = [each for each in branch.witnesses if each.number < filled[0]]
+            branch.agreement = Agreement()
+
+    async def _differing_for_long(self, branch: Branch) -> int | None:
+        """A block that has been another one for node and stream for as long as `unsure_s`."""
+        await self._still_differing(branch)
+        known = branch.differing
+        if known is not None:
+            gone = await asyncio.to_thread(branch.orphaned, [(known.number, known.hash)])
+            known = None if gone else known
+        now = time.monotonic()
+        if known is None:
+            self._differs_since = None
+        elif self._differs_since is None:
+            self._differs_since = now
+        elif now >= self._differs_since + self._unsure_s:
+            return known.number
+        return None
 
     async def _follow_fees(self, branch: Branch) -> None:
         """Learn protocol fees of V4 from the node where the stream does not bring them, up to the

@@ -209,6 +209,14 @@ class Intake:
         in_gap = was_live or self._applied is not None
         self.arena.set_phase("gap" if in_gap else "buffering", reason, gap=(first, last))
 
+    def open_gap(self, epoch: int, reason: str) -> bool:
+        """Go on as if what a gap was closed with were missing still; False when the stream moved."""
+        is_whole = self.is_live and not (self._in_reorg or self._gap_pending)
+        if epoch != self.epoch or not is_whole:
+            return False
+        self.lost(reason)
+        return True
+
     def _note_loss(self) -> None:
         """What the stream brought before does not lead to what it will bring."""
         if self._is_first:

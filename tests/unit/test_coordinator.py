@@ -1806,8 +1806,8 @@ class ForkedNode:
         """V2 Sync in that block."""
         data = amount.to_bytes(32, "big") + (1).to_bytes(32, "big")
         block_hash = self.hash_of(number, branch)
-        log = Log(V2_KEY, (V2_SYNC,), data, number, block_hash, 0, 1)
-        self.events.setdefault((block_hash[31:].decode(), number), []).append(log)
+        logs = self.events.setdefault((block_hash[31:].decode(), number), [])
+        logs.append(Log(V2_KEY, (V2_SYNC,), data, number, block_hash, 0, len(logs)))
 
 
 class NodeScraper(ListScraper):
@@ -1834,12 +1834,12 @@ def fixed(number: int, *events: dict[str, Any]) -> np.ndarray:
 
 
 def forked(
-    make: Callable[..., Bench], *keys: bytes, fork: int, branch: str = "B"
+    make: Callable[..., Bench], *keys: bytes, fork: int, branch: str = "B", unsure_s: float = 1e9
 ) -> tuple[Bench, ForkedNode]:
     """Pools with 5 on branch A, which is the stream's, and 6 on B; the stream begins at block 101."""
     node = ForkedNode(fork, tip=101, branch=branch)
     scraper = NodeScraper(node, *keys, A=5, B=6)
-    more: dict[str, Any] = {"unsure_s": 1e9, "gap_timeout_s": 1.0, "witness_pause_s": 0.005}
+    more: dict[str, Any] = {"unsure_s": unsure_s, "gap_timeout_s": 1.0, "witness_pause_s": 0.005}
     bench = make(scraper, node=node, closes_gaps=True, **more)
     bench.send(fixed(101))
     return bench, node
@@ -1970,8 +1970,133 @@ def test_a_gap_closed_on_another_branch_is_found_when_the_node_comes_round(
                 assert not are_live(bench, keys)
             node.branch = "A"
             bench.coordinator._scraper.amounts["A"] = 5
+            for _ in range(4 * UNSURE_BLOCKS):
+                await go_on(bench, node)
+            assert bench.amount(V2_KEY) == 5
+            assert are_live(bench, keys)
+
+    bench.run(scenario())
+
+
+@pytest.mark.slow
+def test_a_gap_that_went_live_on_another_branch_is_closed_again_when_the_node_comes_round(
+    make: Callable[..., Bench],
+) -> None:
+    """The blocks of B that are kept do not speak against the node for good."""
+    keys = (V2_KEY, V3_KEY)
+    bench, node, start = live_before_the_fork(make, keys)
+
+    async def scenario() -> None:
+        await start()
+        async with bench.live():
+            while node.tip < 139 or not bench.coordinator.known():
+                await go_on(bench, node)
+            node.sync(141, "A", 5)
+            node.sync(141, "B", 6)
+            node.tip, node.branch = 142, "B"
+            await go_on(bench, node)
+            while bench.amount(V2_KEY) != 6 or not are_live(bench, keys):
+                await go_on(bench, node)
+            node.branch = "A"
+            for _ in range(4 * UNSURE_BLOCKS):
+                await go_on(bench, node)
+            assert bench.amount(V2_KEY) == 5
+            assert are_live(bench, keys)
+
+    bench.run(scenario())
+
+
+async def start_on_other_branch(bench: Bench, node: ForkedNode) -> None:
+    """Blocks 106 to 110 are lost while pools are read, the node is on B by then: live with B's."""
+    node.sync(110, "A", 5)
+    node.sync(110, "B", 6)
+    start = asyncio.ensure_future(bench.coordinator.cold_start())
+    while node.tip < 105:
+        await go_on(bench, node)
+    assert not start.done()
+    node.tip, node.branch = 110, "B"
+    await go_on(bench, node)
+    while not start.done():
+        await go_on(bench, node)
+    await start
+    assert bench.amount(V2_KEY) == 6
+    assert are_live(bench, (V2_KEY, V3_KEY))
+
+
+@pytest.mark.slow
+def test_a_start_that_lost_blocks_on_another_branch_is_found_when_the_node_comes_round(
+    make: Callable[..., Bench],
+) -> None:
+    """The pools' own block is one of both branches: what they rest on was fetched from B."""
+    keys = (V2_KEY, V3_KEY)
+    bench, node = forked(make, *keys, fork=106, branch="A")
+
+    async def scenario() -> None:
+        await start_on_other_branch(bench, node)
+        async with bench.live():
+            for _ in range(UNSURE_BLOCKS):
+                await go_on(bench, node)
+            assert are_live(bench, keys), "nothing tells the branches apart"
+            node.branch = "A"
+            for _ in range(4 * UNSURE_BLOCKS):
+                await go_on(bench, node)
+            assert bench.amount(V2_KEY) == 5
+            assert are_live(bench, keys)
+
+    bench.run(scenario())
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_pools_that_rest_on_an_unproven_block_are_doubted_while_node_and_stream_differ(
+    make: Callable[..., Bench], is_lost: bool
+) -> None:
+    """The node stays on B, and a later block shows it: what was fetched (`is_lost`) or read there
+    may be of B."""
+    keys = (V2_KEY, V3_KEY)
+    fork = 106 if is_lost else 100
+    bench, node = forked(make, *keys, fork=fork, branch="A" if is_lost else "B", unsure_s=0.3)
+
+    async def scenario() -> None:
+        if is_lost:
+            await start_on_other_branch(bench, node)
+        else:
+            start = asyncio.ensure_future(bench.coordinator.cold_start())
+            while not start.done():
+                await go_on(bench, node)
+            assert bench.amount(V2_KEY) == 6
+            assert are_live(bench, keys)
+        async with bench.live():
+            node.sync(node.tip + 1, "B", 7)
+            while bench.status(V2_KEY) == "live" and bench.reader.phase == "live":
+                await go_on(bench, node)
+            for _ in range(UNSURE_BLOCKS):
+                await go_on(bench, node)
+                assert bench.status(V2_KEY) != "live" or bench.reader.phase != "live"
+            node.branch = "A"
             while bench.amount(V2_KEY) != 5 or not are_live(bench, keys):
                 await go_on(bench, node)
+
+    bench.run(scenario())
+
+
+@pytest.mark.slow
+def test_blocks_fetched_from_the_node_prove_nothing_of_it(make: Callable[..., Bench]) -> None:
+    """The node agrees with its own blocks, events and all."""
+    bench, node = forked(make, V2_KEY, V3_KEY, fork=106, branch="A")
+
+    async def scenario() -> None:
+        for number in (106, 107, 108):
+            node.sync(number, "B", 6)
+        await start_on_other_branch(bench, node)
+        async with bench.live():
+            for _ in range(UNSURE_BLOCKS // 2):
+                await go_on(bench, node)
+            assert not bench.coordinator._branch.agreement.is_proven
+            node.branch = "A"
+            for _ in range(4 * UNSURE_BLOCKS):
+                await go_on(bench, node)
+            assert bench.amount(V2_KEY) == 5
+            assert are_live(bench, (V2_KEY, V3_KEY))
 
     bench.run(scenario())
 
