@@ -1260,7 +1260,12 @@ def _supersede(name: str, generation: int) -> None:
     old = data_name(name, generation)
     try:
         segment = Segment.attach(old, writable=True)
-    except (ArenaMissing, ArenaNotReady):
+    except ArenaMissing:
+        return
+    except (ArenaNotReady, ArenaDamaged):  # empty, or too large for any
+        unlink(old)
+        return
+    except LayoutMismatch:  # a folder or the like
         return
     if segment.nbytes >= layout.HEADER_NBYTES:
         head = ffi.from_buffer("psa_header *", segment.map)

@@ -19,17 +19,27 @@ import mmap
 import os
 import re
 import resource
+import stat
 import struct
 import threading
 from typing import Self
 
 import posix_ipc
 
-from arena.errors import ArenaBusy, ArenaFull, ArenaMissing, ArenaNotReady, ArenaPermission
+from arena.errors import (
+    ArenaBusy,
+    ArenaDamaged,
+    ArenaFull,
+    ArenaMissing,
+    ArenaNotReady,
+    ArenaPermission,
+    LayoutMismatch,
+)
 from arena.owner import check_owner, user_id
 
 DIRECTORY = "/dev/shm"
 NAME_NBYTES = 200
+_MAX_NBYTES = 1 << 46  # half of what a process can address; no writer makes one so large
 
 # struct flock of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid.
 _FLOCK = struct.Struct("hhqqi4x")
@@ -84,14 +94,27 @@ def _open(
         if error.errno is None:  # posix_ipc has words for these two, and no number
             number = errno.ENFILE if "system" in str(error) else errno.EMFILE
             raise OSError(number, os.strerror(number), DIRECTORY + name) from error
+        _check_regular(name, os.lstat(DIRECTORY + name).st_mode)
+        raise
+    except ValueError:
+        _check_regular(name, os.lstat(DIRECTORY + name).st_mode)
         raise
     fd = int(shm.fd)
     try:
+        _check_regular(name, os.fstat(fd).st_mode)
         check_owner(name, os.fstat(fd).st_uid, user_id(owner_uid), writes=writable)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _check_regular(name: str, mode: int) -> None:
+    """LayoutMismatch for a folder, a link, a pipe."""
+    if not stat.S_ISREG(mode):
+        raise LayoutMismatch(
+            f"{DIRECTORY}{name} is no file: remove it, or choose another name", name=name
+        )
 
 
 def _permission(name: str, *, writable: bool) -> ArenaPermission:
@@ -197,13 +220,19 @@ class Segment:
     def attach(cls, name: str, *, writable: bool = False, owner_uid: int | None = None) -> Self:
         """Map an existing segment of that user's (None: this process's) whole.
 
-        ArenaMissing, ArenaPermission, OwnerMismatch, ArenaNotReady (empty).
+        ArenaMissing, ArenaPermission, OwnerMismatch, ArenaNotReady (empty), ArenaDamaged (too large to be
+        one), LayoutMismatch (no file).
         """
         fd = _open(name, writable=writable, create=False, owner_uid=owner_uid)
         try:
             nbytes = os.fstat(fd).st_size
             if nbytes == 0:
                 raise ArenaNotReady(f"{name} is still being created", name=name)
+            if nbytes > _MAX_NBYTES:
+                raise ArenaDamaged(
+                    f"{name} has {nbytes} bytes: another program made it so large; restart the writer",
+                    name=name,
+                )
             access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
             mapping = mmap.mmap(fd, nbytes, mmap.MAP_SHARED, access)
         except BaseException:

@@ -390,6 +390,44 @@ def test_a_start_replaces_whatever_this_user_left_under_the_name(
     assert all(arena_name in each and "reason=" in each for each in said)
 
 
+@pytest.mark.parametrize("has_control", [True, False])
+@pytest.mark.parametrize("size", [0, 1, 5000, 1 << 40, 1 << 62])
+def test_no_size_of_the_data_stops_a_start(
+    size: int, has_control: bool, arena_name: str, tmp_path: Path
+) -> None:
+    leave(arena_name)
+    (data,) = SHM.glob(f"{arena_name}.*")
+    os.truncate(data, size)
+    if not has_control:
+        (SHM / arena_name).write_bytes(b"garbage")
+    found, _ = open_with(arena_name, tmp_path)
+    with found:
+        assert len([*SHM.glob(f"{arena_name}.*")]) == 1
+        found.close(unlink=True)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        Path.mkdir,
+        os.mkfifo,
+        lambda path: path.symlink_to("/etc/hostname"),
+        lambda path: path.symlink_to("nowhere"),
+    ],
+    ids=["folder", "pipe", "link", "dangling"],
+)
+def test_what_is_no_file_is_refused_with_the_remedy(
+    put: Callable[[Path], None], arena_name: str, tmp_path: Path
+) -> None:
+    path = SHM / arena_name
+    put(path)
+    try:
+        with pytest.raises(LayoutMismatch, match="is no file: remove it, or choose another name"):
+            open_with(arena_name, tmp_path)
+    finally:
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
 @pytest.mark.parametrize("is_every_bit", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_bit_of_the_control_segment_stops_a_start(
     arena_name: str, tmp_path: Path, is_every_bit: bool
