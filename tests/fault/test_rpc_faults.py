@@ -28,7 +28,7 @@ from arena.errors import (
     RpcUnavailable,
 )
 from arena.writer.jsonrpc import JsonRpc, Limits
-from arena.writer.scrapers.blocks import sync_state
+from arena.writer.scrapers.blocks import check_chain, sync_state
 from arena.writer.scrapers.rpc import RpcScraper, Way, block_by_hash, head_block, is_canonical
 from arena.writer.transports import pause_asked
 from arena.writer.whitelist import parse_pool_list
@@ -166,6 +166,14 @@ def test_an_unknown_error_that_stays_is_named_and_not_waited_for_twice() -> None
         with pytest.raises(RpcRefused):
             rpc.call("any_method")
         assert server.request_count == 5
+
+
+def test_a_start_does_not_end_with_an_unknown_error() -> None:
+    def rule(_: Any, number: int) -> Fault | None:
+        return Fault(error=UNKNOWN) if number < 5 else Fault(body=b'{"id":null,"result":"0x1"}')
+
+    with FaultyServer(plain_answer, rule) as server, JsonRpc(server.http, quick()) as rpc:
+        assert check_chain(rpc, 1) == 1
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -40,6 +40,7 @@ OLD_HEAD_S = 2 * 3600
 FRESH_HEAD_S = 600.0  # such a head is the chain's, whatever else the node says
 # So near to the highest block it knows of, a node follows the chain.
 NEAR_BLOCKS = 8
+UNKNOWN_WAIT_S, UNKNOWN_POLL_S = 15.0, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def is_canonical(rpc: JsonRpc, block: Block) -> bool:
 
 def check_chain(rpc: JsonRpc, chain_id: int | None) -> int:
     """The node's chain id. ChainMismatch when it is not `chain_id` (None accepts any)."""
-    found = quantity(rpc, "eth_chainId", rpc.call("eth_chainId"))
+    found = quantity(rpc, "eth_chainId", _chain_id(rpc))
     if chain_id is not None and found != chain_id:
         raise ChainMismatch(
             f"{rpc.shown} follows chain {found}, expected {chain_id}; give the address of a node "
@@ -87,6 +88,18 @@ def check_chain(rpc: JsonRpc, chain_id: int | None) -> int:
             expected=chain_id,
         )
     return found
+
+
+def _chain_id(rpc: JsonRpc) -> Any:
+    """The first thing a start asks: an error that nobody knows does not end it at once."""
+    deadline = time.monotonic() + UNKNOWN_WAIT_S
+    while True:
+        try:
+            return rpc.call("eth_chainId")
+        except RpcRefused as error:
+            if meaning(error) is not Meaning.unclear or time.monotonic() >= deadline:
+                raise
+        time.sleep(UNKNOWN_POLL_S)
 
 
 def _block(rpc: JsonRpc, method: str, which: str) -> Block | None:
