@@ -351,7 +351,7 @@ class Branch:
                 head=facts.head,
             )
         top = _number(facts.kept[-1])
-        blocks = self._fetch(ancestor.number + 1, top, parent=ancestor.hash)
+        blocks = self._fetch(ancestor.number + 1, top, parent=ancestor.hash, believes_silence=False)
         missing = blocks[: facts.first - ancestor.number - 1]
         compared = blocks[len(missing) :]
         before = missing[-1].header if missing else headers[candidates.index(ancestor)]
@@ -501,9 +501,18 @@ class Branch:
         self._trail, self._trail_pools = trail, self.pools
         return [each for each in trail if first <= each.header.number <= last]
 
-    def _fetch(self, first: int, last: int, *, parent: bytes) -> list[NodeBlock]:
-        pools, reader = self.pools, self.reader
-        return fetch_blocks(self.node, first, last, pools, parent=parent, reader=reader)
+    def _fetch(
+        self, first: int, last: int, *, parent: bytes, believes_silence: bool = True
+    ) -> list[NodeBlock]:
+        return fetch_blocks(
+            self.node,
+            first,
+            last,
+            self.pools,
+            parent=parent,
+            reader=self.reader,
+            believes_silence=believes_silence,
+        )
 
     def _other_events(
         self,

@@ -317,11 +317,11 @@ class Bridge:
         tip = self._follower.tip
         if tip is not None and tip.hash == hint:
             return tip
-        header, logs = self._node.block(hint)
+        follower = self._follower
+        header, logs, receipts = self._node.block(hint, with_receipts=follower.asks_receipts)
         if header is None:
             raise NodeBehind(f"the node told of block 0x{hint.hex()} and does not have it yet")
-        if logs is not None:
-            self._follower.tell(hint, logs)
+        follower.tell(hint, logs, receipts)
         return header
 
     def _watch_stall(self, error: Scraper, began_at: float) -> None:

@@ -2,18 +2,19 @@
 
 A node leaves logs out without an error: it is still building its index of them, or several nodes
 answer behind one address. What a header says of its block's logs is compared with them: its bloom
-filter has the address and the topics of every log. In this order, and the first way that shows it ends
-the search:
+filter has the address and the topics of every log. But a filter says nothing of how many they are, and
+the last ones leave no hole in the numbers. In this order, and the first way that shows it ends the search:
 
-1. Every contract's logs by the block's hash. They are whole when their numbers have no hole and the
-   filter speaks of nothing else; logs that it does not speak of are the chain's own.
-2. Receipts, of every transaction the header has. They show it where a chain leaves filters empty, sets
-   bits without logs, or numbers logs with holes, and they are taken where the index lacks logs.
-3. Every contract's logs by the block's number, as the first.
+1. Receipts, of every transaction the header has. A node that has them is asked for those of each block;
+   logs beside them that are no pool's events are the chain's own.
+2. Every contract's logs by the block's hash, where there are no receipts. They are whole when their
+   numbers have no hole, the filter speaks of nothing else, and no event comes twice in a transaction.
+3. Every contract's logs by the block's number, as the second.
 4. Answers that agree, the last one `settle_s` after the first doubt: where the header says nothing of
-   logs, or numbers have holes on a chain where they always have.
-5. The same where the header contradicts them, after `pass_s`: the block passes, and the pools that its
-   filter names are doubtful, to be read anew.
+   logs, or numbers have holes on a chain where they always have. That there are none beside a header
+   without a filter takes `pass_s`.
+5. The same where the header, the receipts or a repeated event contradict them, after `pass_s`: the
+   block passes, and the pools in question are doubtful, to be read anew.
 
 Where a node gives logs of named contracts only, those of the listed pools take the first place; that
 each pool the filter names has one shows that they are whole, else two answers that agree.
@@ -42,15 +43,16 @@ from arena.writer.rpcerrors import Meaning, meaning
 from arena.writer.scrapers.slots import keccak256
 
 if TYPE_CHECKING:
-    from arena.writer.logs import Header, Log
+    from arena.writer.logs import Header, Log, Receipts
 
 log = logging.getLogger(__name__)
 
 SETTLE_S = 0.5  # an index still being built answers with less; seen late by 0.15 s
 PASS_S = 2.0  # as long as a node may contradict itself before its block is passed
-MAX_DOUBTS = 256  # blocks whose first doubtful answer is remembered
+MAX_DOUBTS = 4096  # blocks whose first doubtful answer is remembered: those of a fetch
 HOLES_LEARNED = 3  # blocks after which holes count as the chain's way
-RECEIPT_FAILURES = 3  # in a row, after which a node counts as one without receipts
+RECEIPT_FAILURES = 3  # in a row, after which a node counts as one without receipts for a while
+RECEIPTS_PAUSE_S = 60.0  # that while
 _REFUSALS = (RpcRefused, LogInvalid, LogsRefused, ChainMoved)
 _DOUBTS = (*_REFUSALS, NodeBehind)
 
@@ -74,33 +76,44 @@ class WholeBlock:
     """A block with all logs that could be a pool's event, in order, numbered through the block, and the
     number of each transaction's first log.
 
-    Of pools in `doubtful` (keys) events may be missing: they are to be read anew.
+    Of pools in `doubtful` (keys) events may be missing: they are to be read anew. `is_silent`: it has
+    no logs, and nothing but answers that agree says so.
     """
 
     header: "Header"
     logs: "tuple[Log, ...]"
     first_logs: Mapping[int, int]
     doubtful: frozenset[bytes] = frozenset()
+    is_silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What numbers and filter say of an answer: `holes` in the numbers, bits `missing` among the logs'
-    own, or `no_filter`: nothing is said."""
+    own, or `no_filter`: nothing is said. And what speaks against the answer itself: an event that
+    `repeats`, one that is in `no_receipt`."""
 
     holes: bool
     missing: bool
     no_filter: bool
+    repeats: bool = False
+    no_receipt: bool = False
+
+    @property
+    def is_contradicted(self) -> bool:
+        return self.missing or self.repeats or self.no_receipt
 
     @property
     def is_whole(self) -> bool:
-        return not (self.holes or self.missing or self.no_filter)
+        return not (self.holes or self.no_filter or self.is_contradicted)
 
     def __str__(self) -> str:
         parts = [
             (self.holes, "their numbers have holes"),
             (self.missing, "they are not all that its header speaks of"),
             (self.no_filter, "its header has no bloom filter of them"),
+            (self.repeats, "an event comes twice in one transaction"),
+            (self.no_receipt, "the receipts do not have all of them"),
         ]
         return " and ".join(text for holds, text in parts if holds) or "they are whole"
 
@@ -176,6 +189,11 @@ def ordered(header: "Header", logs: "Iterable[Log]") -> "tuple[Log, ...]":
     return tuple(replace(each, log_index=number) for number, each in enumerate(found))
 
 
+def _event(each: "Log") -> tuple[object, ...]:
+    """What happened, and in which transaction; without its number."""
+    return each.tx_index, each.address, each.topics, each.data
+
+
 def weigh(header: "Header", logs: "Sequence[Log]") -> Evidence:
     """What the header and the numbers say of all logs of its block, ordered."""
     bloom = int.from_bytes(header.logs_bloom, "big")
@@ -226,20 +244,37 @@ class BlockLogs:
         self._pass_s = pass_s
         self._clock = clock or time.monotonic
         self._told: dict[bytes, Sequence[Log]] = {}
-        self._doubts: dict[bytes, tuple[float, tuple[Log, ...] | None]] = {}
-        self._ask_receipts: Callable[[bytes], tuple[int, Sequence[Log]] | None] | None = getattr(
-            node, "receipts", None
-        )
+        self._told_receipts: dict[bytes, Receipts | Scraper | None] = {}
+        self._doubts: dict[bytes, tuple[float, int]] = {}  # since when, and a digest of the logs
+        self._ask_receipts: (
+            Callable[[Sequence[bytes]], Sequence[Receipts | Scraper | None]] | None
+        ) = getattr(node, "receipts", None)
         self._receipt_failures = 0
+        self._receipts_from = 0.0  # not asked before
+        self._short_since: dict[bytes, float] = {}  # blocks whose receipts were not all there
+        self._have_shown = False  # receipts, once
+        self._stayed_short = 0
         self._refuses_all: RpcRefused | None = None  # all contracts' logs at once
         self._numbers_are_whole = False  # as a rule of this chain
         self._holes_seen = 0
         self._is_contradicted = False  # a filter once spoke of logs that no way found
         self._said: set[str] = set()
 
-    def tell(self, block_hash: bytes, logs: "Sequence[Log]") -> None:
-        """What the node just gave as all logs by that hash, so that it is not asked again."""
-        self._told = {block_hash: logs}
+    def tell(
+        self,
+        block_hash: bytes,
+        logs: "Sequence[Log] | None",
+        receipts: "Receipts | Scraper | None" = None,
+    ) -> None:
+        """What the node just gave as all logs by that hash, and as receipts, so that it is not asked
+        again."""
+        self._told = {} if logs is None else {block_hash: logs}
+        self._told_receipts = {} if receipts is None else {block_hash: receipts}
+
+    @property
+    def has_receipts(self) -> bool:
+        """The node is asked for them: it has not refused yet."""
+        return self._ask_receipts is not None and self._clock() >= self._receipts_from
 
     def read(
         self, headers: "Sequence[Header]", pools: Mapping[bytes, PoolSpec]
@@ -251,12 +286,13 @@ class BlockLogs:
         asked = [each for each in headers if not has_no_logs(each) and each.hash not in self._told]
         answers = dict(zip((each.hash for each in asked), self._by_hash(asked), strict=True))
         told, self._told = self._told, {}
+        receipts = self._receipts([each for each in headers if not has_no_logs(each)])
         found: list[WholeBlock] = []
         failure: Scraper | None = None
         for header in headers:  # those behind a doubtful one, too: their doubts last as long
             answer = answers.get(header.hash, told.get(header.hash, ()))
             try:
-                whole = self._search(header, answer, pools)
+                whole = self._search(header, answer, receipts.get(header.hash), pools)
             except _DOUBTS as error:
                 failure = failure or error
             else:
@@ -301,26 +337,74 @@ class BlockLogs:
             )
         return found
 
-    def _receipts(self, header: "Header") -> "tuple[Log, ...] | None":
-        """The logs of all receipts; None where they cannot be had, or are not those of all
-        transactions."""
-        if self._ask_receipts is None:
-            return None
+    def _receipts(self, headers: "Sequence[Header]") -> "dict[bytes, Receipts | Scraper | None]":
+        """Their receipts by hash, in one batch; nothing where the node has none."""
+        told, self._told_receipts = self._told_receipts, {}
+        if not headers or not self.has_receipts:
+            return {}
+        assert self._ask_receipts is not None
+        hashes = [each.hash for each in headers if each.hash not in told]
+        found: Sequence[Receipts | Scraper | None] = []
         try:
-            answer = self._ask_receipts(header.hash)
+            if hashes:
+                found = self._ask_receipts(hashes)
         except RpcError as error:
-            self._receipt_failures += 1
-            is_unknown = isinstance(error, RpcRefused) and meaning(error) is Meaning.other_way
-            if is_unknown or self._receipt_failures >= RECEIPT_FAILURES:
-                self._ask_receipts = None
-            return None
-        except (LogInvalid, ChainMoved):
-            return None
+            found = [error] * len(hashes)
+        answers = told | dict(zip(hashes, found, strict=True))
+        failures = [each for each in answers.values() if isinstance(each, RpcError)]
+        if any(
+            isinstance(each, RpcRefused) and meaning(each) is Meaning.other_way for each in failures
+        ):
+            self._ask_receipts = None
+            return {}
+        if len(failures) < len(answers):
+            self._receipt_failures = 0
+            return answers
+        self._receipt_failures += 1
+        if self._receipt_failures < RECEIPT_FAILURES:
+            raise failures[0]
         self._receipt_failures = 0
-        if answer is None or answer[0] < max(1, header.transaction_count or 0):
+        self._receipts_from = self._clock() + RECEIPTS_PAUSE_S
+        log.warning("event=receipts_fail pause_s=%d reason=%r", RECEIPTS_PAUSE_S, str(failures[0]))
+        return {}
+
+    def _of_receipts(
+        self, header: "Header", answer: "Receipts | Scraper | None"
+    ) -> "tuple[Log, ...] | None":
+        """The logs of all receipts; None where they are not those of all transactions.
+
+        NodeBehind where this node's usually are, as long as its index may lag behind.
+        """
+        logs = self._checked(header, answer)
+        if logs is not None:
+            self._have_shown = True
+            self._short_since.pop(header.hash, None)
+        elif self._have_shown and self.has_receipts and self._stayed_short < HOLES_LEARNED:
+            now = self._clock()
+            while len(self._short_since) >= MAX_DOUBTS:
+                del self._short_since[next(iter(self._short_since))]
+            if now - self._short_since.setdefault(header.hash, now) < self._pass_s:
+                raise NodeBehind(
+                    f"the node does not give all receipts of block {header.number} yet",
+                    block=header.number,
+                )
+            self._stayed_short += 1
+        return logs
+
+    def _checked(
+        self, header: "Header", answer: "Receipts | Scraper | None"
+    ) -> "tuple[Log, ...] | None":
+        if answer is None or isinstance(answer, Scraper):
+            return None
+        count = header.transaction_count
+        if answer.count < max(1, count or 0):
+            return None
+        # What is paid back counts in a block's gas on some chains, so a full count is enough.
+        differs = answer.gas_used and header.gas_used and answer.gas_used != header.gas_used
+        if differs and answer.count != count:
             return None
         try:
-            return ordered(header, answer[1])
+            return ordered(header, answer.logs)
         except LogInvalid:
             return None
 
@@ -336,7 +420,8 @@ class BlockLogs:
         seen = {each.address for each in logs}
         seen |= {each.topics[1] for each in logs if len(each.topics) > 1}
         absent = [key for key in named_pools(header, pools, self._topics) if key not in seen]
-        return logs, Evidence(holes=False, missing=False, no_filter=bool(absent))
+        repeats = self._repeats(logs)
+        return logs, Evidence(holes=False, missing=False, no_filter=bool(absent), repeats=repeats)
 
     # -- what they show together
 
@@ -344,6 +429,7 @@ class BlockLogs:
         self,
         header: "Header",
         answer: "Sequence[Log] | Scraper",
+        given: "Receipts | Scraper | None",
         pools: Mapping[bytes, PoolSpec],
     ) -> WholeBlock:
         if has_no_logs(header) and not isinstance(answer, Scraper) and not answer:
@@ -351,14 +437,13 @@ class BlockLogs:
         first = self._weighed(header, answer)
         if isinstance(first, tuple):
             self._numbers_are_whole |= len(first[0]) > 1 and not first[1].holes
-            if first[1].is_whole:
-                return self._done(header, first[0])
-        receipts = self._receipts(header)
+        receipts = self._of_receipts(header, given)
         if receipts is not None:
-            if isinstance(first, tuple) and self._adds_nothing(first[0], receipts):
-                return self._done(header, first[0])
-            if not weigh(header, receipts).missing:
-                return self._done(header, receipts)
+            found = self._by_receipts(header, first, receipts, pools)
+            if found is not None:
+                return found
+        if isinstance(first, tuple) and first[1].is_whole:
+            return self._done(header, first[0])
         second = self._weighed(header, self._by_number(header))
         if isinstance(second, tuple) and second[1].is_whole:
             return self._done(header, second[0])
@@ -372,14 +457,50 @@ class BlockLogs:
             raise first
         return self._agreed(header, first, second, pools)
 
+    def _by_receipts(
+        self,
+        header: "Header",
+        first: "tuple[tuple[Log, ...], Evidence] | Scraper",
+        receipts: "tuple[Log, ...]",
+        pools: Mapping[bytes, PoolSpec],
+    ) -> WholeBlock | None:
+        """The block by the receipts of all its transactions; None where they are not all it has."""
+        of_receipts = weigh(header, receipts)
+        if not isinstance(first, tuple):
+            return None if of_receipts.missing else self._done(header, receipts)
+        logs, evidence = first
+        more = self._beyond(logs, receipts)
+        if not more and self._adds_nothing(logs, receipts):
+            return self._done(header, logs)
+        if of_receipts.missing:
+            return None
+        if not more:
+            return self._done(header, receipts)
+        if evidence.is_whole and of_receipts.holes:  # they are what the receipts lack
+            return self._done(header, logs)
+        doubt = logs, replace(evidence, no_receipt=True)
+        return self._agreed(header, doubt, doubt, pools)
+
+    def _beyond(self, logs: "Sequence[Log]", receipts: "Sequence[Log]") -> "list[Log]":
+        """Events that no receipt has, under whatever number."""
+        here = {_event(each) for each in receipts}
+        return [each for each in logs if self._is_known(each) and _event(each) not in here]
+
     def _adds_nothing(self, logs: "Sequence[Log]", receipts: "Sequence[Log]") -> bool:
         """They are those of the receipts, and logs of the chain's own, which have none: not an event
         told twice under another number."""
         more = set(logs) - set(receipts)
         has_all = len(more) == len(logs) - len(receipts)
-        return has_all and not any(
-            each.topics[:1] and each.topics[0] in self._known for each in more
-        )
+        return has_all and not any(self._is_known(each) for each in more)
+
+    def _is_known(self, each: "Log") -> bool:
+        return bool(each.topics) and each.topics[0] in self._known
+
+    def _repeats(self, logs: "Sequence[Log]") -> bool:
+        """An event comes twice in one transaction with the same amounts. Burns of nothing, which only
+        collect fees, do so on any chain, and change nothing."""
+        events = [_event(each) for each in logs if self._is_known(each) and any(each.data)]
+        return len(set(events)) < len(events)
 
     def _weighed(
         self, header: "Header", answer: "Sequence[Log] | Scraper"
@@ -390,7 +511,7 @@ class BlockLogs:
             logs = ordered(header, answer)
         except LogInvalid as error:
             return error
-        return logs, weigh(header, logs)
+        return logs, replace(weigh(header, logs), repeats=self._repeats(logs))
 
     def _agreed(
         self,
@@ -402,33 +523,45 @@ class BlockLogs:
         """No way shows that its logs are all: take those that answers agree on for long enough."""
         now = self._clock()
         since, before = self._doubts.pop(header.hash, (now, None))
+        other = before
         if isinstance(first, tuple):
             logs, evidence = first
-            other = second[0] if isinstance(second, tuple) else before
+            if isinstance(second, tuple):
+                other = hash(second[0])
         else:
             assert isinstance(second, tuple)
-            (logs, evidence), other = second, before
+            logs, evidence = second
+        digest = hash(logs)
+        is_silent = not logs and not any(header.logs_bloom)
+        if evidence.no_filter and digest != before:
+            since = now  # it is still growing
         while len(self._doubts) >= MAX_DOUBTS:
             del self._doubts[next(iter(self._doubts))]
-        self._doubts[header.hash] = (since, logs)
-        agrees, lasted_s = logs == other, now - since
+        self._doubts[header.hash] = (since, digest)
+        agrees, lasted_s = digest == other, now - since
         has_learned = self._holes_seen >= HOLES_LEARNED
         are_holes_usual = has_learned or not self._numbers_are_whole
-        is_usual = not evidence.missing and (are_holes_usual or not evidence.holes)
+        is_usual = not evidence.is_contradicted and (are_holes_usual or not evidence.holes)
         settle_s = max(self._settle_s, SETTLE_S) if evidence.holes else self._settle_s
         if has_learned and not evidence.no_filter:
             settle_s = 0.0
+        if is_silent:
+            settle_s = self._pass_s
         if agrees and is_usual and lasted_s >= settle_s:
             self._holes_seen += evidence.holes
             if self._refuses_all is None:
                 name = "no_bloom" if evidence.no_filter else "log_numbers"
                 self._say(name, header, f"{evidence}: logs that answers agree on are believed")
-            return self._done(header, logs, is_shown=False)
-        pass_s = self._settle_s if self._is_contradicted else self._pass_s
+            return self._done(header, logs, is_shown=False, is_silent=is_silent)
+        pass_s = self._settle_s if self._is_contradicted and evidence.missing else self._pass_s
         if agrees and not is_usual and before is not None and lasted_s >= pass_s:
-            self._is_contradicted = True
-            self._holes_seen += evidence.holes and not evidence.missing
-            doubtful = frozenset(named_pools(header, pools, self._topics))
+            self._is_contradicted |= evidence.missing
+            self._holes_seen += evidence.holes and not evidence.is_contradicted
+            named = set(named_pools(header, pools, self._topics))
+            if evidence.repeats or evidence.no_receipt:
+                told = {content for log in logs for content in (log.address, *log.topics[1:2])}
+                named |= told & pools.keys()
+            doubtful = frozenset(named)
             log.warning(
                 "event=block_doubted block=%d logs=%d pools=%d reason='%s'",
                 header.number,
@@ -440,6 +573,7 @@ class BlockLogs:
         raise NodeBehind(
             f"the node gave {len(logs)} logs of block {header.number}: {evidence}",
             block=header.number,
+            is_silent=is_silent,
         )
 
     def _done(
@@ -449,6 +583,7 @@ class BlockLogs:
         doubtful: frozenset[bytes] = frozenset(),
         *,
         is_shown: bool = True,
+        is_silent: bool = False,
     ) -> WholeBlock:
         """What time alone has shown is remembered: a longer range is read in pieces, and read again from
         its beginning while a later piece is doubted."""
@@ -457,8 +592,8 @@ class BlockLogs:
         first_logs: dict[int, int] = {}
         for each in logs:
             first_logs.setdefault(each.tx_index, each.log_index)
-        kept = tuple(each for each in logs if each.topics and each.topics[0] in self._known)
-        return WholeBlock(header, kept, first_logs, doubtful)
+        kept = tuple(each for each in logs if self._is_known(each))
+        return WholeBlock(header, kept, first_logs, doubtful, is_silent)
 
     def _say(self, event: str, header: "Header", reason: str) -> None:
         if event not in self._said:

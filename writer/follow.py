@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from arena.errors import ChainMoved, NodeBehind, ReorgTooDeep
+from arena.errors import ChainMoved, NodeBehind, ReorgTooDeep, Scraper
 from arena.layouts.events import EVENT
 from arena.layouts.slots import UNISWAP_V2
 from arena.native import ffi, lib
@@ -28,6 +28,7 @@ from arena.writer.logs import (
     Header,
     Log,
     NodeClient,
+    Receipts,
     block_records,
     fetch_headers,
 )
@@ -101,9 +102,20 @@ class Follower:
         self._kept.clear()
         self._first = None
 
-    def tell(self, block_hash: bytes, logs: Sequence[Log]) -> None:
-        """What the node just gave as all logs by that hash, so that it is not asked again."""
-        self._reader.tell(block_hash, logs)
+    def tell(
+        self,
+        block_hash: bytes,
+        logs: Sequence[Log] | None,
+        receipts: Receipts | Scraper | None = None,
+    ) -> None:
+        """What the node just gave as all logs by that hash, and as receipts, so that it is not asked
+        again."""
+        self._reader.tell(block_hash, logs, receipts)
+
+    @property
+    def asks_receipts(self) -> bool:
+        """They are worth asking for together with a header."""
+        return self._reader.has_receipts
 
     def is_shorter(self, head: Header) -> bool:
         """Whether `head` is a block that was already sent, below the tip: the chain was cut back, or

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from arena.arena import PoolSpec
-from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused
+from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused, Scraper
 from arena.layouts.events import EVENT
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.native import lib
@@ -78,6 +78,16 @@ class Log:
     log_index: int
 
 
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """Of how many transactions of a block a node has receipts, the gas used up to the last one, None
+    where it does not say, and their logs."""
+
+    count: int
+    gas_used: int | None
+    logs: Sequence[Log]
+
+
 class NodeClient(Protocol):
     """What is asked of a node. Calls block; they raise a Scraper error when it does not answer."""
 
@@ -121,25 +131,52 @@ def fetch_blocks(
     *,
     parent: bytes | None = None,
     reader: BlockLogs | None = None,
+    believes_silence: bool = True,
 ) -> list[NodeBlock]:
     """Blocks `first` to `last` with all events of `pools` (by key), all of one branch.
 
     `parent` is the hash the first one must follow. ChainMoved when it does not, or when the node's
     chain changed while it was read; NodeBehind when it does not have all blocks or all their logs, as
-    the `reader` finds; LogInvalid; LogsRefused when a block's header contradicts its logs for good;
-    whatever the node raises.
+    the `reader` finds; LogInvalid; LogsRefused when a block's header contradicts its logs for good, or
+    when nothing but the node's silence says that it has none, unless that is believed; whatever the node
+    raises.
+
+    Where the node has no receipts, only blocks are read whose filter may speak of a pool or in which the
+    node's index by number has an event.
     """
     headers = _headers_of_fetch(node, first, last, parent)
     reader = reader or block_reader(node)
     nothing: dict[bytes, PoolSpec] = {}
     found: list[NodeBlock] = []
-    while len(found) < len(headers):
-        next_ones = headers[len(found) : len(found) + FETCHED_BLOCKS]
-        asked = list(takewhile(lambda each: _speaks_of(each, pools), next_ones))
+    claimed: Container[int] | None = None
+    behind: NodeBehind | None = None
+    at = 0
+
+    def may_have(header: Header) -> bool:
+        return claimed is None or header.number in claimed or _speaks_of(header, pools)
+
+    while at < len(headers):
+        if claimed is None and not reader.has_receipts:
+            claimed = _claimed_numbers(node, headers[at].number, last, pools)
+        asked = list(takewhile(may_have, headers[at : at + FETCHED_BLOCKS]))
         if not asked:
-            found.append(NodeBlock(next_ones[0], block_records(next_ones[0], (), nothing)))
+            found.append(NodeBlock(headers[at], block_records(headers[at], (), nothing)))
+            at += 1
             continue
-        for block in reader.read(asked, pools):
+        try:
+            blocks = reader.read(asked, pools)
+        except (
+            NodeBehind
+        ) as error:  # what lies behind is read all the same: its doubts last as long
+            if error.fields.get("is_silent") and not believes_silence:
+                raise _silence(asked[0]) from error
+            behind = behind or error
+            at += len(asked)
+            continue
+        at += len(blocks)
+        for block in blocks:
+            if block.is_silent and not believes_silence:
+                raise _silence(block.header)
             if block.doubtful:
                 raise LogsRefused(
                     f"the logs of block {block.header.number} are not what its header speaks of; "
@@ -149,6 +186,8 @@ def fetch_blocks(
                 )
             records = block_records(block.header, block.logs, pools, block.first_logs)
             found.append(NodeBlock(block.header, records))
+    if behind is not None:
+        raise behind
     _check_unmoved(node, headers)
     return found
 
@@ -186,14 +225,33 @@ def claimed_blocks(
     ]
 
 
+def _silence(header: Header) -> LogsRefused:
+    return LogsRefused(
+        f"nothing but the node's silence says that block {header.number} has no logs; the pools are "
+        "to be read anew",
+        first=header.number,
+        last=header.number,
+    )
+
+
+def _claimed_numbers(
+    node: NodeClient, first: int, last: int, pools: Mapping[bytes, PoolSpec]
+) -> Container[int]:
+    """The blocks in which the node's index by number has an event; all, where it cannot be asked."""
+    try:
+        logs = _fetch_logs(node, first, last, pools)
+        return {each.block_number for each in logs if decode_log(each, pools) is not None}
+    except (RpcRefused, LogsRefused, LogInvalid, ChainMoved):
+        return range(first, last + 1)
+
+
 def _speaks_of(header: Header, pools: Mapping[bytes, PoolSpec]) -> bool:
     """Its filter may speak of an event of `pools`."""
     return next(named_pools(header, pools, EVENT_TOPICS), None) is not None
 
 
 def block_reader(node: NodeClient) -> BlockLogs:
-    """For blocks that have been there for a moment already."""
-    return BlockLogs(node, EVENT_TOPICS, settle_s=0.0)
+    return BlockLogs(node, EVENT_TOPICS)
 
 
 def _headers_of_fetch(
@@ -641,42 +699,41 @@ class RpcNode:
                 logs += _read_logs(answer)
         return found
 
-    def receipts(self, block_hash: bytes) -> tuple[int, Sequence[Log]] | None:
-        """How many receipts a block has, and their logs; None where the node does not know it."""
-        answer = self._transport.call("eth_getBlockReceipts", "0x" + block_hash.hex())
-        if answer is None:
-            return None
-        if not isinstance(answer, list):
-            raise LogInvalid(f"eth_getBlockReceipts answered with a JSON {type(answer).__name__}")
-        found: list[Log] = []
-        for receipt in answer:
-            if not isinstance(receipt, dict):
-                raise LogInvalid(f"a receipt is a JSON {type(receipt).__name__}")
-            found += _read_logs(receipt.get("logs"))
-        return len(answer), found
+    def receipts(self, hashes: Sequence[bytes]) -> Sequence[Receipts | Scraper | None]:
+        """Those of blocks by hash, in one request; None where the node does not know the block, and an
+        error in place of what it refuses or gives in another form."""
+        calls = [_receipts_call(each) for each in hashes]
+        answers = self._transport.batch(calls) if calls else []
+        return [_receipts_or_error(*each) for each in zip(hashes, answers, strict=True)]
 
-    def block(self, block_hash: bytes) -> tuple[Header | None, Sequence[Log] | None]:
-        """A block's header by hash, None where the node does not know it, and all its logs in the same
-        request, None where they are refused or not as they should be."""
+    def block(
+        self, block_hash: bytes, *, with_receipts: bool = False
+    ) -> tuple[Header | None, Sequence[Log] | None, Receipts | Scraper | None]:
+        """A block's header by hash, None where the node does not know it, and in the same request all
+        its logs, None where they are refused or not as they should be, and its receipts if wished."""
         text = "0x" + block_hash.hex()
-        calls = [
+        calls: list[tuple[str, Sequence[Any]]] = [
             ("eth_getBlockByHash", (text, False)),
             ("eth_getLogs", ({"blockHash": text},)),
         ]
-        answer, logs = self._transport.batch(calls)
+        if with_receipts:
+            calls.append(_receipts_call(block_hash))
+        answer, logs, *more = self._transport.batch(calls)
         if isinstance(answer, RpcRefused):
             raise answer
         if answer is None:
-            return None, None
+            return None, None, None
         header = read_header(answer)
         if header.hash != block_hash:
             raise LogInvalid(
                 f"asked for block {text}, got 0x{header.hash.hex()}", block=header.number
             )
+        receipts = _receipts_or_error(block_hash, more[0]) if more else None
         try:
-            return header, None if isinstance(logs, RpcRefused) else _read_logs(logs)
+            found = None if isinstance(logs, RpcRefused) else _read_logs(logs)
         except (LogInvalid, ChainMoved):
-            return header, None
+            found = None
+        return header, found, receipts
 
     def _batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
         answers = list(self._transport.batch(calls)) if calls else []
@@ -700,6 +757,41 @@ def _read_logs(answer: Any) -> list[Log]:
     if not isinstance(answer, list):
         raise LogInvalid(f"eth_getLogs answered with a JSON {type(answer).__name__}")
     return [read_log(item) for item in answer]
+
+
+def _receipts_call(block_hash: bytes) -> tuple[str, Sequence[Any]]:
+    return "eth_getBlockReceipts", ("0x" + block_hash.hex(),)
+
+
+def _receipts_or_error(block_hash: bytes, answer: Any) -> Receipts | Scraper | None:
+    if answer is None or isinstance(answer, RpcRefused):
+        return answer
+    try:
+        return read_receipts(block_hash, answer)
+    except (LogInvalid, ChainMoved) as error:
+        return error
+
+
+def read_receipts(block_hash: bytes, answer: Any) -> Receipts:
+    """eth_getBlockReceipts' answer for that block; a transaction's receipt told twice counts once.
+    LogInvalid, ChainMoved."""
+    if not isinstance(answer, list):
+        raise LogInvalid(f"eth_getBlockReceipts answered with a JSON {type(answer).__name__}")
+    logs: list[Log] = []
+    transactions: set[int] = set()
+    gas_used: int | None = None
+    for at, receipt in enumerate(answer):
+        if not isinstance(receipt, dict):
+            raise LogInvalid(f"a receipt is a JSON {type(receipt).__name__}")
+        told = receipt.get("blockHash")
+        if told is not None and _bytes(told, "blockHash", 32) != block_hash:
+            raise LogInvalid(f"asked for receipts of 0x{block_hash.hex()}, got one of {told}")
+        index, gas = receipt.get("transactionIndex"), receipt.get("cumulativeGasUsed")
+        transactions.add(at if index is None else _quantity(index, "transactionIndex"))
+        if gas is not None:
+            gas_used = max(gas_used or 0, _quantity(gas, "cumulativeGasUsed"))
+        logs += _read_logs(receipt.get("logs"))
+    return Receipts(len(transactions), gas_used, logs)
 
 
 def read_header(answer: Any) -> Header:

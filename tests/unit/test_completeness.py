@@ -14,10 +14,20 @@ import pytest
 from oracle.history import bloom_of as oracle_bloom
 
 from arena.arena import PoolSpec, TokenSpec
-from arena.errors import ArenaError, ChainMoved, LogInvalid, NodeBehind, RpcRefused
+from arena.errors import (
+    ArenaError,
+    ChainMoved,
+    LogInvalid,
+    LogsRefused,
+    NodeBehind,
+    RpcRefused,
+    RpcUnavailable,
+)
 from arena.writer.completeness import (
     HOLES_LEARNED,
     PASS_S,
+    RECEIPT_FAILURES,
+    RECEIPTS_PAUSE_S,
     SETTLE_S,
     BlockLogs,
     WholeBlock,
@@ -29,11 +39,13 @@ from arena.writer.doctor import Doctor
 from arena.writer.logs import (
     EVENT_TOPICS,
     V2_SYNC,
+    V3_BURN,
     V3_MINT,
     V3_SWAP,
     V4_SWAP,
     Header,
     Log,
+    Receipts,
     fetch_blocks,
 )
 from arena.writer.scrapers.slots import pool_target
@@ -140,13 +152,15 @@ class LyingNode:
         self.asked.append("hash")
         return [self._told(self.by_hash, number) for number in numbers]
 
-    def receipts(self, block_hash: bytes) -> tuple[int, list[Log]] | None:
+    def receipts(self, hashes: Sequence[bytes]) -> list[Receipts | None]:
         self.asked.append("receipts")
         if self.by_receipts is None:
             raise RpcRefused("no such method", code=-32601, reason="no such method")
-        number = int.from_bytes(block_hash[1:], "big")
-        count = self.header(number).transaction_count
-        return count or 0, self._told(self.by_receipts, number)
+        numbers = [int.from_bytes(each[1:], "big") for each in hashes]
+        return [
+            Receipts(self.header(n).transaction_count or 0, None, self._told(self.by_receipts, n))
+            for n in numbers
+        ]
 
     def _told(self, change: Change, number: int) -> list[Log]:
         found = change(list(self.truth[number]))
@@ -258,7 +272,9 @@ def test_more_logs_than_the_filter_speaks_of_are_the_chains_own() -> None:
     own = Log(b"\x10" * 20, (b"\x4d" * 32,), b"", 5, hash_of(5), 9, len(EMITTED))
     node.truth[5].append(own)
     assert list(Reader(node).read().logs) == known(node.truth[5][:-1])
-    assert node.asked == ["hash"]
+    node.by_receipts = without(len(EMITTED))
+    assert list(Reader(node).read().logs) == known(node.truth[5][:-1])
+    assert "number" not in node.asked
 
 
 def test_an_event_told_again_under_another_number_is_none_of_the_chain() -> None:
@@ -352,6 +368,9 @@ def test_an_empty_filter_beside_no_logs_is_no_proof(bloom: bytes) -> None:
             reader.read()
         reader.now += PASS_S
     node.by_hash = list
+    with pytest.raises(NodeBehind):
+        reader.read()
+    reader.now += SETTLE_S
     assert list(reader.read().logs) == known(node.truth[5])
 
 
@@ -371,9 +390,10 @@ def test_receipts_of_too_few_transactions_show_nothing(count: int | None) -> Non
     node = node_of(by_hash=LIES["nothing"], by_number=LIES["nothing"], by_receipts=without())
     node.headers_by_number[5] = replace(node.header(5), transaction_count=count, logs_bloom=b"")
     if count is None:
-        node.receipts = lambda block_hash: (0, [])  # type: ignore[method-assign]
+        node.receipts = lambda hashes: [Receipts(0, None, [])]  # type: ignore[method-assign]
     else:
-        node.receipts = lambda block_hash: (count - 1, node.truth[5])  # type: ignore[method-assign]
+        short = Receipts(count - 1, None, node.truth[5])
+        node.receipts = lambda hashes: [short]  # type: ignore[method-assign]
     with pytest.raises(NodeBehind):
         Reader(node).read()
 
@@ -384,7 +404,7 @@ def test_numbers_that_begin_anew_in_each_transaction() -> None:
     whole = Reader(node).read()
     assert [log.log_index for log in whole.logs] == [1, 2, 3, 4]
     assert whole.first_logs == {0: 0, 1: 2, 2: 4}
-    assert node.asked == ["hash"]
+    assert node.asked == ["hash", "receipts"]
     node.by_hash = node.by_number = lambda logs: logs[1:]
     with pytest.raises(LogInvalid, match="out of order"):
         Reader(node).read()
@@ -437,7 +457,8 @@ def test_a_listed_pool_that_the_filter_names_and_the_answer_lacks_is_asked_for_a
 def test_what_was_told_with_the_header_is_not_asked_for() -> None:
     node = node_of()
     reader = Reader(node)
-    reader.logs.tell(hash_of(5), node.truth[5])
+    receipts = Receipts(3, None, node.truth[5])
+    reader.logs.tell(hash_of(5), node.truth[5], receipts)
     assert list(reader.read().logs) == known(node.truth[5])
     assert node.asked == []
     reader.logs.tell(hash_of(5), node.truth[5][:2])
@@ -484,10 +505,142 @@ def test_a_gap_is_not_closed_with_less_than_a_block_has(lie: Change) -> None:
         assert all((a.records == b.records).all() for a, b in zip(found, true, strict=True))
 
 
-def test_a_block_whose_filter_names_no_pool_is_not_asked_for() -> None:
-    node = LyingNode({5: logs_of(5, [(STRANGER, (TRANSFER, SOMEBODY))])})
-    assert len(fetch_blocks(node, 5, 5, POOLS)[0].records) == 2
-    assert node.asked == []
+def test_a_block_of_a_gap_whose_filter_names_no_pool_is_asked_for_all_the_same() -> None:
+    """By its receipts, or by the listed contracts' logs by number: the filter may be wrong."""
+    quiet = logs_of(5, [(STRANGER, (TRANSFER, SOMEBODY))])
+    for by_receipts in (None, list):
+        node = LyingNode({5: quiet}, by_receipts=by_receipts)
+        reader = BlockLogs(node, EVENT_TOPICS)
+        for _ in range(2):
+            node.asked.clear()
+            assert len(fetch_blocks(node, 5, 5, POOLS, reader=reader)[0].records) == 2
+        assert node.asked == (["number"] if by_receipts is None else ["hash", "receipts"])
+        node.truth[5], node.headers_by_number[5] = logs_of(5), header_of(5, quiet)
+        found = fetch_blocks(node, 5, 5, POOLS, reader=reader)[0]
+        assert len(found.records) == 2 + len(known(node.truth[5]))
+
+
+def mint(at: int, tx_index: int = 3, amount: int = 9) -> Log:
+    data = b"".join(word.to_bytes(32, "big") for word in (7, amount, 1, 1))
+    return Log(V3, (V3_MINT, SOMEBODY, bytes(32), bytes(32)), data, 5, hash_of(5), tx_index, at)
+
+
+CONTENT_LIES: dict[str, Change] = {
+    "the last of two left out": lambda logs: logs[:-1],
+    "told twice": lambda logs: [*logs, replace(logs[-1], log_index=len(logs))],
+    "told twice, with a hole": lambda logs: [*logs, replace(logs[-1], log_index=len(logs) + 1)],
+}
+
+
+def node_of_mints() -> LyingNode:
+    node = node_of()
+    node.truth[5] += [mint(6, amount=8), mint(7)]
+    return node
+
+
+@pytest.mark.parametrize("lie", CONTENT_LIES.values(), ids=CONTENT_LIES)
+def test_receipts_show_what_neither_filter_nor_numbers_do(lie: Change) -> None:
+    node = node_of_mints()
+    node.by_hash, node.by_number, node.by_receipts = lie, lie, list
+    whole = Reader(node).read()
+    assert (list(whole.logs), whole.doubtful) == (known(node.truth[5]), frozenset())
+    assert "number" not in node.asked
+
+
+def test_an_event_told_twice_in_one_transaction_is_doubted_without_receipts() -> None:
+    for lie in list(CONTENT_LIES.values())[1:]:
+        node = node_of_mints()
+        node.by_hash = node.by_number = lie
+        reader = Reader(node)
+        with pytest.raises(NodeBehind, match="comes twice"):
+            reader.read()
+        reader.now += PASS_S
+        assert V3 in reader.read().doubtful
+    node = node_of_mints()
+    nothing = replace(mint(8), topics=(V3_BURN, *mint(8).topics[1:]), data=bytes(96))
+    node.truth[5] += [nothing, replace(nothing, log_index=9)]
+    assert list(Reader(node).read().logs) == known(node.truth[5]), "burns of nothing collect fees"
+
+
+def test_events_that_no_receipt_has_are_doubted() -> None:
+    """Either of them lacks one or has one too many."""
+    node = node_of_mints()
+    node.by_receipts = lambda logs: logs[:-1]
+    reader = Reader(node)
+    for _ in range(2):
+        with pytest.raises(NodeBehind, match="receipts do not have all"):
+            reader.read()
+        reader.now += PASS_S / 2
+    node.by_receipts = list
+    assert reader.read().doubtful == frozenset()
+    node.by_receipts = lambda logs: logs[:-1]
+    with pytest.raises(NodeBehind):
+        reader.read()
+    reader.now += PASS_S
+    assert V3 in reader.read().doubtful
+
+
+def test_receipts_that_come_late_are_waited_for_where_a_node_has_them() -> None:
+    node = node_of(4, 5, by_receipts=list)
+    reader = Reader(node)
+    reader.read(4)
+    cut = CONTENT_LIES["the last of two left out"]
+    node.by_hash, node.by_number = cut, cut
+    node.truth[5] += [mint(6, amount=8), mint(7)]
+    whole = node.receipts
+    for late in ([None], [Receipts(1, 7, [])], [LogInvalid("of another block")]):
+        node.receipts = lambda hashes, late=late: late  # type: ignore[misc]
+        reader.logs._ask_receipts = node.receipts
+        with pytest.raises(NodeBehind, match="receipts of block 5"):
+            reader.read()
+    reader.logs._ask_receipts = whole
+    assert list(reader.read().logs) == known(node.truth[5])
+
+
+def test_a_node_whose_receipts_fail_for_a_while_is_asked_again() -> None:
+    node = node_of(by_receipts=list)
+    reader = Reader(node)
+    asked = []
+
+    def fails(hashes: Sequence[bytes]) -> Any:
+        asked.append(hashes)
+        raise RpcUnavailable("no answer")
+
+    working, reader.logs._ask_receipts = reader.logs._ask_receipts, fails
+    for _ in range(RECEIPT_FAILURES - 1):
+        with pytest.raises(RpcUnavailable):
+            reader.read()
+    reader.read()
+    reader.read()
+    assert len(asked) == RECEIPT_FAILURES
+    assert not reader.logs.has_receipts
+    reader.now += RECEIPTS_PAUSE_S
+    reader.logs._ask_receipts = working
+    reader.read()
+    assert node.asked[-1] == "receipts"
+
+
+def test_a_gap_does_not_believe_silence_beside_an_empty_filter() -> None:
+    node = node_of(by_hash=LIES["nothing"], by_number=LIES["nothing"])
+    node.headers_by_number[5] = replace(node.header(5), logs_bloom=bytes(256))
+    now = [0.0]
+    reader = BlockLogs(node, EVENT_TOPICS, clock=lambda: now[0])
+    for waited in (0.0, PASS_S - 0.1):
+        now[0] = waited
+        with pytest.raises(LogsRefused, match="silence"):
+            fetch_blocks(node, 5, 5, POOLS, reader=reader, believes_silence=False)
+        with pytest.raises(NodeBehind):
+            fetch_blocks(node, 5, 5, POOLS, reader=reader)
+    now[0] = PASS_S
+    with pytest.raises(LogsRefused, match="silence"):
+        fetch_blocks(node, 5, 5, POOLS, reader=reader, believes_silence=False)
+    assert len(fetch_blocks(node, 5, 5, POOLS, reader=reader)[0].records) == 2
+    node.by_hash = node.by_number = list
+    now[0] += PASS_S
+    with pytest.raises(NodeBehind):
+        fetch_blocks(node, 5, 5, POOLS, reader=reader)
+    now[0] += SETTLE_S
+    assert len(fetch_blocks(node, 5, 5, POOLS, reader=reader)[0].records) == 6
 
 
 @pytest.mark.parametrize("lies", [False, True])

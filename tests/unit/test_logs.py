@@ -11,8 +11,10 @@ from arena.arena import PoolSpec, TokenSpec
 from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused
 from arena.native import lib
 from arena.writer.branch import Branch
+from arena.writer.completeness import BlockLogs
 from arena.writer.jsonrpc import JsonRpc, Limits
 from arena.writer.logs import (
+    EVENT_TOPICS,
     MAX_FETCH_BLOCKS,
     PANCAKE_SWAP,
     V2_SYNC,
@@ -69,6 +71,16 @@ def log_of(
 
 def sync(reserve0: int, reserve1: int, **more: Any) -> Log:
     return log_of(V2_SYNC, reserve0, reserve1, address=V2, **more)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers here have no filter; how long that is doubted is test_completeness.py's."""
+    for module in ("logs", "branch"):
+        monkeypatch.setattr(
+            f"arena.writer.{module}.block_reader",
+            lambda node: BlockLogs(node, EVENT_TOPICS, settle_s=0.0, pass_s=0.0),
+        )
 
 
 class FakeNode:
