@@ -137,13 +137,15 @@ class Confirmation:
 
     `reached_at` is the highest scraped block when the stream has yet to come to it: only then can it
     be compared. `earlier` are the blocks between the lowest good one and the stream's first. The
-    `agreement` is that of the blocks that show it.
+    `agreement` is that of the blocks that show it. `unsettled`: why a block's logs are not believed yet,
+    so that the same is to be asked again.
     """
 
     wrong: tuple[bytes, ...]
     earlier: tuple[NodeBlock, ...] = ()
     reached_at: int | None = None
     agreement: Agreement = Agreement()
+    unsettled: str = ""
 
 
 class Branch:
@@ -413,10 +415,13 @@ class Branch:
             agreement = self._doubt(self._agree(kept, good_places[-1][0], late, mark))
         if reached_at is None:
             shared = [each for each in wanted if each not in wrong and each[0] in begins]
-            keys += self._other_events(
-                [(headers[number], begins[number], scraped[number, h]) for number, h in shared],
-                late,
-            )
+            try:
+                keys += self._other_events(
+                    [(headers[number], begins[number], scraped[number, h]) for number, h in shared],
+                    late,
+                )
+            except NodeBehind as error:
+                return Confirmation(tuple(keys), unsettled=str(error))
         below = [each for each in wanted if each not in wrong and each[0] < first - 1]
         if not below:
             return Confirmation(tuple(keys), (), reached_at, agreement)

@@ -68,6 +68,8 @@ WITNESS_PAUSE_S = 0.25
 WITNESS_FAILED_PAUSE_S = 2.0
 # How long what node and stream agree in may be no more than time and fee: a chain may stand still.
 UNSURE_S = 10.0
+# A block's logs are believed after two seconds at the most, or never.
+UNSETTLED_S = 5.0
 # A hash that stood for so many blocks, as deep as the undo ring reaches, is not looked at again.
 PLACE_BLOCKS = 1024
 # A stream that brings nothing while the node has newer blocks is told within ten seconds.
@@ -455,10 +457,14 @@ class Coordinator:
             if each.block_number >= self._floors.get(_key(each), 0) and not outcome[_key(each)]
         ]
         agreement: Agreement | None = None
+        limit = time.monotonic() + UNSETTLED_S
         while self._branch is not None and candidates:
             found, _, agreement = await self._confirm(self._branch, epoch, candidates)
             candidates = [each for each in candidates if _key(each) not in found.again]
-            if found.is_unsure:
+            if found.is_unsettled and time.monotonic() < limit:
+                await self._unbroken(asyncio.sleep(SCRAPE_POLL_S))
+                continue
+            if found.is_unsure or found.is_unsettled:
                 candidates = []  # what is read later may be shown to be of the stream's branch
             if found.wait_for_block is None:
                 break
@@ -867,6 +873,9 @@ class Coordinator:
         try:
             ask = asyncio.to_thread(branch.confirm, kept, hashed, late, mark)
             found = await self._unbroken(ask)
+            if found.unsettled:
+                await self._show_unsure(epoch, found.unsettled)
+                return Verdict(found.wrong, is_unsettled=True), (), None
             agreement = found.agreement
             if agreement.differs and agreement.tip is not None and not found.wrong:
                 number = agreement.tip.number

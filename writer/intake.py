@@ -73,7 +73,8 @@ class Verdict:
     """What keeps candidates from joining: pools to scrape again, the block still to come.
 
     `moved`: the stream begins at another block than the blocks fetched from the node lead to.
-    `is_unsure`: nothing shows yet that the node is on the stream's branch.
+    `is_unsure`: nothing shows yet that the node is on the stream's branch. `is_unsettled`: what the node
+    says of a block is not believed yet.
     """
 
     again: tuple[bytes, ...] = ()
@@ -81,11 +82,12 @@ class Verdict:
     in_reorg: bool = False
     moved: bool = False
     is_unsure: bool = False
+    is_unsettled: bool = False
 
     @property
     def is_clear(self) -> bool:
-        waits = self.wait_for_block is not None or self.in_reorg or self.moved or self.is_unsure
-        return not self.again and not waits
+        waits = self.wait_for_block is not None or self.in_reorg or self.moved
+        return not (self.again or waits or self.is_unsure or self.is_unsettled)
 
 
 class Intake:

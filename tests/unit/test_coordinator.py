@@ -1373,7 +1373,7 @@ def test_a_removal_while_its_pool_is_read_again_is_final(make: Callable[..., Ben
 
 
 class EmptyChain:
-    """A node whose blocks hold no logs; those from `fork` on are others than the arena's."""
+    """A node in whose blocks nothing ran; those from `fork` on are others than the arena's."""
 
     def __init__(self, fork: int = 10**9) -> None:
         self.fork = fork
@@ -1385,7 +1385,10 @@ class EmptyChain:
         return 10**6
 
     def headers(self, numbers: Sequence[int]) -> list[Header]:
-        return [Header(n, self.hash_of(n), self.hash_of(n - 1), 12 * n, fee_of(n)) for n in numbers]
+        return [
+            Header(n, self.hash_of(n), self.hash_of(n - 1), 12 * n, fee_of(n), bytes(256), 0, 0)
+            for n in numbers
+        ]
 
     def logs(self, first: int, last: int, topics: Sequence[bytes]) -> list[Log]:
         return []
