@@ -31,10 +31,11 @@ from arena.errors import (
 from arena.layouts.events import EVENT
 from arena.native import lib
 from arena.writer.branch import UNSURE_BLOCKS, Witness
+from arena.writer.completeness import bloom_of
 from arena.writer.coordinator import Coordinator, Preset
 from arena.writer.feed import EventBuffer
 from arena.writer.intake import NOT_YET, Intake
-from arena.writer.logs import V2_SYNC, Header, Log
+from arena.writer.logs import V2_SYNC, Header, Log, Receipts
 from arena.writer.processor import Processor
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.slots import PoolTarget, pool_target
@@ -1788,13 +1789,13 @@ class ForkedNode:
         return self.tip
 
     def headers(self, numbers: Sequence[int]) -> list[Header | None]:
-        on = self.branch
-        return [
-            Header(n, self.hash_of(n, on), self.hash_of(n - 1, on), 1000 + n // 4, 7)
-            if n <= self.tip
-            else None
-            for n in numbers
-        ]
+        return [self._header(n, self.branch) if n <= self.tip else None for n in numbers]
+
+    def _header(self, number: int, on: str) -> Header:
+        logs = self._logs(number, on)
+        known = self.hash_of(number, on), self.hash_of(number - 1, on), 1000 + number // 4, 7
+        bloom = bloom_of(logs).to_bytes(256, "big")
+        return Header(number, *known, bloom, min(1, len(logs)), 21000 * len(logs))
 
     def logs(self, first: int, last: int, topics: Sequence[bytes]) -> list[Log]:
         return [log for n in range(first, last + 1) for log in self._logs(n, self.branch)]
@@ -1804,6 +1805,9 @@ class ForkedNode:
 
     def block_logs(self, hashes: Sequence[bytes], topics: Sequence[bytes]) -> list[list[Log]]:
         return [self._logs(int.from_bytes(each[:31], "big"), chr(each[31])) for each in hashes]
+
+    def receipts(self, hashes: Sequence[bytes]) -> list[Receipts]:
+        return [Receipts(min(1, len(logs)), None, logs) for logs in self.block_logs(hashes, ())]
 
     def sync(self, number: int, branch: str, amount: int) -> None:
         """V2 Sync in that block."""
