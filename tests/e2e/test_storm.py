@@ -24,7 +24,7 @@ def test_a_minute_beside_a_node_that_fails_and_lies(
     assert found.is_good, str(found)
     assert found.views > 20
     assert found.live_s > 10
-    assert sum(found.faults.values()) > 5
+    assert sum(found.faults.values()) > 0  # a schedule may have one of a single hit
 
 
 def test_a_schedule_has_every_kind_and_is_the_seeds_own() -> None:
