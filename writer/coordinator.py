@@ -68,7 +68,7 @@ WITNESS_PAUSE_S = 0.25
 WITNESS_FAILED_PAUSE_S = 2.0
 # How long what node and stream agree in may be no more than time and fee: a chain may stand still.
 UNSURE_S = 10.0
-# A block's logs are believed after two seconds at the most, or never.
+# A block's logs are believed after two seconds at the most, or never: then pools are read at another.
 UNSETTLED_S = 5.0
 # A hash that stood for so many blocks, as deep as the undo ring reaches, is not looked at again.
 PLACE_BLOCKS = 1024
@@ -235,6 +235,7 @@ class Coordinator:
         # Pools -> the block of the node they were read at, until it is proven to be the stream's.
         self._places: dict[bytes, tuple[int, bytes]] = {}
         self._differs_since: float | None = None
+        self._unsettled_since: float | None = None
         self._has_been_live = False
         self._has_said_fees = False
         self._observe = observe
@@ -457,14 +458,13 @@ class Coordinator:
             if each.block_number >= self._floors.get(_key(each), 0) and not outcome[_key(each)]
         ]
         agreement: Agreement | None = None
-        limit = time.monotonic() + UNSETTLED_S
         while self._branch is not None and candidates:
             found, _, agreement = await self._confirm(self._branch, epoch, candidates)
             candidates = [each for each in candidates if _key(each) not in found.again]
-            if found.is_unsettled and time.monotonic() < limit:
+            if found.is_unsettled:
                 await self._unbroken(asyncio.sleep(SCRAPE_POLL_S))
                 continue
-            if found.is_unsure or found.is_unsettled:
+            if found.is_unsure:
                 candidates = []  # what is read later may be shown to be of the stream's branch
             if found.wait_for_block is None:
                 break
@@ -874,8 +874,15 @@ class Coordinator:
             ask = asyncio.to_thread(branch.confirm, kept, hashed, late, mark)
             found = await self._unbroken(ask)
             if found.unsettled:
-                await self._show_unsure(epoch, found.unsettled)
-                return Verdict(found.wrong, is_unsettled=True), (), None
+                now = time.monotonic()
+                if self._unsettled_since is None:
+                    self._unsettled_since = now
+                if now < self._unsettled_since + UNSETTLED_S:
+                    await self._show_unsure(epoch, found.unsettled)
+                    return Verdict(found.wrong, is_unsettled=True), (), None
+                self._unsettled_since = None
+                return Verdict(again=everyone), (), None  # another block may be easier to believe
+            self._unsettled_since = None
             agreement = found.agreement
             if agreement.differs and agreement.tip is not None and not found.wrong:
                 number = agreement.tip.number

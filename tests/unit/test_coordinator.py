@@ -24,12 +24,14 @@ from arena.errors import (
     ArenaRegistry,
     BufferOverflow,
     CoverageError,
+    NodeBehind,
     NotLive,
     PoolInvalid,
     Scraper,
 )
 from arena.layouts.events import EVENT
 from arena.native import lib
+from arena.writer import coordinator
 from arena.writer.branch import UNSURE_BLOCKS, Witness
 from arena.writer.completeness import bloom_of
 from arena.writer.coordinator import Coordinator, Preset
@@ -547,6 +549,35 @@ def test_a_lost_connection_leaves_values_and_the_next_block_opens_a_gap(
     assert bench.status(V3_KEY) == "live"
     bench.send(block(102))
     assert (bench.reader.phase, bench.status(V3_KEY)) == ("gap", "stale")
+
+
+def test_pools_are_read_at_another_block_when_one_is_never_believed(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator, "UNSETTLED_S", 0.05)
+    node = ForkedNode(10**6, 101)
+    scraper = NodeScraper(node, V2_KEY, B=7)
+    bench = make(scraper, node=node, unsure_s=0.0)
+    node.sync(101, "B", 7)
+    bench.send(fixed(101, sync(7)))
+    first, block_logs = node.hash_of(101, "B"), node.block_logs
+
+    def never(hashes: Sequence[bytes], topics: Sequence[bytes]) -> list[list[Log]]:
+        if first in hashes:
+            raise NodeBehind("its logs are not all there", block=101)
+        return block_logs(hashes, topics)
+
+    node.block_logs = never  # type: ignore[method-assign]
+
+    async def scenario() -> None:
+        starting = asyncio.ensure_future(bench.coordinator.cold_start())
+        await bench.until(lambda: len(scraper.reads) >= 2)
+        node.tip = 102
+        bench.send(fixed(102))
+        await starting
+        assert bench.status(V2_KEY) == "live"
+
+    bench.run(scenario())
 
 
 @pytest.mark.parametrize("envelope", [True, False])
