@@ -21,6 +21,8 @@ nodes and providers and what users of them report:
     fystack/multichain-indexer#19               -32007 "batch limit exceeded"
     ethereum-optimism/infra proxyd errors.go    -32011 "no backend is currently healthy"
     developers.cloudflare.com/web3              -32046 "Cannot fulfill request"
+    docs.blockvision.org error-code-reference   -32605 rate, -32607 call limit
+    megaeth-labs/documentation#83               -32005 "rabbit hole is full"
     Nethermind ErrorCodes.cs, OpenEthereum      -32015 "VM execution error"
     RFC 6455 7.4.1, IANA WebSocket close codes  1009 message too big, 1013 try again later
 """
@@ -124,6 +126,7 @@ _ROWS = (
         r"resource not found|out ?of ?range|distance to target|(not|un)finali[sz]ed|not (yet )?synced",
         r"beyond (the )?(current )?(head|latest|tip)|(after|above) (the )?(last|latest|head)",
         r"block .{0,40}(not (yet )?available|unavailable)|(could not|cannot|can't) find .{0,20}block",
+        r"invalid block (range|number|hash)",  # go-ethereum of blocks after its head, too
     ),
     _row(
         Meaning.smaller,
@@ -148,7 +151,7 @@ _ROWS = (
     ),
     _row(
         Meaning.wrong,
-        r"invalid (json|request|param|argument|input|hex|address|block|opcode|jump|instruction)",
+        r"invalid (json|request|param|argument|input|hex|address|opcode|jump|instruction)",
         r"malformed|parse error|unmarshal|hex string|bad (request|param|argument|instruction)",
         r"(missing|required|unexpected|extra) .{0,20}(param|argument|field)",
         r"stack (under|over)flow|undefined instruction|\bvm (execution )?(error|exception)",
@@ -183,6 +186,8 @@ _CODES = {
     -32052: Meaning.later,
     -32090: Meaning.later,
     -32097: Meaning.later,
+    -32605: Meaning.later,
+    -32607: Meaning.later,
     TOO_LARGE: Meaning.smaller,
     1009: Meaning.smaller,
     -32008: Meaning.smaller,

@@ -81,6 +81,7 @@ NO_BLOCK = [
     (-32000, "block not found: 0x1234"),
     (-32000, "required historical state unavailable (reexec=0)"),
     (-32602, "block range extends beyond current head block"),
+    (-32000, "invalid block range params"),
     (-32000, "cannot query unfinalized data"),
     (-39001, "Unknown block"),
     (-32000, "state at block #12 is pruned"),
@@ -300,6 +301,9 @@ PROVIDERS = [
     ),
     ("publicnode", -32701, "exceed maximum block range: 50000", LOGS, 1, LESS),
     ("1rpc", -32001, "usage limit reached: please wait", CALL, 1, LATE),
+    ("blockvision", -32605, "", CALL, 1, LATE),
+    ("blockvision", -32607, "The call limit has been reached", CALL, 1, LATE),
+    ("megaeth", -32005, "rabbit hole is full. Please try again later", CALL, 1, LATE),
     ("bnb", -32005, "limit exceeded", LOGS, 1, LESS),
     ("bnb", -32005, "limit exceeded", CALL, 1, LATE),
     # ethereum-optimism/infra proxyd errors.go
