@@ -604,7 +604,8 @@ class Run:
     def _put(self, data: bytes) -> None:
         """On the wire, unless a bridge puts there what it finds out itself."""
         if self.bridge is None:
-            if not self.writer.feed.frames:  # the first, whatever was left out before
+            # The first, whatever was left out before.
+            if not self.writer.feed.frames and not self.wire.unread():
                 self._refresh()
             self.wire.send(data)
 
