@@ -77,7 +77,8 @@ class WholeBlock:
     number of each transaction's first log.
 
     Of pools in `doubtful` (keys) events may be missing: they are to be read anew. `is_silent`: it has
-    no logs, and nothing but answers that agree says so.
+    no logs, and nothing but answers that agree says so. `addresses`: the logs are of these contracts;
+    None, of all.
     """
 
     header: "Header"
@@ -85,6 +86,12 @@ class WholeBlock:
     first_logs: Mapping[int, int]
     doubtful: frozenset[bytes] = frozenset()
     is_silent: bool = False
+    addresses: frozenset[bytes] | None = None
+
+    def may_lack(self, spec: PoolSpec) -> bool:
+        """Events of that pool may be missing here."""
+        is_asked = self.addresses is None or address_of(spec) in self.addresses
+        return spec.key in self.doubtful or not is_asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,9 +223,14 @@ def demands_address(error: RpcRefused) -> bool:
     return "address" in text and meaning(error) not in (Meaning.smaller, Meaning.later)
 
 
+def address_of(spec: PoolSpec) -> bytes:
+    """The contract whose logs are the pool's events."""
+    return spec.factory if spec.protocol == UNISWAP_V4 else spec.key
+
+
 def addresses_of(pools: Iterable[PoolSpec]) -> list[bytes]:
-    """The contracts whose logs are these pools' events."""
-    return sorted({spec.factory if spec.protocol == UNISWAP_V4 else spec.key for spec in pools})
+    """Those of these pools."""
+    return sorted(set(map(address_of, pools)))
 
 
 class BlockLogs:
@@ -449,8 +461,13 @@ class BlockLogs:
             return self._done(header, second[0])
         if isinstance(first, RpcRefused) and isinstance(second, RpcRefused | LogsRefused):
             first = self._of_listed(header, pools)
-            if first[1].is_whole:
-                return self._done(header, first[0])
+            is_whole = first[1].is_whole
+            found = (
+                self._done(header, first[0])
+                if is_whole
+                else self._agreed(header, first, second, pools)
+            )
+            return replace(found, addresses=frozenset(addresses_of(pools.values())))
         if isinstance(second, ChainMoved):
             raise second
         if isinstance(first, Scraper) and isinstance(second, Scraper):

@@ -276,7 +276,7 @@ class Coordinator:
         it or later."""
         for key in keys:
             self._floors[key] = max(block_number, self._floors.get(key, 0))
-        await self._call(partial(self.intake.doubt, keys))
+        await self._call(partial(self.intake.doubt, keys, block_number))
 
     def hash_of(self, block_number: int) -> Witness | None:
         """The hash of one of the arena's blocks; None while it is not known."""

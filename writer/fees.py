@@ -32,8 +32,8 @@ def fee_changes(
     pools: Mapping[bytes, PoolSpec],
     reader: BlockLogs,
 ) -> list[Change]:
-    """The changes of the V4 `pools` in the blocks above `after` up to the block `tip` (number, hash), by
-    `reader`, which knows the node's ways from call to call.
+    """The changes of the V4 `pools` in the blocks above `after` up to the block `tip` (number, hash), at
+    most one a pool and block, by `reader`, which knows the node's ways from call to call.
 
     ChainMoved when the node has another block of that number; LogsRefused when there are too many
     blocks, or not all logs to be had; NodeBehind, LogInvalid, what the node raises.
@@ -50,7 +50,7 @@ def fee_changes(
     headers = fetch_headers(node, after + 1, number)
     if headers[-1].hash != block_hash:
         raise ChainMoved(f"block {number} is another one by now", block=number)
-    changes: list[Change] = []
+    changes: dict[tuple[int, bytes], int] = {}  # the last of a block counts
     asked = [each for each in headers if any(named_pools(each, pools, _TOPICS))]
     for run in _runs(asked):
         first = run[0]
@@ -64,8 +64,8 @@ def fee_changes(
             for record in block.records:
                 if record["kind"] == lib.PSA_EVENT_PROTOCOL_FEE:
                     key = record["key"].tobytes()[: record["key_nbytes"]]
-                    changes.append((header.number, key, int(record["words"][0])))
-    return changes
+                    changes[header.number, key] = int(record["words"][0])
+    return [(number, key, fee) for (number, key), fee in changes.items()]
 
 
 def _runs(headers: Sequence[Header]) -> Iterator[list[Header]]:

@@ -234,6 +234,9 @@ class Follower:
         self, old: Sequence[WholeBlock], new: Sequence[Header], head: Header
     ) -> tuple[Header, Records]:
         blocks = list(self._read(new))
+        lacking = {k for k, spec in self._specs.items() if any(b.may_lack(spec) for b in old)}
+        if lacking:  # what they changed is not turned back
+            self._doubted(frozenset(lacking), head.number)
         sent = [self._records(block) for block in old]
         epilogues = self._epilogues(sent, head)
         start, complete = _mark(lib.PSA_EVENT_REORG_START), _mark(lib.PSA_EVENT_REORG_COMPLETE)

@@ -889,8 +889,8 @@ class Intake:
             self.processor.note_stale()
             self._notify("stale")
 
-    def doubt(self, keys: Collection[bytes]) -> None:
-        """Make pools stale of which a block to come, or one kept, may lack events."""
+    def doubt(self, keys: Collection[bytes], block_number: int = -1) -> None:
+        """Make pools stale; a block to come, or one kept, up to that one may lack their events."""
         self.arena.commit()
         statuses = {lib.PSA_STATUS_LIVE}
         if self._applied is not None:
@@ -898,7 +898,11 @@ class Intake:
         unread = set(self.arena.unread_slots().tolist())
         for key in keys:
             slot = self.arena.slot_of(key)
-            if slot is None or slot in unread or self.arena.status(slot) not in statuses:
+            if slot is None:
+                continue
+            if block_number > self._late.get(key, -1):
+                self._late[key] = block_number
+            if slot in unread or self.arena.status(slot) not in statuses:
                 continue
             self.arena.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
         self.arena.commit()

@@ -159,6 +159,7 @@ void psa_undo_note_tick(psa_writer *writer, uint32_t slot, uint32_t generation, 
 void psa_undo_note_fees(psa_writer *writer, uint32_t slot, const psa_line *before) {
     if (writer->open_entry == 0) return;
     psa_undo_record *record = push(writer, slot, PSA_UNDO_FEES, before->generation);
+    if (record == NULL) return;
     record->before[0] = psa_line_fee(before);
     record->before[1] = before->protocol_fee;
     record->before[2] = before->fee_block;

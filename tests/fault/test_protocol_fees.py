@@ -32,22 +32,24 @@ class FeeStage(Stage):
         self.v4 = next(k for k, p in self.universe.protocols.items() if p == "uniswap_v4")
         self.fees = {self.universe.tip.number: 0}
 
-    def mine(self, count: int = 1, fee: int | None = None) -> bytes:
-        """Blocks, the last of which sets the fee."""
+    def mine(self, count: int = 1, fee: int | None = None, *, first: int | None = None) -> bytes:
+        """Blocks, the last of which sets the fee; to `first` before it, where given."""
         blocks = []
         for index in range(count):
-            blocks.append(self._with_fee(fee if index == count - 1 else None))
+            is_last = index == count - 1
+            fees = (first, fee) if is_last else ()
+            blocks.append(self._with_fees([each for each in fees if each is not None]))
         data = self.producer.mined(blocks)
         self.node.chain = self.universe.chain
         return data
 
     def reorg(self, depth: int, count: int) -> bytes:
         old = self.universe.cut(depth)
-        new = [self._with_fee(None) for _ in range(count)]
+        new = [self._with_fees([]) for _ in range(count)]
         self.node.chain = self.universe.chain
         return self.producer.reorganised(old, new, self.universe.tip)
 
-    def _with_fee(self, fee: int | None) -> SimBlock:
+    def _with_fees(self, fees: list[int]) -> SimBlock:
         made = self.universe.mine()
         held = self.fees[made.number - 1]
         logs = []
@@ -58,7 +60,7 @@ class FeeStage(Stage):
                 log = log | {"data": log["data"][:-64] + word(v4_total_fee(half, LP_FEE))}
             logs.append(log)
         block = made.block
-        if fee is not None:
+        for fee in fees:
             last = logs[-1] if logs else {"transactionIndex": "0x0", "logIndex": "-0x1"}
             tx, at = int(last["transactionIndex"], 16) + 1, int(last["logIndex"], 16) + 1
             args = {"protocolFee": fee}
@@ -81,7 +83,7 @@ class FeeStage(Stage):
         self.universe.by_hash[made.hash] = found
         self.universe.by_number[made.number][-1] = found
         self.universe.chain = (*self.universe.chain[:-1], found)
-        self.fees[made.number] = held if fee is None else fee
+        self.fees[made.number] = fees[-1] if fees else held
         return found
 
     @property
@@ -126,6 +128,12 @@ def test_a_changed_fee_comes_from_the_node(stage: FeeStage) -> None:
         stage.wait_fee()
     assert stage.log().count("event=scraping") == 1, "nothing was read anew"
     assert "stale" not in stage.log()
+
+
+def test_the_last_change_of_a_block_counts(stage: FeeStage) -> None:
+    stage.start()
+    stage.send(stage.mine(2, fee=7 << 12 | 5, first=900 << 12 | 800))
+    stage.wait_fee()
 
 
 @pytest.mark.slow

@@ -1735,6 +1735,31 @@ def test_a_late_pool_goes_stale_when_a_gap_turns_back_blocks_it_was_read_above(
     assert bench.reader.head_block == 106
 
 
+def test_a_doubted_pool_goes_stale_when_a_gap_turns_back_the_block_in_doubt(
+    make: Callable[..., Bench],
+) -> None:
+    """What the block changed was read above it and is in no event that could be turned back."""
+    chain = EmptyChain(fork=103)
+    bench, scraper = live_bench(make, V2_KEY, V3_KEY, node=chain, closes_gaps=True)
+
+    async def live() -> None:
+        async with bench.live():
+            bench.send(timed(102))
+            await bench.coordinator.doubt([V3_KEY], 103)
+            scraper.now[V3_KEY] = values(V3_KEY, 104, 9)
+            bench.send(timed(103), timed(104))
+            await bench.until(lambda: bench.status(V3_KEY) == "live")
+        branch = bench.coordinator._branch
+        assert branch is not None
+        mark = bench.intake.buffer.mark()
+        branch.witnesses = [Witness(n, EmptyChain().hash_of(n), mark) for n in (102, 103, 104)]
+        bench.send(timed(106))
+        await bench.coordinator.resync()
+
+    bench.run(live())
+    assert (bench.status(V2_KEY), bench.status(V3_KEY)) == ("live", "stale")
+
+
 def test_a_block_that_came_again_is_compared_with_all_its_pools(make: Callable[..., Bench]) -> None:
     """The stream may have left out an added pool's events in the first block of that number only."""
     bench, scraper = live_bench(make, V2_KEY, node=EmptyChain(), closes_gaps=True)

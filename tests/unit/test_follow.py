@@ -12,9 +12,9 @@ import pytest
 from oracle.history import DECOY, SimBlock, Universe
 
 from arena.arena import PoolSpec, TokenSpec
-from arena.errors import ChainMoved, NodeBehind, ReorgTooDeep
+from arena.errors import ChainMoved, NodeBehind, ReorgTooDeep, RpcRefused
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
-from arena.writer.completeness import SETTLE_S
+from arena.writer.completeness import PASS_S, SETTLE_S
 from arena.writer.follow import Follower
 from arena.writer.logs import Header, Log, read_header, read_log
 from arena.writer.scrapers.slots import pool_target
@@ -23,12 +23,15 @@ PROTOCOLS = {"uniswap_v2": UNISWAP_V2, "uniswap_v3": UNISWAP_V3, "uniswap_v4": U
 
 
 class ToldNode:
-    """Answers for a chain; `less` leaves logs out, `empty_blooms` is a chain without filters."""
+    """Answers for a chain; `less` leaves logs out, `empty_blooms` is a chain without filters, and
+    `demands_address` is asked for logs of named contracts only."""
 
     def __init__(self, universe: Universe) -> None:
         self.universe = universe
         self.less = False
         self.empty_blooms = False
+        self.demands_address = False
+        self.doubted: list[tuple[frozenset[bytes], int]] = []
         self.asked: list[int] = []
 
     def _header(self, block: SimBlock) -> Header:
@@ -52,12 +55,19 @@ class ToldNode:
 
     def logs(self, first: int, last: int, topics: Sequence[bytes]) -> Sequence[Log]:
         assert first == last
-        assert not topics, "positions in a receipt need every log"
-        return self._logs(next(each for each in self.universe.chain if each.number == first))
+        block = next(each for each in self.universe.chain if each.number == first)
+        return self.block_logs([bytes.fromhex(block.hash[2:])], topics)[0]
 
-    def block_logs(self, hashes: Sequence[bytes], topics: Sequence[bytes]) -> list[list[Log]]:
-        assert not topics, "positions in a receipt need every log"
-        return [self._logs(self.universe.by_hash["0x" + each.hex()]) for each in hashes]
+    def block_logs(
+        self, hashes: Sequence[bytes], topics: Sequence[bytes], addresses: Sequence[bytes] = ()
+    ) -> list[list[Log]]:
+        if self.demands_address and not addresses:
+            raise RpcRefused("refused", code=-32701, reason="please specify an address")
+        assert addresses or not topics, "positions in a receipt need every log"
+        found = [self._logs(self.universe.by_hash["0x" + each.hex()]) for each in hashes]
+        return [
+            [log for log in logs if not addresses or log.address in addresses] for logs in found
+        ]
 
     def _logs(self, block: SimBlock) -> list[Log]:
         found = [read_log(log) for log in block.logs]
@@ -94,7 +104,12 @@ def follower(node: ToldNode, universe: Universe) -> Follower:
             bytes.fromhex(pool.emitter[2:]) if pool.protocol == "uniswap_v4" else bytes(20),
         )
         targets.append(pool_target(spec))
-    return Follower(node, targets, history_blocks=20)
+    return Follower(
+        node,
+        targets,
+        history_blocks=20,
+        doubted=lambda keys, block_number: node.doubted.append((keys, block_number)),
+    )
 
 
 @pytest.fixture
@@ -197,6 +212,54 @@ def test_a_doubtful_first_block_that_is_replaced_is_given_up(
     node.empty_blooms = False
     mine_with_logs(universe)
     assert advance(follower, node) == [universe.tip.number]
+
+
+def test_a_doubtful_block_that_is_reverted_leaves_its_pools_in_doubt(
+    follower: Follower, node: ToldNode, universe: Universe, clock: list[float]
+) -> None:
+    """They were read anew behind it, and nothing that is sent turns back what it changed."""
+    advance(follower, node)
+    doubtful = mine_with_logs(universe)
+    node.less = True
+    with pytest.raises(NodeBehind):
+        advance(follower, node)
+    clock[0] += PASS_S
+    assert advance(follower, node)[-1] == doubtful.number
+    [(keys, number)] = node.doubted
+    assert number == doubtful.number
+    assert keys
+    node.less = False
+    universe.mine()
+    advance(follower, node)
+    universe.cut(2)
+    for _ in range(3):
+        universe.mine()
+    advance(follower, node)
+    assert node.doubted[1:] == [(keys, universe.tip.number)]
+    universe.cut(1)
+    universe.mine()
+    advance(follower, node)
+    assert len(node.doubted) == 2, "its block is gone"
+
+
+def test_a_pool_that_was_not_asked_for_is_in_doubt_when_the_block_is_reverted(
+    follower: Follower, node: ToldNode, universe: Universe
+) -> None:
+    """A node that demands addresses was asked for those listed then."""
+    everyone = follower.targets
+    follower.targets = everyone[:-1]
+    node.demands_address = True
+    advance(follower, node)
+    mine_with_logs(universe)
+    advance(follower, node)
+    follower.targets = everyone
+    universe.mine()
+    advance(follower, node)
+    universe.cut(2)
+    for _ in range(3):
+        universe.mine()
+    advance(follower, node)
+    assert node.doubted == [(frozenset({everyone[-1].spec.key}), universe.tip.number)]
 
 
 def test_a_reorg_below_what_is_kept_is_too_deep(
