@@ -10,6 +10,7 @@ a transaction, and a block is applied whole from one source, so positions compar
 block, then by transaction, then by log.
 """
 
+import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
@@ -46,7 +47,8 @@ TOPICS = (V2_SYNC, V3_SWAP, PANCAKE_SWAP, V3_MINT, V3_BURN, V4_SWAP, V4_MODIFY, 
 MAX_RANGE_BLOCKS = 1024  # of one eth_getLogs; halved each time a node refuses
 MAX_ASKED_BLOCKS = 64  # headers asked for in one batch
 FETCHED_BLOCKS = 8  # whose logs are asked for at once, all contracts' logs of them
-MAX_ASKED_ADDRESSES = 256  # of one eth_getLogs
+MAX_ASKED_ADDRESSES = 256  # of one eth_getLogs, until a node refuses so many
+ADDRESSES_KEPT_S = 600.0  # how long it is asked for fewer then: it may have been one large answer
 MAX_FETCH_BLOCKS = 4096  # of one fetch; a longer gap is cheaper to read anew
 
 
@@ -320,7 +322,11 @@ def _fetch_logs(
             continue
         except LogsRefused:
             if end == at:
-                raise
+                if named:
+                    raise
+                named = [addresses_of(pools.values())]
+                size = MAX_RANGE_BLOCKS
+                continue
             size = max(1, (end - at + 1) // 2)
             continue
         at = end + 1
@@ -635,6 +641,8 @@ class RpcNode:
 
     def __init__(self, transport: Caller):
         self._transport = transport
+        self._most_addresses = MAX_ASKED_ADDRESSES
+        self._most_until = 0.0
 
     def chain_id(self) -> int:
         return _quantity(self._transport.call("eth_chainId"), "eth_chainId")
@@ -668,36 +676,67 @@ class RpcNode:
     def logs(
         self, first: int, last: int, topics: Sequence[bytes], addresses: Sequence[bytes] = ()
     ) -> Sequence[Log]:
-        found: list[Log] = []
-        for named in _wanted(topics, addresses):
-            wanted = {"fromBlock": hex(first), "toBlock": hex(last)} | named
-            try:
-                answer = self._transport.call("eth_getLogs", wanted)
-            except RpcRefused as error:
-                # Words that nobody knows may say that it is too much; fewer blocks will show it.
-                what = meaning(error)
-                may_be_smaller = what in (Meaning.unclear, Meaning.wrong) and first < last
-                if demands_address(error) or not (what is Meaning.smaller or may_be_smaller):
-                    raise
-                raise LogsRefused(
-                    f"the node refuses the logs of blocks {first} to {last}: {error}",
-                    first=first,
-                    last=last,
-                ) from error
-            found += _read_logs(answer)
-        return found
+        place = {"fromBlock": hex(first), "toBlock": hex(last)}
+        try:
+            return self._logs_of([place], topics, addresses)[0]
+        except RpcRefused as error:
+            may_be_range = meaning(error) is Meaning.smaller or (
+                _may_be_size(error) and first < last
+            )
+            if demands_address(error) or not may_be_range:
+                raise
+            raise LogsRefused(
+                f"the node refuses the logs of blocks {first} to {last}: {error}",
+                first=first,
+                last=last,
+            ) from error
 
     def block_logs(
         self, hashes: Sequence[bytes], topics: Sequence[bytes], addresses: Sequence[bytes] = ()
     ) -> Sequence[Sequence[Log]]:
-        found: list[list[Log]] = [[] for _ in hashes]
-        for named in _wanted(topics, addresses):
-            calls = [
-                ("eth_getLogs", ({"blockHash": "0x" + each.hex()} | named,)) for each in hashes
-            ]
-            for logs, answer in zip(found, self._batch(calls), strict=True):
-                logs += _read_logs(answer)
+        places = [{"blockHash": "0x" + each.hex()} for each in hashes]
+        return self._logs_of(places, topics, addresses)
+
+    def _logs_of(
+        self, places: Sequence[dict[str, str]], topics: Sequence[bytes], addresses: Sequence[bytes]
+    ) -> list[list[Log]]:
+        """The logs of each place, with as many addresses at once as the node takes; the first of them
+        alone, so that a refusal costs little."""
+        now = time.monotonic()
+        if now >= self._most_until:
+            self._most_addresses = MAX_ASKED_ADDRESSES
+        most = before = min(self._most_addresses, max(1, len(addresses)))
+        is_bound = True  # it is not the range of blocks
+        while True:
+            wanted = _wanted(topics, addresses, most)
+            calls = [("eth_getLogs", (place | each,)) for each in wanted for place in places]
+            alone = len(places)
+            try:
+                answers = self._batch(calls[:alone]) + self._batch(calls[alone:])
+                break
+            except RpcRefused as error:
+                place = places[0]
+                is_one_block = place.get("fromBlock") == place.get("toBlock")
+                is_told = is_one_block or _speaks_of_addresses(error)
+                if most < 2 or not (_may_be_size(error) and (is_told or self._takes_one(calls[0]))):
+                    raise
+                is_bound &= is_told
+                most //= 2
+        if is_bound and most < before:
+            self._most_addresses, self._most_until = most, now + ADDRESSES_KEPT_S
+        found: list[list[Log]] = [[] for _ in places]
+        for at, answer in enumerate(answers):
+            found[at % len(places)] += _read_logs(answer)
         return found
+
+    def _takes_one(self, call: tuple[str, Sequence[Any]]) -> bool:
+        """Whether the same is answered for the first address alone."""
+        method, (wanted,) = call
+        try:
+            self._batch([(method, (wanted | {"address": wanted["address"][:1]},))])
+        except RpcRefused:
+            return False
+        return True
 
     def receipts(self, hashes: Sequence[bytes]) -> Sequence[Receipts | Scraper | None]:
         """Those of blocks by hash, in one request; None where the node does not know the block, and an
@@ -743,13 +782,21 @@ class RpcNode:
         return answers
 
 
-def _wanted(topics: Sequence[bytes], addresses: Sequence[bytes]) -> list[dict[str, Any]]:
-    """What is asked besides the blocks, in as many requests as addresses need."""
+def _may_be_size(error: RpcRefused) -> bool:
+    """Words that nobody knows may say that it is too much, too."""
+    return meaning(error) in (Meaning.smaller, Meaning.unclear, Meaning.wrong)
+
+
+def _speaks_of_addresses(error: RpcRefused) -> bool:
+    return "address" in str(error.fields.get("reason", error)).lower()
+
+
+def _wanted(topics: Sequence[bytes], addresses: Sequence[bytes], most: int) -> list[dict[str, Any]]:
+    """What is asked besides the blocks, of `most` addresses in one request."""
     wanted = {"topics": [["0x" + topic.hex() for topic in topics]]} if topics else {}
     if not addresses:
         return [wanted]
-    starts = range(0, len(addresses), MAX_ASKED_ADDRESSES)
-    pieces = [addresses[start : start + MAX_ASKED_ADDRESSES] for start in starts]
+    pieces = [addresses[start : start + most] for start in range(0, len(addresses), most)]
     return [wanted | {"address": ["0x" + each.hex() for each in piece]} for piece in pieces]
 
 

@@ -96,6 +96,9 @@ _ROWS = (
         r"|filter|window|span|interval)( size| is| was| are| set)* (too (large|big|long|wide|broad)"
         r"|size exceed)",
         r"too many (\w+ )?(logs|events|results|blocks|addresses|topics|records|rows|matches)",
+        r"(number of|so many|\d) (\w+ )?addresses",
+        r"(?<!\bip )\baddress(es| (list|array|count|limit|filter)s?)\b.{0,40}(limit|exceed|\bmax|above"
+        r"|at most|up to|over|more than|length)",
         r"(fewer|smaller|narrow\w*|reduc\w+|shorten|decreas\w+|split).{0,30}"
         r"\b(blocks?|ranges?|filters?|results|logs|addresses|topics|window|span|interval)\b",
         r"\d[\d,._]*k? ?-?(block|log|result|event)s?\b.{0,20}(per (request|call|query)|limit|max|span"

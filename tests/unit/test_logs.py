@@ -1,6 +1,7 @@
 """Reading blocks from a node: links, refusals, halving, and every field's limits."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from arena.writer.branch import Branch
 from arena.writer.completeness import BlockLogs
 from arena.writer.jsonrpc import JsonRpc, Limits
 from arena.writer.logs import (
+    ADDRESSES_KEPT_S,
     EVENT_TOPICS,
     MAX_FETCH_BLOCKS,
     PANCAKE_SWAP,
@@ -103,7 +105,9 @@ class FakeNode:
     def headers(self, numbers: Sequence[int]) -> list[Header | None]:
         return [self.found.get(number) for number in numbers]
 
-    def logs(self, first: int, last: int, topics: Sequence[bytes]) -> list[Log]:
+    def logs(
+        self, first: int, last: int, topics: Sequence[bytes], addresses: Sequence[bytes] = ()
+    ) -> list[Log]:
         self.asked.append((first, last))
         if last - first + 1 > self.refuse_above:
             raise LogsRefused("too many")
@@ -409,6 +413,96 @@ def test_other_refusals_stay_what_they_are() -> None:
         RpcNode(FakeTransport(refusal)).headers([1])
     with pytest.raises(RpcRefused):
         RpcNode(FakeTransport(refusal)).block_logs([bytes(32)], [V2_SYNC])
+
+
+class BoundedTransport:
+    """Gives logs of named contracts only, at most `most` of them and `blocks` blocks at once."""
+
+    def __init__(self, refusal: RpcRefused, *, most: int = 20, blocks: int = 1024) -> None:
+        self.refusal, self.most, self.blocks = refusal, most, blocks
+        self.refused = 0
+        self.is_away = False
+
+    def call(self, method: str, *parameters: Any) -> Any:
+        raise AssertionError(method)
+
+    def batch(self, calls: Sequence[Any]) -> list[Any]:
+        return [self._answer(*parameters) for _, parameters in calls]
+
+    def _answer(self, wanted: dict[str, Any]) -> Any:
+        first, last = (int(wanted.get(name, "0x5"), 16) for name in ("fromBlock", "toBlock"))
+        named = wanted.get("address", [])
+        if self.is_away or not 0 < len(named) <= self.most or last - first >= self.blocks:
+            self.refused += 1
+            return self.refusal
+        log = GOOD_LOG | {"blockNumber": hex(first)}
+        return [log | {"address": each, "logIndex": "0x" + each[-2:]} for each in named]
+
+
+ADDRESSES = [b"\x22" * 19 + bytes([at]) for at in range(61)]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        RpcRefused("x", code=-32602, reason="too many addresses: at most 20 are allowed"),
+        RpcRefused("x", code=-32000, reason="query exceeds max addresses"),
+        RpcRefused("x", code=-32005, reason="limit exceeded", method="eth_getLogs"),
+        RpcRefused("x", code=-32602, reason="invalid params"),
+        RpcRefused("x", code=-32000, reason="Internal error"),
+    ],
+    ids=lambda refusal: refusal.fields["reason"],
+)
+def test_a_bound_of_the_addresses_is_found_and_remembered(
+    refusal: RpcRefused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = BoundedTransport(refusal)
+    node = RpcNode(transport)
+    asked: list[Callable[[], Sequence[Log]]] = [
+        lambda: node.logs(1, 1024, [V2_SYNC], ADDRESSES),
+        lambda: node.block_logs([hash_of(5)], [V2_SYNC], ADDRESSES)[0],
+        lambda: node.logs(1, 1024, [V2_SYNC], ADDRESSES),
+    ]
+    for ask in asked:
+        transport.refused = 0
+        assert sorted(log.address for log in ask()) == ADDRESSES
+    assert transport.refused == 0
+    transport.is_away = True
+    with pytest.raises(RpcRefused):
+        node.block_logs([hash_of(5)], [V2_SYNC], ADDRESSES)
+    transport.is_away = False
+    assert len(node.block_logs([hash_of(5)], [V2_SYNC], ADDRESSES)[0]) == 61
+    assert 0 < transport.refused < 10, "what was refused for one address says nothing"
+    now = time.monotonic()
+    monkeypatch.setattr("arena.writer.logs.time.monotonic", lambda: now + ADDRESSES_KEPT_S)
+    transport.most, transport.refused = 100, 0
+    node.logs(1, 9, [V2_SYNC], ADDRESSES)
+    node.logs(1, 9, [V2_SYNC], ADDRESSES)
+    assert transport.refused == 0
+
+
+def test_a_refused_range_is_cut_before_its_addresses() -> None:
+    refusal = RpcRefused("x", code=-32005, reason="limit exceeded", method="eth_getLogs")
+    transport = BoundedTransport(refusal, most=100, blocks=8)
+    node = RpcNode(transport)
+    with pytest.raises(LogsRefused):
+        node.logs(1, 1024, [V2_SYNC], ADDRESSES)
+    assert transport.refused == 2, "one address alone is refused as well"
+    assert len(node.logs(1, 8, [V2_SYNC], ADDRESSES)) == 61
+
+
+def test_all_contracts_logs_too_large_for_one_block_are_asked_of_the_pools() -> None:
+    """A bound of the addresses may be the answer to a question without any."""
+    node = FakeNode(4, 6, [sync(3, 4, number=5)])
+    answer = node.logs
+
+    def logs(first: int, last: int, topics: Any, addresses: Sequence[bytes] = ()) -> list[Log]:
+        if not addresses:
+            raise LogsRefused("name 1 to 20 addresses")
+        return answer(first, last, topics, addresses)
+
+    node.logs = logs  # type: ignore[method-assign]
+    assert [len(each.records) for each in claimed_blocks(node, 4, 6, POOLS)] == [2, 3, 2]
 
 
 GOOD_LOG = {
