@@ -97,18 +97,23 @@ class WholeBlock:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What numbers and filter say of an answer: `holes` in the numbers, bits `missing` among the logs'
-    own, or `no_filter`: nothing is said. And what speaks against the answer itself: an event that
-    `repeats`, one that is in `no_receipt`."""
+    own, or `no_filter`: nothing is said. And what speaks against the answer itself: a listed pool's
+    event `beyond` the filter, one that `repeats`, one that is in `no_receipt`."""
 
     holes: bool
     missing: bool
     no_filter: bool
+    beyond: bool = False
     repeats: bool = False
     no_receipt: bool = False
 
     @property
     def is_contradicted(self) -> bool:
-        return self.missing or self.repeats or self.no_receipt
+        return self.missing or self.is_against_events
+
+    @property
+    def is_against_events(self) -> bool:
+        return self.beyond or self.repeats or self.no_receipt
 
     @property
     def is_whole(self) -> bool:
@@ -119,6 +124,7 @@ class Evidence:
             (self.holes, "their numbers have holes"),
             (self.missing, "they are not all that its header speaks of"),
             (self.no_filter, "its header has no bloom filter of them"),
+            (self.beyond, "its header does not speak of all of them"),
             (self.repeats, "an event comes twice in one transaction"),
             (self.no_receipt, "the receipts do not have all of them"),
         ]
@@ -269,7 +275,7 @@ class BlockLogs:
         self._refuses_all: RpcRefused | None = None  # all contracts' logs at once
         self._numbers_are_whole = False  # as a rule of this chain
         self._holes_seen = 0
-        self._is_contradicted = False  # a filter once spoke of logs that no way found
+        self._is_contradicted = False  # a filter once spoke of other logs than any way found
         self._said: set[str] = set()
 
     def tell(
@@ -432,8 +438,8 @@ class BlockLogs:
         seen = {each.address for each in logs}
         seen |= {each.topics[1] for each in logs if len(each.topics) > 1}
         absent = [key for key in named_pools(header, pools, self._topics) if key not in seen]
-        repeats = self._repeats(logs)
-        return logs, Evidence(holes=False, missing=False, no_filter=bool(absent), repeats=repeats)
+        said = Evidence(holes=False, missing=False, no_filter=bool(absent))
+        return logs, self._against(header, logs, pools, said)
 
     # -- what they show together
 
@@ -446,7 +452,7 @@ class BlockLogs:
     ) -> WholeBlock:
         if has_no_logs(header) and not isinstance(answer, Scraper) and not answer:
             return self._done(header, ())
-        first = self._weighed(header, answer)
+        first = self._weighed(header, answer, pools)
         if isinstance(first, tuple):
             self._numbers_are_whole |= len(first[0]) > 1 and not first[1].holes
         receipts = self._of_receipts(header, given)
@@ -456,7 +462,7 @@ class BlockLogs:
                 return found
         if isinstance(first, tuple) and first[1].is_whole:
             return self._done(header, first[0])
-        second = self._weighed(header, self._by_number(header))
+        second = self._weighed(header, self._by_number(header), pools)
         if isinstance(second, tuple) and second[1].is_whole:
             return self._done(header, second[0])
         if isinstance(first, RpcRefused) and isinstance(second, RpcRefused | LogsRefused):
@@ -484,19 +490,39 @@ class BlockLogs:
         """The block by the receipts of all its transactions; None where they are not all it has."""
         of_receipts = weigh(header, receipts)
         if not isinstance(first, tuple):
-            return None if of_receipts.missing else self._done(header, receipts)
+            if of_receipts.missing:
+                return None
+            first = receipts, of_receipts
         logs, evidence = first
-        more = self._beyond(logs, receipts)
-        if not more and self._adds_nothing(logs, receipts):
-            return self._done(header, logs)
-        if of_receipts.missing:
+        if more := self._beyond(logs, receipts):
+            if of_receipts.missing:
+                return None
+            if evidence.is_whole and of_receipts.holes:  # they are what the receipts lack
+                return self._done(header, logs)
+            doubt = logs, replace(evidence, no_receipt=bool(more))
+            return self._agreed(header, doubt, doubt, pools)
+        if self._adds_nothing(logs, receipts):
+            found, of_found = logs, weigh(header, logs)
+        elif of_receipts.missing:
             return None
-        if not more:
-            return self._done(header, receipts)
-        if evidence.is_whole and of_receipts.holes:  # they are what the receipts lack
-            return self._done(header, logs)
-        doubt = logs, replace(evidence, no_receipt=True)
+        else:
+            found, of_found = receipts, of_receipts
+        # What the receipts lack may be logs of the chain's own.
+        is_missing = of_found.missing and self._lacks_a_pool(header, found, pools)
+        of_found = self._against(header, found, pools, replace(of_found, missing=is_missing))
+        if not (is_missing or of_found.beyond):
+            return self._done(header, found)
+        doubt = found, of_found
         return self._agreed(header, doubt, doubt, pools)
+
+    def _lacks_a_pool(
+        self, header: "Header", logs: "Sequence[Log]", pools: Mapping[bytes, PoolSpec]
+    ) -> bool:
+        """The filter names a pool without an event here, by bits that no log explains."""
+        unexplained = int.from_bytes(header.logs_bloom, "big") & ~bloom_of(logs)
+        return any(
+            bloom_bits(key) & unexplained for key in named_pools(header, pools, self._topics)
+        )
 
     def _beyond(self, logs: "Sequence[Log]", receipts: "Sequence[Log]") -> "list[Log]":
         """Events that no receipt has, under whatever number."""
@@ -519,8 +545,31 @@ class BlockLogs:
         events = [_event(each) for each in logs if self._is_known(each) and any(each.data)]
         return len(set(events)) < len(events)
 
+    def _against(
+        self,
+        header: "Header",
+        logs: "Sequence[Log]",
+        pools: Mapping[bytes, PoolSpec],
+        evidence: Evidence,
+    ) -> Evidence:
+        """With what speaks against the pools' events themselves."""
+        bloom = int.from_bytes(header.logs_bloom, "big")
+        events = [each for each in logs if bloom and self._is_of(each, pools)]
+        return replace(
+            evidence, beyond=bool(bloom_of(events) & ~bloom), repeats=self._repeats(logs)
+        )
+
+    def _is_of(self, each: "Log", pools: Mapping[bytes, PoolSpec]) -> bool:
+        """It is an event of a listed pool."""
+        return self._is_known(each) and not pools.keys().isdisjoint(
+            (each.address, *each.topics[1:2])
+        )
+
     def _weighed(
-        self, header: "Header", answer: "Sequence[Log] | Scraper"
+        self,
+        header: "Header",
+        answer: "Sequence[Log] | Scraper",
+        pools: Mapping[bytes, PoolSpec],
     ) -> "tuple[tuple[Log, ...], Evidence] | Scraper":
         if isinstance(answer, Scraper):
             return answer
@@ -528,7 +577,7 @@ class BlockLogs:
             logs = ordered(header, answer)
         except LogInvalid as error:
             return error
-        return logs, replace(weigh(header, logs), repeats=self._repeats(logs))
+        return logs, self._against(header, logs, pools, weigh(header, logs))
 
     def _agreed(
         self,
@@ -570,12 +619,13 @@ class BlockLogs:
                 name = "no_bloom" if evidence.no_filter else "log_numbers"
                 self._say(name, header, f"{evidence}: logs that answers agree on are believed")
             return self._done(header, logs, is_shown=False, is_silent=is_silent)
-        pass_s = self._settle_s if self._is_contradicted and evidence.missing else self._pass_s
+        is_by_filter = evidence.missing or evidence.beyond
+        pass_s = self._settle_s if self._is_contradicted and is_by_filter else self._pass_s
         if agrees and not is_usual and before is not None and lasted_s >= pass_s:
-            self._is_contradicted |= evidence.missing
+            self._is_contradicted |= is_by_filter
             self._holes_seen += evidence.holes and not evidence.is_contradicted
             named = set(named_pools(header, pools, self._topics))
-            if evidence.repeats or evidence.no_receipt:
+            if evidence.is_against_events:
                 told = {content for log in logs for content in (log.address, *log.topics[1:2])}
                 named |= told & pools.keys()
             doubtful = frozenset(named)

@@ -382,9 +382,14 @@ static void on_reverted(psa_writer *writer, const psa_event *event, uint32_t slo
         result = change_liquidity(writer, &edit, event, 1, price_known);
         break;
     case PSA_EVENT_V2_DELTA: result = change_reserves(line, event, 1); break;
-    case PSA_EVENT_CL_SWAP:
+    case PSA_EVENT_CL_SWAP: {
+        int has_brought_fee = event->present & PSA_HAS_SWAP_FEE &&
+                              arena->statics[slot].flags & PSA_POOL_DYNAMIC_FEE;
+        psa_make_stale(writer, &edit, has_brought_fee ? PSA_UNSURE_ALL : PSA_UNSURE_PRICE);
+        break;
+    }
     case PSA_EVENT_V2_SYNC: psa_make_stale(writer, &edit, PSA_UNSURE_PRICE); break;
-    /* What the fee was before the event does not say, nor will any epilogue. */
+    /* What the fee was before, as with such a swap, the event does not say, nor will any epilogue. */
     case PSA_EVENT_PROTOCOL_FEE: psa_make_stale(writer, &edit, PSA_UNSURE_ALL); break;
     default: result = PSA_REORG_TOO_DEEP;
     }

@@ -7,6 +7,7 @@ commit each pool's line and ticks are compared with the model, which keeps whole
 import copy
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -416,10 +417,12 @@ def test_a_swap_fee_no_contract_takes_makes_the_pool_stale(whole: int, half: int
     assert core.pool(slots[V4])["status"] == lib.PSA_STATUS_STALE
 
 
-def test_a_reverted_protocol_fee_below_a_scrape_makes_the_pool_stale() -> None:
+@pytest.mark.parametrize(
+    "update", [(V4, "protocol fee", 5), (V4, "swap", Q96 + 9, 0, 0, 5000, True)]
+)
+def test_a_reverted_fee_below_a_scrape_makes_the_pool_stale(update: tuple[Any, ...]) -> None:
     core = Core()
     _, slots = fresh(core)
-    update = (V4, "protocol fee", 5)
     core.apply(frame(100, [update], revert=True, seq=1))
     found = core.pool(slots[V4])
     assert found["status"] == lib.PSA_STATUS_STALE

@@ -506,7 +506,8 @@ def test_a_gap_is_not_closed_with_less_than_a_block_has(lie: Change) -> None:
 
 
 def test_a_block_of_a_gap_whose_filter_names_no_pool_is_asked_for_all_the_same() -> None:
-    """By its receipts, or by the listed contracts' logs by number: the filter may be wrong."""
+    """By its receipts, or by the listed contracts' logs by number: the filter may be wrong, which is
+    believed no more than logs that contradict it."""
     quiet = logs_of(5, [(STRANGER, (TRANSFER, SOMEBODY))])
     for by_receipts in (None, list):
         node = LyingNode({5: quiet}, by_receipts=by_receipts)
@@ -516,6 +517,9 @@ def test_a_block_of_a_gap_whose_filter_names_no_pool_is_asked_for_all_the_same()
             assert len(fetch_blocks(node, 5, 5, POOLS, reader=reader)[0].records) == 2
         assert node.asked == (["number"] if by_receipts is None else ["hash", "receipts"])
         node.truth[5], node.headers_by_number[5] = logs_of(5), header_of(5, quiet)
+        with pytest.raises(NodeBehind, match="does not speak of all of them"):
+            fetch_blocks(node, 5, 5, POOLS, reader=reader)
+        node.headers_by_number[5] = header_of(5, node.truth[5])
         found = fetch_blocks(node, 5, 5, POOLS, reader=reader)[0]
         assert len(found.records) == 2 + len(known(node.truth[5]))
 
@@ -560,6 +564,41 @@ def test_an_event_told_twice_in_one_transaction_is_doubted_without_receipts() ->
     nothing = replace(mint(8), topics=(V3_BURN, *mint(8).topics[1:]), data=bytes(96))
     node.truth[5] += [nothing, replace(nothing, log_index=9)]
     assert list(Reader(node).read().logs) == known(node.truth[5]), "burns of nothing collect fees"
+
+
+@pytest.mark.parametrize("by_receipts", [None, list])
+def test_a_listed_pools_event_that_the_filter_does_not_speak_of_is_doubted(
+    by_receipts: Change | None,
+) -> None:
+    node = node_of(by_receipts=by_receipts)
+    true = list(node.truth[5])
+    node.headers_by_number[5] = header_of(5, true)
+    node.truth[5].append(replace(logs_of(5, [*EMITTED, (OTHER_V2, (V2_SYNC,))])[-1], tx_index=2))
+    reader = Reader(node)
+    with pytest.raises(NodeBehind, match="does not speak of all"):
+        reader.read()
+    reader.now += PASS_S
+    assert OTHER_V2 in reader.read().doubtful
+    stranger = b"\xab" * 20
+    node.truth[5][-1] = replace(node.truth[5][-1], address=stranger)
+    whole = Reader(node).read()
+    assert (list(whole.logs[:-1]), whole.logs[-1].address) == (known(true), stranger)
+    assert whole.doubtful == frozenset(), "no listed pool's: the chain's own"
+
+
+def test_a_pool_the_filter_names_without_a_receipt_is_doubted() -> None:
+    """Receipts that are all there may have lost their logs."""
+    lie = without(2)
+    node = node_of(by_hash=lie, by_number=lie, by_receipts=lie)
+    reader = Reader(node)
+    with pytest.raises(NodeBehind, match="not all that its header speaks of"):
+        reader.read()
+    reader.now += PASS_S
+    assert V3 in reader.read().doubtful
+    lie = without(0, 5)
+    strangers = node_of(by_hash=lie, by_number=lie, by_receipts=lie)
+    whole = Reader(strangers).read()
+    assert (list(whole.logs), whole.doubtful) == (known(strangers.truth[5]), frozenset())
 
 
 def test_events_that_no_receipt_has_are_doubted() -> None:
