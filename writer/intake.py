@@ -213,7 +213,7 @@ class Intake:
 
     def open_gap(self, epoch: int, reason: str) -> bool:
         """Go on as if what a gap was closed with were missing still; False when the stream moved."""
-        is_whole = self.is_live and not (self._in_reorg or self._gap_pending)
+        is_whole = self.is_live and not (self._is_amid_reorg or self._gap_pending)
         if epoch != self.epoch or not is_whole:
             return False
         self.lost(reason)
@@ -226,6 +226,12 @@ class Intake:
         self.losses += 1
         self._lost_ns = time.monotonic_ns()
         self._notify("lost")
+
+    @property
+    def _is_amid_reorg(self) -> bool:
+        """Reverts are to follow: of an envelope, or up to the tip from before them. The arena turns the
+        first and what is above it back at once, and knows the others by that until it begins anew."""
+        return self._in_reorg or (self._turning is not None and self._turning.is_short)
 
     def _settle(self) -> None:
         """End at a block: publish whole ones, take half a reorg back."""
@@ -581,7 +587,7 @@ class Intake:
     def unwitnessed(self, after: int) -> tuple[int, list[Records], dict[bytes, int]] | None:
         """A mark, the newest blocks the arena holds above `after`, and `late`; None unless live and
         whole."""
-        if not self.is_live or self._in_reorg or self._gap_pending:
+        if not self.is_live or self._is_amid_reorg or self._gap_pending:
             return None
         blocks = list(self.buffer.blocks(after=after))[-WITNESS_BLOCKS:]
         return self.buffer.mark(), blocks, self.late
@@ -632,7 +638,12 @@ class Intake:
         applied = self._applied
         lowest = self.buffer.reverts_since(facts.mark)
         moved = lowest is not None and lowest < facts.first
-        if applied is None or self._in_reorg or moved or self.buffer.first_block != facts.first:
+        if (
+            applied is None
+            or self._is_amid_reorg
+            or moved
+            or self.buffer.first_block != facts.first
+        ):
             return False
         ancestor = blocks.ancestor.number
         kept = [each for each in applied if each["block_number"][0] <= ancestor]
@@ -712,7 +723,7 @@ class Intake:
     def fees_known(self) -> int | None:
         """The block up to which they are in the arena; None when that is the head, unless live and
         whole."""
-        if not self.is_live or self._in_reorg or self._gap_pending:
+        if not self.is_live or self._is_amid_reorg or self._gap_pending:
             return None
         known = self.arena.fees_block
         return known if known < self.arena.head_block else None
@@ -796,7 +807,7 @@ class Intake:
         list.
         """
         is_behind = self.idle_count == since or self._gap_pending or not self._is_connected
-        if is_behind or self._in_reorg or not self.is_live:
+        if is_behind or self._is_amid_reorg or not self.is_live:
             return None
         self.arena.commit()
         try:
@@ -812,7 +823,7 @@ class Intake:
     def grow(self, table: str) -> bool | None:
         """Double the capacity of a table ArenaFull named; False where that does not help, None inside a
         reorg: ask again. ArenaFull when shared memory has no room."""
-        if self._in_reorg:
+        if self._is_amid_reorg:
             return None
         arena = self.arena
         if table == "pools":
@@ -842,7 +853,7 @@ class Intake:
         the head block may lack a pool's events, as in `sample`."""
         head = self.arena.head_block
         is_late = any(head <= late != NOT_YET for late in self._late.values())
-        if is_late or not self.is_live or self._in_reorg or self._gap_pending:
+        if is_late or not self.is_live or self._is_amid_reorg or self._gap_pending:
             return None
         image = self.arena.image()
         return None if image is None else (self._moment(), head, image)
@@ -857,7 +868,7 @@ class Intake:
         live; None unless live. Pools whose events the head block may lack are left out: they are not
         compared when its hash is learned, so it may be another block's.
         """
-        if not self.is_live or self._in_reorg or self._gap_pending:
+        if not self.is_live or self._is_amid_reorg or self._gap_pending:
             return None
         self.arena.commit()
         live = self.arena.slots_with(lib.PSA_STATUS_LIVE)
@@ -952,7 +963,7 @@ class Intake:
 
     def stale_specs(self) -> list[PoolSpec]:
         """The pools to scrape again, one by one; none while a reorg is half received."""
-        if self._in_reorg:
+        if self._is_amid_reorg:
             return []
         return [self.arena.spec(slot) for slot in self.processor.take_stale()]
 
@@ -985,7 +996,7 @@ class Intake:
         head = self.buffer.last_block
         needed = max((candidate.block_number for candidate in candidates), default=0)
         reached = head is not None and head >= needed
-        return Verdict(tuple(again), None if reached else needed, self._in_reorg)
+        return Verdict(tuple(again), None if reached else needed, self._is_amid_reorg)
 
 
 def _all_bring_fees(begins: Records) -> bool:

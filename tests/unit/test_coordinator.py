@@ -36,7 +36,7 @@ from arena.writer.branch import UNSURE_BLOCKS, Witness
 from arena.writer.completeness import bloom_of
 from arena.writer.coordinator import Coordinator, Preset
 from arena.writer.feed import EventBuffer
-from arena.writer.intake import NOT_YET, Intake
+from arena.writer.intake import NOT_YET, Candidate, Intake
 from arena.writer.logs import V2_SYNC, Header, Log, Receipts
 from arena.writer.processor import Processor
 from arena.writer.scrapers import Scrape, ScrapedPool
@@ -619,6 +619,25 @@ def test_reorgs_without_new_blocks_follow_one_another(
     assert bench.intake.is_live
     bench.send(block(102))
     assert (bench.reader.head_block, bench.amount(V3_KEY)) == (102, before)
+
+
+@pytest.mark.parametrize("envelope", [True, False])
+def test_between_the_reverts_of_one_reorg_nothing_else_is_done(
+    make: Callable[..., Bench], envelope: bool
+) -> None:
+    """The oldest comes first and turns the others back: the arena is to remember that."""
+    bench, scraper = live_bench(make, V2_KEY, V3_KEY)
+    bench.send(block(102), block(103, mint(V3_KEY, 5)))
+    bench.send(*([REORG_START] if envelope else []), block(102, revert=True))
+    intake = bench.intake
+    candidate = Candidate(scraper.read_pools([V2_KEY]).pools[0], intake.buffer.mark())
+    assert intake.replace(intake.epoch, candidate).in_reorg
+    assert intake.grow("tick heap") is None
+    bench.send(block(103, mint(V3_KEY, 5), revert=True))
+    bench.send(block(102), *([REORG_COMPLETE] if envelope else []))
+    assert intake.is_live
+    assert (bench.status(V3_KEY), bench.amount(V3_KEY)) == ("live", 7)
+    assert intake.grow("tick heap")
 
 
 @pytest.mark.parametrize("envelope", [True, False])
