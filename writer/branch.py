@@ -9,13 +9,14 @@ Equal blocks need not be the same block. On chains with a fixed base fee and sev
 two branches have equal times and fees, and where no pool has an event nothing tells them apart.
 Agreement counts what does: a fee that moved with what the parent block used, events of pools, and
 failing these many blocks in a row. Until there is enough of it nothing that was read from the node
-goes live; and until it is proven, what was read is looked at again, for its hash may go.
+goes live. Even what counts as proof can be alike on two branches: full blocks, the same transactions.
+So the hash of what was read is looked at for long after, for it may go.
 
 Everything here waits for the node and runs in a worker thread; nothing touches the arena.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from arena.arena import PoolSpec
@@ -164,9 +165,9 @@ class Branch:
         self.agreement = Agreement()  # up to the newest witness
         self.has_disagreed = False
         self.differing: Witness | None = None  # a block of the node that was not the stream's
-        # The newest block that the arena has from this node alone, until it is proven to be the
+        # The newest block that the arena has from this node alone, sure when it was proven to be the
         # stream's. What the node says of blocks up to it proves nothing: they are its own.
-        self.filled: tuple[int, bytes] | None = None
+        self.filled: Witness | None = None
         self._trail: list[NodeBlock] = []  # read last to be compared
         self._trail_pools: Mapping[bytes, PoolSpec] = {}
 
@@ -197,11 +198,11 @@ class Branch:
         self.agreement = Agreement()
         self.filled = None
 
-    def fill(self, blocks: Sequence[NodeBlock], mark: int) -> None:
-        """The arena has these blocks from the node alone, and nothing proves them yet."""
+    def fill(self, blocks: Sequence[NodeBlock], mark: int, *, is_proven: bool) -> None:
+        """The arena has these blocks from the node alone."""
         newest = blocks[-1].header
         self.add(blocks, mark, Agreement(newest))
-        self.filled = newest.number, newest.hash
+        self.filled = Witness(newest.number, newest.hash, mark, is_proven)
 
     @property
     def sure(self) -> list[Witness]:
@@ -237,8 +238,21 @@ class Branch:
             if header is not None and header.hash != place[1]
         ]
 
+    def gone(self, places: Collection[tuple[int, bytes]]) -> set[tuple[int, bytes]]:
+        """The same. Those which the newest witness follows by parent hashes are there while it is, so
+        mostly it is asked for alone."""
+        run: list[tuple[int, bytes]] = []
+        for each in reversed(tuple(self.witnesses)):
+            if run and each.number + 1 != run[-1][0]:
+                break
+            run.append((each.number, each.hash))
+        found = self.orphaned(sorted({*places, *run[:1]} - set(run[1:])))
+        if run and run[0] in found:
+            found = self.orphaned(sorted(places))
+        return set(found)
+
     def is_filled(self, number: int) -> bool:
-        return self.filled is not None and number <= self.filled[0]
+        return self.filled is not None and number <= self.filled.number
 
     def _then(
         self, agreement: Agreement, kept: Records, header: Header, *, has_events: bool
@@ -335,8 +349,9 @@ class Branch:
         gap is too long.
         """
         candidates = list(reversed(facts.witnesses))
-        if self.filled is not None and self.orphaned([self.filled]):
-            candidates = [each for each in candidates if each.number < self.filled[0]]
+        filled = self.filled
+        if filled is not None and self.orphaned([(filled.number, filled.hash)]):
+            candidates = [each for each in candidates if each.number < filled.number]
         headers = self.node.headers([each.number for each in candidates])
         ancestor = next(
             (

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -72,6 +72,8 @@ UNSURE_S = 10.0
 UNSETTLED_S = 5.0
 # A hash that stood for so many blocks, as deep as the undo ring reaches, is not looked at again.
 PLACE_BLOCKS = 1024
+PLACE_PAUSE_S = 1.0  # between two looks while no block comes
+FEES = b""  # beside keys of pools
 # A stream that brings nothing while the node has newer blocks is told within ten seconds.
 SILENT_POLL_S = 1.0
 SILENT_S = 6.0
@@ -232,8 +234,10 @@ class Coordinator:
         self._side_tasks = SideTasks() if side_tasks is None else side_tasks
         self._unsure_since: tuple[int, float] | None = None  # epoch, time
         self._unsure_reason = ""
-        # Pools -> the block of the node they were read at, until it is proven to be the stream's.
-        self._places: dict[bytes, tuple[int, bytes]] = {}
+        # Blocks of the node, sure when proven to be the stream's -> the pools read there; FEES at the
+        # one up to which the node told protocol fees.
+        self._places: dict[Witness, set[bytes]] = {}
+        self._looked = 0, 0.0  # at them last: the head by then, and when
         self._differs_since: float | None = None
         self._unsettled_since: float | None = None
         self._has_been_live = False
@@ -341,6 +345,8 @@ class Coordinator:
         if self._branch is not None:
             self._branch.pools = {key: held[key] for key in held if key not in other}
             self._branch.witnesses = witnesses
+            if witnesses:  # what the former writer read it read up to there
+                self._branch.filled = witnesses[-1]
         self._has_been_live = True
         log.info(
             "event=taken_over pools=%d removed=%d head=%d hashes=%d",
@@ -470,17 +476,24 @@ class Coordinator:
                 break
             await self._wait_moved(SCRAPE_POLL_S)
         for candidate in candidates:
-            outcome[_key(candidate)] = await self._replace(epoch, candidate)
-        self._note_places([each for each in candidates if outcome[_key(each)] is True], agreement)
+            outcome[_key(candidate)] = done = await self._replace(epoch, candidate)
+            if done is True:
+                self._note_places([candidate], agreement)
         return outcome
 
     def _note_places(self, candidates: Sequence[Candidate], agreement: Agreement | None) -> None:
-        """Keep which block of the node values were read at, unless that is proven to be the stream's."""
+        """Keep which block of the node values were read at."""
+        is_proven = agreement is not None and agreement.is_proven
+        self._forget_places({_key(each) for each in candidates})
         for each in candidates:
-            self._places.pop(_key(each), None)
-            block_hash = each.pool.block_hash
-            if block_hash is not None and (agreement is None or not agreement.is_proven):
-                self._places[_key(each)] = each.block_number, block_hash
+            if (block_hash := each.pool.block_hash) is not None:
+                place = Witness(each.block_number, block_hash, each.mark, is_proven)
+                self._places.setdefault(place, set()).add(_key(each))
+        self._looked = 0, 0.0
+
+    def _forget_places(self, keys: Collection[bytes]) -> None:
+        left = ((place, held.difference(keys)) for place, held in self._places.items())
+        self._places = {place: held for place, held in left if held}
 
     async def _replace(self, epoch: int, candidate: Candidate) -> bool | ArenaError:
         """Exchange one pool's values as soon as the stream has come to them."""
@@ -576,6 +589,7 @@ class Coordinator:
             self._stale.pop(key, None)
             self._settle.pop(key, None)
             self._floors.pop(key, None)
+        self._forget_places(keys)
         count = await self._call(partial(self.intake.remove, keys))
         if self._branch is not None and count is not None:
             # Not before: a block that differs in their events alone is another while they are there.
@@ -690,8 +704,9 @@ class Coordinator:
             self._branch.forget()
             self._places.clear()
             self._note_places(list(joined.values()), agreement)
-            if earlier and (agreement is None or not agreement.is_proven):
-                self._branch.fill(earlier, mark)
+            if earlier:
+                is_proven = agreement is not None and agreement.is_proven
+                self._branch.fill(earlier, mark, is_proven=is_proven)
         others = {*joined, *self._leaving}
         self._retry_later([spec.key for spec in listed if spec.key not in others])
         await self._show_progress()
@@ -1072,22 +1087,23 @@ class Coordinator:
                         await self._unbroken(asyncio.sleep(5 * SCRAPE_POLL_S))
                         continue
                     await self._take_away()  # the stream leaves out what a gap must not bring back
-                    closed = await self._call(partial(self.intake.close_gap, epoch, facts, blocks))
-                    if closed:
+                    # What is turned back need not be what led to values read above.
+                    ancestor = blocks.ancestor.number
+                    held = [keys for each, keys in self._places.items() if each.number > ancestor]
+                    above = set().union(*held) - {FEES}
+                    close = partial(self.intake.close_gap, epoch, facts, blocks, above)
+                    if await self._call(close):
                         branch.witnesses = [
-                            each
-                            for each in facts.witnesses
-                            if each.number <= blocks.ancestor.number
+                            each for each in facts.witnesses if each.number <= ancestor
                         ]
                         found = (*blocks.missing, *blocks.compared)
                         branch.add(found, facts.mark, blocks.agreement)
-                        if blocks.missing and blocks.agreement.is_proven:
-                            branch.filled = None
-                        elif blocks.missing or branch.is_filled(blocks.ancestor.number + 1):
-                            branch.filled = blocks.place  # all pools rest on it
+                        if blocks.missing or branch.is_filled(ancestor + 1):
+                            is_proven = blocks.agreement.is_proven
+                            branch.filled = Witness(*blocks.place, facts.mark, is_proven)
                         await self._call(partial(self.intake.note_hashes, tuple(branch.sure)))
                         self._settle_above(facts.first)
-                        self._gap_is_closed(facts.head, blocks.ancestor.number, len(blocks.missing))
+                        self._gap_is_closed(facts.head, ancestor, len(blocks.missing))
                         return True
                 reason = "the stream moved while the missing blocks were fetched"
             except StreamBroken as error:
@@ -1187,49 +1203,63 @@ class Coordinator:
                 log.debug("event=hashes_known newest=%d", branch.witnesses[-1].number)
 
     async def _look_at_places(self, branch: Branch) -> None:
-        """What was read at a block that the node no longer has is read again. So it is when node and
-        stream differ for long, unless the block is proven: the node may have been apart by then."""
+        """What was read at a block that the node has no longer, and the stream did not revert, is read
+        again, and so is what was read at one that the stream reverted and the node still has. While
+        they differ for long, a place that is not proven is doubted: they may have been apart by then."""
         filled = branch.filled
-        if not self.is_live or not (self._places or filled):
+        places = {*self._places, *(() if filled is None else (filled,))}
+        if not self.is_live or not places:
             self._differs_since = None
             return
-        looked = dict(self._places)
         epoch, _first = await self._call(self.intake.joining_block)
-        head = await self._call(self.intake.live_head)
+        head, now = await self._call(self.intake.live_head), time.monotonic()
+        unsure = {each for each in places if not each.is_sure}
+        if not unsure and head == self._looked[0] and now < self._looked[1] + PLACE_PAUSE_S:
+            return
         differing = await self._differing_for_long(branch)
-        agreement = branch.agreement
-        places = sorted({*looked.values(), *(() if filled is None else (filled,))})
-        tip = agreement.tip
-        top = () if tip is None else ((tip.number, tip.hash),)
-        orphaned = set(await asyncio.to_thread(branch.orphaned, (*places, *top)))
+        tip = branch.agreement.tip if branch.agreement.is_proven else None
+        asked = {(each.number, each.hash) for each in (*places, *(() if tip is None else (tip,)))}
+        orphaned = await asyncio.to_thread(branch.gone, asked)
+        # After the node was asked: most of what it turns back the stream has turned back by then.
+        valid = set(await self._call(partial(self.intake.valid, tuple(places))))
         if epoch != self.intake.epoch:
             return  # looked at again
-        proven = tip.number if tip and agreement.is_proven and not orphaned else 0
-        suspect = {
-            place
-            for place in places
-            if place in orphaned or (differing is not None and place[0] > proven)
-        }
-        done = {each for each in places if each[0] <= proven or each[0] + PLACE_BLOCKS < head}
-        why = "the node no longer has that block"
-        if not orphaned.intersection(places):
+        self._looked = head, now
+        gone = {each for each in places if (each.number, each.hash) in orphaned}
+        reverted = places - valid
+        proven = tip.number if tip is not None and not orphaned else 0
+        unsure = {each for each in unsure if each.number > proven}
+        suspect = (gone ^ reverted) | (unsure & gone if differing is None else unsure)
+        if suspect & gone:
+            why = "the node no longer has that block"
+        elif differing is not None:
             why = f"node and stream differ in block {differing}, so it may be of another branch"
+        else:
+            why = "the stream has reverted it, the node has not"
         if filled is not None and filled == branch.filled:
-            if filled in suspect:
+            if filled in reverted:  # the arena holds less of it
+                left = await self._call(partial(self.intake.valid, tuple(branch.witnesses)))
+                branch.filled = left[-1] if left else None
+            elif filled in suspect:
                 await self._fill_again(branch, filled, epoch, why)
                 return
-            if filled in done:
+            elif filled.number + PLACE_BLOCKS < head:
                 branch.filled = None
-        wrong = []
-        for key, place in looked.items():
-            if self._places.get(key) != place:
-                continue  # read anew meanwhile
-            if place in suspect:
-                wrong.append(key)
-            if place in suspect or place in done:
-                del self._places[key]
+            elif filled not in unsure:
+                branch.filled = replace(filled, is_sure=True)
+        wrong: set[bytes] = set()
+        for place in places & self._places.keys():
+            keys = self._places.pop(place)
+            if place in suspect:  # what a revert means to fees the intake knows
+                wrong |= keys - {FEES} if place in reverted else keys
+            elif place in valid and place.number + PLACE_BLOCKS >= head:
+                place = replace(place, is_sure=place not in unsure)
+                self._places.setdefault(place, set()).update(keys)
+        if FEES in wrong:
+            wrong |= {k for k, spec in branch.pools.items() if spec.protocol == UNISWAP_V4}
+        wrong -= {FEES, *self._settle}
         if wrong:
-            lowest = min(number for number, _ in suspect)
+            lowest = min(each.number for each in suspect)
             log.warning(
                 "event=read_on_other_branch pools=%d block=%d reason=%r",
                 len(wrong),
@@ -1238,16 +1268,15 @@ class Coordinator:
             )
             branch.witnesses = [each for each in branch.witnesses if each.number < lowest]
             branch.agreement = Agreement()
-            await self._call(partial(self.intake.suspect, wrong))
+            while not await self._call(partial(self.intake.suspect, tuple(wrong))):
+                await asyncio.sleep(SCRAPE_POLL_S / 10)
 
-    async def _fill_again(
-        self, branch: Branch, filled: tuple[int, bytes], epoch: int, why: str
-    ) -> None:
+    async def _fill_again(self, branch: Branch, filled: Witness, epoch: int, why: str) -> None:
         """Every pool rests on blocks of the node that may be of another branch, and so do those kept:
         a gap is opened, to be closed from below them."""
-        reason = f"blocks up to {filled[0]} were the node's: {why}; they are fetched again"
+        reason = f"blocks up to {filled.number} were the node's: {why}; they are fetched again"
         if await self._call(partial(self.intake.open_gap, epoch, reason)):
-            branch.witnesses = [each for each in branch.witnesses if each.number < filled[0]]
+            branch.witnesses = [each for each in branch.witnesses if each.number < filled.number]
             branch.agreement = Agreement()
 
     async def _differing_for_long(self, branch: Branch) -> int | None:
@@ -1282,7 +1311,13 @@ class Coordinator:
         except LogsRefused as error:
             await self._call(partial(self.intake.fees_lost, after, newest, str(error)))
             return
+        before = [(each.number, each.hash) for each, keys in self._places.items() if FEES in keys]
+        if before and await asyncio.to_thread(branch.orphaned, before):
+            return  # the next look finds it
         await self._call(partial(self.intake.note_fees, after, newest, changes))
+        self._forget_places((FEES,))
+        if pools:
+            self._places.setdefault(newest, set()).add(FEES)
 
     async def _say_fees_stand_still(self) -> None:
         """Once, where nothing tells of a changed protocol fee."""

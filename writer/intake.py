@@ -628,11 +628,14 @@ class Intake:
         """A gap is open and may still be closed."""
         return self._applied is not None
 
-    def close_gap(self, epoch: int, facts: GapFacts, blocks: GapBlocks) -> bool:
+    def close_gap(
+        self, epoch: int, facts: GapFacts, blocks: GapBlocks, doubted: Collection[bytes] = ()
+    ) -> bool:
         """Return to the common ancestor, apply what was missing and what came since, and go live,
         in one commit; False when the stream has moved since `facts`. StreamBroken.
 
-        Reverted blocks are turned back by the undo ring, with the events they brought.
+        Reverted blocks are turned back by the undo ring, with the events they brought. Pools `doubted`
+        are stale then.
         """
         self._check(epoch)
         applied = self._applied
@@ -660,6 +663,7 @@ class Intake:
             for key, late in self._late.items()
             if ancestor <= late != NOT_YET and (slot := self.arena.slot_of(key)) is not None
         }
+        unknown |= {slot for key in doubted if (slot := self.arena.slot_of(key)) is not None}
         if len(orphans) < len(orphaned):
             unknown |= set(self.arena.slots_scraped_above(ancestor).tolist())
         held = {number for number, _ in self.arena.undoable()}
@@ -890,8 +894,9 @@ class Intake:
         counters[lib.PSA_COUNTER_AUDIT_DIFFERENCES] += len(wrong)
         self.suspect(wrong)
 
-    def suspect(self, keys: Sequence[bytes]) -> None:
-        """Pools whose values may be of another branch go stale and are read again."""
+    def suspect(self, keys: Sequence[bytes]) -> bool:
+        """Pools whose values may be of another branch go stale and are read again. False inside a reorg,
+        which may be taken back, and this with it: ask again."""
         for key in keys:
             if (slot := self.arena.slot_of(key)) is not None:
                 self.arena.set_status(slot, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL)
@@ -899,6 +904,7 @@ class Intake:
             self.arena.commit()
             self.processor.note_stale()
             self._notify("stale")
+        return not self._in_reorg
 
     def doubt(self, keys: Collection[bytes], block_number: int = -1) -> None:
         """Make pools stale; a block to come, or one kept, up to that one may lack their events."""

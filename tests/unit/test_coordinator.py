@@ -1849,8 +1849,11 @@ def test_an_added_pool_is_never_read_again_below_its_settle_block(
 
 
 class ForkedNode:
-    """A node of a chain with a fixed fee and equal times on both its branches, A and B, which part at
-    block `fork`; it is on `branch` just now. `events`: (branch, block) -> logs."""
+    """A node of a chain with equal fees and times on both its branches, A and B, which part at block
+    `fork`; it is on `branch` just now. `events`: (branch, block) -> logs. The fee stands still, or
+    `moves` with every block, as where the branches' blocks are full, or of the same transactions."""
+
+    moves = False
 
     def __init__(self, fork: int, tip: int, branch: str = "B") -> None:
         self.fork, self.tip, self.branch = fork, tip, branch
@@ -1868,7 +1871,8 @@ class ForkedNode:
 
     def _header(self, number: int, on: str) -> Header:
         logs = self._logs(number, on)
-        known = self.hash_of(number, on), self.hash_of(number - 1, on), 1000 + number // 4, 7
+        fee = fee_of(number) if self.moves else 7
+        known = self.hash_of(number, on), self.hash_of(number - 1, on), 1000 + number // 4, fee
         bloom = bloom_of(logs).to_bytes(256, "big")
         return Header(number, *known, bloom, min(1, len(logs)), 21000 * len(logs))
 
@@ -1907,11 +1911,11 @@ class NodeScraper(ListScraper):
         return replace(found, pools=tuple(replace(p, block_hash=block_hash) for p in found.pools))
 
 
-def fixed(number: int, *events: dict[str, Any]) -> np.ndarray:
-    """A block of a chain with four blocks a second and a base fee of 7."""
+def fixed(number: int, *events: dict[str, Any], fee: int = 7) -> np.ndarray:
+    """A block of a chain with four blocks a second."""
     records = block(number, *events, timestamp=1000 + number // 4)
     records["flags"][0] |= lib.PSA_EVENT_HAS_BASE_FEE
-    records["words"][0, 0] = 7
+    records["words"][0, 0] = fee
     return records
 
 
@@ -1932,7 +1936,7 @@ async def go_on(
 ) -> None:
     """One more block of the stream, and of the node."""
     node.tip += 1
-    bench.send(fixed(node.tip, *events))
+    bench.send(fixed(node.tip, *events, fee=fee_of(node.tip) if node.moves else 7))
     for _ in range(6):
         await asyncio.sleep(0.005)
         if look is not None:
@@ -2179,6 +2183,152 @@ def test_blocks_fetched_from_the_node_prove_nothing_of_it(make: Callable[..., Be
                 await go_on(bench, node)
             assert bench.amount(V2_KEY) == 5
             assert are_live(bench, (V2_KEY, V3_KEY))
+
+    bench.run(scenario())
+
+
+def test_doubts_outlive_a_reorg_that_is_taken_back(make: Callable[..., Bench]) -> None:
+    bench, _ = live_bench(make, V2_KEY)
+    bench.send(block(102), REORG_START, block(102, revert=True))
+    assert not bench.intake.suspect([V2_KEY]), "to be told again"
+    bench.intake.disconnected("the rest never comes")
+    assert bench.status(V2_KEY) == "live"
+    assert bench.intake.suspect([V2_KEY])
+    assert bench.status(V2_KEY) == "stale"
+
+
+async def comes_round(bench: Bench, node: ForkedNode, keys: Sequence[bytes]) -> None:
+    """B's values are live; then the node is on A, and they are for a few blocks more at the most."""
+    assert {bench.amount(key) for key in keys} == {6}
+    node.branch = "A"
+    for _ in range(4):
+        await go_on(bench, node)
+    assert not are_live(bench, keys) or {bench.amount(key) for key in keys} == {5}
+    while {bench.amount(key) for key in keys} != {5} or not are_live(bench, keys):
+        await go_on(bench, node)
+
+
+@pytest.mark.parametrize("proof", ["fees", "events"])
+@pytest.mark.parametrize("apart", [0, pytest.param(70, marks=pytest.mark.slow)])
+def test_a_start_on_another_branch_that_seemed_proven_is_found_when_the_node_comes_round(
+    make: Callable[..., Bench], proof: str, apart: int
+) -> None:
+    """Fees, or events of another pool, are alike in the blocks of both branches, for `apart` blocks."""
+    keys = (V3_KEY,)
+    bench, node = forked(make, V3_KEY, V2_KEY, fork=100)
+    node.moves = proof == "fees"
+
+    def events() -> list[dict[str, Any]]:
+        if proof == "fees":
+            return []
+        for branch in "AB":
+            node.sync(node.tip + 1, branch, 6)
+        return [sync(6)]
+
+    async def scenario() -> None:
+        if node.moves:
+            bench.intake.drop_buffer()
+        start = asyncio.ensure_future(bench.coordinator.cold_start())
+        while not start.done():
+            await go_on(bench, node, *events())
+        await start
+        assert node.tip < 100 + UNSURE_BLOCKS, "not because there was nothing against it"
+        async with bench.live():
+            for _ in range(apart):
+                await go_on(bench, node, *events())
+            await comes_round(bench, node, keys)
+
+    bench.run(scenario())
+
+
+@pytest.mark.parametrize("what", ["stale", "added", "gap", "restart"])
+def test_what_a_live_writer_took_from_another_branch_that_seemed_proven_is_found(
+    make: Callable[..., Bench], arena_name: str, what: str
+) -> None:
+    """Read again, added, fetched for a gap, or held by a former writer; fees move alike on both."""
+    bench, node = forked(make, V2_KEY, fork=110, branch="A")
+    node.moves = True
+    node.sync(110, "A", 5)
+    node.sync(110, "B", 6)
+    key = OTHER_KEY if what == "added" else V2_KEY
+
+    async def scenario() -> None:
+        bench.intake.drop_buffer()
+        start = asyncio.ensure_future(bench.coordinator.cold_start())
+        while not start.done():
+            await go_on(bench, node)
+        await start
+        async with bench.live():
+            while node.tip < 109 or not bench.coordinator.known():
+                await go_on(bench, node)
+            node.branch = "B"
+            if what == "gap":
+                node.tip = 111
+            elif what == "added":
+                bench.coordinator._scraper.keys.append(key)
+                bench.change(added=[key])
+                await go_on(bench, node, sync(5))
+            else:
+                await go_on(bench, node, sync(5))
+                await go_on(bench, node)
+                bench.intake.suspect([key])
+            while bench.status(key) != "live" or bench.amount(key) != 6:
+                await go_on(bench, node)
+            if what != "restart":
+                await comes_round(bench, node, [key])
+                return
+            read = node.tip
+            while bench.coordinator.known()[-1].number < read:
+                await go_on(bench, node)
+
+    async def next_writer(bench: Bench) -> None:
+        await bench.coordinator.warm_start()
+        assert are_live(bench, [key])
+        async with bench.live():
+            await comes_round(bench, node, [key])
+
+    bench.run(scenario())
+    if what == "restart":
+        bench.die()
+        more: dict[str, Any] = {"gap_timeout_s": 1.0, "witness_pause_s": 0.005}
+        held = WriterArena.take_over(arena_name)
+        scraper = bench.coordinator._scraper
+        second = make(scraper, arena=held, node=node, closes_gaps=True, **more)
+        second.send(fixed(node.tip + 1, fee=fee_of(node.tip + 1)))
+        node.tip += 1
+        second.run(next_writer(second))
+
+
+def test_values_read_on_another_branch_are_found_when_the_stream_comes_round(
+    make: Callable[..., Bench],
+) -> None:
+    """It reverts blocks of A, whose mint the values of B never had."""
+    bench, node = forked(make, V3_KEY, fork=100)
+    node.moves = True
+
+    def chain(*events: dict[str, Any]) -> list[np.ndarray]:
+        """Blocks of one branch, from the first on."""
+        numbers = range(102, node.tip + 1)
+        return [fixed(n, *(events if n == 102 else ()), fee=fee_of(n)) for n in numbers]
+
+    async def scenario() -> None:
+        bench.intake.drop_buffer()
+        start = asyncio.ensure_future(bench.coordinator.cold_start())
+        await go_on(bench, node, mint(V3_KEY, 3))
+        while not start.done():
+            await go_on(bench, node)
+        await start
+        assert bench.amount(V3_KEY) == 6
+        async with bench.live():
+            reverted = chain(mint(V3_KEY, 3))[::-1]
+            for records in reverted:
+                records["flags"] |= lib.PSA_EVENT_IS_REVERT
+            bench.send(REORG_START, *reverted, *chain(), REORG_COMPLETE)
+            for _ in range(4):
+                await go_on(bench, node)
+            while not are_live(bench, [V3_KEY]):
+                await go_on(bench, node)
+            assert bench.amount(V3_KEY) == 6
 
     bench.run(scenario())
 
