@@ -281,6 +281,8 @@ class Bridge:
         """Send what leads to the node's head; what hinders is tried again."""
         follower = self._follower
         began, began_at = follower.tip, time.monotonic()
+        if hint is not None:
+            self._missed = 0
         try:
             if began is None:
                 check_synced(self._rpc)
@@ -308,7 +310,8 @@ class Bridge:
             return
         self._failing_since = None
         self._failures = 0
-        self._watch_subscription(told=hint is not None, moved=follower.tip != began)
+        if hint is None and follower.tip != began:
+            self._note_untold()
 
     def _head(self, hint: bytes | None) -> Header:
         """The node's head, as the node has it: of what a subscription tells only the hash counts."""
@@ -422,16 +425,16 @@ class Bridge:
 
         self._unsubscribe = self._rpc.subscribe("newHeads", on_message=on_message, on_end=on_end)
 
-    def _watch_subscription(self, *, told: bool, moved: bool) -> None:
-        if told:
-            self._missed = 0
-        elif moved and self._unsubscribe is not None:
-            self._missed += 1
-            if self._missed >= MISSED_HEADS:
-                log.warning("event=subscription_silent missed=%d", self._missed)
-                unsubscribe, self._unsubscribe = self._unsubscribe, None
-                unsubscribe()
-                self._subscribe_at = 0.0
+    def _note_untold(self) -> None:
+        """A head was found that a subscription should have told."""
+        if self._unsubscribe is None:
+            return
+        self._missed += 1
+        if self._missed >= MISSED_HEADS:
+            log.warning("event=subscription_silent missed=%d", self._missed)
+            unsubscribe, self._unsubscribe = self._unsubscribe, None
+            unsubscribe()
+            self._subscribe_at = 0.0
 
     # -- the list of pools
 
