@@ -541,13 +541,15 @@ class Branch:
     ) -> list[bytes]:
         """Of the pools (keys) of each block those whose events differ between node and stream: two
         blocks with one parent have the same base fee, and may have the same time."""
-        differing = []
+        differing: list[bytes] = []
         for header, kept, keys in blocks:
             compared = self.pools_of(kept, late)
             pools = {key: compared[key] for key in keys if key in compared}
             whole = self.reader.read([header], pools)[0]
+            differing += whole.doubtful & pools.keys()
+            pools = {key: spec for key, spec in pools.items() if key not in whole.doubtful}
             found = block_records(header, whole.logs, pools, whole.first_logs)
-            differing += [*differing_pools(kept, found, pools), *whole.doubtful]
+            differing += differing_pools(kept, found, pools)
         return differing
 
 

@@ -22,7 +22,8 @@ each pool the filter names has one shows that they are whole, else two answers t
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby, pairwise
@@ -76,9 +77,9 @@ class WholeBlock:
     """A block with all logs that could be a pool's event, in order, numbered through the block, and the
     number of each transaction's first log.
 
-    Of pools in `doubtful` (keys) events may be missing: they are to be read anew. `is_silent`: it has
-    no logs, and nothing but answers that agree says so. `addresses`: the logs are of these contracts;
-    None, of all.
+    Of pools in `doubtful` (keys; some may not be listed) events may be missing, or in any order: they
+    are to be read anew. `is_silent`: it has no logs, and nothing but answers that agree says so.
+    `addresses`: the logs are of these contracts; None, of all.
     """
 
     header: "Header"
@@ -98,7 +99,7 @@ class WholeBlock:
 class Evidence:
     """What numbers and filter say of an answer: `holes` in the numbers, bits `missing` among the logs'
     own, or `no_filter`: nothing is said. And what speaks against the answer itself: a listed pool's
-    event `beyond` the filter, one that `repeats`, one that is in `no_receipt`."""
+    event `beyond` the filter, one that `repeats` or shares its number, one that is in `no_receipt`."""
 
     holes: bool
     missing: bool
@@ -125,7 +126,7 @@ class Evidence:
             (self.missing, "they are not all that its header speaks of"),
             (self.no_filter, "its header has no bloom filter of them"),
             (self.beyond, "its header does not speak of all of them"),
-            (self.repeats, "an event comes twice in one transaction"),
+            (self.repeats, "an event comes twice in one transaction, or two have one number"),
             (self.no_receipt, "the receipts do not have all of them"),
         ]
         return " and ".join(text for holds, text in parts if holds) or "they are whole"
@@ -170,11 +171,12 @@ def named_pools(
             yield key
 
 
-def ordered(header: "Header", logs: "Iterable[Log]") -> "tuple[Log, ...]":
+def ordered(header: "Header", logs: "Iterable[Log]", known: Container[bytes]) -> "tuple[Log, ...]":
     """The logs of that block in order; numbers that begin anew in each transaction become the block's.
 
-    LogInvalid for a log of another block, one told twice, and numbers that are neither the block's
-    nor the transactions'.
+    Logs may share a number: a chain numbers its own anyhow, a node none. They stay as they are listed,
+    which says nothing. LogInvalid for a log of another block, and for events, by their `known` topics,
+    whose numbers are neither the block's nor the transactions'.
     """
     found = sorted(logs, key=lambda each: (each.tx_index, each.log_index))
     for each in found:
@@ -184,27 +186,37 @@ def ordered(header: "Header", logs: "Iterable[Log]") -> "tuple[Log, ...]":
                 f"{each.block_number} 0x{each.block_hash.hex()}",
                 block=header.number,
             )
-    for before, after in pairwise(found):
-        if (before.tx_index, before.log_index) == (after.tx_index, after.log_index):
-            raise LogInvalid(
-                f"log {after.log_index} of block {header.number} came twice", block=header.number
-            )
     if all(before.log_index < after.log_index for before, after in pairwise(found)):
         return tuple(found)
-    for tx_index, group in groupby(found, key=lambda each: each.tx_index):
-        numbers = [each.log_index for each in group]
+    numbered: list[Log] = []
+    count = 0
+    for _, group in groupby(found, key=lambda each: each.tx_index):
+        of_one = list(group)
+        numbers = sorted({each.log_index for each in of_one})
         if numbers != list(range(len(numbers))):
-            raise LogInvalid(
-                f"logs of block {header.number} are out of order: transaction {tx_index} has the "
-                f"numbers {numbers[:8]}",
-                block=header.number,
-            )
-    return tuple(replace(each, log_index=number) for number, each in enumerate(found))
+            break
+        numbered += [replace(each, log_index=count + each.log_index) for each in of_one]
+        count += len(numbers)
+    else:
+        return tuple(numbered)
+    events = [each for each in found if each.topics and each.topics[0] in known]
+    if all(before.log_index <= after.log_index for before, after in pairwise(events)):
+        return tuple(found)
+    raise LogInvalid(
+        f"logs of block {header.number} are out of order: transaction {of_one[0].tx_index} has the "
+        f"numbers {numbers[:8]}",
+        block=header.number,
+    )
 
 
 def _event(each: "Log") -> tuple[object, ...]:
     """What happened, and in which transaction; without its number."""
     return each.tx_index, each.address, each.topics, each.data
+
+
+def _digest(logs: "Sequence[Log]") -> int:
+    """The same however logs with one number are listed."""
+    return hash((len(logs), frozenset(logs)))
 
 
 def weigh(header: "Header", logs: "Sequence[Log]") -> Evidence:
@@ -422,9 +434,11 @@ class BlockLogs:
         if differs and answer.count != count:
             return None
         try:
-            return ordered(header, answer.logs)
+            logs = ordered(header, answer.logs, self._known)
         except LogInvalid:
             return None
+        events = [each for each in logs if self._is_known(each)]
+        return logs if len(set(events)) == len(events) else None
 
     def _of_listed(
         self, header: "Header", pools: Mapping[bytes, PoolSpec]
@@ -434,7 +448,7 @@ class BlockLogs:
         found: Sequence[Log] = ()
         if addresses:
             found = self._node.block_logs([header.hash], sorted(self._known), addresses)[0]
-        logs = ordered(header, found)
+        logs = ordered(header, found, self._known)
         seen = {each.address for each in logs}
         seen |= {each.topics[1] for each in logs if len(each.topics) > 1}
         absent = [key for key in named_pools(header, pools, self._topics) if key not in seen]
@@ -489,7 +503,8 @@ class BlockLogs:
     ) -> WholeBlock | None:
         """The block by the receipts of all its transactions; None where they are not all it has."""
         of_receipts = weigh(header, receipts)
-        if not isinstance(first, tuple):
+        are_tied = bool(self._tied(receipts))
+        if not isinstance(first, tuple) or (self._tied(first[0]) and not are_tied):
             if of_receipts.missing:
                 return None
             first = receipts, of_receipts
@@ -501,7 +516,8 @@ class BlockLogs:
                 return self._done(header, logs)
             doubt = logs, replace(evidence, no_receipt=bool(more))
             return self._agreed(header, doubt, doubt, pools)
-        if self._adds_nothing(logs, receipts):
+        tells_more = are_tied and self._events(logs) == self._events(receipts)
+        if tells_more or self._adds_nothing(logs, receipts):
             found, of_found = logs, weigh(header, logs)
         elif of_receipts.missing:
             return None
@@ -539,11 +555,26 @@ class BlockLogs:
     def _is_known(self, each: "Log") -> bool:
         return bool(each.topics) and each.topics[0] in self._known
 
+    def _events(self, logs: "Sequence[Log]") -> "Counter[tuple[object, ...]]":
+        return Counter(_event(each) for each in logs if self._is_known(each))
+
     def _repeats(self, logs: "Sequence[Log]") -> bool:
         """An event comes twice in one transaction with the same amounts. Burns of nothing, which only
         collect fees, do so on any chain, and change nothing."""
-        events = [_event(each) for each in logs if self._is_known(each) and any(each.data)]
-        return len(set(events)) < len(events)
+        events = self._events([each for each in logs if any(each.data)])
+        return any(count > 1 for count in events.values())
+
+    def _tied(self, logs: "Iterable[Log]") -> frozenset[bytes]:
+        """Keys of pools, listed or not, that have two events with one number: nothing says which came
+        first."""
+        v4 = self._topics.get(UNISWAP_V4, ())
+        places = Counter(
+            (each.tx_index, each.log_index, each.topics[1] if is_v4 else each.address)
+            for each in logs
+            if self._is_known(each)
+            for is_v4 in (each.topics[0] in v4 and len(each.topics) > 1,)
+        )
+        return frozenset(key for (_, _, key), count in places.items() if count > 1)
 
     def _against(
         self,
@@ -555,8 +586,11 @@ class BlockLogs:
         """With what speaks against the pools' events themselves."""
         bloom = int.from_bytes(header.logs_bloom, "big")
         events = [each for each in logs if bloom and self._is_of(each, pools)]
+        are_tied = not pools.keys().isdisjoint(self._tied(logs))
         return replace(
-            evidence, beyond=bool(bloom_of(events) & ~bloom), repeats=self._repeats(logs)
+            evidence,
+            beyond=bool(bloom_of(events) & ~bloom),
+            repeats=are_tied or self._repeats(logs),
         )
 
     def _is_of(self, each: "Log", pools: Mapping[bytes, PoolSpec]) -> bool:
@@ -574,7 +608,7 @@ class BlockLogs:
         if isinstance(answer, Scraper):
             return answer
         try:
-            logs = ordered(header, answer)
+            logs = ordered(header, answer, self._known)
         except LogInvalid as error:
             return error
         return logs, self._against(header, logs, pools, weigh(header, logs))
@@ -593,11 +627,11 @@ class BlockLogs:
         if isinstance(first, tuple):
             logs, evidence = first
             if isinstance(second, tuple):
-                other = hash(second[0])
+                other = _digest(second[0])
         else:
             assert isinstance(second, tuple)
             logs, evidence = second
-        digest = hash(logs)
+        digest = _digest(logs)
         is_silent = not logs and not any(header.logs_bloom)
         if evidence.no_filter and digest != before:
             since = now  # it is still growing
@@ -660,7 +694,7 @@ class BlockLogs:
         for each in logs:
             first_logs.setdefault(each.tx_index, each.log_index)
         kept = tuple(each for each in logs if self._is_known(each))
-        return WholeBlock(header, kept, first_logs, doubtful, is_silent)
+        return WholeBlock(header, kept, first_logs, doubtful | self._tied(kept), is_silent)
 
     def _say(self, event: str, header: "Header", reason: str) -> None:
         if event not in self._said:

@@ -213,8 +213,9 @@ class Follower:
                     self._first = headers[done]
                 raise
             for block in blocks:
-                if block.doubtful:
-                    self._doubted(block.doubtful, block.header.number)
+                doubtful = block.doubtful & self._specs.keys()
+                if doubtful:
+                    self._doubted(doubtful, block.header.number)
                 yield block
                 done += 1
 

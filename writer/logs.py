@@ -12,7 +12,7 @@ block, then by transaction, then by log.
 
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 from typing import Any, Protocol
 
@@ -179,10 +179,11 @@ def fetch_blocks(
         for block in blocks:
             if block.is_silent and not believes_silence:
                 raise _silence(block.header)
-            if block.doubtful:
+            doubtful = block.doubtful & pools.keys()
+            if doubtful:
                 raise LogsRefused(
                     f"the logs of block {block.header.number} are not what its header speaks of; "
-                    f"the pools are to be read anew ({len(block.doubtful)} in question)",
+                    f"the pools are to be read anew ({len(doubtful)} in question)",
                     first=block.header.number,
                     last=block.header.number,
                 )
@@ -221,10 +222,13 @@ def claimed_blocks(
                 block=log.block_number,
             )
         by_block[log.block_number].append(log)
-    return [
-        NodeBlock(header, block_records(header, ordered(header, by_block[header.number]), pools))
-        for header in headers
-    ]
+    found: list[NodeBlock] = []
+    for header in headers:
+        listed = ordered(header, by_block[header.number], TOPICS)
+        # Of logs with one number the stream's order is the right one; if it is this one, so is this.
+        numbered = [replace(log, log_index=at) for at, log in enumerate(listed)]
+        found.append(NodeBlock(header, block_records(header, numbered, pools)))
+    return found
 
 
 def _silence(header: Header) -> LogsRefused:
@@ -345,11 +349,11 @@ def block_records(
     """BeginBlock, the events of `pools` in log order, EndBlock. LogInvalid.
 
     `first_logs` are the block-wide indices of each transaction's first log; without it the first of
-    `logs` counts as that.
+    `logs` counts as that. Logs may share an index, but not events of one pool.
     """
-    ordered = sorted(logs, key=lambda log: log.log_index)
+    ordered = sorted(logs, key=lambda log: (log.log_index, log.tx_index))
     for before, after in pairwise(ordered):
-        if before.log_index == after.log_index or before.tx_index > after.tx_index:
+        if before.tx_index > after.tx_index:
             raise LogInvalid(
                 f"logs {before.log_index} and {after.log_index} of block {header.number} are out "
                 "of order",
@@ -357,10 +361,19 @@ def block_records(
             )
     first_log = dict(first_logs or {})
     found: list[dict[str, Any]] = []
+    places: set[tuple[bytes, int, int]] = set()
     for log in ordered:
         first_log.setdefault(log.tx_index, log.log_index)
         fields = decode_log(log, pools)
         if fields is not None:
+            place = fields["key"].tobytes(), log.tx_index, log.log_index
+            if place in places:
+                raise LogInvalid(
+                    f"two events of one pool have the number {log.log_index} in block "
+                    f"{header.number}",
+                    block=header.number,
+                )
+            places.add(place)
             position = log.log_index - first_log[log.tx_index]
             found.append(fields | {"tx_index": log.tx_index, "log_index": position})
     records = np.zeros(len(found) + 2, EVENT)

@@ -46,6 +46,8 @@ from arena.writer.logs import (
     Header,
     Log,
     Receipts,
+    block_records,
+    claimed_blocks,
     fetch_blocks,
 )
 from arena.writer.scrapers.slots import pool_target
@@ -410,6 +412,81 @@ def test_numbers_that_begin_anew_in_each_transaction() -> None:
         Reader(node).read()
 
 
+@pytest.mark.parametrize(("tx_index", "log_index"), [(0, 0), (3, 0), (1, 2), (2, 0)])
+def test_a_log_of_the_chains_own_may_have_any_number(tx_index: int, log_index: int) -> None:
+    numbers = range(5, 10)
+    own = Log(b"\x10" * 20, (b"\x4d" * 32,), b"", 5, hash_of(5), tx_index, log_index)
+
+    def with_own(logs: list[Log]) -> list[Log]:
+        number = logs[0].block_number
+        return [*logs, replace(own, block_number=number, block_hash=hash_of(number))]
+
+    node = node_of(*numbers, by_hash=with_own, by_number=with_own)
+    reader = Reader(node)
+    for number in numbers:
+        if number < 5 + HOLES_LEARNED:
+            with pytest.raises(NodeBehind, match="have holes"):
+                reader.read(number)
+            reader.now += SETTLE_S
+        whole = reader.read(number)
+        assert (list(whole.logs), whole.doubtful) == (known(node.truth[number]), frozenset())
+    node.by_receipts = list
+    whole = Reader(node).read()
+    assert (list(whole.logs), whole.doubtful) == (known(node.truth[5]), frozenset())
+
+
+def unnumbered(logs: list[Log]) -> list[Log]:
+    return [replace(log, log_index=0) for log in logs]
+
+
+def in_one_transaction(logs: list[Log]) -> list[Log]:
+    return [replace(log, log_index=0, tx_index=0) for log in logs]
+
+
+def test_logs_without_numbers_are_in_the_order_of_their_transactions() -> None:
+    node = node_of(by_hash=unnumbered, by_number=lambda logs: unnumbered(logs)[::-1])
+    reader = Reader(node)
+    with pytest.raises(NodeBehind, match="have holes"):
+        reader.read()
+    reader.now += SETTLE_S
+    whole = reader.read()
+    assert [log.data for log in whole.logs] == [log.data for log in known(node.truth[5])]
+    assert whole.doubtful == frozenset()
+    records = block_records(node.header(5), whole.logs, POOLS, whole.first_logs)
+    assert [int(each) for each in records["tx_index"][1:-1]] == [0, 1, 1, 2]
+
+
+def test_a_pool_with_two_events_of_one_number_is_doubted() -> None:
+    """Nothing says which of them came first; receipts show at once that they are all."""
+    node = node_of(by_hash=in_one_transaction, by_number=in_one_transaction)
+    reader = Reader(node)
+    for _ in range(2):
+        with pytest.raises(NodeBehind, match="two have one number"):
+            reader.read()
+        reader.now += PASS_S / 2
+    assert V2 in reader.read().doubtful
+    node.by_receipts = in_one_transaction
+    whole = Reader(node).read()
+    assert (len(whole.logs), whole.doubtful) == (4, {V2})
+    header, others = node.header(5), {key: POOLS[key] for key in (V3, V4)}
+    assert len(block_records(header, whole.logs, others, whole.first_logs)) == 4
+    with pytest.raises(LogInvalid, match="two events of one pool"):
+        block_records(header, whole.logs, POOLS, whole.first_logs)
+    with pytest.raises(LogsRefused, match="anew"):
+        fetch_blocks(node, 5, 5, POOLS)
+    assert len(fetch_blocks(node, 5, 5, others)[0].records) == 4, "another's order is no matter"
+    claimed = claimed_blocks(node, 5, 5, POOLS)[0].records
+    assert len(claimed) == 6, "what is compared with a stream is compared in its order"
+
+
+def test_numbers_come_from_either_way_that_has_them() -> None:
+    two_in_one = [*logs_of(5), replace(logs_of(5)[1], log_index=6, tx_index=2)]
+    for by_hash, by_receipts in ((in_one_transaction, list), (list, unnumbered)):
+        node = LyingNode({5: two_in_one}, by_hash=by_hash, by_receipts=by_receipts)
+        whole = Reader(node).read()
+        assert (list(whole.logs), whole.doubtful) == (known(two_in_one), frozenset())
+
+
 def test_numbers_that_have_holes_are_learned() -> None:
     numbers = range(5, 10)
     node = node_of(*numbers)
@@ -487,7 +564,7 @@ def test_a_pool_is_not_named_by_topics_of_another_protocol() -> None:
 def test_ordered_is_by_transaction_then_number() -> None:
     logs = logs_of(5)
     shuffled = random.Random(3).sample(logs, len(logs))
-    assert list(ordered(header_of(5, logs), shuffled)) == logs
+    assert list(ordered(header_of(5, logs), shuffled, ())) == logs
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
