@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from arena.arena import PoolSpec
-from arena.errors import ChainMoved, GapNotClosed, NodeBehind
+from arena.errors import ChainMoved, GapNotClosed, LogsRefused, NodeBehind
 from arena.native import lib
 from arena.writer.feed import Records
 from arena.writer.logs import (
@@ -454,7 +454,8 @@ class Branch:
         self, kept: Sequence[Records], highest: int, late: Mapping[bytes, int], mark: int
     ) -> Agreement:
         """Whether the node's chain is the stream's up to block `highest`, by the blocks `kept` around
-        it. Fees are looked at first: where they tell, events need not be read. ChainMoved."""
+        it. Where fees tell, few blocks are enough, and events need only not speak against it up to
+        `highest`: two branches may have equal fees. ChainMoved."""
         near = [each for each in kept if abs(_number(each) - highest) <= UNSURE_BLOCKS]
         if not near:
             near = list(kept[:UNSURE_BLOCKS])
@@ -474,7 +475,14 @@ class Branch:
                     block=header.number,
                 )
             agreement = self._then(agreement, each, header, has_events=False)
-        return agreement if agreement.is_proven else self._agree_in_events(kept, late, mark)
+        if not agreement.is_proven:
+            return self._agree_in_events(kept, late, mark)
+        up_to = [each for each in kept if _number(each) <= highest]
+        try:
+            by_events = self._agree_in_events(up_to, late, mark) if up_to else agreement
+        except LogsRefused:
+            return agreement
+        return by_events if by_events.differs else agreement
 
     def _agree_in_events(
         self, kept: Sequence[Records], late: Mapping[bytes, int], mark: int

@@ -2333,6 +2333,30 @@ def test_values_read_on_another_branch_are_found_when_the_stream_comes_round(
     bench.run(scenario())
 
 
+def test_events_speak_against_fees_that_are_alike(make: Callable[..., Bench]) -> None:
+    """The pair was synced on B where the stream synced it otherwise, below the block it is read at."""
+    bench, node = forked(make, V2_KEY, fork=102)
+    node.moves = True
+
+    async def scenario() -> None:
+        bench.intake.drop_buffer()
+        for branch, amount in ("A", 5), ("B", 6):
+            node.sync(102, branch, amount)
+        await go_on(bench, node, sync(5))
+        await go_on(bench, node)
+        start = asyncio.ensure_future(bench.coordinator.cold_start())
+        for _ in range(UNSURE_BLOCKS):
+            await go_on(bench, node)
+            assert not start.done()
+        node.branch = "A"
+        while not start.done():
+            await go_on(bench, node)
+        await start
+        assert bench.amount(V2_KEY) == 5
+
+    bench.run(scenario())
+
+
 def test_hashes_of_blocks_that_only_look_the_same_are_not_kept(
     make: Callable[..., Bench],
 ) -> None:
