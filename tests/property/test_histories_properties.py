@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import PROFILE, SEED, TESTS
+from simulation.mutants import MUTANTS
 from simulation.plan import Plan
 
 HISTORIES = {"quick": 12, "ci": 300, "long": 5000}[PROFILE]
@@ -70,6 +71,14 @@ def test_live_pools_are_always_right_and_all_are_live_in_the_end(
 @pytest.mark.slow
 def test_kept_histories(arena_name: str) -> None:
     simulate(arena_name, *EXAMPLES)
+
+
+def test_every_mutant_is_an_edit_of_the_product_as_it_is() -> None:
+    for mutant in MUTANTS.values():
+        function, edited = mutant.code()
+        assert edited.__code__.co_code != function.__code__.co_code or (
+            edited.__code__.co_consts != function.__code__.co_consts
+        ), mutant.name
 
 
 @pytest.mark.slow
