@@ -78,12 +78,14 @@ def _open(
     it exists and belongs to another user than `owner_uid` (None: this process's)."""
     try:
         if create:
-            shm = posix_ipc.SharedMemory(name, flags=posix_ipc.O_CREX, mode=mode)
-        else:
-            shm = posix_ipc.SharedMemory(name, read_only=not writable)
+            fd = int(posix_ipc.SharedMemory(name, flags=posix_ipc.O_CREX, mode=mode).fd)
+        else:  # shm_open would wait for the other end of a pipe
+            access = os.O_RDWR if writable else os.O_RDONLY
+            more = os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(DIRECTORY + name, access | more)
     except posix_ipc.ExistentialError as error:
-        if create:
-            raise FileExistsError(name) from error
+        raise FileExistsError(name) from error
+    except FileNotFoundError as error:
         raise ArenaMissing(
             f"no shared memory segment {name}: is the writer running, and is the name right?",
             name=name,
@@ -94,12 +96,9 @@ def _open(
         if error.errno is None:  # posix_ipc has words for these two, and no number
             number = errno.ENFILE if "system" in str(error) else errno.EMFILE
             raise OSError(number, os.strerror(number), DIRECTORY + name) from error
-        _check_regular(name, os.lstat(DIRECTORY + name).st_mode)
+        with contextlib.suppress(FileNotFoundError):
+            _check_regular(name, os.lstat(DIRECTORY + name).st_mode)
         raise
-    except ValueError:
-        _check_regular(name, os.lstat(DIRECTORY + name).st_mode)
-        raise
-    fd = int(shm.fd)
     try:
         _check_regular(name, os.fstat(fd).st_mode)
         check_owner(name, os.fstat(fd).st_uid, user_id(owner_uid), writes=writable)

@@ -692,7 +692,7 @@ class Coordinator:
             if wanted:
                 if time.monotonic() >= deadline:
                     self._refuse_reverted(joined, verdict, deadline)
-                self.metrics.pools_done -= len(wanted)
+                self.metrics.pools_done = len(joined) - len(wanted)
                 log.info("event=scrape_again pools=%d reason=reverted", len(wanted))
                 self._enter("scraping")
                 await self._call(lambda: self.intake.enter(epoch, "scraping"))
@@ -1020,7 +1020,7 @@ class Coordinator:
                 else:
                     joined[key] = candidate
                     self._carried[key] = candidate.pool
-                    self.metrics.pools_done += 1
+            self.metrics.pools_done = len(joined)
         blocks = [candidate.block_number for candidate in joined.values()]
         self.metrics.reference_block = min(blocks, default=None)
 

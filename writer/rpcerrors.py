@@ -78,8 +78,31 @@ _BATCH = _row(
     r"(length|size|exceed|max\w*|more than|limit\w*).{0,40}\barray\b",
 )
 
+_RATE = _row(
+    # A rate in words that mean nothing else. Bare "limit exceeded" is none: see _LIMIT.
+    Meaning.later,
+    r"(?<!\w)rate.?limit|rate (is )?exceed|request rate|request.{0,3} (count|limit)\b|over rate"
+    r"|exceed\w*.{0,20}\brate\b|maximum (retries|requests)\b(?! (of|is))",
+    r"too many (concurrent |simultaneous |open |incoming )?(requests|connections|calls)\b",
+    r"per[ -]?(second|sec|minute|min|hour|day|month)\b|\d ?/ ?(s|sec|second|m|min|minute|h|day)\b",
+    r"\br[pq]s\b|\bcu/?p?s\b|throttl|throughput|compute.?unit|credits?\b|\bdaily\b|monthly|quota",
+    r"capacity|slow down|back.?off|overload|\bbusy\b|concurren|temporar|try again|cool.?down",
+    r"\bretry|please wait|service unavailable|\b(plan|tier|subscription) (limit|cap)|flood|calm down",
+    r"(usage|bandwidth|traffic|spend\w*|request) (cap|ceiling|limit|allowance)|too (fast|frequent)",
+    r"\bcap (is |was )?(exceed|reach|hit)|(exceed|reach|hit|limit|exhaust)\w*.{0,30}"
+    r"\b(plan|subscription|account|allowance|allotment|cap|ceiling)\b",
+    r"(key|account|project|plan|subscription).{0,40}(exceed|exhaust|\bcap\b|limit reached)",
+    r"not ready|starting up|warming up|currently unavailable",
+)
+
 _ROWS = (
-    _row(Meaning.other_way, r"too many arguments"),
+    _row(
+        Meaning.other_way,
+        r"too many arguments",
+        r"\bmethod \W?\w+_\w+\W? (does not exist|is (not (found|avail|support|enabled|allowed|implem)"
+        r"|unsupported|unavailable|disabled|unknown))",
+        r"^\W?\w+_\w+\W? is (disabled|unsupported|not (avail|support|enabled|allowed|implem))",
+    ),
     _row(
         Meaning.no_block,
         r"missing trie node|pruned|historical state|old data not available",
@@ -107,21 +130,7 @@ _ROWS = (
         r"(blocks?|logs?|results?|events?|records?)\b",
         r"query.{0,20}(time-?out|timed out|took too long|returned more|too (complex|heavy|expensive))",
     ),
-    # A rate in words that mean nothing else. Bare "limit exceeded" is none: see _LIMIT.
-    _row(
-        Meaning.later,
-        r"(?<!\w)rate.?limit|rate (is )?exceed|request rate|request.{0,3} (count|limit)\b|over rate",
-        r"too many (concurrent |simultaneous |open |incoming )?(requests|connections|calls)\b",
-        r"per[ -]?(second|sec|minute|min|hour|day|month)\b|\d ?/ ?(s|sec|second|m|min|minute|h|day)\b",
-        r"\br[pq]s\b|\bcu/?p?s\b|throttl|throughput|compute.?unit|credits?\b|\bdaily\b|monthly|quota",
-        r"capacity|slow down|back.?off|overload|\bbusy\b|concurren|temporar|try again|cool.?down",
-        r"\bretry|please wait|service unavailable|\b(plan|tier|subscription) (limit|cap)|flood|calm down",
-        r"(usage|bandwidth|traffic|spend\w*|request) (cap|ceiling|limit|allowance)|too (fast|frequent)",
-        r"\bcap (is |was )?(exceed|reach|hit)|(exceed|reach|hit|limit|exhaust)\w*.{0,30}"
-        r"\b(plan|subscription|account|allowance|allotment|cap|ceiling)\b",
-        r"(key|account|project|plan|subscription).{0,40}(exceed|exhaust|\bcap\b|limit reached)",
-        r"not ready|starting up|warming up|currently unavailable",
-    ),
+    _RATE,
     _row(
         Meaning.no_block,
         r"(header|block|hash).{0,80}(not (be )?found|could not be found|does ?n.t exist|unknown)",
@@ -212,7 +221,7 @@ _CODES = {
     -32700: Meaning.wrong,
 }
 # These say it alone, whatever the words beside them.
-_CERTAIN = frozenset({429, TOO_LARGE, 1009, 1013, -32601})
+_CERTAIN = frozenset({429, TOO_LARGE, 1009, 1013})
 
 
 # One request of these asks for one thing: nothing smaller can be asked.
@@ -235,7 +244,7 @@ def meaning_of(code: int, reason: str, *, method: str = "", calls: int = 1) -> M
 
     An answer that a contract's code reverted is `wrong`: it is about the request.
     """
-    if code in _CERTAIN:
+    if code in _CERTAIN or (code == -32601 and not _RATE.words.search(reason)):
         return _CODES[code]
     found = _meaning_of(code, reason, method, calls)
     is_least = calls == 1 and method in _OF_ONE

@@ -424,6 +424,8 @@ def test_what_is_no_file_is_refused_with_the_remedy(
     try:
         with pytest.raises(LayoutMismatch, match="is no file: remove it, or choose another name"):
             open_with(arena_name, tmp_path)
+        with pytest.raises(LayoutMismatch, match="is no file"):
+            arena.attach(arena_name, timeout=0)
     finally:
         path.rmdir() if path.is_dir() else path.unlink()
 

@@ -39,6 +39,9 @@ LATER = [
     (-32000, "Rate limit exceeded for your ip, please wait 1min and retry. Rpc method: eth_call."),
     (-32000, "Maximum requests per second exceeded"),
     (-32000, "call rate limit exhausted, retry in 10s"),
+    (-32001, "Requests exceeded the allowed rate"),
+    (-32602, "exceeded maximum retries"),
+    (-32601, "rate limit exceeded"),
     (0, "slow down"),
     (1013, ""),
 ]
@@ -100,6 +103,9 @@ OTHER_WAY = [
     (-32600, "rpc method is not whitelisted"),
     (-32000, "eth_getStorageValues is not implemented"),
     (-32602, "too many arguments, want at most 2"),
+    (-32000, "the method eth_getBlockReceipts does not exist/is not available"),
+    (-32000, "the method eth_getBlockReceipts is not available on your plan"),
+    (-32600, "eth_getBlockReceipts is disabled"),
 ]
 GIVE_UP = [
     (401, "HTTP status 401 Unauthorized"),
