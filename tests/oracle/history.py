@@ -196,7 +196,7 @@ class Universe:
 
     A base fee depends on the parent's and on the block, as on a real chain: branches differ in it.
     Timestamps of replaced blocks may be equal. With `has_fixed_fee` siblings and their descendants have
-    the same base fee, and with `blocks_a_second` several blocks the same time.
+    the same base fee, `fee_step` more in each block, and with `blocks_a_second` several blocks the same time.
     """
 
     def __init__(
@@ -205,10 +205,12 @@ class Universe:
         *,
         pools: Sequence[PoolFacts] = POOLS,
         has_fixed_fee: bool = False,
+        fee_step: int = 0,
         blocks_a_second: int | None = None,
     ) -> None:
         self.rng = rng
         self.has_fixed_fee = has_fixed_fee
+        self.fee_step = fee_step
         self.blocks_a_second = blocks_a_second
         self.pools = tuple(pools)
         self.protocols = {pool.key: pool.protocol for pool in self.pools}
@@ -274,7 +276,7 @@ class Universe:
         block = Block(number, name, parent.hash, self._timestamp(parent), tuple(events))
         # Siblings are hard to tell apart: base fee follows from the parent, as in a real chain, and
         # blocks come at fixed times.
-        base_fee = 0 if self.has_fixed_fee else int(parent.hash[2:10], 16)
+        base_fee = number * self.fee_step if self.has_fixed_fee else int(parent.hash[2:10], 16)
         found = SimBlock(block, base_fee, oracle.pools, tuple(made))
         self.by_hash[name] = found
         self.by_number.setdefault(number, []).append(found)

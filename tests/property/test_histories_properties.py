@@ -35,7 +35,12 @@ EXAMPLES = (
     *("p:57:life:hostile", "p:75:life:hostile", "land:229:life:hostile", "land:315:life:hostile"),
     *("land:351:life:hostile", "land:359:life:hostile", "s3:123:life:hostile"),
     *("n1:45:life:hostile", "n1:802:bridge:hostile", "f1:820:bridge:hostile", "a1:1056:hostile"),
-    "a3:395:life:hostile",
+    *(
+        "a3:395:life:hostile",
+        "alike:70:hostile",
+        "q1:52:alike:hostile",
+        "q1:142:life:alike:hostile",
+    ),
     *("f1:2052:bridge:hostile", "g2:1675:life:hostile"),
 )
 

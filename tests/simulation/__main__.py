@@ -23,7 +23,10 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
 COLLECTED = 50  # histories, after which garbage is
-SORTS = ("", ":life", ":hostile", ":life:hostile", ":bridge:hostile", ":life:bridge:hostile")
+SORTS = (
+    *("", ":life", ":hostile", ":life:hostile", ":alike:hostile", ":life:alike:hostile"),
+    *(":bridge:hostile", ":life:bridge:hostile"),
+)
 
 
 def seeds_of(prefix: str, first: int, count: int, step: int, sorts: Sequence[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 LIFE = ":life"  # seeds with it have a Life
 HOSTILE = ":hostile"  # seeds with it are Hostile
+ALIKE = ":alike"  # of hostile seeds: base fees move, and alike on all branches
 BRIDGE = ":bridge"  # seeds with it have a bridge follow the node, if there is one
 
 # What a node does to logs it answers with (node.py says how).
@@ -49,7 +50,8 @@ class Life:
 class Hostile:
     """What does not happen on a good day; rates are per step unless they say otherwise.
 
-    `has_fixed_fee` and `blocks_a_second` make branches hard to tell apart. In a split, node and
+    `has_fixed_fee` (with a `fee_step` from block to block) and `blocks_a_second` make branches hard to
+    tell apart. In a split, node and
     stream follow branches of their own for some steps. A node that lies does so in `lie_rate` of its
     answers, or, `lies_always`, about `lie_rate` of all blocks whenever it is asked, by range of
     blocks, by hash or by both; it may be without receipts, and one that does not lie without bloom
@@ -62,6 +64,7 @@ class Hostile:
     """
 
     has_fixed_fee: bool = False
+    fee_step: int = 0
     blocks_a_second: int | None = None
     splits: float = 0.0
     lies: tuple[str, ...] = ()
@@ -121,6 +124,8 @@ class Hostile:
         ):
             if rng.random() < likely:
                 found[name] = rng.choice(rates)
+        if ALIKE in seed:
+            found |= {"has_fixed_fee": True, "fee_step": 1000}
         if BRIDGE in seed:
             found |= {"splits": 0.0, "torn_reorgs": 0.0, "second_faults": 0.0}
         return cls(**found)

@@ -94,7 +94,7 @@ class Run:
         self.node = None if plan.node == "absent" else RpcNode(self.transport)
         self.bridge: SimBridge | None = None
         self.following: asyncio.Future[None] | None = None
-        self.queue: list[bytes] = []
+        self.queue: list[tuple[bytes, int]] = []  # and the view it is of
         self.held: list[ListChange] = []  # changes the list source has not told yet
         self.outage_steps = 0
         self.looks = self.live_looks = 0
@@ -236,15 +236,15 @@ class Run:
         """Values without a hash are from after a writer's stream has begun: what the chain did before,
         nobody tells it."""
         if not self.writer.feed.frames:
-            self._refresh()
+            self._refresh(self.world.view)
 
     def _bridge_sends(self) -> None:
         """What was before the first unit, a bridge tells nobody either."""
         if not self.writer.feed.frames:
-            self._refresh()
+            self._refresh(self.world.view)
 
-    def _refresh(self) -> None:
-        self.world.heard_view = len(self.world.views) - 1
+    def _refresh(self, view: int) -> None:
+        self.world.heard_view = self.world.told_view = view
         self._write_file()
         self.world.follow()
 
@@ -375,7 +375,8 @@ class Run:
                 at, change.blocks = len(data), turns.randrange(3)
                 producer.follow_list()
         self.world.note(f"  cut at {at} of {len(data)}")
-        self._put(data[:at])
+        view = self.world.view
+        self._put(data[:at], view)
         client = self.wire.client
         if turns.random() < 0.7:
             await self._consumed()
@@ -391,10 +392,10 @@ class Run:
             # Only while the chain stands where it stood: a stream tells its messages in their order.
             is_next = producer.tracked == tracked and len(self.world.views) == steps
             if rest and turns.random() < 0.3 and is_next:
-                self._put(b"".join(rest))
+                self._put(b"".join(rest), view)
         else:
             # A connection that came meanwhile begins with a whole message.
-            self._put(data[at:] if is_whole else b"".join(rest))
+            self._put(data[at:] if is_whole else b"".join(rest), view)
         is_whole &= self.wire.client is client
         await self._delivered(is_whole=is_whole)
 
@@ -527,7 +528,7 @@ class Run:
         else:
             parts = self._disturbed(data, fault)
             if rng.random() < self.plan.delay_rate and fault is None:
-                self.queue.append(data)
+                self.queue.append((data, self.world.view))
                 self.world.note("  delayed")
                 await self._pass(0.1)
                 return
@@ -601,17 +602,20 @@ class Run:
     async def _pass(self, times: float) -> None:
         await asyncio.sleep(self.plan.pace_s * times * self.rng.choice((0.0, 0.1, 1.0, 5.0)))
 
-    def _put(self, data: bytes) -> None:
-        """On the wire, unless a bridge puts there what it finds out itself."""
+    def _put(self, data: bytes, view: int | None = None) -> None:
+        """On the wire, what leads to that view, the newest by itself; unless a bridge puts there what it
+        finds out itself."""
+        view = self.world.view if view is None else view
         if self.bridge is None:
             # The first, whatever was left out before.
             if not self.writer.feed.frames and not self.wire.unread():
-                self._refresh()
+                self._refresh(view)
+            self.world.told_view = view
             self.wire.send(data)
 
     def _flush(self) -> None:
-        for data in self.queue:
-            self._put(data)
+        for data, view in self.queue:
+            self._put(data, view)
         self.queue.clear()
 
     async def _consumed(self) -> None:
@@ -696,7 +700,8 @@ class Run:
 
     def _check_states(self, number: int, live: dict[str, dict[str, Any]]) -> None:
         candidates = self.world.allowed(number)
-        if self.world.foreign and not any(
+        may_be_undecidable = self.world.foreign or self.plan.hostile.fee_step
+        if may_be_undecidable and not any(
             all(block.state(key) == found for key, found in live.items()) for block in candidates
         ):
             undecidable = {key for key in live if self._is_undecidable(key)}

@@ -28,6 +28,7 @@ class World:
             self.rng,
             pools=MORE_POOLS if eventful else POOLS,
             has_fixed_fee=hostile.has_fixed_fee,
+            fee_step=hostile.fee_step,
             blocks_a_second=hostile.blocks_a_second,
         )
         self.listed = set(self.universe.protocols)
@@ -52,6 +53,7 @@ class World:
         """Blocks of a branch of the node's own at which pools were read, by their keys."""
         self.split_ended = -HEAL_S
         self.heard_view = 0
+        self.told_view = 0  # what is on the way to the writer leads to it
         """The newest view whose reorgs the writer has heard of."""
         self.database: Chain = self.universe.chain
         self.busy_left = hostile.busy
@@ -205,16 +207,22 @@ class World:
         """The writer has heard of all reorgs. Until then sources without hashes stay where they are: a
         reorg that is still to come, or was lost and not noticed, would look as if the stream had
         passed its blocks."""
-        heard = self.views[self.heard_view]
-        return self.views[-1][: len(heard)] == heard
+        newest = self.views[-1]
+        known = (self.views[self.heard_view], self.views[self.told_view])
+        return all(newest[: len(each)] == each for each in known)
+
+    @property
+    def view(self) -> int:
+        """The newest, by its number."""
+        return len(self.views) - 1
 
     def settled(self, *, is_live: bool) -> None:
         """The writer has all there is: from now on it may be at no older view. One that has begun with
         what another left shows that until it is live."""
         self.is_unsure = False
-        self.heard_view = len(self.views) - 1
+        self.heard_view = self.view
         if is_live or not self.is_taken_over:
-            self.oldest_view = len(self.views) - 1
+            self.oldest_view = self.view
             self.is_taken_over = False
 
     def killed(self) -> None:
@@ -247,6 +255,8 @@ class World:
         `known` to bring in a block the same events. Not for long after the two are together again."""
         if self.branch is None and self.clock.now > self.split_ended + HEAL_S:
             return False
+        if self.plan.hostile.fee_step:
+            return True  # a fee that moves counts as proof, and here it is none
         return any(self._is_twin(block, first, known) for block in self.foreign.get(key, ()))
 
     def _is_twin(
