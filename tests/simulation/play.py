@@ -244,7 +244,9 @@ class Run:
             self._refresh(self.world.view)
 
     def _refresh(self, view: int) -> None:
-        self.world.heard_view = self.world.told_view = view
+        self.world.heard_view = view
+        if self.bridge is None:
+            self.world.told_view = view
         self._write_file()
         self.world.follow()
 
