@@ -126,6 +126,7 @@ class Bridge:
         self._missed = 0
         self._failures = 0
         self._failing_since: float | None = None
+        self._owed: bytes | None = None  # the newest head that was told, and could not be sent
         self._is_told = False
         self._stalls = 0
         self._shorter_since: float | None = None
@@ -286,10 +287,9 @@ class Bridge:
         try:
             if began is None:
                 check_synced(self._rpc)
-            head = self._head(hint)
-            if not self._is_cut_back(head, asked=hint is None):
-                for last, records in follower.advance(head):
-                    self._send(last, records)
+            self._advance(hint)
+            if hint is None and self._owed is not None and follower.tip is began:
+                self._advance(self._owed)
         except (ReorgTooDeep, LogsRefused) as error:
             self._join_anew(error)
             return
@@ -304,14 +304,24 @@ class Bridge:
             level = logging.WARNING if self._failures in (1 + 7 * is_near, 10) else logging.DEBUG
             event = "not_yet" if is_near else "node_fails"
             log.log(level, "event=%s error=%s reason=%r", event, type(error).__name__, str(error))
+            self._owed = hint or self._owed
             if follower.tip is not began:
                 self._failing_since = None  # another block than the one before
             self._watch_stall(error, began_at)
             return
-        self._failing_since = None
+        if follower.tip is not began or self._owed is None:
+            self._owed = self._failing_since = None
         self._failures = 0
         if hint is None and follower.tip != began:
             self._note_untold()
+
+    def _advance(self, hint: bytes | None) -> None:
+        head = self._head(hint)
+        if not self._is_cut_back(head, asked=hint is None):
+            for last, records in self._follower.advance(head):
+                self._send(last, records)
+        if hint == self._owed:
+            self._owed = None
 
     def _head(self, hint: bytes | None) -> Header:
         """The node's head, as the node has it: of what a subscription tells only the hash counts."""

@@ -8,6 +8,8 @@ import pytest
 
 from arena.errors import ChainMoved, LogInvalid, NodeBehind, RpcUnavailable
 from arena.writer.bridge import STALLED_S, Bridge, BridgeSettings
+from arena.writer.completeness import WholeBlock
+from arena.writer.logs import Header
 
 
 class Told:
@@ -81,3 +83,46 @@ def test_a_bridge_of_its_own_closes_its_connections(
     now[0] += STALLED_S
     bridge._step(None)
     assert called == [(bridge._drop_clients, (f"no block: NodeBehind: {ERRORS[0]}",))]
+
+
+class LackingNode:
+    """Tells of blocks that it never has, while its newest block stands."""
+
+    def __init__(self, head: Header) -> None:
+        self.newest = head
+
+    def head(self) -> Header:
+        return self.newest
+
+    def block(self, block_hash: bytes, *, with_receipts: bool) -> tuple[None, None, None]:
+        return None, None, None
+
+
+@pytest.mark.parametrize("hints", [1, 100])
+def test_blocks_that_were_told_and_never_come_are_named_while_the_newest_one_stands(
+    bridge: Bridge, now: list[float], monkeypatch: pytest.MonkeyPatch, hints: int
+) -> None:
+    told = Told()
+    bridge._host = told
+    tip = Header(77, bytes([77]) * 32, bytes(32), 0, 0)
+    bridge._node = LackingNode(tip)  # type: ignore[assignment]
+    bridge._follower._kept = [WholeBlock(tip, (), {})]
+    last = b""
+    for index in range(10):
+        if index < hints:
+            last = bytes([index + 1]) * 32
+            bridge._step(last)
+        bridge._step(None)
+        now[0] += STALLED_S / 8
+    (reason,) = told.reasons
+    assert reason.startswith("no block after block 77: NodeBehind: the node told of block 0x")
+    assert reason.endswith(" and does not have it yet")
+    assert bridge.counts()["stalls_total"] == 1
+    assert bridge.counts()["stalled_seconds"] >= STALLED_S
+    bridge._node.newest = Header(78, bytes([78]) * 32, tip.hash, 0, 0)  # type: ignore[attr-defined]
+    following = [WholeBlock(bridge._node.newest, (), {})]  # type: ignore[attr-defined]
+    monkeypatch.setattr(bridge._follower._reader, "read", lambda headers, pools: following)
+    monkeypatch.setattr(bridge, "_call_soon", lambda work, *more: None)
+    bridge._step(None)
+    bridge._step(None)
+    assert bridge.counts()["stalled_seconds"] == 0
