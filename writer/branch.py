@@ -344,9 +344,9 @@ class Branch:
     def fetch_gap(self, facts: GapFacts) -> GapBlocks:
         """What is missing between the arena and the stream.
 
-        GapNotClosed when no witness is canonical any more; ChainMoved when node and stream are on
-        different branches just now and NodeBehind when the node lags: both pass. LogsRefused when the
-        gap is too long.
+        GapNotClosed when no witness is canonical any more, or none is below the stream; ChainMoved when
+        node and stream are on different branches just now and NodeBehind when the node lags: both pass.
+        LogsRefused when the gap is too long.
         """
         candidates = list(reversed(facts.witnesses))
         filled = self.filled
@@ -361,6 +361,15 @@ class Branch:
             ),
             None,
         )
+        if not candidates:
+            raise GapNotClosed(
+                f"the stream begins at block {facts.first}, the arena ends at {facts.head}, and no hash "
+                f"of a block up to {min(facts.head, facts.first - 1)} is known",
+                head=facts.head,
+            )
+        if not any(headers):
+            number = candidates[0].number
+            raise NodeBehind(f"the node does not have block {number} yet", block=number)
         if ancestor is None:
             raise GapNotClosed(
                 f"no block up to {facts.head} whose hash is known is canonical any more "

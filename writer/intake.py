@@ -717,6 +717,10 @@ class Intake:
         mark = self.buffer.mark()
         return [Witness(number, known, mark) for number, known in reversed(found) if known]
 
+    def lowest_known(self) -> int:
+        """The lowest block the undo ring leads to whose hash the arena holds; 0 without any."""
+        return min((number for number, known in self.arena.undoable() if known), default=0)
+
     def note_hashes(self, witnesses: Sequence[Witness]) -> None:
         """Keep the hashes of blocks the arena holds where another writer finds them."""
         for each in self.valid(witnesses):

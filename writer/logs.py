@@ -682,8 +682,8 @@ class RpcNode:
         for start in range(0, len(numbers), MAX_ASKED_BLOCKS):
             asked = numbers[start : start + MAX_ASKED_BLOCKS]
             calls = [("eth_getBlockByNumber", (hex(number), False)) for number in asked]
-            answers = self._batch(calls)
-            found += [None if each is None else read_header(each) for each in answers]
+            answers = self._transport.batch(calls) if calls else ()
+            found += [_header_or_none(each) for each in answers]
         return found
 
     def logs(
@@ -771,11 +771,9 @@ class RpcNode:
         if with_receipts:
             calls.append(_receipts_call(block_hash))
         answer, logs, *more = self._transport.batch(calls)
-        if isinstance(answer, RpcRefused):
-            raise answer
-        if answer is None:
+        header = _header_or_none(answer)
+        if header is None:
             return None, None, None
-        header = read_header(answer)
         if header.hash != block_hash:
             raise LogInvalid(
                 f"asked for block {text}, got 0x{header.hash.hex()}", block=header.number
@@ -793,6 +791,15 @@ class RpcNode:
             if isinstance(answer, RpcRefused):
                 raise answer
         return answers
+
+
+def _header_or_none(answer: Any) -> Header | None:
+    """Some nodes say by an error that they do not have a block."""
+    if isinstance(answer, RpcRefused):
+        if meaning(answer) is not Meaning.no_block:
+            raise answer
+        return None
+    return None if answer is None else read_header(answer)
 
 
 def _may_be_size(error: RpcRefused) -> bool:

@@ -1,7 +1,9 @@
 """What a writer begins with: the segment a dead one left, a checkpoint, or an empty arena.
 
 Each is looked at before it is used: chain, layout, and whether a block of it whose hash is known is
-still the chain's. Without a node nothing ties what was left to the chain, so the arena begins empty.
+still the chain's. A node that has not come to those blocks (it syncs, was restored from a snapshot, or
+lags) says nothing against them: then no pool is live before the gap behind them is closed. Without a
+node nothing ties what was left to the chain, so the arena begins empty.
 """
 
 import logging
@@ -18,7 +20,7 @@ from arena.errors import (
     CheckpointRefused,
     LayoutMismatch,
 )
-from arena.layouts.slots import STATUS_LIVE, UNDO_RECORD
+from arena.layouts.slots import STATUS_LIVE, STATUS_SYNCING, UNDO_RECORD
 from arena.writer.checkpoint import Checkpoint, usable_checkpoints
 from arena.writer.logs import NodeClient
 
@@ -103,18 +105,25 @@ def _from_segment(
     reason = ""
     try:
         known = [(number, hash_) for number, hash_ in found.undoable() if hash_ is not None]
+        asked = known[:ASKED_HASHES]
         if chain_id and found.chain_id and found.chain_id != chain_id:
             reason = f"it is of chain {found.chain_id}, not of {chain_id}"
         elif not len(found.slots_with(STATUS_LIVE)):
             reason = "none of its pools was live"
-        elif not _any_canonical(node, known[:ASKED_HASHES]):
-            reason = f"no block of it is known to be the chain's ({len(known)} hashes)"
+        elif not known:
+            reason = "no hash of its blocks is known"
+        elif False in (same := _compare(node, asked)) and True not in same:
+            reason = f"none of its blocks is the chain's any more ({len(asked)} hashes looked at)"
+        else:
+            log.info(
+                "event=segment_found head=%d generation=%d", found.head_block, found.generation
+            )
+            if same[0] is None:
+                _show_unconfirmed(found, known[0][0])
+            return found
     except BaseException:
         found.close(unlink=False)
         raise
-    if not reason:
-        log.info("event=segment_found head=%d generation=%d", found.head_block, found.generation)
-        return found
     log.warning("event=segment_refused reason=%r", reason)
     found.close(unlink=False)
     return None
@@ -131,11 +140,17 @@ def _from_checkpoint(
     node: NodeClient,
     folder: Path,
 ) -> WriterArena | None:
+    unconfirmed: set[Path] = set()
+
     def is_canonical(checkpoint: Checkpoint) -> bool:
-        known = checkpoint.hashes
+        """Or may be, as far as the node has come."""
+        same = _compare(node, checkpoint.hashes[:ASKED_HASHES])
+        if same and same[0] is None:
+            unconfirmed.add(checkpoint.path)
+        told = [each for each in same if each is not None]
         if checkpoint.block_hash is not None:
-            known = known[:1]  # the head itself must be
-        return _any_canonical(node, known[:ASKED_HASHES])
+            told = told[:1]  # the head itself must be, or the newest below it that the node has
+        return any(told) or (bool(same) and not told)
 
     for checkpoint, image in usable_checkpoints(
         folder, chain_id=chain_id, is_canonical=is_canonical
@@ -161,16 +176,27 @@ def _from_checkpoint(
         for number, block_hash in checkpoint.hashes:
             arena.note_hash(number, block_hash)
         log.info("event=checkpoint_found head=%d file=%s", arena.head_block, checkpoint.path)
+        if checkpoint.path in unconfirmed:
+            _show_unconfirmed(arena, checkpoint.hashes[0][0])
         return arena
     return None
 
 
-def _any_canonical(node: NodeClient, known: Sequence[tuple[int, bytes]]) -> bool:
-    """Whether the node's chain has one of those blocks."""
-    if not known:
-        return False
+def _compare(node: NodeClient, known: Sequence[tuple[int, bytes]]) -> list[bool | None]:
+    """Whether each of those blocks is the node's of that number; None where it has none."""
     headers = node.headers([number for number, _ in known])
-    return any(
-        header is not None and header.hash == block_hash
+    return [
+        None if header is None else header.hash == block_hash
         for header, (_, block_hash) in zip(headers, known, strict=True)
-    )
+    ]
+
+
+def _show_unconfirmed(arena: WriterArena, number: int) -> None:
+    """The pools may be of a branch that the chain has left: they are not live until it is known."""
+    reason = f"the node does not have block {number} yet, which the pools were left at"
+    arena.set_phase(
+        "connecting", reason
+    )  # before: what a killed writer leaves is read by its phase
+    arena.set_status_all(STATUS_LIVE, STATUS_SYNCING)
+    arena.commit()
+    log.info("event=node_behind block=%d reason=%r", number, reason)

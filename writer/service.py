@@ -464,7 +464,13 @@ class Service:
         self, thread: FeedThread, intake: Intake, coordinator: Coordinator, is_warm: bool
     ) -> None:
         if self._synced is not None:
-            await wait_until_synced(intake, thread.call, self._synced)
+            await wait_until_synced(
+                intake,
+                thread.call,
+                self._synced,
+                lowest=await thread.call(intake.lowest_known) if is_warm else 0,
+                patience_s=self.settings.gap_timeout_s,
+            )
         await (coordinator.warm_start() if is_warm else coordinator.cold_start())
         self._was_live = True
         await coordinator.run_live()

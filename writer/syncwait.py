@@ -29,9 +29,15 @@ async def wait_until_synced(
     call: FeedThreadCall,
     synced: Callable[[], SyncState],
     *,
+    lowest: int = 0,
+    patience_s: float = 0.0,
     poll_s: float = POLL_S,
 ) -> None:
     """Return when the node has its chain; until then the arena's phase and the log say why it waits.
+
+    The newest block of a node that goes on from a snapshot, or lags, may be below `lowest`, the lowest
+    one that ties what a former writer left to the chain: that is waited out for `patience_s`, and a
+    stream that began meanwhile begins again, behind what was left.
 
     A node that does not answer is no reason to wait here: the start itself says what it lacks. What
     the stream brought meanwhile is of no use when it was more than the buffer holds.
@@ -46,21 +52,32 @@ async def wait_until_synced(
             if waits_since is None:
                 return
         else:
-            if found.reason is None:
+            now, reason = loop.time(), found.reason
+            is_patient = now < (now if waits_since is None else waits_since) + patience_s
+            newest, told = found.head.number, await call(lambda: intake.buffer.last_block)
+            if waits_since is not None and told is not None:
+                newest = min(newest, told)  # a stream that began meanwhile comes after it
+            if reason is None and newest < lowest and is_patient:
+                reason = (
+                    f"the node is behind: its newest block is {newest}, what was left is of block "
+                    f"{lowest} and later"
+                )
+            if reason is None:
                 break
-            now = loop.time()
             waits_since = now if waits_since is None else waits_since
             if now >= said_at + SAY_EVERY_S:
                 said_at = now
                 log.warning(
-                    "event=node_syncing waited_s=%d reason=%r", int(now - waits_since), found.reason
+                    "event=node_syncing waited_s=%d reason=%r", int(now - waits_since), reason
                 )
-            await call(partial(intake.arena.set_phase, "connecting", found.reason))
+            await call(partial(intake.arena.set_phase, "connecting", reason))
         await asyncio.sleep(poll_s)
     if waits_since is not None:
         log.info("event=node_synced block=%d", found.head.number)
         await call(partial(intake.arena.set_phase, "connecting", "the node has its chain now"))
-        if intake.overflow is not None:
+        first = await call(lambda: intake.buffer.first_block)
+        is_below = first is not None and first <= lowest <= newest
+        if is_below or intake.overflow is not None:
             await call(intake.drop_buffer)
     elif found.is_old:
         log.info(  # of a chain of one's own this is all right

@@ -382,13 +382,43 @@ def test_without_any_usable_source_the_arena_begins_empty(
     tmp_path: Path, image: ArenaImage, arena_name: str
 ) -> None:
     write(tmp_path, image)
-    found, is_warm = open_with(arena_name, tmp_path, {})
+    found, is_warm = open_with(arena_name, tmp_path, {100: b"\xee" * 32})
     with found:
         assert not is_warm
         assert found.slot_count == 0
         found.close(unlink=True)
     with pytest.raises(ArenaMissing):
         arena.attach(arena_name, timeout=0)
+
+
+def test_a_checkpoint_above_the_newest_block_of_the_node_is_used_and_not_live(
+    tmp_path: Path, image: ArenaImage, arena_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The node syncs, or is restored from a snapshot: that says nothing against the checkpoint."""
+    write(tmp_path, image)
+    with caplog.at_level(logging.INFO):
+        found, is_warm = open_with(arena_name, tmp_path, {})
+    with found, arena.attach(arena_name) as pools:
+        assert is_warm
+        assert found.head_block == 100
+        assert pools.phase == "connecting"
+        assert "the node does not have block 100 yet" in pools.phase_reason
+        assert pools[V2_KEY].status == "syncing"
+        found.close(unlink=True)
+    assert "event=node_behind block=100" in caplog.text
+    assert "refused" not in caplog.text
+
+
+@pytest.mark.parametrize(("hash_of_99", "is_used"), [(b"\x99" * 32, True), (b"\xee" * 32, False)])
+def test_below_a_head_that_the_node_lacks_its_newest_block_decides(
+    tmp_path: Path, image: ArenaImage, arena_name: str, hash_of_99: bytes, is_used: bool
+) -> None:
+    hashes = [(100, HASHES[100]), (99, b"\x99" * 32), (98, b"\x98" * 32)]
+    write_checkpoint(tmp_path, image, chain_id=CHAIN, hashes=hashes)
+    found, is_warm = open_with(arena_name, tmp_path, {99: hash_of_99, 98: b"\x98" * 32})
+    with found:
+        assert is_warm == is_used
+        found.close(unlink=True)
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EMFILE])

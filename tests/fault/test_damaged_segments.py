@@ -22,6 +22,7 @@ from arena.arena import PoolValues, WriterArena
 from arena.errors import ArenaBusy, ArenaDamaged, ArenaError, LayoutMismatch
 from arena.layouts import header as layout
 from arena.layouts import slots
+from arena.layouts.slots import STATUS_LIVE, STATUS_SYNCING
 from arena.writer.logs import Header
 from arena.writer.restart import open_arena
 
@@ -42,6 +43,20 @@ class Node:
 
 
 NODE = Node()
+
+
+class Behind(Node):
+    """Has come to block `head`, of the same chain or of `others`."""
+
+    def __init__(self, head: int, others: bool = False) -> None:
+        self.head, self.others = head, others
+
+    def headers(self, numbers: list[int]) -> list[Header | None]:
+        found = super().headers([number + 999 * self.others for number in numbers])
+        return [
+            each if number <= self.head else None
+            for number, each in zip(numbers, found, strict=True)
+        ]
 
 
 def leave(name: str) -> Chain:
@@ -279,6 +294,31 @@ def open_with(name: str, folder: Path, node: Node | None = NODE) -> tuple[Writer
         node=node,  # type: ignore[arg-type]
         folder=folder,
     )
+
+
+@pytest.mark.parametrize("head", [0, 100, HEAD - 1])
+def test_a_segment_above_the_newest_block_of_the_node_is_kept_and_not_live(
+    arena_name: str, tmp_path: Path, head: int
+) -> None:
+    """Also once more, when its writer is killed while it waits for the node."""
+    leave(arena_name)
+    for node in (Behind(head), Behind(head), NODE):
+        found, is_warm = open_with(arena_name, tmp_path, node)
+        assert is_warm
+        assert found.head_block == HEAD
+        live, syncing = (len(found.slots_with(status)) for status in (STATUS_LIVE, STATUS_SYNCING))
+        assert (bool(live), bool(syncing)) == (node is NODE, node is not NODE)
+        found.close(unlink=node is NODE)
+
+
+def test_a_segment_of_another_branch_is_refused_by_a_node_that_is_behind(
+    arena_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    leave(arena_name)
+    found, is_warm = open_with(arena_name, tmp_path, Behind(HEAD - 1, others=True))
+    found.close(unlink=True)
+    assert not is_warm
+    assert "none of its blocks is the chain's any more" in caplog.text
 
 
 def test_a_start_falls_back_and_says_why(

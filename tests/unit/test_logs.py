@@ -405,6 +405,12 @@ def test_a_proxy_that_only_gives_the_status_refuses_the_range() -> None:
         RpcNode(FakeTransport(refusal)).logs(1, 9, [V2_SYNC])
 
 
+def test_an_error_that_there_is_no_such_block_is_no_header() -> None:
+    node = RpcNode(FakeTransport(RpcRefused("header not found", code=-32000)))
+    assert node.headers([1, 2]) == [None, None]
+    assert node.block(bytes(32)) == (None, None, None)
+
+
 def test_other_refusals_stay_what_they_are() -> None:
     refusal = RpcRefused("method not found", code=-32601)
     with pytest.raises(RpcRefused):

@@ -12,8 +12,8 @@ from arena.writer.scrapers.blocks import Block, SyncState
 from arena.writer.syncwait import wait_until_synced
 
 
-def state(reason: str | None, age_s: float = 0.0) -> SyncState:
-    return SyncState(Block(7, bytes(32), bytes(32), 0), age_s, reason)
+def state(reason: str | None, age_s: float = 0.0, number: int = 7) -> SyncState:
+    return SyncState(Block(number, bytes(32), bytes(32), 0), age_s, reason)
 
 
 class Played:
@@ -23,9 +23,15 @@ class Played:
         self.phases: list[tuple[str, str]] = []
         self.overflow: BufferOverflow | None = None
         self.drops = 0
+        self.first_block: int | None = None
+        self.last_block: int | None = None
 
     @property
     def arena(self) -> "Played":
+        return self
+
+    @property
+    def buffer(self) -> "Played":
         return self
 
     def set_phase(self, phase: str, reason: str) -> None:
@@ -38,7 +44,7 @@ class Played:
         return work()
 
 
-def wait(played: Played, *answers: SyncState | Exception) -> int:
+def wait(played: Played, *answers: SyncState | Exception, **limits: Any) -> int:
     """How often the node was asked."""
     left = list(answers)
 
@@ -48,9 +54,8 @@ def wait(played: Played, *answers: SyncState | Exception) -> int:
             raise found
         return found
 
-    asyncio.run(
-        asyncio.wait_for(wait_until_synced(played, played.call, ask, poll_s=0.001), 30)  # type: ignore[arg-type]
-    )
+    waiting = wait_until_synced(played, played.call, ask, poll_s=0.001, **limits)  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(waiting, 30))
     return len(answers) - len(left)
 
 
@@ -86,3 +91,33 @@ def test_an_old_head_is_told_and_no_hindrance(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.INFO):
         assert wait(Played(), state(None, age_s=9 * 3600), state(None)) == 1
     assert "event=old_head block=7 age_h=9" in caplog.text
+
+
+@pytest.mark.parametrize(("first", "drops"), [(5, 1), (9, 1), (10, 0), (None, 0)])
+def test_a_node_behind_what_was_left_is_waited_for_and_the_stream_begins_behind_it(
+    first: int | None, drops: int
+) -> None:
+    played = Played()
+    played.first_block, played.last_block = first, None if first is None else 12
+    answers = (state(None, number=5), state(None, number=8), state(None, number=9))
+    assert wait(played, *answers, lowest=9, patience_s=20.0) == 3
+    reason = "the node is behind: its newest block is 5, what was left is of block 9 and later"
+    assert played.phases[0] == ("connecting", reason)
+    assert played.drops == drops
+
+
+def test_a_stream_that_comes_after_its_node_is_waited_for_too() -> None:
+    played = Played()
+    played.first_block, played.last_block = 5, 6
+    answers = [state(None, number=5), *[state(None, number=9)] * 9999]
+    asked = wait(played, *answers, lowest=9, patience_s=0.05)
+    assert asked > 2
+    assert "its newest block is 6" in played.phases[1][1]
+    assert played.drops == 0, "it did not come"
+
+
+def test_a_node_that_stays_behind_is_waited_for_as_long_as_for_a_gap() -> None:
+    played = Played()
+    played.first_block = 5
+    assert wait(played, *[state(None, number=5)] * 99, lowest=9, patience_s=0.01) < 99
+    assert played.drops == 0, "what it has is all there is"
