@@ -33,6 +33,7 @@ from arena.writer.logs import (
     differing_pools,
     fetch_blocks,
     same_block,
+    speaks_of,
     touched_pools,
 )
 
@@ -209,9 +210,16 @@ class Branch:
         """The witnesses that can be gone by."""
         return [each for each in self.witnesses if each.is_sure]
 
-    def add(self, blocks: Iterable[NodeBlock], mark: int, agreement: Agreement) -> None:
+    def add(
+        self,
+        blocks: Iterable[NodeBlock],
+        mark: int,
+        agreement: Agreement,
+        *,
+        shows_last: bool = True,
+    ) -> None:
         """Blocks now known to be the arena's; the `agreement` up to the last makes them sure, with
-        those they follow."""
+        those they follow; the last itself only where that `shows_last`."""
         for block in blocks:
             header = block.header
             while self.witnesses and self.witnesses[-1].number >= header.number:
@@ -227,6 +235,7 @@ class Branch:
             self.witnesses[first:] = [
                 replace(each, is_sure=True) for each in self.witnesses[first:]
             ]
+            self.witnesses[-1] = replace(self.witnesses[-1], is_sure=shows_last)
         del self.witnesses[:-MAX_WITNESSES]
 
     def orphaned(self, places: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
@@ -313,7 +322,7 @@ class Branch:
         if agreement.tip is None or agreement.tip.hash != found[0].header.parent_hash:
             before = self.node.headers([max(0, _number(wanted[0]) - 1)])[0]
             agreement = Agreement(before)
-        equal = 0
+        equal, shows_last = 0, True
         for block, each in zip(found, wanted, strict=True):
             pools = self.pools_of(each, late)
             if not same_block(each, block, pools):
@@ -322,9 +331,12 @@ class Branch:
                 break
             has_events = bool(touched_pools(block.records, pools))
             agreement = self._then(agreement, each, block.header, has_events=has_events)
+            # A fee tells what the parent was. Two empty blocks are alike, and a node that leaves logs
+            # out shows empty ones: whose filter speaks of pools waits for its child.
+            shows_last = has_events or not speaks_of(block.header, pools)
             equal += 1
         if equal:
-            self.add(found[:equal], mark, self._doubt(agreement))
+            self.add(found[:equal], mark, self._doubt(agreement), shows_last=shows_last)
         return equal
 
     def _disagree(self, block: NodeBlock, kept: Records) -> None:
@@ -446,7 +458,9 @@ class Branch:
                 )
             except NodeBehind as error:
                 return Confirmation(tuple(keys), unsettled=str(error))
-        below = [each for each in wanted if each not in wrong and each[0] < first - 1]
+        if self.orphaned(good_places):  # what was compared since is another chain's
+            raise ChainMoved("the node's chain changed while it was read")
+        below = [each for each in good_places if each[0] < first - 1]
         if not below:
             return Confirmation(tuple(keys), (), reached_at, agreement)
         blocks = self._fetch(below[0][0] + 1, first, parent=below[0][1])
@@ -499,15 +513,18 @@ class Branch:
         """The same by all blocks from the newest sure witness on, or the first of the stream."""
         sure = [each for each in self.sure if each.number <= _number(kept[-1])]
         start = max(_number(kept[0]), _number(kept[-1]) - TRAIL_BLOCKS + 1)
-        agreement = Agreement()
+        agreement, parent = Agreement(), None
         if sure and sure[-1].number + 1 >= start:
             if self.orphaned([(sure[-1].number, sure[-1].hash)]):
                 raise ChainMoved(f"the node has another block {sure[-1].number} than the arena")
-            start = sure[-1].number + 1
+            start, parent = sure[-1].number + 1, sure[-1].hash
             agreement = Agreement(told=PROOF)
         top = min(_number(kept[-1]), self.node.head_number())
+        trail = self._read_trail(start, top)
+        if parent is not None and trail and trail[0].header.parent_hash != parent:
+            raise ChainMoved("the node's chain changed while it was read")
         for block, each in zip(
-            self._read_trail(start, top),
+            trail,
             [each for each in kept if start <= _number(each) <= top],
             strict=True,
         ):

@@ -990,7 +990,10 @@ class Coordinator:
             known, before = await self._call(lambda: self.intake.known_at(epoch, as_of_ns))
             mark, losses = min(mark, known), min(losses, before)
         trails = self._trails
-        return [Candidate(pool, mark, trails, losses) for pool in scrape.pools], scrape.invalid
+        return [
+            Candidate(pool, mark, trails, 0 if pool.spec.key in scrape.outdated else losses)
+            for pool in scrape.pools
+        ], scrape.invalid
 
     def _note_source(self, losses: int, block_number: int) -> None:
         """A source that trails stood at that block after `losses` were noticed: what it wrote since

@@ -155,7 +155,7 @@ def fetch_blocks(
     at = 0
 
     def may_have(header: Header) -> bool:
-        return claimed is None or header.number in claimed or _speaks_of(header, pools)
+        return claimed is None or header.number in claimed or speaks_of(header, pools)
 
     while at < len(headers):
         if claimed is None and not reader.has_receipts:
@@ -251,7 +251,7 @@ def _claimed_numbers(
         return range(first, last + 1)
 
 
-def _speaks_of(header: Header, pools: Mapping[bytes, PoolSpec]) -> bool:
+def speaks_of(header: Header, pools: Mapping[bytes, PoolSpec]) -> bool:
     """Its filter may speak of an event of `pools`."""
     return next(named_pools(header, pools, EVENT_TOPICS), None) is not None
 

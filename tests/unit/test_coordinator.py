@@ -23,6 +23,7 @@ from arena.errors import (
     ArenaFull,
     ArenaRegistry,
     BufferOverflow,
+    ChainMoved,
     CoverageError,
     NodeBehind,
     NotLive,
@@ -32,7 +33,7 @@ from arena.errors import (
 from arena.layouts.events import EVENT
 from arena.native import lib
 from arena.writer import coordinator
-from arena.writer.branch import UNSURE_BLOCKS, Witness
+from arena.writer.branch import UNSURE_BLOCKS, Branch, Witness
 from arena.writer.completeness import bloom_of
 from arena.writer.coordinator import Coordinator, Preset
 from arena.writer.feed import EventBuffer
@@ -1920,12 +1921,18 @@ def fixed(number: int, *events: dict[str, Any], fee: int = 7) -> np.ndarray:
 
 
 def forked(
-    make: Callable[..., Bench], *keys: bytes, fork: int, branch: str = "B", unsure_s: float = 1e9
+    make: Callable[..., Bench],
+    *keys: bytes,
+    fork: int,
+    branch: str = "B",
+    unsure_s: float = 1e9,
+    gap_timeout_s: float = 1.0,
 ) -> tuple[Bench, ForkedNode]:
     """Pools with 5 on branch A, which is the stream's, and 6 on B; the stream begins at block 101."""
     node = ForkedNode(fork, tip=101, branch=branch)
     scraper = NodeScraper(node, *keys, A=5, B=6)
-    more: dict[str, Any] = {"unsure_s": unsure_s, "gap_timeout_s": 1.0, "witness_pause_s": 0.005}
+    more: dict[str, Any] = {"unsure_s": unsure_s, "gap_timeout_s": gap_timeout_s}
+    more["witness_pause_s"] = 0.005
     bench = make(scraper, node=node, closes_gaps=True, **more)
     bench.send(fixed(101))
     return bench, node
@@ -2335,7 +2342,7 @@ def test_values_read_on_another_branch_are_found_when_the_stream_comes_round(
 
 def test_events_speak_against_fees_that_are_alike(make: Callable[..., Bench]) -> None:
     """The pair was synced on B where the stream synced it otherwise, below the block it is read at."""
-    bench, node = forked(make, V2_KEY, fork=102)
+    bench, node = forked(make, V2_KEY, fork=102, gap_timeout_s=1e9)
     node.moves = True
 
     async def scenario() -> None:
@@ -2355,6 +2362,37 @@ def test_events_speak_against_fees_that_are_alike(make: Callable[..., Bench]) ->
         assert bench.amount(V2_KEY) == 5
 
     bench.run(scenario())
+
+
+def test_a_node_that_turns_while_it_is_asked_confirms_nothing() -> None:
+    """The place read at is B's still, and what is compared then is A's."""
+    node = ForkedNode(fork=101, tip=102)
+    kept = [fixed(number) for number in (101, 102)]
+    node.sync(102, "B", 6)
+    branch = Branch(node)
+    branch.pools = {V2_KEY: spec(V2_KEY)}
+    headers = node.headers
+
+    def turn(numbers: Sequence[int]) -> list[Header | None]:
+        found = headers(numbers)
+        node.branch = "A"
+        return found
+
+    node.headers = turn  # type: ignore[method-assign]
+    with pytest.raises(ChainMoved, match="while it was read"):
+        branch.confirm(kept, {(102, node.hash_of(102, "B")): [V2_KEY]}, {})
+
+
+def test_a_block_whose_filter_speaks_of_pools_is_no_empty_one() -> None:
+    """A node on B whose index of logs is empty shows a block as empty as the stream's own sibling."""
+    node = ForkedNode(fork=102, tip=102)
+    node.moves = True
+    node.sync(102, "B", 6)
+    branch = Branch(node)
+    branch.pools = {V2_KEY: spec(V2_KEY)}
+    node.logs = lambda first, last, topics: []  # type: ignore[method-assign]
+    assert branch.witness([fixed(n, fee=fee_of(n)) for n in (101, 102)], 0, {}) == 2
+    assert [each.number for each in branch.sure] == [101]
 
 
 def test_hashes_of_blocks_that_only_look_the_same_are_not_kept(

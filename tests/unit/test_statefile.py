@@ -362,6 +362,22 @@ def test_the_file_of_a_loss_is_never_new_and_the_next_one_is(file: Path, tmp_pat
     assert as_of_ns(scraper) > lost_ns
 
 
+def test_a_line_of_the_file_of_a_loss_is_never_new_whatever_is_beside_it(
+    file: Path, tmp_path: Path
+) -> None:
+    scraper = StateFile(write(file, v2()))
+    keys = [b"\x88" * 20, b"\x55" * 20]
+    assert scraper.read_pools(keys[:1]).outdated == frozenset()
+    scraper.note_loss()
+    time.sleep(0.02)
+    write(tmp_path / "next", v2(), v2(pool="0x" + "55" * 20, block=105)).rename(file)
+    found = scraper.read_pools(keys)
+    assert {each.spec.key for each in found.pools} == set(keys)
+    assert found.outdated == {keys[0]}
+    write(tmp_path / "next", *(v2(pool="0x" + each.hex(), block=106) for each in keys)).rename(file)
+    assert scraper.read_pools(keys).outdated == frozenset()
+
+
 def test_a_clock_set_back_makes_no_old_file_new_and_no_new_one_old(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

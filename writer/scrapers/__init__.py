@@ -38,12 +38,14 @@ class Scrape:
 
     `as_of_ns` (CLOCK_MONOTONIC) is when the values were made, where that is before the call: a revert
     that arrived later and reaches a pool's block makes them unfit, and without a block hash so does
-    any loss of the stream. None when the values were read during the call.
+    any loss of the stream. None when the values were read during the call. Those of the pools `outdated`
+    (keys) are from before a loss the source was told of.
     """
 
     pools: tuple[ScrapedPool, ...]
     invalid: tuple[PoolInvalid, ...] = ()
     as_of_ns: int | None = None
+    outdated: frozenset[bytes] = frozenset()
 
 
 class PoolScraper(Protocol):

@@ -113,7 +113,10 @@ class StateFile:
             else:
                 message = f"pool 0x{key.hex()} is no longer in {self.path}"
                 invalid.append(PoolInvalid(message, key=key, found="no line"))
-        return Scrape(tuple(found), tuple(invalid), as_of_ns)
+        outdated = frozenset(
+            each.spec.key for each in found if each.values.block_number <= self._outdated_head
+        )
+        return Scrape(tuple(found), tuple(invalid), as_of_ns, outdated)
 
     def note_loss(self) -> None:
         """The file as it lies there now is older than a loss of the stream."""
