@@ -375,6 +375,7 @@ def run_command(
             on_hangup=hooks,
             synced=None if sources.rpc is None else partial(sync_state, sources.rpc),
             described=sources.described,
+            close_sources=sources.close,
             extra={} if bridge is None else {"bridge": bridge.counts},
         )
         asyncio.run(service.run())

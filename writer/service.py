@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -211,7 +211,8 @@ class Service:
     `on_hangup` are called in the event loop when SIGHUP comes, each whatever became of the others.
     `extra` are further counts for the metrics, as arena_PREFIX_KEY; called in a thread of theirs.
     `described` tells pools that are not what they are listed as; without it the list is believed.
-    `synced` says whether the node has its chain; a start waits until it has.
+    `synced` says whether the node has its chain; a start waits until it has. `close_sources` ends what
+    is being asked of the scraper and the node when the writer ends; by itself the scraper's `close`.
     """
 
     def __init__(
@@ -230,8 +231,10 @@ class Service:
         extra: Mapping[str, Extra] | None = None,
         synced: Callable[[], SyncState] | None = None,
         described: Described | None = None,
+        close_sources: Callable[[], None] | None = None,
     ):
         self.settings = settings
+        self._close_sources = scraper.close if close_sources is None else close_sources
         self._described = described
         self._synced = synced
         self._on_hangup = on_hangup
@@ -276,8 +279,8 @@ class Service:
         loop.add_signal_handler(signal.SIGHUP, self._reload, notifier)
         switch_interval_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        arena, is_warm = await asyncio.to_thread(
-            partial(
+        opening = asyncio.create_task(
+            asyncio.to_thread(
                 open_arena,
                 settings.name,
                 max_pools=settings.max_pools,
@@ -290,6 +293,16 @@ class Service:
                 folder=settings.state_folder,
             )
         )
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not opening.done():  # told to end while a node is asked about what was left
+            self._close_sources()
+            with suppress(ArenaError):
+                left, is_warm = await opening
+                left.close(unlink=not (is_warm or settings.keep_segment))
+            return
+        arena, is_warm = opening.result()
         self._was_live = is_warm
         is_clean = False
         try:
@@ -392,7 +405,7 @@ class Service:
             if checkpoints is not None and settings.checkpoint_every:
                 await _write_last(checkpoints)
         finally:
-            self._scraper.close()
+            self._close_sources()  # threads that wait for an answer would be waited for
             # Before its producer: a stream that ends because we do is no fault.
             ended = thread.stop()
             for task in tasks:

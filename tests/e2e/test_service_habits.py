@@ -29,7 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import arena
 import arena.writer.demo
-from arena.errors import PortRefused
+from arena.errors import PortRefused, RpcUnavailable
 from arena.layouts.header import COUNTER_NAMES, PHASE_NAMES
 from arena.writer import service
 from arena.writer.metrics import MetricsServer
@@ -419,6 +419,33 @@ def test_extra_counts_are_metrics_of_their_prefix(
     assert value(found, "arena_nats_servers") == 2
     assert found["arena_nats_messages"].type == "counter"
     assert found["arena_nats_servers"].type == "gauge"
+
+
+def test_an_end_waits_for_no_answer_of_a_node(arena_name: str, tmp_path: Path) -> None:
+    """Which accepts questions and answers none."""
+    asked, is_closed = threading.Event(), threading.Event()
+    in_time: list[bool] = []
+
+    def wait() -> None:
+        asked.set()
+        in_time.append(is_closed.wait(SECONDS))
+        raise RpcUnavailable("closed")
+
+    running = service.Service(
+        service.Settings(arena_name, tmp_path / "none", max_pools=4, tick_bytes=1 << 16),
+        StateFile(tmp_path / "states.jsonl"),
+        synced=wait,  # type: ignore[arg-type]
+        close_sources=is_closed.set,
+    )
+
+    async def end() -> None:
+        task = asyncio.ensure_future(running.run())
+        assert await asyncio.to_thread(asked.wait, SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await task
+
+    asyncio.run(end())
+    assert in_time == [True]
 
 
 @pytest.mark.parametrize("prefix", ["", "Nats", "1a", "a-b", "a b"])
