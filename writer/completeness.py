@@ -534,10 +534,17 @@ class BlockLogs:
     def _lacks_a_pool(
         self, header: "Header", logs: "Sequence[Log]", pools: Mapping[bytes, PoolSpec]
     ) -> bool:
-        """The filter names a pool without an event here, by bits that no log explains."""
-        unexplained = int.from_bytes(header.logs_bloom, "big") & ~bloom_of(logs)
+        """The filter names a pool by bits, its own or an event's, that no log here explains."""
+        bloom = int.from_bytes(header.logs_bloom, "big")
+        unexplained = bloom & ~bloom_of(logs)
+
+        def is_unexplained(content: bytes) -> bool:
+            bits = bloom_bits(content)
+            return bits & bloom == bits and bool(bits & unexplained)
+
         return any(
-            bloom_bits(key) & unexplained for key in named_pools(header, pools, self._topics)
+            any(map(is_unexplained, (key, *self._topics[pools[key].protocol])))
+            for key in named_pools(header, pools, self._topics)
         )
 
     def _beyond(self, logs: "Sequence[Log]", receipts: "Sequence[Log]") -> "list[Log]":

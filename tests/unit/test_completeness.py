@@ -672,6 +672,13 @@ def test_a_pool_the_filter_names_without_a_receipt_is_doubted() -> None:
         reader.read()
     reader.now += PASS_S
     assert V3 in reader.read().doubtful
+    node = node_of(by_hash=without(6), by_number=without(6), by_receipts=without(6))
+    node.truth[5].append(mint(6))  # of the pool that has a swap, too
+    reader = Reader(node)
+    with pytest.raises(NodeBehind, match="not all that its header speaks of"):
+        reader.read()
+    reader.now += PASS_S
+    assert V3 in reader.read().doubtful
     lie = without(0, 5)
     strangers = node_of(by_hash=lie, by_number=lie, by_receipts=lie)
     whole = Reader(strangers).read()
