@@ -245,7 +245,7 @@ class Run:
 
     def _refresh(self, view: int) -> None:
         self.world.heard_view = view
-        self._tell(view)
+        self._sends(view)
         self._write_file()
         self.world.follow()
 
@@ -611,16 +611,16 @@ class Run:
             # The first, whatever was left out before.
             if not self.writer.feed.frames and not self.wire.unread():
                 self._refresh(view)
-            self._tell(view)
+            self._sends(view)
             self.wire.send(data)
 
-    def _tell(self, view: int) -> None:
+    def _sends(self, view: int) -> None:
         if self.bridge is None:
             self.world.told_view = max(view, self.world.told_view)
 
     def _flush(self) -> None:
         if self.queue:
-            self._tell(self.queue[-1][1])
+            self._sends(self.queue[-1][1])
         for data, view in self.queue:
             self._put(data, view)
         self.queue.clear()
