@@ -127,7 +127,8 @@ def _mutants() -> tuple[Mutant, ...]:
         ("bloom filters are not looked at", "completeness", "weigh",
          "missing=bool(bloom & ~bloom_of(logs))", "missing=False"),
         ("a halved range skips a block", "logs", "_fetch_logs", "at = end + 1", "at = end + 2"),
-        ("burns are mints", "logs", "_burn", "-read.unsigned(", "read.unsigned("),
+        ("burns are mints", "logs", "_burn",
+         "-read.unsigned(words[0], 127), 3, False", "read.unsigned(words[0], 127), 3, True"),
         ("base fees are not compared", "logs", "same_block",
          "if has_base_fee and", "if False and"),
         # checkpoint
