@@ -395,6 +395,19 @@ def test_a_clock_set_back_makes_no_old_file_new_and_no_new_one_old(
     assert as_of_ns(scraper) > lost_ns
 
 
+def test_a_clock_set_back_since_a_file_was_written_makes_it_no_younger(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scraper = StateFile(write(file, v2()))
+    assert as_of_ns(scraper) > 0
+    write(tmp_path / "next", v2(block=101)).rename(file)
+    written_ns = time.monotonic_ns()
+    os.utime(file, ns=(0, time.time_ns() - 5_000_000_000))
+    real_ns = time.time_ns
+    monkeypatch.setattr(statefile.time, "time_ns", lambda: real_ns() - 4_000_000_000)
+    assert as_of_ns(scraper) <= written_ns - 5_000_000_000
+
+
 def test_a_file_from_the_future_counts_from_when_another_was_seen(
     file: Path, tmp_path: Path
 ) -> None:

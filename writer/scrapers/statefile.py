@@ -63,7 +63,8 @@ class StateFile:
 
     A file speaks for the chain as of its modification time, which the file's clock may set a little
     early, never late. The wall clock may be set meanwhile: the time is taken once, when a content is
-    first read, and one dated in the future counts from when another one was last seen in its place.
+    first read, by the earliest of the clock's settings seen since another one lay there, and one dated
+    in the future counts from when that was seen last.
     The same content is as old as it was at first, whatever file it lies in and whatever time that
     bears. What lay there when the stream lost something, and whatever has reached no higher block,
     never counts as made after the loss.
@@ -83,6 +84,9 @@ class StateFile:
         self._seen: tuple[int, int, int] | None = None
         self._seen_ns = 0  # when it was last looked at
         self._changed_ns = 0  # and when it was last seen to be another one than now
+        # What the wall clock was ahead of the other, at that look and at most since the one before the
+        # file was seen: it may have been set back meanwhile.
+        self._ahead_ns = self._most_ahead_ns = time.time_ns() - time.monotonic_ns()
         self._outdated_head = -1  # the highest block of a file that lay there at a loss
         # What lay there at losses, until looked at: its head block, or the file, not read yet then and
         # held open, so that a rename takes nothing from it.
@@ -160,10 +164,12 @@ class StateFile:
     def _look(self) -> tuple[int, int, int] | None:
         """Which file is there; keeps until when there was another. StateFileError."""
         now_ns = time.monotonic_ns()
+        ahead_ns = time.time_ns() - now_ns
         found = _signature(self.path)
         if found != self._seen:
-            self._changed_ns = self._seen_ns
-        self._seen, self._seen_ns = found, now_ns
+            self._changed_ns, self._most_ahead_ns = self._seen_ns, self._ahead_ns
+        self._most_ahead_ns = max(self._most_ahead_ns, ahead_ns)
+        self._seen, self._seen_ns, self._ahead_ns = found, now_ns, ahead_ns
         return found
 
     def hold(self, targets: "Sequence[PoolTarget]") -> None:
@@ -219,7 +225,9 @@ class StateFile:
                         path=str(self.path),
                         line=None,
                     )
-                made_ns = opened_ns - content.age_ns if content.age_ns >= 0 else self._changed_ns
+                made_ns = self._changed_ns
+                if content.age_ns >= 0:
+                    made_ns = opened_ns - content.age_ns - (self._most_ahead_ns - self._ahead_ns)
                 self._made_ns.setdefault(content.digest, max(0, made_ns))
                 while len(self._made_ns) > MAX_CONTENTS:
                     del self._made_ns[next(iter(self._made_ns))]
