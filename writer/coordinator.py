@@ -568,7 +568,8 @@ class Coordinator:
                     self._leaving.clear()
                     await self._take_away()
                 elif await self._announce(specs := dict(self._coming)):
-                    for key in specs.keys() - self._removals:
+                    # What left and came again meanwhile is still to go, and then to come.
+                    for key in specs.keys() - self._removals - self._leaving:
                         self._coming.pop(key, None)
                     if self._targets:
                         self._hold()

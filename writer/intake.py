@@ -237,6 +237,13 @@ class Intake:
         """End at a block: publish whole ones, take half a reorg back."""
         self.arena.commit()
         self.arena.abort()
+        if self._turning is not None and self._turning.is_short and not self._in_reorg:
+            # Oldest first, and the rest will not come. It would have taken off what the undo ring did
+            # not reach; until then those pools lack no price alone.
+            self.arena.set_status_all(
+                lib.PSA_STATUS_STALE, lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL
+            )
+            self.arena.commit()
         self._in_reorg = False
         self._turning = None
         if self._before_reorg is not None:
@@ -308,9 +315,8 @@ class Intake:
             self._take_piece(piece)
 
     def _take_piece(self, records: Records) -> None:
-        found, turning = self._first_break(records)
+        found, self._turning = self._first_break(records)
         if found is None:
-            self._turning = turning
             self._take_whole(records)
             return
         self._take_whole(records[: found.at])
@@ -319,7 +325,7 @@ class Intake:
 
     def _first_break(self, records: Records) -> "tuple[_Break | None, _Turning | None]":
         """Where a block comes that does not follow, or is not to be turned back; and the reverts at hand
-        behind them all, should there be no such block."""
+        there, or behind them all."""
         kinds = records["kind"]
         marks = np.flatnonzero(
             (kinds == lib.PSA_EVENT_BEGIN_BLOCK) | (kinds == lib.PSA_EVENT_REORG_COMPLETE)
@@ -336,24 +342,24 @@ class Intake:
                 if isinstance(after, str):
                     top = tip if turning is None else turning.top
                     missing = (top + 1, number) if top is not None and number > top else (0, 0)
-                    return _Break(index, after, *missing), None
+                    return _Break(index, after, *missing), turning
                 if self.is_live and self._is_another(records[index:]):
                     reason = f"block {number} was reverted as another than the one that came"
-                    return _Break(index, reason), None
+                    return _Break(index, reason), turning
                 tip, turning = after.lowest - 1, after
                 continue
             if turning is not None and turning.is_short:
                 reason = f"blocks {turning.highest} to {turning.top} are not all reverted"
-                return _Break(index, reason), None
+                return _Break(index, reason), turning
             turning = None
             if is_end:
                 continue
             if tip is not None and number < tip + 1:
                 reason = f"block {number} came again without having been reverted"
-                return _Break(index, reason), None
+                return _Break(index, reason), turning
             if tip is not None and number > tip + 1:
                 reason = f"block {number} came after block {tip}"
-                return _Break(index, reason, tip + 1, number - 1), None
+                return _Break(index, reason, tip + 1, number - 1), turning
             tip = number
         return None, turning
 

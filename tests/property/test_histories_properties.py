@@ -41,7 +41,8 @@ EXAMPLES = (
         "q1:52:alike:hostile",
         "q1:142:life:alike:hostile",
     ),
-    *("f1:2052:bridge:hostile", "g2:1675:life:hostile"),
+    *("f1:2052:bridge:hostile", "g2:1675:life:hostile", "ma3:375:hostile", "ma7:259:hostile"),
+    *("ma14:176:hostile", "ma7:82:life:hostile", "mb19:473:life:alike:hostile"),
 )
 
 

@@ -249,11 +249,16 @@ class World:
         index = block.number - chain[0].number
         return index < len(chain) and chain[index] is block
 
+    @property
+    def is_healed(self) -> bool:
+        """Node and stream have been together for long."""
+        return self.branch is None and self.clock.now > self.split_ended + HEAL_S
+
     def is_undecidable(self, key: str, first: int | None, known: Callable[[int], set[str]]) -> bool:
         """Whether the pool was read on a branch of the node's own that nothing tells from the stream's:
         blocks of equal times and fees, from the stream's `first` on, and of the pools the stream is
         `known` to bring in a block the same events. Not for long after the two are together again."""
-        if self.branch is None and self.clock.now > self.split_ended + HEAL_S:
+        if self.is_healed:
             return False
         if self.plan.hostile.fee_step:
             return True  # a fee that moves counts as proof, and here it is none

@@ -31,6 +31,7 @@ from arena.errors import (
     Scraper,
 )
 from arena.layouts.events import EVENT
+from arena.layouts.slots import UNSURE_ALL
 from arena.native import lib
 from arena.writer import coordinator
 from arena.writer.branch import UNSURE_BLOCKS, Branch, Witness
@@ -639,6 +640,27 @@ def test_between_the_reverts_of_one_reorg_nothing_else_is_done(
     assert intake.is_live
     assert (bench.status(V3_KEY), bench.amount(V3_KEY)) == ("live", 7)
     assert intake.grow("tick heap")
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_what_half_a_reorg_leaves_wrong_waits_for_more_than_a_price(
+    make: Callable[..., Bench], arena_name: str, is_cut: bool
+) -> None:
+    """Oldest first, more blocks than the undo ring holds, and the rest never comes, which would have
+    taken their liquidity off."""
+    held = WriterArena.create(arena_name, max_pools=16, tick_bytes=1 << 20, undo_blocks=2)
+    bench, _scraper = live_bench(make, V3_KEY, arena=held, node=EmptyChain(), closes_gaps=True)
+    bench.send(block(102), block(103, mint(V3_KEY, 5)), block(104), block(105))
+    bench.send(block(102, revert=True))
+    assert (bench.status(V3_KEY), bench.amount(V3_KEY)) == ("stale", 12)
+    if is_cut:
+        bench.intake.disconnected("gone")
+    else:
+        bench.send(block(104, revert=True))
+        assert not bench.intake.is_live
+    with bench.reader.snapshot() as view:
+        lines = view.lines(bench.reader.slots([V3_KEY]))
+    assert lines["unsure"][0] & UNSURE_ALL
 
 
 @pytest.mark.parametrize("envelope", [True, False])
