@@ -8,6 +8,7 @@ import multiprocessing
 import pickle
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -741,12 +742,14 @@ def test_growth_wakes_who_waits_for_a_block(writer: WriterArena, pools: Arena) -
     waiting = threading.Thread(
         target=lambda: found.append(
             lib.psa_wait_commit(mapped.pointer, mapped.committed[0], 3600 * 10**9, now)
-        )
+        ),
+        daemon=True,
     )
     waiting.start()
-    for _ in range(100):
-        if any("futex" in path.read_text() for path in wchans()):
-            break
+    place = Path(f"/proc/self/task/{waiting.native_id}/wchan")
+    waits = 0
+    while waits < 5:  # one may be for the interpreter's lock
+        waits = waits + 1 if "futex" in place.read_text() else 0
         waiting.join(0.01)
     writer.grow(max_pools=8)
     waiting.join(30)
@@ -755,12 +758,6 @@ def test_growth_wakes_who_waits_for_a_block(writer: WriterArena, pools: Arena) -
     later.start()
     assert pools.wait_block(START, timeout=30) == START + 1
     later.join()
-
-
-def wchans() -> list[Any]:
-    from pathlib import Path
-
-    return [path / "wchan" for path in Path("/proc/self/task").iterdir()]
 
 
 def test_a_growth_that_died_half_way_is_finished_by_the_next_writer(
