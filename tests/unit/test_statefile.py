@@ -408,6 +408,20 @@ def test_a_clock_set_back_since_a_file_was_written_makes_it_no_younger(
     assert as_of_ns(scraper) <= written_ns - 5_000_000_000
 
 
+def test_a_clock_set_ahead_and_back_between_two_looks_makes_no_file_younger(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scraper = StateFile(write(file, v2()))
+    assert as_of_ns(scraper) > 0
+    write(tmp_path / "next", v2(block=101)).rename(file)
+    os.utime(file, ns=(0, time.time_ns() + 11_000_000_000))  # so far ahead was the clock
+    written_ns = time.monotonic_ns()
+    time.sleep(0.3)
+    real_ns = time.time_ns
+    monkeypatch.setattr(statefile.time, "time_ns", lambda: real_ns() + 10_800_000_000)
+    assert as_of_ns(scraper) <= written_ns
+
+
 def test_a_file_from_the_future_counts_from_when_another_was_seen(
     file: Path, tmp_path: Path
 ) -> None:

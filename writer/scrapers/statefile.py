@@ -32,6 +32,9 @@ MAX_SYMBOL_NBYTES = 32  # token table, layouts
 MAX_INTEGER_DIGITS = 80  # 2**256 has 78
 DEFAULT_V2_FEE_PIPS = 3000
 MAX_CONTENTS = 256  # whose time is remembered; 50 minutes of a file a block
+CLOCK_SET_NS = (
+    500_000_000  # the wall clock differs by more than it is ever slewed by between two looks
+)
 MAX_LYING = 8  # files of losses that are not read yet; a descriptor each
 # WHITELIST 6.4: short, long and joined spellings, case and separators ignored.
 _PROTOCOLS = {
@@ -63,8 +66,8 @@ class StateFile:
 
     A file speaks for the chain as of its modification time, which the file's clock may set a little
     early, never late. The wall clock may be set meanwhile: the time is taken once, when a content is
-    first read, by the earliest of the clock's settings seen since another one lay there, and one dated
-    in the future counts from when that was seen last.
+    first read, by the earliest of the clock's settings seen since another one lay there. One dated in the
+    future, or found after the clock was set, counts from when that other was seen last.
     The same content is as old as it was at first, whatever file it lies in and whatever time that
     bears. What lay there when the stream lost something, and whatever has reached no higher block,
     never counts as made after the loss.
@@ -87,6 +90,7 @@ class StateFile:
         # What the wall clock was ahead of the other, at that look and at most since the one before the
         # file was seen: it may have been set back meanwhile.
         self._ahead_ns = self._most_ahead_ns = time.time_ns() - time.monotonic_ns()
+        self._is_clock_set = False  # since the look before the one that saw the file
         self._outdated_head = -1  # the highest block of a file that lay there at a loss
         # What lay there at losses, until looked at: its head block, or the file, not read yet then and
         # held open, so that a rename takes nothing from it.
@@ -168,6 +172,8 @@ class StateFile:
         found = _signature(self.path)
         if found != self._seen:
             self._changed_ns, self._most_ahead_ns = self._seen_ns, self._ahead_ns
+            self._is_clock_set = False
+        self._is_clock_set |= abs(ahead_ns - self._ahead_ns) > CLOCK_SET_NS
         self._most_ahead_ns = max(self._most_ahead_ns, ahead_ns)
         self._seen, self._seen_ns, self._ahead_ns = found, now_ns, ahead_ns
         return found
@@ -228,6 +234,10 @@ class StateFile:
                 made_ns = self._changed_ns
                 if content.age_ns >= 0:
                     made_ns = opened_ns - content.age_ns - (self._most_ahead_ns - self._ahead_ns)
+                    if (
+                        self._is_clock_set
+                    ):  # and may have been set further ahead, and back, meanwhile
+                        made_ns = min(made_ns, self._changed_ns)
                 self._made_ns.setdefault(content.digest, max(0, made_ns))
                 while len(self._made_ns) > MAX_CONTENTS:
                     del self._made_ns[next(iter(self._made_ns))]
