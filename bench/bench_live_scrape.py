@@ -30,7 +30,7 @@ from workload import blocks, encode
 
 import arena
 from arena.native import lib
-from arena.writer.whitelist import parse_pool_list
+from arena.writer.lists.pool_list import parse_pool_list
 
 WRITER = """
 import asyncio, pickle, sys, threading, time

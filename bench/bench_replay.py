@@ -11,7 +11,7 @@ from harness import Report, against, alternate, arguments
 from workload import blocks, symmetric_ticks
 
 from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
-from arena.writer.feed import EventBuffer
+from arena.writer.stream.history import EventBuffer
 
 
 def main() -> None:

@@ -23,9 +23,10 @@ from oracle.reth_database import APPENDDUP, NodeDatabase, keccak, trimmed, word3
 
 from arena.arena import PoolSpec, TokenSpec
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
-from arena.writer.scrapers.checks import MAX_TICK, sqrt_price_at_tick
-from arena.writer.scrapers.rethdb import DatabaseAccess, RethDB, read_batch
-from arena.writer.scrapers.slots import PoolTarget, SlotList, pool_target, v4_pool_id
+from arena.writer.protocols.checks import MAX_TICK, sqrt_price_at_tick
+from arena.writer.protocols.storage import PoolTarget, SlotList, pool_target, v4_pool_id
+from arena.writer.scrapers.reth_tables import DatabaseAccess
+from arena.writer.scrapers.rethdb import RethDB, read_batch
 
 BLOCK = 23_000_000
 MANAGER = bytes.fromhex("000000000004444c5dc75cb358380d2e3de08a90")

@@ -20,9 +20,10 @@ from harness import Report, against, alternate, arguments
 from node.market import Market
 from node.process import Node
 
-from arena.writer.jsonrpc import JsonRpc
-from arena.writer.scrapers.rpc import RpcScraper, Way
-from arena.writer.whitelist import parse_pool_list
+from arena.writer.lists.pool_list import parse_pool_list
+from arena.writer.node.jsonrpc import JsonRpc
+from arena.writer.scrapers.rpc import RpcScraper
+from arena.writer.scrapers.rpc_ways import Way
 
 QUESTION = "slots a second of each way of reading pools through JSON-RPC"
 CASES = (

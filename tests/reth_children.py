@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from arena.writer.scrapers import rethdb
-from arena.writer.scrapers.rethdb import DatabaseAccess
+from arena.writer.scrapers.reth_tables import DatabaseAccess
 
 
 def hold_a_transaction(folder: Path, connection: Any) -> None:

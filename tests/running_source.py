@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from arena.writer.poolsource import PoolChange, PoolSource
-from arena.writer.scrapers.slots import PoolTarget
+from arena.writer.lists.source import PoolChange, PoolSource
+from arena.writer.protocols.storage import PoolTarget
 
 SECONDS = 30.0
 """Deadline of one condition."""

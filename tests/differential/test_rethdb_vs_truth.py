@@ -13,15 +13,16 @@ from reth_pools import from_hex, state_of, target_of, targets_of, true_state
 
 from arena.arena import PoolValues
 from arena.errors import AccountMissing, PoolInvalid
-from arena.writer.scrapers import rethdb
-from arena.writer.scrapers.rethdb import DatabaseAccess, RethDB, read_batch
-from arena.writer.scrapers.slots import (
+from arena.writer.protocols.storage import (
     PANCAKESWAP_V3_LAYOUT,
     V3_LAYOUT,
     PoolTarget,
     read_targets,
     slot_key,
 )
+from arena.writer.scrapers import rethdb
+from arena.writer.scrapers.reth_tables import DatabaseAccess
+from arena.writer.scrapers.rethdb import RethDB, read_batch
 
 TRUTH = truth()
 POOLS: list[dict[str, Any]] = TRUTH["pools"]

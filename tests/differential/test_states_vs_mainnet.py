@@ -27,12 +27,13 @@ from arena.arena import PoolSpec, TokenSpec, WriterArena
 from arena.errors import ArenaError, HookedPool, LogInvalid, NodeBehind, RpcRefused
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3
 from arena.native import lib
-from arena.writer.feed import Feed
-from arena.writer.follow import Follower
-from arena.writer.logs import RpcNode, fetch_blocks
-from arena.writer.processor import Processor
-from arena.writer.scrapers.slots import pool_target
+from arena.writer.node.rpc_node import RpcNode
+from arena.writer.producers.follow import Follower
+from arena.writer.protocols.storage import pool_target
 from arena.writer.scrapers.statefile import read_state_file
+from arena.writer.stream.blocks import fetch_blocks
+from arena.writer.stream.socket import Feed
+from arena.writer.sync.applying import Processor
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "tests" / "data" / "mainnet"

@@ -42,10 +42,12 @@ import arena.writer.demo
 from arena.layouts.header import COUNTER_NAMES
 from arena.readers.quote import QuoteOptions
 from arena.readers.table import TABLE
-from arena.writer.natspools import NatsPools
-from arena.writer.poolsource import FilePools, PoolSource, SavedList
-from arena.writer.scrapers.rethdb import DatabaseAccess
-from arena.writer.scrapers.rethdb import inspect as inspect_database
+from arena.writer.lists.files import FilePools
+from arena.writer.lists.nats import NatsPools
+from arena.writer.lists.saved import SavedList
+from arena.writer.lists.source import PoolSource
+from arena.writer.scrapers.reth_tables import DatabaseAccess
+from arena.writer.scrapers.reth_tables import inspect as inspect_database
 from arena.writer.scrapers.statefile import StateFile
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,10 +18,12 @@ from oracle.nats_server import NatsServer, Publisher
 from running_source import SECONDS, RunningSource
 
 from arena.errors import PoolListError
-from arena.writer import natslink, natspools
-from arena.writer.natspools import NatsPools
-from arena.writer.poolsource import Origin, PoolChange, SavedList
-from arena.writer.whitelist import parse_pool_list, read_pool_list
+from arena.writer.lists import nats as natspools
+from arena.writer.lists import natslink
+from arena.writer.lists.nats import NatsPools
+from arena.writer.lists.pool_list import parse_pool_list, read_pool_list
+from arena.writer.lists.saved import SavedList
+from arena.writer.lists.source import Origin, PoolChange
 
 pytestmark = pytest.mark.nats
 

@@ -23,8 +23,8 @@ import pytest
 from oracle.nats_server import NatsServer
 
 from arena.errors import PoolListError
-from arena.writer.natslink import NatsAddress, open_link
-from arena.writer.natslogin import NatsLogin
+from arena.writer.lists.natslink import NatsAddress, open_link
+from arena.writer.lists.natslogin import NatsLogin
 
 pytestmark = pytest.mark.nats
 

@@ -26,14 +26,8 @@ from oracle.processes import ReaderProcess, WriterProcess
 
 import arena.writer.demo
 from arena.errors import Deserialization
-from arena.writer.recording import (
-    FRAMES,
-    HEADER,
-    Cutter,
-    RecordingFile,
-    load_recording,
-    read_chunks,
-)
+from arena.writer.producers.recording import FRAMES, HEADER, Cutter, load_recording, read_chunks
+from arena.writer.producers.recording_file import RecordingFile
 
 BIN = Path(sys.executable).parent
 DEMO = Path(arena.writer.demo.__file__).parent

@@ -17,12 +17,14 @@ from node.mirror import DatabaseMirror
 from node.process import Node
 
 from arena.errors import AccountMissing, BlockUnavailable, PoolInvalid
-from arena.writer.jsonrpc import JsonRpc
+from arena.writer.lists.pool_list import parse_pool_list
+from arena.writer.node.head import block_by_number, check_chain, head_block
+from arena.writer.node.jsonrpc import JsonRpc
 from arena.writer.scrapers import Scrape
 from arena.writer.scrapers.rethdb import RethDB
-from arena.writer.scrapers.rpc import RpcScraper, Way, block_by_number, check_chain, head_block
+from arena.writer.scrapers.rpc import RpcScraper
+from arena.writer.scrapers.rpc_ways import Way
 from arena.writer.scrapers.statefile import read_state_file
-from arena.writer.whitelist import parse_pool_list
 
 pytestmark = pytest.mark.node
 

@@ -31,9 +31,9 @@ import arena
 import arena.writer.demo
 from arena.errors import PortRefused, RpcUnavailable
 from arena.layouts.header import COUNTER_NAMES, PHASE_NAMES
-from arena.writer import service
-from arena.writer.metrics import MetricsServer
 from arena.writer.scrapers.statefile import StateFile
+from arena.writer.service import service
+from arena.writer.service.metrics import MetricsServer
 
 BIN = Path(sys.executable).parent
 DEMO = Path(arena.writer.demo.__file__).parent
@@ -450,8 +450,8 @@ def test_an_end_waits_for_no_answer_of_a_node(arena_name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("prefix", ["", "Nats", "1a", "a-b", "a b"])
 def test_a_prefix_that_is_no_name_is_refused(prefix: str) -> None:
-    from arena.writer.counts import Latency, ReorgDepths
-    from arena.writer.metrics import ArenaCollector, Starts
+    from arena.writer.host.counts import Latency, ReorgDepths
+    from arena.writer.service.metrics import ArenaCollector, Starts
 
     with pytest.raises(ValueError, match="prefix"):
         ArenaCollector(

@@ -23,8 +23,9 @@ import arena
 from arena.arena import ArenaImage, PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.errors import ArenaMissing, CheckpointRefused
 from arena.layouts import slots
-from arena.writer import checkpoint as checkpoint_module
-from arena.writer.checkpoint import (
+from arena.writer.node.client import Header
+from arena.writer.sync import checkpoint_file as checkpoint_module
+from arena.writer.sync.checkpoint_file import (
     KEEP,
     Checkpoint,
     checkpoint_files,
@@ -33,8 +34,7 @@ from arena.writer.checkpoint import (
     usable_checkpoints,
     write_checkpoint,
 )
-from arena.writer.logs import Header
-from arena.writer.restart import open_arena, state_folder
+from arena.writer.sync.restart import open_arena, state_folder
 
 CHAIN = 31337
 HASHES = {number: hashlib.sha256(str(number).encode()).digest() for number in range(90, 140)}

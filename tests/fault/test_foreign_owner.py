@@ -20,7 +20,7 @@ from arena.layouts import slots
 from arena.owner import user_id
 from arena.readers import Arena, attach
 from arena.segment import Segment
-from arena.writer.status import read_status
+from arena.writer.service.status import read_status
 
 SHM = Path("/dev/shm")
 OTHER = 61_234  # a user this machine has no name for

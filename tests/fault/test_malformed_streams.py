@@ -21,7 +21,8 @@ from oracle import wire_oracle as oracle
 from arena import errors
 from arena.layouts.events import EVENT
 from arena.native import ffi, lib
-from arena.writer.feed import EventBuffer, Feed
+from arena.writer.stream.history import EventBuffer
+from arena.writer.stream.socket import Feed
 
 MALFORMED = Path(__file__).resolve().parents[1] / "data" / "wire" / "malformed"
 STREAMS = json.loads((MALFORMED / "index.json").read_text())["streams"]

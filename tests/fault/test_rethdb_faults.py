@@ -32,9 +32,10 @@ from reth_pools import from_hex, state_of, targets_of, true_state
 from arena import errors
 from arena.arena import PoolValues, WriterArena
 from arena.errors import DatabaseRefused
+from arena.writer.protocols.storage import SlotList, slot_key
 from arena.writer.scrapers import mdbx, rethdb
-from arena.writer.scrapers.rethdb import DatabaseAccess, RethDB, read_batch, read_block_number
-from arena.writer.scrapers.slots import SlotList, slot_key
+from arena.writer.scrapers.reth_tables import DatabaseAccess
+from arena.writer.scrapers.rethdb import RethDB, read_batch, read_block_number
 
 TRUTH = reth_database.truth()
 BLOCK = int(TRUTH["block"]["number"])

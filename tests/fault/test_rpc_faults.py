@@ -27,11 +27,12 @@ from arena.errors import (
     RpcRefused,
     RpcUnavailable,
 )
-from arena.writer.jsonrpc import JsonRpc, Limits
-from arena.writer.scrapers.blocks import check_chain, sync_state
-from arena.writer.scrapers.rpc import RpcScraper, Way, block_by_hash, head_block, is_canonical
-from arena.writer.transports import pause_asked
-from arena.writer.whitelist import parse_pool_list
+from arena.writer.lists.pool_list import parse_pool_list
+from arena.writer.node.head import block_by_hash, check_chain, head_block, is_canonical, sync_state
+from arena.writer.node.jsonrpc import JsonRpc
+from arena.writer.node.transports import Limits, pause_asked
+from arena.writer.scrapers.rpc import RpcScraper
+from arena.writer.scrapers.rpc_ways import Way
 
 CHAIN_ID = 31337
 

@@ -24,7 +24,7 @@ from arena import errors
 from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.layouts import header, slots
 from arena.readers import attach
-from arena.writer.status import read_status
+from arena.writer.service.status import read_status
 
 SHM = Path("/dev/shm")
 SMALL = {"max_pools": 16, "tick_bytes": 65536, "undo_blocks": 16, "undo_records": 64}

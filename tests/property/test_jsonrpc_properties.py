@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from node.proxy import Fault, FaultyServer
 
 from arena.errors import RpcError, RpcRefused
-from arena.writer.jsonrpc import JsonRpc, Limits
-from arena.writer.rpcerrors import Meaning, meaning_of
-from arena.writer.transports import LONGEST_PAUSE_S, error_of, pause_asked
+from arena.writer.node.jsonrpc import JsonRpc
+from arena.writer.node.meanings import Meaning, meaning_of
+from arena.writer.node.transports import LONGEST_PAUSE_S, Limits, error_of, pause_asked
 
 CALLS = [("echo", [number]) for number in range(5)]
 
@@ -115,7 +115,7 @@ def test_a_batch_comes_to_its_answers_or_to_an_rpc_error(
     client: JsonRpc, played: Played, plan: list[Any]
 ) -> None:
     played.plan, played.outer, played.raw, played.has_other_results = list(plan), None, None, False
-    client._sizes.clear()
+    client._bearing._sizes.clear()
     found = outcome(client)
     if found is None:
         return
@@ -130,7 +130,7 @@ def test_anything_in_place_of_the_list_is_an_rpc_error(
     client: JsonRpc, played: Played, outer: Any
 ) -> None:
     played.plan, played.outer, played.raw = [], outer, None
-    client._sizes.clear()
+    client._bearing._sizes.clear()
     found = outcome(client)
     assert found is None or found == [0, 1, 2, 3, 4]
 
@@ -141,7 +141,7 @@ def test_bytes_that_are_no_answer_are_an_rpc_error(
     client: JsonRpc, played: Played, raw: bytes
 ) -> None:
     played.raw = raw
-    client._sizes.clear()
+    client._bearing._sizes.clear()
     assert outcome(client) is None
     with pytest.raises(RpcError):
         client.call("echo", 1)

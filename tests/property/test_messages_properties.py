@@ -13,9 +13,16 @@ from oracle.whitelist_oracle import MANAGER, Described, ListOracle
 
 from arena.errors import PoolMessageInvalid
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
-from arena.writer.messages import SUFFIXES, Kind, PoolJoin, PoolMessage, parse_message, read_message
-from arena.writer.poolsource import PoolChange
-from arena.writer.scrapers.slots import PoolTarget
+from arena.writer.lists.messages import (
+    SUFFIXES,
+    Kind,
+    PoolJoin,
+    PoolMessage,
+    parse_message,
+    read_message,
+)
+from arena.writer.lists.source import PoolChange
+from arena.writer.protocols.storage import PoolTarget
 
 VERSIONS = {UNISWAP_V2: "v2", UNISWAP_V3: "v3", UNISWAP_V4: "v4"}
 SPELLINGS = {"v2": ["v2", "uniswap_v2"], "v3": ["v3", "UniswapV3"], "v4": ["v4", "uniswap_v4"]}

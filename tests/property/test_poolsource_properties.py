@@ -7,14 +7,16 @@ from hypothesis import strategies as st
 
 from arena.arena import PoolSpec, TokenSpec
 from arena.layouts.slots import DYNAMIC_FEE_PIPS, UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
-from arena.writer.poolsource import Origin, SavedList
-from arena.writer.scrapers.slots import (
+from arena.writer.lists.pool_list import parse_pool_list, read_pool_list
+from arena.writer.lists.saved import SavedList
+from arena.writer.lists.source import Origin
+from arena.writer.protocols.entry import pool_record
+from arena.writer.protocols.storage import (
     PANCAKESWAP_V3_FACTORIES,
     PANCAKESWAP_V3_LAYOUT,
     PoolTarget,
     pool_target,
 )
-from arena.writer.whitelist import parse_pool_list, pool_record, read_pool_list
 
 ADDRESSES = st.binary(min_size=20, max_size=20)
 NONE = bytes(20)

@@ -6,11 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from arena.writer import bridge as bridge_module
-from arena.writer.bridge import FIRST_RETRY_S, LONGEST_RETRY_S, POLL_S, Bridge, BridgeSettings
-from arena.writer.follow import Follower
-from arena.writer.logs import RpcNode
-from arena.writer.scrapers.slots import PoolTarget
+from arena.writer.node.rpc_node import RpcNode
+from arena.writer.producers import bridge as bridge_module
+from arena.writer.producers.bridge import (
+    FIRST_RETRY_S,
+    LONGEST_RETRY_S,
+    POLL_S,
+    Bridge,
+    BridgeSettings,
+)
+from arena.writer.producers.follow import Follower
+from arena.writer.protocols.storage import PoolTarget
 from simulation.clock import SimLoop, Workers
 from simulation.node import SimTransport
 from simulation.wire import Wire

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from arena.writer import checkpoint as checkpoint_module
-from arena.writer import feed as feed_module
+from arena.writer.stream import socket as feed_module
+from arena.writer.sync import checkpoint_file as checkpoint_module
 from simulation.world import World
 
 

@@ -36,11 +36,11 @@ from arena.arena import WriterArena
 from arena.errors import Scraper
 from arena.layouts.slots import STATUS_LIVE
 from arena.native import ffi
-from arena.writer.checkpoint import checkpoint_files
-from arena.writer.coordinator import Coordinator
-from arena.writer.logs import RpcNode
-from arena.writer.restart import open_arena
-from arena.writer.scrapers.slots import PoolTarget
+from arena.writer.node.rpc_node import RpcNode
+from arena.writer.protocols.storage import PoolTarget
+from arena.writer.sync.checkpoint_file import checkpoint_files
+from arena.writer.sync.coordinator import Coordinator
+from arena.writer.sync.restart import open_arena
 from simulation.bridge import SimBridge
 from simulation.clock import Clock, SimLoop, simulated
 from simulation.disk import Faults, faulty

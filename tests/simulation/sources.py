@@ -13,8 +13,8 @@ from oracle.history import SimBlock, write_states
 
 from arena.arena import PoolSpec, PoolValues, TokenSpec
 from arena.errors import PoolInvalid, RpcUnavailable, Scraper
+from arena.writer.protocols.storage import PoolTarget, pool_target
 from arena.writer.scrapers import Scrape, ScrapedPool
-from arena.writer.scrapers.slots import PoolTarget, pool_target
 from arena.writer.scrapers.statefile import StateFile
 from simulation.clock import Workers
 from simulation.world import Chain, World

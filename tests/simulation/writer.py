@@ -10,16 +10,19 @@ from typing import Any, TypeVar
 from arena.arena import WriterArena
 from arena.errors import ArenaRegistry, BufferOverflow, CoverageError, Scraper
 from arena.native import lib
-from arena.writer import coordinator as coordinator_module
-from arena.writer import service as service_module
-from arena.writer import upkeep as upkeep_module
-from arena.writer.coordinator import Coordinator, Preset
-from arena.writer.feed import EventBuffer, Feed, Records
-from arena.writer.intake import NEVER_NS, Intake
-from arena.writer.logs import RpcNode
-from arena.writer.processor import CATCH_UP_COMMIT_NS, Processor
-from arena.writer.service import FeedThread
-from arena.writer.upkeep import Audit, Checkpoints
+from arena.writer.node.rpc_node import RpcNode
+from arena.writer.service import service as service_module
+from arena.writer.service.feed_thread import FeedThread
+from arena.writer.stream.history import EventBuffer, Records
+from arena.writer.stream.socket import Feed
+from arena.writer.sync import audit as upkeep_module
+from arena.writer.sync import coordinator as coordinator_module
+from arena.writer.sync.applying import CATCH_UP_COMMIT_NS, Processor
+from arena.writer.sync.audit import Audit
+from arena.writer.sync.checkpoints import Checkpoints
+from arena.writer.sync.coordinator import Coordinator
+from arena.writer.sync.intake import NEVER_NS, Intake
+from arena.writer.sync.starts import Preset
 from simulation.clock import SimLoop
 from simulation.sources import SimScraper, SimStateFile, target_of
 from simulation.world import World

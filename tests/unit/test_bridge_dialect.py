@@ -8,7 +8,7 @@ import pytest
 
 from arena.layouts.events import EVENT
 from arena.native import ffi, lib
-from arena.writer.follow import encode
+from arena.writer.producers.follow import encode
 
 POOL = bytes(range(32))
 BASE = int.from_bytes(b"\0PSA", "little")

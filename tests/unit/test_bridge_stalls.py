@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from arena.errors import ChainMoved, LogInvalid, NodeBehind, RpcUnavailable
-from arena.writer.bridge import STALLED_S, Bridge, BridgeSettings
-from arena.writer.completeness import WholeBlock
-from arena.writer.logs import Header
+from arena.writer.node.client import Header
+from arena.writer.producers.bridge import STALLED_S, Bridge, BridgeSettings
+from arena.writer.stream.evidence import WholeBlock
 
 
 class Told:
@@ -36,8 +36,8 @@ class FailingNode:
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     found = [1000.0]
-    monkeypatch.setattr("arena.writer.bridge.time.monotonic", lambda: found[0])
-    monkeypatch.setattr("arena.writer.bridge.check_synced", lambda rpc: None)
+    monkeypatch.setattr("arena.writer.producers.bridge.time.monotonic", lambda: found[0])
+    monkeypatch.setattr("arena.writer.producers.bridge.check_synced", lambda rpc: None)
     return found
 
 

@@ -23,34 +23,28 @@ from arena.errors import (
     RpcRefused,
     RpcUnavailable,
 )
-from arena.writer.completeness import (
+from arena.writer.node.client import Header, Log, Receipts
+from arena.writer.protocols.storage import pool_target
+from arena.writer.service.doctor import Doctor
+from arena.writer.stream.block_logs import (
     HOLES_LEARNED,
     PASS_S,
     RECEIPT_FAILURES,
     RECEIPTS_PAUSE_S,
     SETTLE_S,
     BlockLogs,
-    WholeBlock,
-    bloom_of,
-    named_pools,
-    ordered,
 )
-from arena.writer.doctor import Doctor
-from arena.writer.logs import (
+from arena.writer.stream.blocks import claimed_blocks, fetch_blocks
+from arena.writer.stream.event_logs import (
     EVENT_TOPICS,
     V2_SYNC,
     V3_BURN,
     V3_MINT,
     V3_SWAP,
     V4_SWAP,
-    Header,
-    Log,
-    Receipts,
     block_records,
-    claimed_blocks,
-    fetch_blocks,
 )
-from arena.writer.scrapers.slots import pool_target
+from arena.writer.stream.evidence import WholeBlock, bloom_of, named_pools, ordered
 
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
 V2, OTHER_V2, V3, V4, MANAGER = b"\x22" * 20, b"\x23" * 20, b"\x33" * 20, b"\x44" * 32, b"\x99" * 20
@@ -776,8 +770,8 @@ def test_doctor_says_whether_the_newest_blocks_logs_are_all_there(
             logs[:-1] if logs[0].block_number == 7 else logs
         )
         node.truth[7].append(replace(logs_of(7)[1], topics=(b"\x4e" * 32,), log_index=6))
-    monkeypatch.setattr("arena.writer.doctor.RpcNode", lambda client: node)
-    monkeypatch.setattr("arena.writer.doctor.COMPARE_PAUSE_S", 0.01)
+    monkeypatch.setattr("arena.writer.service.doctor.RpcNode", lambda client: node)
+    monkeypatch.setattr("arena.writer.service.doctor.COMPARE_PAUSE_S", 0.01)
     nothing: Any = None
     doctor = Doctor(
         **dict.fromkeys(("socket", "node", "states", "reth_db", "rpc", "pools"), nothing),

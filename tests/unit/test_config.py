@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import typer
 
-from arena.writer import cli, config
+from arena.writer.cli import config
+from arena.writer.cli import writer as cli
 
 RUN: Any = typer.main.get_command(cli.app).commands["run"]  # type: ignore[attr-defined]
 HINTS = typing.get_type_hints(RUN.callback)

@@ -33,17 +33,22 @@ from arena.errors import (
 from arena.layouts.events import EVENT
 from arena.layouts.slots import UNSURE_ALL
 from arena.native import lib
-from arena.writer import coordinator
-from arena.writer.branch import UNSURE_BLOCKS, Branch, Witness
-from arena.writer.completeness import bloom_of
-from arena.writer.coordinator import Coordinator, Preset
-from arena.writer.feed import EventBuffer
-from arena.writer.intake import NOT_YET, Candidate, Intake
-from arena.writer.logs import V2_SYNC, Header, Log, Receipts
-from arena.writer.processor import Processor
+from arena.writer.host.sidetasks import SideTasks
+from arena.writer.node.client import Header, Log, Receipts
+from arena.writer.protocols.storage import PoolTarget, pool_target
 from arena.writer.scrapers import Scrape, ScrapedPool
-from arena.writer.scrapers.slots import PoolTarget, pool_target
-from arena.writer.sidetasks import SideTasks
+from arena.writer.stream.event_logs import V2_SYNC
+from arena.writer.stream.evidence import bloom_of
+from arena.writer.stream.history import EventBuffer
+from arena.writer.sync import coordinator
+from arena.writer.sync.agreement import UNSURE_BLOCKS, Witness
+from arena.writer.sync.applying import Processor
+from arena.writer.sync.branch import Branch
+from arena.writer.sync.candidate import Candidate
+from arena.writer.sync.coordinator import Coordinator
+from arena.writer.sync.intake import Intake
+from arena.writer.sync.starts import Preset
+from arena.writer.sync.turning import NOT_YET
 
 V2_KEY, V3_KEY, OTHER_KEY = b"\x22" * 20, b"\x33" * 20, b"\x44" * 20
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
@@ -1113,8 +1118,8 @@ def test_a_node_of_another_opinion_is_logged_once(
 def test_a_stream_that_stands_while_the_node_goes_on_is_told(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arena.writer.coordinator.SILENT_POLL_S", 0.01)
-    monkeypatch.setattr("arena.writer.coordinator.SILENT_S", 0.05)
+    monkeypatch.setattr("arena.writer.sync.coordinator.SILENT_POLL_S", 0.01)
+    monkeypatch.setattr("arena.writer.sync.coordinator.SILENT_S", 0.05)
     bench, _ = live_bench(make, V3_KEY, node=DisagreeingNode())
 
     async def live() -> None:

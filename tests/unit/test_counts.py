@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from arena.writer.counts import BUCKETS, LAST_SHOWN, Latency, ReorgDepths
+from arena.writer.host.counts import BUCKETS, LAST_SHOWN, Latency, ReorgDepths
 
 
 def test_a_latency_is_in_the_first_bucket_it_does_not_exceed(rng: random.Random) -> None:

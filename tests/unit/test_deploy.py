@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import typer
 
-from arena.writer import cli, config
+from arena.writer.cli import config
+from arena.writer.cli import writer as cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

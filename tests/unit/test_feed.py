@@ -20,8 +20,9 @@ from oracle import wire_oracle as oracle
 from arena import errors
 from arena.layouts.events import EVENT
 from arena.native import lib
-from arena.writer import feed as feed_module
-from arena.writer.feed import EventBuffer, Feed, Gap
+from arena.writer.stream import history
+from arena.writer.stream.history import EventBuffer, Gap
+from arena.writer.stream.socket import FIRST_EVENTS, RECEIVE_NBYTES, Feed
 
 WAIT_S = 10.0
 
@@ -395,7 +396,7 @@ def test_frames_larger_than_the_buffer_are_taken(producer: Producer, nbytes: int
         assert feed.frames == 3
         assert feed.bytes == len(data)
         feed.receive(0)
-        assert len(feed._buffer) == feed_module.RECEIVE_NBYTES
+        assert len(feed._buffer) == RECEIVE_NBYTES
 
 
 def test_claimed_length_reserves_no_memory(producer: Producer) -> None:
@@ -408,7 +409,7 @@ def test_claimed_length_reserves_no_memory(producer: Producer) -> None:
         client.close()
         [fault] = feed.receive(WAIT_S).faults
         assert fault.pending_nbytes == 1004
-        assert len(feed._buffer) == feed_module.RECEIVE_NBYTES
+        assert len(feed._buffer) == RECEIVE_NBYTES
 
 
 @pytest.mark.parametrize("count", [1, 98, 99])
@@ -436,7 +437,7 @@ def test_block_above_the_limit_is_an_overflow(producer: Producer) -> None:
 
 
 def test_large_block_makes_the_record_array_grow(producer: Producer) -> None:
-    count = feed_module.FIRST_EVENTS + 10
+    count = FIRST_EVENTS + 10
     with Feed(producer.path) as feed:
         assert feed.connect(WAIT_S)
         client = producer.accept()
@@ -639,7 +640,7 @@ def test_reverts_since_a_mark() -> None:
 
 
 def test_revert_marks_stay_bounded_and_err_on_the_low_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed_module, "MAX_REVERT_MARKS", 8)
+    monkeypatch.setattr(history, "MAX_REVERT_MARKS", 8)
     rng = random.Random(1)
     buffer = EventBuffer(10, keep_blocks=3)
     reverted: list[int] = []
@@ -688,7 +689,7 @@ def test_history_drops_the_oldest() -> None:
 
 
 def test_what_a_start_may_buffer_is_not_kept_once_live(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed_module, "HISTORY_EVENTS", 10)
+    monkeypatch.setattr(history, "HISTORY_EVENTS", 10)
     buffer = EventBuffer(1000)
     buffer.append(records_of(*(new(number, 4) for number in range(1, 101))))
     assert buffer.event_count == 400

@@ -14,10 +14,11 @@ from oracle.history import DECOY, SimBlock, Universe
 from arena.arena import PoolSpec, TokenSpec
 from arena.errors import ChainMoved, NodeBehind, ReorgTooDeep, RpcRefused
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
-from arena.writer.completeness import PASS_S, SETTLE_S
-from arena.writer.follow import Follower
-from arena.writer.logs import Header, Log, read_header, read_log
-from arena.writer.scrapers.slots import pool_target
+from arena.writer.node.client import Header, Log
+from arena.writer.node.rpc_node import read_header, read_log
+from arena.writer.producers.follow import Follower
+from arena.writer.protocols.storage import pool_target
+from arena.writer.stream.block_logs import PASS_S, SETTLE_S
 
 PROTOCOLS = {"uniswap_v2": UNISWAP_V2, "uniswap_v3": UNISWAP_V3, "uniswap_v4": UNISWAP_V4}
 

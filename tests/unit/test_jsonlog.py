@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from arena.writer.jsonlog import JsonFormatter, fields_of
+from arena.writer.host.jsonlog import JsonFormatter, fields_of
 
 
 @pytest.mark.parametrize(

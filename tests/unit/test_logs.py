@@ -11,13 +11,15 @@ from node.proxy import FaultyServer
 from arena.arena import PoolSpec, TokenSpec
 from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused
 from arena.native import lib
-from arena.writer.branch import Branch
-from arena.writer.completeness import BlockLogs
-from arena.writer.jsonrpc import JsonRpc, Limits
-from arena.writer.logs import (
-    ADDRESSES_KEPT_S,
+from arena.writer.node.client import Header, Log
+from arena.writer.node.jsonrpc import JsonRpc
+from arena.writer.node.rpc_node import ADDRESSES_KEPT_S, RpcNode, read_header, read_log
+from arena.writer.node.transports import Limits
+from arena.writer.stream.block_logs import BlockLogs
+from arena.writer.stream.blocks import MAX_FETCH_BLOCKS, claimed_blocks, fetch_blocks
+from arena.writer.stream.compare import same_block
+from arena.writer.stream.event_logs import (
     EVENT_TOPICS,
-    MAX_FETCH_BLOCKS,
     PANCAKE_SWAP,
     V2_SYNC,
     V3_BURN,
@@ -25,17 +27,10 @@ from arena.writer.logs import (
     V3_SWAP,
     V4_MODIFY,
     V4_SWAP,
-    Header,
-    Log,
-    RpcNode,
     block_records,
-    claimed_blocks,
     decode_log,
-    fetch_blocks,
-    read_header,
-    read_log,
-    same_block,
 )
+from arena.writer.sync.branch import Branch
 
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
 V2, V3, V4, MANAGER = b"\x22" * 20, b"\x33" * 20, b"\x44" * 32, b"\x99" * 20
@@ -78,7 +73,7 @@ def sync(reserve0: int, reserve1: int, **more: Any) -> Log:
 @pytest.fixture(autouse=True)
 def nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Headers here have no filter; how long that is doubted is test_completeness.py's."""
-    for module in ("logs", "branch"):
+    for module in ("stream.blocks", "sync.branch"):
         monkeypatch.setattr(
             f"arena.writer.{module}.block_reader",
             lambda node: BlockLogs(node, EVENT_TOPICS, settle_s=0.0, pass_s=0.0),
@@ -480,7 +475,7 @@ def test_a_bound_of_the_addresses_is_found_and_remembered(
     assert len(node.block_logs([hash_of(5)], [V2_SYNC], ADDRESSES)[0]) == 61
     assert 0 < transport.refused < 10, "what was refused for one address says nothing"
     now = time.monotonic()
-    monkeypatch.setattr("arena.writer.logs.time.monotonic", lambda: now + ADDRESSES_KEPT_S)
+    monkeypatch.setattr("arena.writer.node.rpc_node.time.monotonic", lambda: now + ADDRESSES_KEPT_S)
     transport.most, transport.refused = 100, 0
     node.logs(1, 9, [V2_SYNC], ADDRESSES)
     node.logs(1, 9, [V2_SYNC], ADDRESSES)

@@ -14,10 +14,17 @@ from oracle.whitelist_oracle import Described, ListOracle
 
 from arena.errors import PoolMessageInvalid
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
-from arena.writer import messages as module
-from arena.writer.messages import REASONS, Kind, PoolJoin, PoolMessage, parse_message, read_message
-from arena.writer.poolsource import PoolChange
-from arena.writer.scrapers.slots import PoolTarget
+from arena.writer.lists import messages as module
+from arena.writer.lists.messages import (
+    REASONS,
+    Kind,
+    PoolJoin,
+    PoolMessage,
+    parse_message,
+    read_message,
+)
+from arena.writer.lists.source import PoolChange
+from arena.writer.protocols.storage import PoolTarget
 
 PAIR = "0x028d3b9c77b31bff265b211fc068f51aadbb46f0"
 POOL = "0xa7cb6c9ce55b9c03f4b89d419a3f8bd8654bb462"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from arena.errors import PoolListError
-from arena.writer import natslink
-from arena.writer.natslink import NatsAddress
-from arena.writer.natspools import NatsPools
-from arena.writer.poolsource import SavedList
+from arena.writer.lists import natslink
+from arena.writer.lists.nats import NatsPools
+from arena.writer.lists.natslink import NatsAddress
+from arena.writer.lists.saved import SavedList
 
 SECRETS = ("hunter", "s3cret")
 

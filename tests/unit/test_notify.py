@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from arena.errors import SettingsError, SnapshotContended
-from arena.writer.notify import Notifier, keep_notified
-from arena.writer.status import Vitals
+from arena.writer.service.notify import Notifier, keep_notified
+from arena.writer.service.status import Vitals
 
 SECONDS = 30.0
 FRESH = Vitals("live", 7, 0)

@@ -15,9 +15,11 @@ import pytest
 from running_source import RunningSource
 
 from arena.errors import PoolListError
-from arena.writer.poolsource import FilePools, Origin, SavedList
-from arena.writer.scrapers.slots import PoolTarget
-from arena.writer.whitelist import parse_pool_list, read_pool_list
+from arena.writer.lists.files import FilePools
+from arena.writer.lists.pool_list import parse_pool_list, read_pool_list
+from arena.writer.lists.saved import SavedList
+from arena.writer.lists.source import Origin
+from arena.writer.protocols.storage import PoolTarget
 
 A, B, C = (bytes([number]) * 20 for number in (1, 2, 3))
 ORIGIN = Origin("nats", "nats://127.0.0.1:4222", "whitelist.pools.ethereum.full", 1767323045.5)
@@ -283,11 +285,11 @@ def test_what_is_no_saved_list_is_refused(tmp_path: Path, content: bytes) -> Non
 def test_a_saved_list_with_pools_this_build_does_not_hold_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from arena.writer import poolsource
+    from arena.writer.lists import saved as saved_module
 
     saved = SavedList(tmp_path / "pools.json")
     monkeypatch.setattr(
-        poolsource, "pool_record", lambda target: record(target.spec.key, protocol=PROTOCOL[target])
+        saved_module, "pool_record", lambda target: record(target.spec.key, protocol=PROTOCOL[target])
     )
     pools = targets(record(A), record(B))
     PROTOCOL = dict(zip(pools, ("v3", "v9"), strict=True))

@@ -5,9 +5,9 @@ import logging
 import pytest
 
 from arena.errors import InvalidEventData, PoolInvalid, PoolListError
-from arena.writer.reports import COUNT_INTERVAL_S, NAMED, PoolReports, report_refused
+from arena.writer.lists.reports import COUNT_INTERVAL_S, NAMED, PoolReports, report_refused
 
-LOGGER = "arena.writer.reports"
+LOGGER = "arena.writer.lists.reports"
 
 
 class Clock:

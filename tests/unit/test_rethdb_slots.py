@@ -10,9 +10,8 @@ from reth_pools import target_of
 from arena.arena import PoolSpec, TokenSpec
 from arena.errors import PoolInvalid
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
-from arena.writer.scrapers import slots
-from arena.writer.scrapers.rethdb import Checkpoint, has_code, parse_checkpoint, storage_layout
-from arena.writer.scrapers.slots import (
+from arena.writer.protocols import storage as slots
+from arena.writer.protocols.storage import (
     PANCAKESWAP_V3_LAYOUT,
     V2_LAYOUT,
     V3_LAYOUT,
@@ -27,6 +26,7 @@ from arena.writer.scrapers.slots import (
     v4_base,
     v4_pool_id,
 )
+from arena.writer.scrapers.reth_tables import Checkpoint, has_code, parse_checkpoint, storage_layout
 
 POOL_ID = "6ada20f1ea604eac561c22d33daa726a34b6abbf75536106b571230ab7cf412e"
 TOKENS = (TokenSpec(b"\1" * 20, 18, ""), TokenSpec(b"\2" * 20, 18, ""))

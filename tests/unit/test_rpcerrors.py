@@ -3,7 +3,7 @@
 import pytest
 
 from arena.errors import RpcRefused
-from arena.writer.rpcerrors import Meaning, meaning, meaning_of
+from arena.writer.node.meanings import Meaning, meaning, meaning_of
 
 CALL, LOGS, SLOT = "eth_call", "eth_getLogs", "eth_getStorageAt"
 LATE, LESS, GONE = Meaning.later, Meaning.smaller, Meaning.no_block

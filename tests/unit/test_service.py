@@ -13,13 +13,15 @@ from arena.arena import Fault, WriterArena
 from arena.errors import Connection, Deserialization, InvalidMessage, PoolNotFound
 from arena.layouts.events import EVENT
 from arena.native import lib
-from arena.writer import service
-from arena.writer.feed import Batch, EventBuffer
-from arena.writer.intake import Intake
-from arena.writer.processor import FAULT_LOG_INTERVAL_S, FaultLog, Processor
+from arena.writer.host.sidetasks import SideTasks
 from arena.writer.scrapers.statefile import StateFile
-from arena.writer.service import FeedThread
-from arena.writer.sidetasks import SideTasks
+from arena.writer.service import service
+from arena.writer.service.feed_thread import FeedThread
+from arena.writer.stream.history import EventBuffer
+from arena.writer.stream.socket import Batch
+from arena.writer.sync.applying import Processor
+from arena.writer.sync.faultlog import FAULT_LOG_INTERVAL_S, FaultLog
+from arena.writer.sync.intake import Intake
 
 SECONDS = 30
 
@@ -135,7 +137,7 @@ def test_the_service_ends_with_what_ended_its_feed_thread(
 
 
 def arena_phase(writer: WriterArena) -> str:
-    from arena.writer.status import read_status
+    from arena.writer.service.status import read_status
 
     return str(read_status(writer.name)["phase"])
 

@@ -12,7 +12,7 @@ import pytest
 import sha3  # type: ignore[import-untyped]
 
 from arena.errors import PoolInvalid, StateFileError
-from arena.writer.scrapers import statefile
+from arena.writer.scrapers import state_lines, statefile
 from arena.writer.scrapers.statefile import StateFile, read_state_file
 
 POOL = "0x" + "88" * 20
@@ -223,9 +223,9 @@ def test_a_folder_is_refused_as_unreadable(tmp_path: Path) -> None:
 def test_a_line_beyond_the_limit_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = json.dumps(v3())
     write(file, line)
-    monkeypatch.setattr(statefile, "MAX_LINE_NBYTES", len(line) + 1)
+    monkeypatch.setattr(state_lines, "MAX_LINE_NBYTES", len(line) + 1)
     assert len(read_state_file(file).pools) == 1
-    monkeypatch.setattr(statefile, "MAX_LINE_NBYTES", len(line))
+    monkeypatch.setattr(state_lines, "MAX_LINE_NBYTES", len(line))
     with pytest.raises(StateFileError, match=f"more than {len(line)} bytes"):
         read_state_file(file)
 

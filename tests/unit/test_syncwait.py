@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from arena.errors import BufferOverflow, RpcUnavailable
-from arena.writer.scrapers.blocks import Block, SyncState
-from arena.writer.syncwait import wait_until_synced
+from arena.writer.node.head import Block, SyncState
+from arena.writer.sync.syncwait import wait_until_synced
 
 
 def state(reason: str | None, age_s: float = 0.0, number: int = 7) -> SyncState:

@@ -9,11 +9,13 @@ import pytest
 
 from arena.arena import PoolSpec, PoolValues, TokenSpec
 from arena.errors import PoolInvalid
-from arena.writer import upkeep
-from arena.writer.branch import Witness
-from arena.writer.intake import Moment
 from arena.writer.scrapers import Scrape, ScrapedPool
-from arena.writer.upkeep import RECHECK_BLOCKS, Audit, Descriptions
+from arena.writer.sync import audit as audit_module
+from arena.writer.sync import hashes
+from arena.writer.sync.agreement import Witness
+from arena.writer.sync.audit import AT_ONCE, RECHECK_BLOCKS, Audit
+from arena.writer.sync.candidate import Moment
+from arena.writer.sync.descriptions import Descriptions
 
 KEY = b"\x22" * 20
 TOKENS = (TokenSpec(b"\1" * 20, 18, ""), TokenSpec(b"\2" * 20, 18, ""))
@@ -78,8 +80,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "POLL_S", 0.005)
-    monkeypatch.setattr(upkeep, "HASH_WAIT_S", 0.02)
+    for module in (audit_module, hashes):
+        monkeypatch.setattr(module, "POLL_S", 0.005)
+    monkeypatch.setattr(audit_module, "HASH_WAIT_S", 0.02)
 
 
 def test_an_added_pool_is_looked_at_again_until_it_was_compared() -> None:
@@ -122,7 +125,7 @@ def test_after_a_difference_all_pools_are_compared_once() -> None:
     played = Played()
     played.known = Witness(20, b"\x20" * 32, 1)
     played.node = PoolValues(20, 3000, reserve0=5, reserve1=7)
-    others = [bytes([number, 1]) * 10 for number in range(upkeep.AT_ONCE + 5)]
+    others = [bytes([number, 1]) * 10 for number in range(AT_ONCE + 5)]
     played.all |= dict.fromkeys(others, SPEC)
     auditing = audit(played)
 

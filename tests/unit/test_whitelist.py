@@ -14,14 +14,9 @@ import pytest
 from arena.arena import PoolSpec
 from arena.errors import PoolEntryInvalid, PoolListError
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
-from arena.writer.scrapers.slots import PANCAKESWAP_V3_FACTORIES, V3_LAYOUT, PoolTarget
-from arena.writer.whitelist import (
-    PoolList,
-    file_signature,
-    parse_pool_list,
-    pool_record,
-    read_pool_list,
-)
+from arena.writer.lists.pool_list import PoolList, file_signature, parse_pool_list, read_pool_list
+from arena.writer.protocols.entry import pool_record
+from arena.writer.protocols.storage import PANCAKESWAP_V3_FACTORIES, V3_LAYOUT, PoolTarget
 
 PAIR = "0x028d3b9c77b31bff265b211fc068f51aadbb46f0"
 POOL = "0xa7cb6c9ce55b9c03f4b89d419a3f8bd8654bb462"

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from arena.errors import ArenaError
-from arena.writer.status import read_status
+from arena.writer.service.status import read_status
 
 HERE = Path(__file__).resolve().parent
 BLOCKS_PER_S = 16.0

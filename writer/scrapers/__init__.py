@@ -14,9 +14,7 @@ from arena.arena import PoolSpec, PoolValues
 from arena.errors import PoolInvalid
 
 if TYPE_CHECKING:
-    from arena.writer.scrapers.slots import PoolTarget
-
-__all__ = ["PoolScraper", "Scrape", "ScrapedPool"]
+    from arena.writer.protocols.storage import PoolTarget
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,13 @@ from typing import Any
 from arena.arena import PoolSpec
 from arena.errors import PoolInvalid, RpcError, RpcRefused
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3
-from arena.writer.jsonrpc import Call, JsonRpc
-from arena.writer.rpcerrors import Meaning, meaning
+from arena.writer.node.jsonrpc import Call, JsonRpc
+from arena.writer.node.meanings import Meaning, meaning
+from arena.writer.protocols.storage import check_identity
 from arena.writer.scrapers import Scrape
-from arena.writer.scrapers.slots import check_identity
-
-__all__ = ["Described", "contradictions_of"]
 
 log = logging.getLogger(__name__)
+
 
 # First four bytes of keccak256 of the signature.
 _SELECTORS = {

@@ -12,9 +12,7 @@ V4 pools, else the last; what the node offers is found out once, by reading know
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Sequence
 from typing import Any
 
 from arena.arena import PoolSpec, PoolValues
@@ -26,54 +24,38 @@ from arena.errors import (
     RpcError,
     RpcRefused,
 )
-from arena.layouts.slots import UNISWAP_V2, UNISWAP_V4
-from arena.writer.jsonrpc import Call, JsonRpc
-from arena.writer.rpcerrors import Meaning, meaning
-from arena.writer.scrapers import Scrape, ScrapedPool
-from arena.writer.scrapers.blocks import (
+from arena.layouts.slots import UNISWAP_V2
+from arena.writer.node.head import (
     Block,
     block_by_hash,
     block_by_number,
     check_chain,
     check_synced,
-    content_of,
     head_block,
     is_canonical,
-    not_promised,
     quantity,
 )
-from arena.writer.scrapers.slots import (
-    PoolTarget,
-    SlotList,
-    bitmap_words,
-    pool_stages,
-    read_targets,
+from arena.writer.node.jsonrpc import Call, JsonRpc
+from arena.writer.node.meanings import Meaning, meaning
+from arena.writer.protocols.storage import PoolTarget, SlotList, pool_stages, read_targets
+from arena.writer.scrapers import Scrape, ScrapedPool
+from arena.writer.scrapers.rpc_ways import (
+    DECODERS,
+    ENCODERS,
+    Chunk,
+    Piece,
+    Way,
+    as_hex,
+    at_block,
+    by_account,
+    chunks_of,
+    groups_of,
+    is_v4,
+    slot_count_of,
+    storage_at_calls,
 )
 
-__all__ = [
-    "Block",
-    "RpcScraper",
-    "Way",
-    "block_by_hash",
-    "block_by_number",
-    "check_chain",
-    "head_block",
-    "is_canonical",
-]
-
 log = logging.getLogger(__name__)
-
-
-# Ways
-
-
-class Way(StrEnum):
-    """How storage words are asked for; see the module."""
-
-    storage_values = "storage_values"
-    code_override = "code_override"
-    extsload = "extsload"
-    storage_at = "storage_at"
 
 
 # Slots in one request. reth takes at most 1,024 by eth_getStorageValues. A word read through a call
@@ -88,100 +70,11 @@ SLOTS_AT_ONCE = {
 FEWEST_SLOTS_AT_ONCE = 8
 # What no smaller request makes better; everything else may be a bound in words of its own.
 _NOT_OF_SIZE = frozenset({Meaning.other_way, Meaning.give_up})
-# Values of one group of pools in memory at a time; 50 pools of tick spacing 1 are 350,000 slots.
-GROUP_SLOTS = 400_000
 CANONICAL_TRIES = 3
 # While it makes a block, a node may answer for its newest, also by hash, with the state of the one it
 # makes (anvil 1.7.1: 6 of 100 reads under load). So the newest is believed when there is no newer one
 # a moment later, and read again when there is.
 NEWEST_SETTLES_S = 0.05
-
-
-def _assembled(*lines: tuple[str, str]) -> bytes:
-    return b"".join(bytes.fromhex(code) for code, _ in lines)
-
-
-# Put in place of a pool's code: calldata is n slots of 32 bytes, the answer their n values.
-# No PUSH0, so that it runs on chains without it. Comments show the stack, top on the right.
-SLOT_READER = _assembled(
-    ("60 00", "PUSH1 0             i"),
-    ("5b", "JUMPDEST (2)        i"),
-    ("36 81 10", "CALLDATASIZE DUP2 LT    i, i < size"),
-    ("15 60 15 57", "ISZERO PUSH1 21 JUMPI   i"),
-    ("80 35 54", "DUP1 CALLDATALOAD SLOAD i, value"),
-    ("81 52", "DUP2 MSTORE         i           memory[i] = value"),
-    ("60 20 01", "PUSH1 32 ADD        i + 32"),
-    ("60 02 56", "PUSH1 2 JUMP"),
-    ("5b", "JUMPDEST (21)"),
-    ("36 60 00 f3", "CALLDATASIZE PUSH1 0 RETURN"),
-)
-
-# Asks several pools in one call. Calldata: for each an account (32 bytes), the size of its slots in
-# bytes (32 bytes), the slots. Returns all values; fails when one account does not answer in full.
-POOL_ASKER = _assembled(
-    ("60 00 60 00", "PUSH1 0 PUSH1 0     out, in"),
-    ("5b", "JUMPDEST (4)        out, in"),
-    ("36 81 10", "CALLDATASIZE DUP2 LT    out, in, in < size"),
-    ("15 60 34 57", "ISZERO PUSH1 52 JUMPI   out, in"),
-    ("80 60 20 01 35", "DUP1 PUSH1 32 ADD CALLDATALOAD      out, in, n"),
-    ("80 82 60 40 01", "DUP1 DUP3 PUSH1 64 ADD              out, in, n, n, in + 64"),
-    ("84 37", "DUP5 CALLDATACOPY   out, in, n      memory[out:] = the slots"),
-    ("80 83", "DUP1 DUP4           out, in, n, n, out"),
-    ("81 81", "DUP2 DUP2           out, in, n, n, out, n, out"),
-    ("85 35 5a fa", "DUP6 CALLDATALOAD GAS STATICCALL    out, in, n, ok"),
-    ("81 3d 14 16", "DUP2 RETURNDATASIZE EQ AND          out, in, n, ok and answered n"),
-    ("15 60 39 57", "ISZERO PUSH1 57 JUMPI   out, in, n"),
-    ("90 81 01", "SWAP1 DUP2 ADD      out, n, in + n"),
-    ("60 40 01", "PUSH1 64 ADD        out, n, in'"),
-    ("91 01 90", "SWAP2 ADD SWAP1     out + n, in'"),
-    ("60 04 56", "PUSH1 4 JUMP"),
-    ("5b", "JUMPDEST (52)       out, in"),
-    ("50 60 00 f3", "POP PUSH1 0 RETURN"),
-    ("5b", "JUMPDEST (57)"),
-    ("60 00 80 fd", "PUSH1 0 DUP1 REVERT"),
-)
-# Where POOL_ASKER is put: an address nobody has a key for.
-ASKER_ADDRESS = b"pool-state-arena-rpc"
-EXTSLOAD_SELECTOR = bytes.fromhex("dbd035ff")  # extsload(bytes32[])
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Slots of one account, part of request number `index`."""
-
-    index: int
-    address: bytes
-    keys: Sequence[bytes]
-
-
-_Chunk = list[_Piece]
-"""What one request asks for."""
-
-
-def _chunks(pieces: Sequence[_Piece], slot_limit: int) -> Iterator[_Chunk]:
-    """The pieces in order, cut so that no chunk has more slots than `slot_limit`."""
-    chunk: _Chunk = []
-    free = slot_limit
-    for piece in pieces:
-        start = 0
-        while start < len(piece.keys):
-            part = piece.keys[start : start + free]
-            chunk.append(_Piece(piece.index, piece.address, part))
-            start += len(part)
-            free -= len(part)
-            if free == 0:
-                yield chunk
-                chunk, free = [], slot_limit
-    if chunk:
-        yield chunk
-
-
-def _slot_count(chunk: Sequence[_Piece]) -> int:
-    return sum(len(piece.keys) for piece in chunk)
-
-
-def _hex(content: bytes) -> str:
-    return "0x" + content.hex()
 
 
 class RpcScraper:
@@ -299,7 +192,7 @@ class RpcScraper:
             if key not in targets:
                 message = f"pool 0x{key.hex()} is not in the list of pools"
                 invalid.append(PoolInvalid(message, key=key, found="no entry"))
-        for group in _groups(known):
+        for group in groups_of(known):
             outcomes, slot_count = read_targets(
                 group, block.number, lambda requests: self._read(way, block, requests)
             )
@@ -345,7 +238,7 @@ class RpcScraper:
                 rates[way] = slot_count / (time.perf_counter() - begin)
         if rates:
             chosen = max(rates, key=rates.__getitem__)
-        elif any(_is_v4(target) for target in samples.values()) and self._tells(
+        elif any(is_v4(target) for target in samples.values()) and self._tells(
             Way.extsload, block, known, truth
         ):
             chosen = Way.extsload
@@ -387,7 +280,9 @@ class RpcScraper:
     ) -> list[PoolInvalid]:
         """The same errors; AccountMissing for pools whose account has no code at that block."""
         accounts = list(dict.fromkeys(target.address for target, _ in failed))
-        calls: list[Call] = [("eth_getCode", (_hex(account), _at(block))) for account in accounts]
+        calls: list[Call] = [
+            ("eth_getCode", (as_hex(account), at_block(block))) for account in accounts
+        ]
         answers = self.rpc.call_many(calls)
         empty = {account for account, code in zip(accounts, answers, strict=True) if code == "0x"}
         return [
@@ -408,24 +303,22 @@ class RpcScraper:
     ) -> list[list[int]]:
         """Values of every request's slots, at this block, by this way."""
         pieces = [
-            _Piece(index, target.address, wanted.keys)
+            Piece(index, target.address, wanted.keys)
             for index, (target, wanted) in enumerate(requests)
         ]
         if way is not Way.extsload:
             found = self._read_pieces(way, block, pieces)
         else:
-            managed = [_is_v4(target) for target, _ in requests]
+            managed = [is_v4(target) for target, _ in requests]
             found = self._read_pieces(way, block, [p for p in pieces if managed[p.index]])
             rest = [piece for piece in pieces if not managed[piece.index]]
             found |= self._read_pieces(Way.storage_at, block, rest)
         return [found[index] for index in range(len(requests))]
 
-    def _read_pieces(
-        self, way: Way, block: Block, pieces: Sequence[_Piece]
-    ) -> dict[int, list[int]]:
+    def _read_pieces(self, way: Way, block: Block, pieces: Sequence[Piece]) -> dict[int, list[int]]:
         found: dict[int, list[int]] = {piece.index: [] for piece in pieces}
-        waiting = _by_account(pieces) if way is Way.extsload else [list(pieces)]
-        chunks = [c for part in waiting for c in _chunks(part, self._slots_at_once[way])]
+        waiting = by_account(pieces) if way is Way.extsload else [list(pieces)]
+        chunks = [c for part in waiting for c in chunks_of(part, self._slots_at_once[way])]
         answers: list[list[int] | None] = self._ask(way, block, chunks)
         # Chunks keep the order of the pieces, so values can be put together as they stand.
         for chunk, values in zip(chunks, answers, strict=True):
@@ -437,15 +330,15 @@ class RpcScraper:
                 at += len(piece.keys)
         return found
 
-    def _ask_less(self, way: Way, block: Block, chunk: _Chunk) -> list[int]:
+    def _ask_less(self, way: Way, block: Block, chunk: Chunk) -> list[int]:
         """The values of a chunk that was refused, in smaller parts."""
-        size = min(_slot_count(chunk), self._slots_at_once[way])
+        size = min(slot_count_of(chunk), self._slots_at_once[way])
         while True:
-            parts = list(_chunks(chunk, size))
+            parts = list(chunks_of(chunk, size))
             answers = self._ask(way, block, parts[:1])
             if answers[0] is not None:
                 break
-            size = max(1, min(size, _slot_count(parts[0])) // 2)
+            size = max(1, min(size, slot_count_of(parts[0])) // 2)
         self._slots_at_once[way] = min(self._slots_at_once[way], size)
         log.info("event=rpc_fewer_slots node=%s way=%s slots=%d", self.rpc.shown, way, size)
         answers += self._ask(way, block, parts[1:])
@@ -454,30 +347,30 @@ class RpcScraper:
             values += self._ask_less(way, block, part) if answer is None else answer
         return values
 
-    def _ask(self, way: Way, block: Block, chunks: Sequence[_Chunk]) -> list[list[int] | None]:
+    def _ask(self, way: Way, block: Block, chunks: Sequence[Chunk]) -> list[list[int] | None]:
         """Values of each chunk; None for one the node refused but may answer in smaller parts."""
         if not chunks:
             return []
         if way is Way.storage_at:
-            batches = [_storage_at_calls(chunk, block) for chunk in chunks]
+            batches = [storage_at_calls(chunk, block) for chunk in chunks]
             answers = self.rpc.batch_many(batches)
         else:
-            encode = _ENCODERS[way]
+            encode = ENCODERS[way]
             answers = self.rpc.call_many([encode(chunk, block) for chunk in chunks])
         return [
             self._decoded(way, block, chunk, answer)
             for chunk, answer in zip(chunks, answers, strict=True)
         ]
 
-    def _decoded(self, way: Way, block: Block, chunk: _Chunk, answer: Any) -> list[int] | None:
+    def _decoded(self, way: Way, block: Block, chunk: Chunk, answer: Any) -> list[int] | None:
         refusal = answer if isinstance(answer, RpcRefused) else None
         if isinstance(answer, list):
             refusal = next((item for item in answer if isinstance(item, RpcRefused)), None)
         if refusal is None:
-            return _DECODERS[way](self.rpc, chunk, answer)
+            return DECODERS[way](self.rpc, chunk, answer)
         if error := self._lost(block, refusal):
             raise error from refusal
-        if _slot_count(chunk) <= FEWEST_SLOTS_AT_ONCE or meaning(refusal) in _NOT_OF_SIZE:
+        if slot_count_of(chunk) <= FEWEST_SLOTS_AT_ONCE or meaning(refusal) in _NOT_OF_SIZE:
             raise refusal
         return None
 
@@ -490,148 +383,9 @@ class RpcScraper:
         else:
             why = "its state is gone; read a newer block, or ask an archive node"
         return BlockUnavailable(
-            f"{self.rpc.shown} cannot read block {block.number} ({_hex(block.hash)}): {why} "
+            f"{self.rpc.shown} cannot read block {block.number} ({as_hex(block.hash)}): {why} "
             f"({refusal.reason})",
             block_number=block.number,
             block_hash=block.hash,
             reason=refusal.reason,
         )
-
-
-def _is_v4(target: PoolTarget) -> bool:
-    return target.spec.protocol == UNISWAP_V4
-
-
-def _groups(targets: Sequence[PoolTarget]) -> Iterator[list[PoolTarget]]:
-    """Consecutive targets whose first stages together stay near GROUP_SLOTS."""
-    group: list[PoolTarget] = []
-    slot_count = 0
-    for target in targets:
-        spacing = target.spec.tick_spacing
-        wanted = 3 if spacing < 1 else 2 + len(bitmap_words(spacing))
-        if group and slot_count + wanted > GROUP_SLOTS:
-            yield group
-            group, slot_count = [], 0
-        group.append(target)
-        slot_count += wanted
-    if group:
-        yield group
-
-
-def _by_account(pieces: Sequence[_Piece]) -> list[list[_Piece]]:
-    found: dict[bytes, list[_Piece]] = {}
-    for piece in pieces:
-        found.setdefault(piece.address, []).append(piece)
-    return list(found.values())
-
-
-# Requests and answers of each way
-
-
-def _at(block: Block) -> dict[str, str]:
-    """EIP-1898: a block by its hash, so that a change of the chain is an error, not other data."""
-    return {"blockHash": _hex(block.hash)}
-
-
-def _storage_values_call(chunk: _Chunk, block: Block) -> Call:
-    slots: dict[str, list[str]] = {}
-    for piece in chunk:
-        slots.setdefault(_hex(piece.address), []).extend(map(_hex, piece.keys))
-    return "eth_getStorageValues", (slots, _at(block))
-
-
-def _storage_values_answer(rpc: JsonRpc, chunk: _Chunk, answer: Any) -> list[int]:
-    wrong = not_promised(rpc, "eth_getStorageValues")
-    if not isinstance(answer, dict) or not all(isinstance(each, list) for each in answer.values()):
-        raise wrong
-    remaining = {str(account).lower(): iter(values) for account, values in answer.items()}
-    counts: dict[str, int] = {}
-    values: list[int] = []
-    for piece in chunk:
-        account = _hex(piece.address)
-        if account not in remaining:
-            raise wrong
-        counts[account] = counts.get(account, 0) + len(piece.keys)
-        # zip takes from keys first, so it never swallows a value of the next piece.
-        values += [_word(rpc, value) for _, value in zip(piece.keys, remaining[account])]  # noqa: B905
-    if len(values) != _slot_count(chunk):
-        raise wrong
-    if any(
-        len(answer_values) != counts.get(str(account).lower())
-        for account, answer_values in answer.items()
-    ):
-        raise wrong
-    return values
-
-
-def _word(rpc: JsonRpc, value: Any) -> int:
-    if isinstance(value, str) and value.startswith("0x") and 2 < len(value) <= 66:
-        try:
-            return int(value, 16)
-        except ValueError:
-            pass
-    raise not_promised(rpc, "a read of storage")
-
-
-def _storage_at_calls(chunk: _Chunk, block: Block) -> list[Call]:
-    at = _at(block)
-    return [
-        ("eth_getStorageAt", (_hex(piece.address), _hex(key), at))
-        for piece in chunk
-        for key in piece.keys
-    ]
-
-
-def _storage_at_answer(rpc: JsonRpc, chunk: _Chunk, answer: Any) -> list[int]:
-    return [_word(rpc, value) for value in answer]
-
-
-def _code_override_call(chunk: _Chunk, block: Block) -> Call:
-    data = b"".join(
-        part
-        for piece in chunk
-        for part in (
-            piece.address.rjust(32, b"\0"),
-            (32 * len(piece.keys)).to_bytes(32, "big"),
-            *piece.keys,
-        )
-    )
-    codes = {_hex(piece.address): {"code": _hex(SLOT_READER)} for piece in chunk}
-    codes[_hex(ASKER_ADDRESS)] = {"code": _hex(POOL_ASKER)}
-    return "eth_call", ({"to": _hex(ASKER_ADDRESS), "data": _hex(data)}, _at(block), codes)
-
-
-def _code_override_answer(rpc: JsonRpc, chunk: _Chunk, answer: Any) -> list[int]:
-    return _words(content_of(rpc, "eth_call", answer, 32 * _slot_count(chunk)))
-
-
-def _extsload_call(chunk: _Chunk, block: Block) -> Call:
-    keys = [key for piece in chunk for key in piece.keys]
-    head = (32).to_bytes(32, "big") + len(keys).to_bytes(32, "big")
-    data = EXTSLOAD_SELECTOR + head + b"".join(keys)
-    return "eth_call", ({"to": _hex(chunk[0].address), "data": _hex(data)}, _at(block))
-
-
-def _extsload_answer(rpc: JsonRpc, chunk: _Chunk, answer: Any) -> list[int]:
-    count = _slot_count(chunk)
-    offset, length, *values = _words(content_of(rpc, "eth_call", answer, 64 + 32 * count))
-    if (offset, length) != (32, count):
-        raise not_promised(rpc, "extsload")
-    return values
-
-
-def _words(content: bytes) -> list[int]:
-    return [int.from_bytes(content[at : at + 32], "big") for at in range(0, len(content), 32)]
-
-
-_ENCODERS: dict[Way, Callable[[_Chunk, Block], Call]] = {
-    Way.storage_values: _storage_values_call,
-    Way.code_override: _code_override_call,
-    Way.extsload: _extsload_call,
-}
-_DECODERS: dict[Way, Callable[[JsonRpc, _Chunk, Any], list[int]]] = {
-    Way.storage_values: _storage_values_answer,
-    Way.code_override: _code_override_answer,
-    Way.extsload: _extsload_answer,
-    Way.storage_at: _storage_at_answer,
-}

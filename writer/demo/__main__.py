@@ -1,5 +1,0 @@
-"""`python -m arena.writer.demo`: the same as arena-demo."""
-
-from arena.writer.cli import demo
-
-demo()

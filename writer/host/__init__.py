@@ -1,0 +1,1 @@
+"""What the operating system and the log give: sockets, descriptors, tasks, counts."""

@@ -1,0 +1,1 @@
+"""Where the list of pools comes from: a file, NATS, what was saved."""

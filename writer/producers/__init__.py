@@ -1,0 +1,1 @@
+"""Programs that make a stream: from a node's logs, or from what was recorded."""

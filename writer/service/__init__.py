@@ -1,0 +1,1 @@
+"""The writer as a process, and what watches it."""

@@ -1,0 +1,163 @@
+"""One read of a list of pools, from a node's database or its JSON-RPC interface, as a state file.
+
+The format is docs/reference/state-file.md. Nothing is printed before everything is read, so a
+refusal leaves no half file behind.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import orjson
+
+from arena.arena import PoolSpec, PoolValues, TokenSpec
+from arena.errors import BlockUnavailable, DatabaseRefused, PoolInvalid
+from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.writer.lists.pool_list import read_pool_list
+from arena.writer.node.jsonrpc import JsonRpc
+from arena.writer.scrapers import Scrape, ScrapedPool
+from arena.writer.scrapers.described import Described
+from arena.writer.scrapers.rethdb import RethDB
+from arena.writer.scrapers.rpc import RpcScraper
+from arena.writer.scrapers.rpc_ways import Way
+
+log = logging.getLogger(__name__)
+
+
+_NAMES = {UNISWAP_V2: "uniswap_v2", UNISWAP_V3: "uniswap_v3", UNISWAP_V4: "uniswap_v4"}
+
+
+def scrape(
+    pools: Path,
+    output: TextIO,
+    *,
+    reth_db: Path | None,
+    rpc: str | None,
+    block: int | None = None,
+    chain_id: int | None = None,
+    way: Way | None = None,
+    library: Path | None = None,
+    scraping_concurrency: int = 2,
+) -> None:
+    """Read every pool of the list and write the state file to `output`.
+
+    With both sources the database is asked first and the node when the database refuses. `block`
+    None is the source's newest. Errors of the project for a refusal of the whole; ValueError
+    without a source.
+    """
+    if reth_db is None and rpc is None:
+        raise ValueError("no source: give --reth-db, --rpc, or both")
+    listed = read_pool_list(pools)
+    found: Scrape | None = None
+    if reth_db is not None:
+        try:
+            database = RethDB(
+                reth_db,
+                listed.targets,
+                scraping_concurrency=scraping_concurrency,
+                library=library,
+            )
+            found = _from_database(database, block)
+        except (DatabaseRefused, BlockUnavailable) as error:
+            if rpc is None:
+                raise
+            log.warning(
+                'event=scrape_fallback from=reth_db to=rpc error=%s reason="%s"',
+                type(error).__name__,
+                error,
+            )
+    if found is None:
+        assert rpc is not None
+        scraper = RpcScraper(JsonRpc(rpc), listed.targets, chain_id=chain_id, way=way, block=block)
+        try:
+            found = scraper.read_pools([target.spec.key for target in listed.targets])
+        finally:
+            scraper.close()
+    if rpc is not None:
+        with JsonRpc(rpc) as client:
+            found = Described(client).checked(found)
+    order = {target.spec.key: index for index, target in enumerate(listed.targets)}
+    for line in state_lines(found, order):
+        output.write(line)
+    for refused in listed.refused:
+        output.write(_line(_failed_record(refused)))
+
+
+def _from_database(database: RethDB, block: int | None) -> Scrape:
+    with database:
+        found = database.read_pools([spec.key for spec in database.list_pools()])
+    for pool in found.pools:
+        if block is not None and pool.values.block_number != block:
+            raise BlockUnavailable(
+                f"the database stands at block {pool.values.block_number}, not {block}; leave out "
+                "--block, or ask a node with --rpc",
+                block_number=block,
+                found=pool.values.block_number,
+            )
+    return found
+
+
+def state_lines(found: Scrape, order: dict[bytes, int]) -> Iterator[str]:
+    """Lines of a state file, each with its newline: the header, then pools by `order` of keys."""
+    head = max((pool.values.block_number for pool in found.pools), default=0)
+    yield _line({"head_block": head})
+    records = [(order[pool.spec.key], _record(pool)) for pool in found.pools]
+    records += [(order[error.key], _failed_record(error)) for error in found.invalid]
+    for _, record in sorted(records, key=lambda item: item[0]):
+        yield _line(record)
+
+
+def _line(record: dict[str, Any]) -> str:
+    return orjson.dumps(record).decode() + "\n"
+
+
+def _failed_record(error: PoolInvalid) -> dict[str, Any]:
+    return {
+        "pool": _hex(error.key) if error.key else None,
+        "error": type(error).__name__,
+        "reason": str(error),
+    }
+
+
+def _record(pool: ScrapedPool) -> dict[str, Any]:
+    """One pool. Integers that may be wide are decimal strings."""
+    spec, values = pool.spec, pool.values
+    record: dict[str, Any] = {
+        "pool": _hex(spec.key),
+        "protocol": _NAMES[spec.protocol],
+        "block": values.block_number,
+        "token0": _token(spec.token0),
+        "token1": _token(spec.token1),
+        "factory": _hex(spec.factory),
+        "fee_pips": spec.fee_pips,
+    }
+    if spec.protocol == UNISWAP_V2:
+        return record | {"reserve0": str(values.reserve0), "reserve1": str(values.reserve1)}
+    return record | _concentrated(spec, values)
+
+
+def _concentrated(spec: PoolSpec, values: PoolValues) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "tick_spacing": spec.tick_spacing,
+        "sqrt_price_x96": str(values.sqrt_price_x96),
+        "tick": values.tick,
+        "liquidity": str(values.liquidity),
+        "ticks": [[tick, str(gross), str(net)] for tick, gross, net in values.ticks],
+    }
+    if spec.protocol == UNISWAP_V4:
+        record |= {
+            "protocol_fee": values.protocol_fee,
+            "lp_fee": values.lp_fee,
+            "fee_block": values.fee_block,
+            "hooks": _hex(spec.hooks),
+        }
+    return record
+
+
+def _token(token: TokenSpec) -> dict[str, Any]:
+    return {"address": _hex(token.address), "decimals": token.decimals, "symbol": token.symbol}
+
+
+def _hex(content: bytes) -> str:
+    return "0x" + content.hex()

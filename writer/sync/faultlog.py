@@ -1,0 +1,77 @@
+"""What the arena refused, told in the log at a bounded rate."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from arena.arena import Fault
+from arena.layouts.header import COUNTER_APPLIED, COUNTER_NAMES, COUNTER_UNSUPPORTED
+from arena.native import lib
+
+log = logging.getLogger(__name__)
+
+
+FAULT_LOG_INTERVAL_S = 60.0
+# Pools and classes whose last log line is remembered; beyond it the oldest is forgotten.
+MAX_REMEMBERED_FAULTS = 10_000
+
+Counters = npt.NDArray[np.uint64]
+
+
+def named_counters(counters: Counters) -> dict[str, int]:
+    """The header's counters, (192,) u64, under the names of layouts.header.COUNTER_NAMES."""
+    return {name: int(counters[index]) for index, name in COUNTER_NAMES.items()}
+
+
+def _protocol_name(protocol: int) -> str:
+    name = COUNTER_NAMES.get(COUNTER_UNSUPPORTED + protocol, str(protocol))
+    return name.removeprefix("unsupported_")
+
+
+def _event_name(kind: int) -> str:
+    index = COUNTER_APPLIED + kind - lib.PSA_EVENT_V2_SYNC
+    if not lib.PSA_EVENT_V2_SYNC <= kind <= lib.PSA_EVENT_V2_FINAL:
+        return str(kind)
+    return COUNTER_NAMES[index].removeprefix("applied_uniswap_v2_")
+
+
+class FaultLog:
+    """Writes each (pool, error class) at most once a minute, with how many were held back."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._seen: dict[tuple[bytes, str], tuple[float, int]] = {}
+
+    def write(self, fault: Fault) -> None:
+        name = fault.error.__name__
+        key = (fault.key, name)
+        now = self._clock()
+        last, held_back = self._seen.get(key, (None, 0))
+        if last is not None and now - last < FAULT_LOG_INTERVAL_S:
+            self._seen[key] = (last, held_back + 1)
+            return
+        self._seen.pop(key, None)
+        self._seen[key] = (now, 0)
+        while len(self._seen) > MAX_REMEMBERED_FAULTS:
+            del self._seen[next(iter(self._seen))]
+        # An unlisted pool is normal when the producer follows more pools than this arena.
+        level = logging.WARNING if fault.made_stale else logging.INFO
+        if fault.status in (lib.PSA_POOL_NOT_FOUND, lib.PSA_UNSUPPORTED_PROTOCOL):
+            level = logging.DEBUG
+        log.log(
+            level,
+            "event=not_applied error=%s pool=0x%s protocol=%s type=%s block=%d tx=%d log=%d "
+            "made_stale=%s held_back=%d",
+            name,
+            fault.key.hex(),
+            _protocol_name(fault.protocol),
+            _event_name(fault.kind),
+            fault.block_number,
+            fault.tx_index,
+            fault.log_index,
+            "yes" if fault.made_stale else "no",
+            held_back,
+        )
