@@ -11,11 +11,11 @@ from arena.arena import WriterArena
 from arena.errors import ArenaRegistry, BufferOverflow, CoverageError, Scraper
 from arena.native import lib
 from arena.writer.node.rpc_node import RpcNode
-from arena.writer.service import service as service_module
+from arena.writer.service import feed_thread
 from arena.writer.service.feed_thread import FeedThread
 from arena.writer.stream.history import EventBuffer, Records
 from arena.writer.stream.socket import Feed
-from arena.writer.sync import audit as upkeep_module
+from arena.writer.sync import audit, checkpoints, hashes
 from arena.writer.sync import coordinator as coordinator_module
 from arena.writer.sync.applying import CATCH_UP_COMMIT_NS, Processor
 from arena.writer.sync.audit import Audit
@@ -35,9 +35,10 @@ RESTART_PAUSE_S = 0.1
 
 # The simulation's feed thread is called when there is something. What the writer asks again and again
 # it asks more rarely: that is most of what a history costs.
-service_module.IDLE_WAIT_S = 0.0
+feed_thread.IDLE_WAIT_S = 0.0
 coordinator_module.SCRAPE_POLL_S = 0.3
-upkeep_module.POLL_S = 0.75
+for each in (audit, checkpoints, hashes):
+    each.POLL_S = 0.75
 WITNESS_PAUSE_S = 0.5
 
 

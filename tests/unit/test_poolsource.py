@@ -289,7 +289,9 @@ def test_a_saved_list_with_pools_this_build_does_not_hold_is_refused(
 
     saved = SavedList(tmp_path / "pools.json")
     monkeypatch.setattr(
-        saved_module, "pool_record", lambda target: record(target.spec.key, protocol=PROTOCOL[target])
+        saved_module,
+        "pool_record",
+        lambda target: record(target.spec.key, protocol=PROTOCOL[target]),
     )
     pools = targets(record(A), record(B))
     PROTOCOL = dict(zip(pools, ("v3", "v9"), strict=True))
