@@ -15,8 +15,7 @@ from arena.writer.service import feed_thread
 from arena.writer.service.feed_thread import FeedThread
 from arena.writer.stream.history import EventBuffer, Records
 from arena.writer.stream.socket import Feed
-from arena.writer.sync import audit, checkpoints, hashes
-from arena.writer.sync import coordinator as coordinator_module
+from arena.writer.sync import audit, checkpoints, hashes, progress
 from arena.writer.sync.applying import CATCH_UP_COMMIT_NS, Processor
 from arena.writer.sync.audit import Audit
 from arena.writer.sync.checkpoints import Checkpoints
@@ -36,7 +35,7 @@ RESTART_PAUSE_S = 0.1
 # The simulation's feed thread is called when there is something. What the writer asks again and again
 # it asks more rarely: that is most of what a history costs.
 feed_thread.IDLE_WAIT_S = 0.0
-coordinator_module.SCRAPE_POLL_S = 0.3
+progress.SCRAPE_POLL_S = 0.3
 for each in (audit, checkpoints, hashes):
     each.POLL_S = 0.75
 WITNESS_PAUSE_S = 0.5
@@ -93,13 +92,13 @@ class SimFeedThread(FeedThread):
         self._work.append(work)
         self.poke()
 
-    async def call(self, work: Callable[[], T]) -> T:
+    async def call(self, work: Callable[..., T], *arguments: Any) -> T:
         """As the thread's own, without the way from one thread to another."""
         answer: asyncio.Future[T] = self._loop.create_future()
 
         def run() -> None:
             try:
-                result = work()
+                result = work(*arguments)
             except BaseException as error:
                 if not answer.done():
                     answer.set_exception(error)
@@ -207,7 +206,7 @@ class SimWriter:
             audit = Audit(
                 self.intake, self.thread.call, self.coordinator, by_node, life.audit_every, 2
             )
-            self.coordinator.on_added = audit.recheck
+            self.coordinator.on_added(audit.recheck)
             self.works.append(audit.run)
 
     def _notice(self, what: str) -> None:

@@ -20,6 +20,7 @@ import arena
 from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.errors import (
     AlreadyLive,
+    ArenaError,
     ArenaFull,
     ArenaRegistry,
     BufferOverflow,
@@ -40,7 +41,7 @@ from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.stream.event_logs import V2_SYNC
 from arena.writer.stream.evidence import bloom_of
 from arena.writer.stream.history import EventBuffer
-from arena.writer.sync import coordinator
+from arena.writer.sync import confirming
 from arena.writer.sync.agreement import UNSURE_BLOCKS, Witness
 from arena.writer.sync.applying import Processor
 from arena.writer.sync.branch import Branch
@@ -183,10 +184,20 @@ class Bench:
         if self.coordinator is not None:
             self.loop.call_soon_threadsafe(self.coordinator.notice, what)
 
-    async def _call(self, work: Callable[[], Any]) -> Any:
+    async def _call(self, work: Callable[..., Any], *arguments: Any) -> Any:
         await asyncio.sleep(0)
         self.intake.idle()  # the socket is empty between two pieces of work
-        return work()
+        return work(*arguments)
+
+    async def read_again(self, key: bytes) -> bool:
+        """Whether the pool is live then; raises what keeps it out."""
+        single = self.coordinator._single
+        self.coordinator._roster.note_stale([key], time.monotonic())
+        found = (await single.read_again([key]))[key]
+        single.take_outcome(key, found)
+        if isinstance(found, ArenaError):
+            raise found
+        return found
 
     def run(self, work: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(asyncio.wait_for(work, 60))
@@ -499,7 +510,7 @@ def test_calls_at_the_wrong_time_are_refused(make: Callable[..., Bench]) -> None
     with pytest.raises(NotLive):
         bench.run(bench.coordinator.run_live())
     with pytest.raises(NotLive):
-        bench.run(bench.coordinator.rescrape(V3_KEY))
+        bench.run(bench.read_again(V3_KEY))
     bench.run(bench.coordinator.cold_start())
     with pytest.raises(AlreadyLive):
         bench.run(bench.coordinator.cold_start())
@@ -561,7 +572,7 @@ def test_a_lost_connection_leaves_values_and_the_next_block_opens_a_gap(
 def test_pools_are_read_at_another_block_when_one_is_never_believed(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordinator, "UNSETTLED_S", 0.05)
+    monkeypatch.setattr(confirming, "UNSETTLED_S", 0.05)
     node = ForkedNode(10**6, 101)
     scraper = NodeScraper(node, V2_KEY, B=7)
     bench = make(scraper, node=node, unsure_s=0.0)
@@ -902,10 +913,10 @@ def test_a_pool_read_again_alone_after_a_loss_needs_values_made_since(
         scraper.renew(107, 9)
         new_ns, scraper.made_ns = scraper.made_ns, old_ns
         with pytest.raises(CoverageError, match="before the stream lost blocks"):
-            await bench.coordinator.rescrape(V3_KEY)
+            await bench.read_again(V3_KEY)
         assert bench.status(V3_KEY) == "stale"
         scraper.made_ns = new_ns
-        assert await bench.coordinator.rescrape(V3_KEY)
+        assert await bench.read_again(V3_KEY)
         assert (bench.amount(V3_KEY), bench.amount(V2_KEY)) == (9, 8)
 
     bench.run(scenario())
@@ -962,7 +973,7 @@ def test_one_stale_pool_is_exchanged_while_the_others_stay_live(
     go_stale(bench)
     assert "stale" in bench.notices
     scraper.now = {V3_KEY: values(V3_KEY, 102, 500)}
-    assert bench.run(bench.coordinator.rescrape(V3_KEY))
+    assert bench.run(bench.read_again(V3_KEY))
     assert (bench.status(V3_KEY), bench.amount(V3_KEY)) == ("live", 503)
     assert (bench.status(OTHER_KEY), bench.amount(OTHER_KEY)) == ("live", 9)
     assert bench.reader.head_block == 103
@@ -978,7 +989,7 @@ def test_a_pool_caught_up_alone_survives_reverts_of_those_blocks(
     bench.run(bench.coordinator.cold_start())
     go_stale(bench)
     scraper.now = {V3_KEY: values(V3_KEY, 102, 500)}
-    assert bench.run(bench.coordinator.rescrape(V3_KEY))
+    assert bench.run(bench.read_again(V3_KEY))
     bench.send(block(103, mint(OTHER_KEY, 1), mint(V3_KEY, 3), revert=True))
     assert (bench.status(V3_KEY), bench.amount(V3_KEY)) == ("live", 500)
     assert (bench.status(OTHER_KEY), bench.amount(OTHER_KEY)) == ("live", 8)
@@ -996,7 +1007,7 @@ def test_values_that_meet_the_same_bad_event_again_are_not_installed(
     bench.run(bench.coordinator.cold_start())
     go_stale(bench)
     scraper.now = {V3_KEY: values(V3_KEY, 101, 8)}
-    assert not bench.run(bench.coordinator.rescrape(V3_KEY))
+    assert not bench.run(bench.read_again(V3_KEY))
     assert bench.status(V3_KEY) == "stale"
     assert (bench.status(OTHER_KEY), bench.amount(OTHER_KEY)) == ("live", 9)
 
@@ -1118,8 +1129,8 @@ def test_a_node_of_another_opinion_is_logged_once(
 def test_a_stream_that_stands_while_the_node_goes_on_is_told(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arena.writer.sync.coordinator.SILENT_POLL_S", 0.01)
-    monkeypatch.setattr("arena.writer.sync.coordinator.SILENT_S", 0.05)
+    monkeypatch.setattr("arena.writer.sync.watch.SILENT_POLL_S", 0.01)
+    monkeypatch.setattr("arena.writer.sync.watch.SILENT_S", 0.05)
     bench, _ = live_bench(make, V3_KEY, node=DisagreeingNode())
 
     async def live() -> None:
@@ -1561,7 +1572,7 @@ def test_a_taken_over_pool_that_the_chain_contradicts_is_removed_before_live(
     make: Callable[..., Bench], arena_name: str
 ) -> None:
     bench, _scraper = take_over(make, arena_name)
-    bench.coordinator._described = Contradicted(V3_KEY)  # type: ignore[assignment]
+    bench.coordinator._source.described = Contradicted(V3_KEY)  # type: ignore[assignment]
     bench.run(bench.coordinator.warm_start())
     assert bench.reader.phase == "live"
     assert list(bench.reader) == [hex_of(V2_KEY)]
@@ -1611,7 +1622,7 @@ def test_a_pool_without_values_in_a_taken_over_arena_is_read_above_its_settle_bl
         await bench.coordinator.warm_start()
         assert bench.status(V2_KEY) == "live"
         async with bench.live():
-            await bench.until(lambda: bench.coordinator._settle.get(key) == 107)
+            await bench.until(lambda: bench.coordinator._roster._settle.get(key) == 107)
             assert bench.status(key) == "syncing"
             bench.send(timed(106), timed(107))
             await bench.until(lambda: scraper.reads.count(key) >= 2)
@@ -1727,11 +1738,11 @@ def test_a_hash_learned_without_a_pool_is_not_that_of_a_copy_that_has_it(
     async def learn() -> list[Witness]:
         mark = bench.intake.buffer.mark()
         branch.witnesses = [Witness(101, EmptyChain().hash_of(101), mark)]
-        await bench.coordinator._witness(branch)
+        await bench.coordinator._watch.witness(branch)
         return branch.witnesses
 
     assert [each.number for each in bench.run(learn())] == [101], "the node's 102 has no mint"
-    bench.run(bench.coordinator._remove([V3_KEY]))
+    bench.run(bench.coordinator._membership._remove([V3_KEY]))
     known = bench.run(learn())
     assert [each.number for each in known] == [101, 102]
     for moment in (before[0], copied[0]):
@@ -1815,7 +1826,7 @@ def test_a_block_that_came_again_is_compared_with_all_its_pools(make: Callable[.
     async def witnessed() -> list[int]:
         branch = bench.coordinator._branch
         branch.witnesses = [Witness(101, EmptyChain().hash_of(101), bench.intake.buffer.mark())]
-        await bench.coordinator._witness(branch)
+        await bench.coordinator._watch.witness(branch)
         return [each.number for each in branch.witnesses]
 
     async def live() -> None:
@@ -2089,7 +2100,7 @@ def test_a_gap_closed_on_another_branch_is_found_when_the_node_comes_round(
                 await go_on(bench, node)
                 assert not are_live(bench, keys)
             node.branch = "A"
-            bench.coordinator._scraper.amounts["A"] = 5
+            bench.coordinator._source.scraper.amounts["A"] = 5
             for _ in range(4 * UNSURE_BLOCKS):
                 await go_on(bench, node)
             assert bench.amount(V2_KEY) == 5
@@ -2299,7 +2310,7 @@ def test_what_a_live_writer_took_from_another_branch_that_seemed_proven_is_found
             if what == "gap":
                 node.tip = 111
             elif what == "added":
-                bench.coordinator._scraper.keys.append(key)
+                bench.coordinator._source.scraper.keys.append(key)
                 bench.change(added=[key])
                 await go_on(bench, node, sync(5))
             else:
@@ -2326,7 +2337,7 @@ def test_what_a_live_writer_took_from_another_branch_that_seemed_proven_is_found
         bench.die()
         more: dict[str, Any] = {"gap_timeout_s": 1.0, "witness_pause_s": 0.005}
         held = WriterArena.take_over(arena_name)
-        scraper = bench.coordinator._scraper
+        scraper = bench.coordinator._source.scraper
         second = make(scraper, arena=held, node=node, closes_gaps=True, **more)
         second.send(fixed(node.tip + 1, fee=fee_of(node.tip + 1)))
         node.tip += 1
@@ -2458,15 +2469,15 @@ def test_hashes_that_cannot_be_learned_do_not_end_a_live_writer(make: Callable[.
 
     async def scenario() -> None:
         await bench.coordinator.cold_start()
-        witness = bench.coordinator._witness
+        witness = bench.coordinator._watch.witness
 
         async def fail(branch: Any) -> None:
             raise ValueError("unforeseen")
 
-        bench.coordinator._witness = fail  # type: ignore[method-assign]
+        bench.coordinator._watch.witness = fail  # type: ignore[method-assign]
         async with bench.live():
             await bench.until(lambda: tasks.failed["hashes"] >= 3)
-            bench.coordinator._witness = witness  # type: ignore[method-assign]
+            bench.coordinator._watch.witness = witness  # type: ignore[method-assign]
             bench.send(timed(102))
             await bench.until(lambda: bool(bench.coordinator.known()))
 

@@ -6,7 +6,7 @@ A failure is counted and logged, and the work begins again, later each time.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -54,3 +54,14 @@ class SideTasks:
                 )
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._longest_pause_s)
+
+
+async def all_or_error(works: Sequence[Awaitable[None]]) -> None:
+    """Wait for all; the first failure cancels the others and is raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

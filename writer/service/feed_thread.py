@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from arena.errors import FeedError, InvalidMessage
 from arena.native import lib
@@ -15,6 +15,7 @@ from arena.writer.stream.socket import Feed
 from arena.writer.sync.intake import Intake
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -45,14 +46,14 @@ class FeedThread:
         self._work.append(work)
         self._feed.wake()
 
-    async def call(self, work: Callable[[], T]) -> T:
+    async def call(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Run `work` between two blocks; what it returns or raises."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
 
         def run() -> None:
             try:
-                result = work()
+                result = work(*arguments, **named)
             except BaseException as error:
                 loop.call_soon_threadsafe(fail, answer, error)
             else:

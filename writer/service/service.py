@@ -303,7 +303,7 @@ class Service:
                 settings.audit_pools,
                 self._described,
             )
-            coordinator.on_added = audit.recheck
+            coordinator.on_added(audit.recheck)
             works.append(side_tasks.keep("audit", audit.run))
         return works
 

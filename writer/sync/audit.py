@@ -7,7 +7,6 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol
 
 from arena.arena import PoolValues
@@ -16,8 +15,9 @@ from arena.layouts.slots import DYNAMIC_FEE_PIPS
 from arena.writer.scrapers import Scrape
 from arena.writer.scrapers.described import Described
 from arena.writer.scrapers.differences import Difference, differences
-from arena.writer.sync.hashes import HASH_WAIT_S, POLL_S, FeedThreadCall, Hashes, hash_of_block
+from arena.writer.sync.hashes import HASH_WAIT_S, POLL_S, Hashes, hash_of_block
 from arena.writer.sync.intake import Intake
+from arena.writer.sync.port import FeedThreadCall
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Audit:
 
     async def _compare(self, count: int, keys: Sequence[bytes]) -> int | None:
         """How many were compared; None when nothing can be said of the block they were taken at."""
-        sample = await self.call(partial(self.intake.sample, count, keys))
+        sample = await self.call(self.intake.sample, count, keys)
         if sample is None:
             return None
         if not sample[2]:
@@ -108,7 +108,7 @@ class Audit:
                 each.ours,
                 each.theirs,
             )
-        await self.call(partial(self.intake.audited, len(ours), list(found)))
+        await self.call(self.intake.audited, len(ours), list(found))
         if found:
             await self._look_at_all(head)
         return len(ours)

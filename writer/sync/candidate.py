@@ -22,6 +22,10 @@ class Candidate:
     losses: int = 0
 
     @property
+    def key(self) -> bytes:
+        return self.pool.spec.key
+
+    @property
     def block_number(self) -> int:
         return self.pool.values.block_number
 

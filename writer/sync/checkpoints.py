@@ -15,11 +15,11 @@ from arena.writer.sync.hashes import (
     FINAL_HASH_WAIT_S,
     HASH_WAIT_S,
     POLL_S,
-    FeedThreadCall,
     Hashes,
     hash_of_block,
 )
 from arena.writer.sync.intake import Intake
+from arena.writer.sync.port import FeedThreadCall
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Checkpoints:
         self.last_block = head
         await hash_of_block(self.hashes, self.intake, self.call, head, moment, wait_s)
         known = [each for each in self.hashes.known() if each.number <= head]
-        valid = await self.call(partial(self.intake.valid_at, moment, known))
+        valid = await self.call(self.intake.valid_at, moment, known)
         hashes = [(each.number, each.hash) for each in reversed(valid)]
         if not hashes:
             log.info("event=checkpoint_skipped block=%d reason='no hash is known'", head)

@@ -3,11 +3,10 @@
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from functools import partial
 
 from arena.writer.scrapers.described import Described
-from arena.writer.sync.hashes import FeedThreadCall
 from arena.writer.sync.intake import Intake
+from arena.writer.sync.port import FeedThreadCall
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class Descriptions:
                 continue
             pause_s = min(2 * pause_s, self.longest_pause_s)
             wrong = await asyncio.to_thread(self.described.wrong_of, doubtful)
-            await self.call(partial(self.intake.doubt, list(wrong)))
+            await self.call(self.intake.doubt, list(wrong))
             for key in wrong.keys() - self.found:
                 log.error("event=description_differs reason=%r", str(wrong[key]))
             self.found |= wrong.keys()

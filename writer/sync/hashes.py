@@ -1,13 +1,13 @@
 """The hash of a block of the arena, waited for."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from arena.writer.sync.agreement import Witness
 from arena.writer.sync.candidate import Moment
 from arena.writer.sync.intake import Intake
+from arena.writer.sync.port import FeedThreadCall
 
 T = TypeVar("T")
 
@@ -30,12 +30,6 @@ class Hashes(Protocol):
         """Look for hashes now."""
 
 
-class FeedThreadCall(Protocol):
-    """Runs `work` in the feed thread between two blocks."""
-
-    def __call__(self, work: Callable[[], T]) -> Awaitable[T]: ...
-
-
 async def hash_of_block(
     hashes: Hashes, intake: Intake, call: FeedThreadCall, number: int, moment: Moment, wait_s: float
 ) -> bytes | None:
@@ -45,7 +39,7 @@ async def hash_of_block(
     while True:
         found = hashes.hash_of(number)
         if found is not None:
-            return found.hash if await call(partial(intake.valid_at, moment, [found])) else None
+            return found.hash if await call(intake.valid_at, moment, [found]) else None
         if asyncio.get_running_loop().time() >= deadline:
             return None
         hashes.hurry()

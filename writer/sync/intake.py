@@ -808,6 +808,17 @@ class Intake:
 
     # -- beside it
 
+    def head_block(self) -> int:
+        return self.arena.head_block
+
+    def kept_range(self) -> tuple[int | None, int | None]:
+        """The first and the last block kept."""
+        return self.buffer.first_block, self.buffer.last_block
+
+    def idle_turns(self) -> int:
+        """How often all that had come was read."""
+        return self.idle_count
+
     def live_head(self) -> int:
         """The head block; 0 unless live."""
         return self.arena.head_block if self.is_live else 0
@@ -927,11 +938,11 @@ class Intake:
         slot = self.arena.slot_of(key)
         return slot is None or self.arena.status(slot) != lib.PSA_STATUS_LIVE
 
-    def stale_specs(self) -> list[PoolSpec]:
-        """The pools to scrape again, one by one; none while a reorg is half received."""
+    def take_stale(self) -> list[bytes]:
+        """Keys of the pools that are to be read again; none while a reorg is half received."""
         if self._is_amid_reorg:
             return []
-        return [self.arena.spec(slot) for slot in self.processor.take_stale()]
+        return [self.arena.spec(slot).key for slot in self.processor.take_stale()]
 
     def drop_buffer(self) -> None:
         """Begin again with the next whole block, after the buffer overflowed."""

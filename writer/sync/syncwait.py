@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from arena.errors import Scraper
 from arena.writer.node.head import SyncState
 from arena.writer.sync.intake import Intake
+from arena.writer.sync.port import FeedThreadCall
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -16,12 +16,6 @@ T = TypeVar("T")
 
 POLL_S = 1.0
 SAY_EVERY_S = 60.0
-
-
-class FeedThreadCall(Protocol):
-    """Runs `work` in the feed thread between two blocks."""
-
-    def __call__(self, work: Callable[[], T]) -> Awaitable[T]: ...
 
 
 async def wait_until_synced(
@@ -54,7 +48,7 @@ async def wait_until_synced(
         else:
             now, reason = loop.time(), found.reason
             is_patient = now < (now if waits_since is None else waits_since) + patience_s
-            newest, told = found.head.number, await call(lambda: intake.buffer.last_block)
+            newest, told = found.head.number, (await call(intake.kept_range))[1]
             if waits_since is not None and told is not None:
                 newest = min(newest, told)  # a stream that began meanwhile comes after it
             if reason is None and newest < lowest and is_patient:
@@ -70,12 +64,12 @@ async def wait_until_synced(
                 log.warning(
                     "event=node_syncing waited_s=%d reason=%r", int(now - waits_since), reason
                 )
-            await call(partial(intake.arena.set_phase, "connecting", reason))
+            await call(intake.arena.set_phase, "connecting", reason)
         await asyncio.sleep(poll_s)
     if waits_since is not None:
         log.info("event=node_synced block=%d", found.head.number)
-        await call(partial(intake.arena.set_phase, "connecting", "the node has its chain now"))
-        first = await call(lambda: intake.buffer.first_block)
+        await call(intake.arena.set_phase, "connecting", "the node has its chain now")
+        first = (await call(intake.kept_range))[0]
         is_below = first is not None and first <= lowest <= newest
         if is_below or intake.overflow is not None:
             await call(intake.drop_buffer)
