@@ -702,7 +702,7 @@ class Run:
     def _is_undecidable(self, key: str) -> bool:
         """See World.is_undecidable; what the stream is known to bring, the writer itself says."""
         intake = self.writer.intake
-        late = {"0x" + each.hex(): block for each, block in intake.late.items()}
+        late = {"0x" + each.hex(): block for each, block in intake.standing.late_now.items()}
 
         def known(number: int) -> set[str]:
             return {each for each in self.world.listed if late.get(each, -1) < number}

@@ -20,7 +20,8 @@ from arena.writer.sync.applying import CATCH_UP_COMMIT_NS, Processor
 from arena.writer.sync.audit import Audit
 from arena.writer.sync.checkpoints import Checkpoints
 from arena.writer.sync.coordinator import Coordinator
-from arena.writer.sync.intake import NEVER_NS, Intake
+from arena.writer.sync.gap_side import NEVER_NS
+from arena.writer.sync.intake import Intake
 from arena.writer.sync.starts import Preset
 from simulation.clock import SimLoop
 from simulation.sources import SimScraper, SimStateFile, target_of

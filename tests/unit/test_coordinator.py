@@ -614,7 +614,7 @@ def test_a_reorg_told_twice_is_a_loss(
     told = [*start, block(103, mint(V3_KEY, 7), revert=True), *end]
     for message in [told + told] if together else [told, told]:
         bench.send(*message)
-    assert not bench.intake.is_live
+    assert not bench.intake.stage.is_live
     reason = "was reverted and never came" if envelope else "was reverted twice"
     assert f"block 103 {reason}" in bench.reader.phase_reason
     assert (bench.reader.head_block, bench.amount(V3_KEY)) == (102, 10)
@@ -634,7 +634,7 @@ def test_reorgs_without_new_blocks_follow_one_another(
     for part in parts:
         reverts = [block(each, mint(V3_KEY, each), revert=True) for each in part]
         bench.send(*start, *reverts, *end)
-    assert bench.intake.is_live
+    assert bench.intake.stage.is_live
     bench.send(block(102))
     assert (bench.reader.head_block, bench.amount(V3_KEY)) == (102, before)
 
@@ -649,13 +649,13 @@ def test_between_the_reverts_of_one_reorg_nothing_else_is_done(
     bench.send(*([REORG_START] if envelope else []), block(102, revert=True))
     intake = bench.intake
     candidate = Candidate(scraper.read_pools([V2_KEY]).pools[0], intake.buffer.mark())
-    assert intake.replace(intake.epoch, candidate).in_reorg
-    assert intake.grow("tick heap") is None
+    assert intake.members.replace(intake.standing.epoch, candidate).in_reorg
+    assert intake.members.grow("tick heap") is None
     bench.send(block(103, mint(V3_KEY, 5), revert=True))
     bench.send(block(102), *([REORG_COMPLETE] if envelope else []))
-    assert intake.is_live
+    assert intake.stage.is_live
     assert (bench.status(V3_KEY), bench.amount(V3_KEY)) == ("live", 7)
-    assert intake.grow("tick heap")
+    assert intake.members.grow("tick heap")
 
 
 @pytest.mark.parametrize("is_cut", [True, False])
@@ -673,7 +673,7 @@ def test_what_half_a_reorg_leaves_wrong_waits_for_more_than_a_price(
         bench.intake.disconnected("gone")
     else:
         bench.send(block(104, revert=True))
-        assert not bench.intake.is_live
+        assert not bench.intake.stage.is_live
     with bench.reader.snapshot() as view:
         lines = view.lines(bench.reader.slots([V3_KEY]))
     assert lines["unsure"][0] & UNSURE_ALL
@@ -693,9 +693,9 @@ def test_a_revert_of_a_block_that_never_came_is_a_gap(
     bench.send(block(103), *end)
     bench.send(block(104))
     bench.send(*start, block(104, revert=True), block(104), *end)
-    assert bench.intake.is_live
+    assert bench.intake.stage.is_live
     bench.send(*start, block(106, revert=True), *end)
-    assert not bench.intake.is_live
+    assert not bench.intake.stage.is_live
     assert (bench.status(V3_KEY), bench.reader.head_block) == ("stale", 104)
     assert bench.reader.phase_record.gap == (105, 106)
     assert "block 106 was reverted and never came" in bench.reader.phase_reason
@@ -704,7 +704,7 @@ def test_a_revert_of_a_block_that_never_came_is_a_gap(
 def test_a_connection_that_begins_inside_a_reorg_has_no_gap(make: Callable[..., Bench]) -> None:
     """Of the blocks before it nothing is known, in whatever pieces their reverts come."""
     bench = make(ListScraper(V2_KEY))
-    epoch = bench.intake.epoch
+    epoch = bench.intake.standing.epoch
     bench.send(block(102, revert=True))
     bench.send(block(103, revert=True))
     bench.send(block(104, revert=True), block(102))
@@ -1632,7 +1632,7 @@ def test_a_pool_without_values_in_a_taken_over_arena_is_read_above_its_settle_bl
 
     bench.run(live())
     assert bench.amount(key) == 61
-    assert bench.intake.pools()[key].fee_pips == (500 if what == "changed" else 3000)
+    assert bench.intake.members.pools()[key].fee_pips == (500 if what == "changed" else 3000)
     assert set(scraper.reads) == {key}
 
 
@@ -1714,16 +1714,16 @@ def test_a_hash_learned_behind_a_gap_is_no_copys(
     assert branch is not None
     mark = bench.intake.buffer.mark()
     branch.witnesses = [Witness(n, EmptyChain().hash_of(n), mark) for n in (101, 102, 103)]
-    copied = bench.intake.image()
+    copied = bench.intake.members.image()
     assert copied is not None
     moment, head, _image = copied
-    assert (head, len(bench.intake.valid_at(moment, branch.witnesses))) == (103, 3)
+    assert (head, len(bench.intake.standing.valid_at(moment, branch.witnesses))) == (103, 3)
     bench.send(timed(105))
     bench.run(bench.coordinator.resync())
     known = bench.coordinator.hash_of(103)
     assert known is not None
     assert known.hash == EmptyChain(fork=103).hash_of(103)
-    assert bench.intake.valid_at(moment, [known]) == []
+    assert bench.intake.standing.valid_at(moment, [known]) == []
 
 
 def test_a_hash_learned_without_a_pool_is_not_that_of_a_copy_that_has_it(
@@ -1732,8 +1732,8 @@ def test_a_hash_learned_without_a_pool_is_not_that_of_a_copy_that_has_it(
     bench, scraper = live_bench(make, V2_KEY, V3_KEY, node=EmptyChain(), closes_gaps=True)
     bench.send(timed(102, mint(V3_KEY, 5)))
     branch = bench.coordinator._branch
-    before = bench.intake.sample(9, [])
-    copied = bench.intake.image()
+    before = bench.intake.members.sample(9, [])
+    copied = bench.intake.members.image()
 
     async def learn() -> list[Witness]:
         mark = bench.intake.buffer.mark()
@@ -1746,8 +1746,8 @@ def test_a_hash_learned_without_a_pool_is_not_that_of_a_copy_that_has_it(
     known = bench.run(learn())
     assert [each.number for each in known] == [101, 102]
     for moment in (before[0], copied[0]):
-        assert bench.intake.valid_at(moment, known) == []
-    assert bench.intake.valid_at(bench.intake.sample(9, [])[0], known) == known
+        assert bench.intake.standing.valid_at(moment, known) == []
+    assert bench.intake.standing.valid_at(bench.intake.members.sample(9, [])[0], known) == known
     # An added pool is not compared in the block it was read at either.
     scraper.now[OTHER_KEY] = values(OTHER_KEY, 104, 60)
 
@@ -1757,13 +1757,16 @@ def test_a_hash_learned_without_a_pool_is_not_that_of_a_copy_that_has_it(
             await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
             bench.send(timed(103), timed(104))
             await bench.until(lambda: bench.status(OTHER_KEY) == "live")
-        assert (bench.intake.sample(9, [OTHER_KEY])[2].keys(), bench.intake.image()) == (
+        assert (
+            bench.intake.members.sample(9, [OTHER_KEY])[2].keys(),
+            bench.intake.members.image(),
+        ) == (
             {V2_KEY},
             None,
         )
         bench.send(timed(105))
-        assert bench.intake.sample(9, [OTHER_KEY])[2].keys() == {V2_KEY, OTHER_KEY}
-        assert bench.intake.image() is not None
+        assert bench.intake.members.sample(9, [OTHER_KEY])[2].keys() == {V2_KEY, OTHER_KEY}
+        assert bench.intake.members.image() is not None
 
     bench.run(live())
 
@@ -1833,30 +1836,30 @@ def test_a_block_that_came_again_is_compared_with_all_its_pools(make: Callable[.
         async with bench.live():
             bench.change(added=[OTHER_KEY])
             await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
-            assert bench.intake.late == {OTHER_KEY: NOT_YET}
+            assert bench.intake.standing.late_now == {OTHER_KEY: NOT_YET}
             bench.send(timed(102), timed(103), timed(104))
             await bench.until(lambda: bench.status(OTHER_KEY) == "live")
-        assert bench.intake.late == {OTHER_KEY: 104}
+        assert bench.intake.standing.late_now == {OTHER_KEY: 104}
         assert await witnessed() == [101, 102, 103, 104]
         reverts = [block(n, revert=True) for n in (104, 103)]
         bench.send(
             REORG_START, *reverts, timed(103, mint(OTHER_KEY, 5)), timed(104), REORG_COMPLETE
         )
-        assert bench.intake.late == {OTHER_KEY: 102}
+        assert bench.intake.standing.late_now == {OTHER_KEY: 102}
         assert await witnessed() == [101, 102]
         bench.send(REORG_START, *reverts, block(102, revert=True))
-        assert bench.intake.late == {OTHER_KEY: 101}
+        assert bench.intake.standing.late_now == {OTHER_KEY: 101}
         bench.intake.disconnected("the reorg is taken back")
-        assert bench.intake.late == {OTHER_KEY: 102}
+        assert bench.intake.standing.late_now == {OTHER_KEY: 102}
         # After a gap all blocks come with its events.
         bench.intake.connected()
         bench.send(timed(110))
-        assert bench.intake.late == {}
-        bench.intake.give_up_gap("to read everything anew")
+        assert bench.intake.standing.late_now == {}
+        bench.intake.gap.give_up("to read everything anew")
         scraper.now = {key: values(key, 110, 60) for key in (V2_KEY, OTHER_KEY)}
         await bench.coordinator.resync()
-        assert bench.intake.is_live
-        assert bench.intake.late == {}
+        assert bench.intake.stage.is_live
+        assert bench.intake.standing.late_now == {}
 
     bench.run(live())
 
@@ -2235,10 +2238,10 @@ def test_blocks_fetched_from_the_node_prove_nothing_of_it(make: Callable[..., Be
 def test_doubts_outlive_a_reorg_that_is_taken_back(make: Callable[..., Bench]) -> None:
     bench, _ = live_bench(make, V2_KEY)
     bench.send(block(102), REORG_START, block(102, revert=True))
-    assert not bench.intake.suspect([V2_KEY]), "to be told again"
+    assert not bench.intake.members.suspect([V2_KEY]), "to be told again"
     bench.intake.disconnected("the rest never comes")
     assert bench.status(V2_KEY) == "live"
-    assert bench.intake.suspect([V2_KEY])
+    assert bench.intake.members.suspect([V2_KEY])
     assert bench.status(V2_KEY) == "stale"
 
 
@@ -2316,7 +2319,7 @@ def test_what_a_live_writer_took_from_another_branch_that_seemed_proven_is_found
             else:
                 await go_on(bench, node, sync(5))
                 await go_on(bench, node)
-                bench.intake.suspect([key])
+                bench.intake.members.suspect([key])
             while bench.status(key) != "live" or bench.amount(key) != 6:
                 await go_on(bench, node)
             if what != "restart":
@@ -2490,6 +2493,6 @@ def test_a_reorg_that_leaves_out_the_newest_blocks_is_a_loss(make: Callable[...,
     before = bench.amount(V3_KEY)
     bench.send(block(102, mint(V3_KEY, 5)), block(103, mint(V3_KEY, 7)), block(104))
     bench.send(REORG_START, block(102, mint(V3_KEY, 5), revert=True), REORG_COMPLETE)
-    assert not bench.intake.is_live
+    assert not bench.intake.stage.is_live
     assert bench.reader.phase_reason == "blocks 102 to 104 are not all reverted"
     assert (bench.reader.head_block, bench.amount(V3_KEY)) == (104, before + 12)

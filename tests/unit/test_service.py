@@ -114,7 +114,7 @@ def test_a_failure_in_the_feed_thread_is_handed_on(writer: WriterArena) -> None:
 def test_each_class_of_fault_has_its_effect(writer: WriterArena, fault: Any, phase: str) -> None:
     feed = ScriptedFeed(Batch(np.empty(0, EVENT), [fault]))
     thread, intake, ends = started(writer, feed)
-    epoch_after = in_thread(thread, lambda: (feed.batches, intake.epoch))[1]
+    epoch_after = in_thread(thread, lambda: (feed.batches, intake.standing.epoch))[1]
     shown = in_thread(thread, lambda: arena_phase(writer))
     assert thread.stop()
     assert ends == [None]

@@ -113,7 +113,7 @@ class FeedThread:
 
     def _note_latency(self, received_ns: int) -> None:
         """Count the time from the oldest bytes not yet seen to the commit that showed them."""
-        if not self._intake.is_live:
+        if not self._intake.stage.is_live:
             self._unseen_ns = 0
             return
         commits = int(self._intake.arena.counters[lib.PSA_COUNTER_COMMITS])

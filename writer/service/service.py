@@ -335,7 +335,7 @@ class Service:
                 intake,
                 thread.call,
                 self._synced,
-                lowest=await thread.call(intake.lowest_known) if is_warm else 0,
+                lowest=await thread.call(intake.gap.lowest_known) if is_warm else 0,
                 patience_s=self.settings.gap_timeout_s,
             )
         await (coordinator.warm_start() if is_warm else coordinator.cold_start())

@@ -83,7 +83,7 @@ class Audit:
 
     async def _compare(self, count: int, keys: Sequence[bytes]) -> int | None:
         """How many were compared; None when nothing can be said of the block they were taken at."""
-        sample = await self.call(self.intake.sample, count, keys)
+        sample = await self.call(self.intake.members.sample, count, keys)
         if sample is None:
             return None
         if not sample[2]:
@@ -108,7 +108,7 @@ class Audit:
                 each.ours,
                 each.theirs,
             )
-        await self.call(self.intake.audited, len(ours), list(found))
+        await self.call(self.intake.members.audited, len(ours), list(found))
         if found:
             await self._look_at_all(head)
         return len(ours)
@@ -118,7 +118,7 @@ class Audit:
         if self._swept_at is not None and now < self._swept_at + SWEEP_PAUSE_S:
             return
         self._swept_at = now
-        pools = await self.call(self.intake.pools)
+        pools = await self.call(self.intake.members.pools)
         self.due = dict.fromkeys(pools, head) | self.due
         log.warning(
             "event=audit_of_all pools=%d reason='a pool differed from the node'", len(pools)

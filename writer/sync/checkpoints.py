@@ -62,14 +62,14 @@ class Checkpoints:
 
     async def write(self, wait_s: float = FINAL_HASH_WAIT_S) -> None:
         """One now, unless the arena is not live; a file that cannot be written is logged."""
-        copied = await self.call(self.intake.image)
+        copied = await self.call(self.intake.members.image)
         if copied is None:
             return
         moment, head, image = copied
         self.last_block = head
         await hash_of_block(self.hashes, self.intake, self.call, head, moment, wait_s)
         known = [each for each in self.hashes.known() if each.number <= head]
-        valid = await self.call(self.intake.valid_at, moment, known)
+        valid = await self.call(self.intake.standing.valid_at, moment, known)
         hashes = [(each.number, each.hash) for each in reversed(valid)]
         if not hashes:
             log.info("event=checkpoint_skipped block=%d reason='no hash is known'", head)

@@ -71,7 +71,7 @@ class Confirming:
             return Verdict(), (), None
         everyone = tuple(key for keys in hashed.values() for key in keys)
         mark = await self.still_differing(branch)
-        kept, late = await self._call(self.intake.kept, epoch)
+        kept, late = await self._call(self.intake.gap.kept, epoch)
         if not kept:
             return Verdict(again=everyone), (), None
         # From here on the stream brings events of announced pools, too: where there are no others, they
@@ -121,7 +121,7 @@ class Confirming:
 
         def look() -> tuple[int, bool]:
             known = () if branch.differing is None else (branch.differing,)
-            return self.intake.buffer.mark(), len(self.intake.valid(known)) == len(known)
+            return self.intake.buffer.mark(), len(self.intake.standing.valid(known)) == len(known)
 
         mark, differs = await self._call(look)
         if not differs:
@@ -140,7 +140,7 @@ class Confirming:
         return speaks_against or now < self._unsure_since[1] + self._unsure_s
 
     async def _show_unsure(self, epoch: int, why: str) -> None:
-        if not self.intake.is_live:
+        if not self.intake.stage.is_live:
             reason = f"nothing shows yet that the node is on the stream's branch: {why}"
             self.unsure_reason = reason
             await self._call(self.intake.enter, epoch, "replaying", reason)
@@ -156,7 +156,7 @@ class Confirming:
             )
         elif isinstance(error, ChainMoved) and now >= self._unconfirmed_since + self.gap_timeout_s:
             self._unconfirmed_since = None
-            if not self.intake.is_live:
+            if not self.intake.stage.is_live:
                 await self._call(self.intake.drop_buffer)
 
     async def differing_for_long(self, branch: Branch) -> int | None:

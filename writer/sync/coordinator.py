@@ -31,7 +31,7 @@ from arena.writer.sync.agreement import Witness
 from arena.writer.sync.branch import Branch
 from arena.writer.sync.confirming import Confirming
 from arena.writer.sync.gap import GapClosing
-from arena.writer.sync.intake import Intake, StreamBroken
+from arena.writer.sync.intake import Intake
 from arena.writer.sync.joining import Joining
 from arena.writer.sync.membership import Membership
 from arena.writer.sync.places import Places
@@ -42,6 +42,7 @@ from arena.writer.sync.roster import (
 )
 from arena.writer.sync.single import Single
 from arena.writer.sync.source import Source
+from arena.writer.sync.standing import StreamBroken
 from arena.writer.sync.starts import COLD_START, Metrics, Preset
 from arena.writer.sync.watch import WITNESS_PAUSE_S, Watch
 
@@ -137,7 +138,7 @@ class Coordinator:
         """Blocks up to this one may lack events of these pools: they are stale until they are read at
         it or later."""
         self._roster.raise_floors(keys, block_number)
-        await self._call(self.intake.doubt, keys, block_number)
+        await self._call(self.intake.members.doubt, keys, block_number)
 
     def on_added(self, tell: Callable[[Sequence[bytes], int], None]) -> None:
         """`tell` is called with the keys of pools that are live for the first time, and the head block."""
@@ -170,7 +171,7 @@ class Coordinator:
 
     @property
     def is_live(self) -> bool:
-        return self.intake.is_live
+        return self.intake.stage.is_live
 
     async def cold_start(self) -> Metrics:
         """Fill a fresh arena and go live.
@@ -178,7 +179,7 @@ class Coordinator:
         AlreadyLive; Scraper, StateFileError; CoverageError when the source stays behind the stream;
         BufferOverflow; ArenaRegistry when no pool at all could be installed.
         """
-        if self.intake.is_live:
+        if self.intake.stage.is_live:
             raise AlreadyLive("the arena is live; a cold start would replace good values")
         self._progress.metrics = Metrics()
         while True:
@@ -193,15 +194,15 @@ class Coordinator:
 
         AlreadyLive; Scraper when the list of pools cannot be had.
         """
-        if self.intake.is_live:
+        if self.intake.stage.is_live:
             raise AlreadyLive("the arena is live; there is nothing to take over")
         self._progress.metrics = Metrics()
         self._progress.enter("connecting")
         specs = {
             spec.key: spec for spec in await asyncio.to_thread(self._source.scraper.list_pools)
         }
-        witnesses = await self._call(self.intake.adopt)
-        held = await self._call(self.intake.pools)
+        witnesses = await self._call(self.intake.gap.adopt)
+        held = await self._call(self.intake.members.pools)
         other = [key for key in held if key not in specs or not held[key].is_same(specs[key])]
         if self._source.described is not None:
             same = [held[key] for key in held.keys() - set(other)]
@@ -223,13 +224,13 @@ class Coordinator:
         )
         await self.resync()
         self._progress.metrics.pools_total = len(specs)
-        unread = set(await self._call(self.intake.unread))
-        held = await self._call(self.intake.pools)
+        unread = set(await self._call(self.intake.members.unread))
+        held = await self._call(self.intake.members.pools)
         new = {key: spec for key, spec in specs.items() if key not in held or key in unread}
         # What was told meanwhile comes later.
         self._roster.add_later(new)
         self._membership.changed.set()
-        stale = await self._call(self.intake.stale)
+        stale = await self._call(self.intake.members.stale)
         known = [key for key in stale if not self._roster.is_coming(key)]
         self._roster.retry_later(known, time.monotonic())
         return self._progress.metrics
@@ -239,7 +240,7 @@ class Coordinator:
 
         What stands in the way is logged and shown as the arena's phase reason. AlreadyLive.
         """
-        if self.intake.is_live:
+        if self.intake.stage.is_live:
             raise AlreadyLive("the arena is live; nothing to resynchronise")
         if await self._gap.close():
             return self._progress.metrics
@@ -275,14 +276,14 @@ class Coordinator:
     async def _keep_live(self) -> None:
         while True:
             self._progress.moved.clear()
-            if not self.intake.is_live:
+            if not self.intake.stage.is_live:
                 await self.resync()
             if self._is_tight:
                 self._is_tight = False
                 await self._membership.grow(
                     ArenaFull("the tick heap is nearly full", table="tick heap")
                 )
-            stale = await self._call(self.intake.take_stale)
+            stale = await self._call(self.intake.members.take_stale)
             now = time.monotonic()
             self._roster.note_stale((k for k in stale if not self._roster.is_leaving(k)), now)
             try:

@@ -32,14 +32,14 @@ class Descriptions:
         pause_s = self.first_pause_s
         while True:
             await asyncio.sleep(pause_s)
-            held = await self.call(self.intake.pools)
+            held = await self.call(self.intake.members.pools)
             doubtful = self.described.doubtful(held.values())
             if not doubtful:
                 pause_s = self.first_pause_s
                 continue
             pause_s = min(2 * pause_s, self.longest_pause_s)
             wrong = await asyncio.to_thread(self.described.wrong_of, doubtful)
-            await self.call(self.intake.doubt, list(wrong))
+            await self.call(self.intake.members.doubt, list(wrong))
             for key in wrong.keys() - self.found:
                 log.error("event=description_differs reason=%r", str(wrong[key]))
             self.found |= wrong.keys()

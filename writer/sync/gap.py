@@ -17,7 +17,6 @@ from arena.errors import (
 )
 from arena.writer.sync.agreement import Witness
 from arena.writer.sync.confirming import Confirming
-from arena.writer.sync.intake import StreamBroken
 from arena.writer.sync.membership import Membership
 from arena.writer.sync.places import FEES, Places
 from arena.writer.sync.port import Port
@@ -25,6 +24,7 @@ from arena.writer.sync.progress import Progress
 from arena.writer.sync.roster import (
     Roster,
 )
+from arena.writer.sync.standing import StreamBroken
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class GapClosing:
         the gap is given up, which makes every pool stale.
         """
         branch = self._branch
-        if branch is None or not self.intake.has_gap:
+        if branch is None or not self.intake.gap.has_gap:
             return False
         started: float | None = None
         reason = "no block has come"
@@ -70,7 +70,7 @@ class GapClosing:
                 await self._membership.take_away()
                 started = time.monotonic() if started is None else started
                 witnesses = tuple(branch.sure)
-                facts = await self._call(self.intake.gap_facts, epoch, witnesses)
+                facts = await self._call(self.intake.gap.facts, epoch, witnesses)
                 if facts is not None:
                     await self._confirming.still_differing(branch)
                     blocks = await self._progress.unbroken(
@@ -90,7 +90,7 @@ class GapClosing:
                         if each.number > ancestor
                     ]
                     above = set().union(*held) - {FEES}
-                    if await self._call(self.intake.close_gap, epoch, facts, blocks, above):
+                    if await self._call(self.intake.gap.close, epoch, facts, blocks, above):
                         branch.witnesses = [
                             each for each in facts.witnesses if each.number <= ancestor
                         ]
@@ -99,7 +99,7 @@ class GapClosing:
                         if blocks.missing or branch.is_filled(ancestor + 1):
                             is_proven = blocks.agreement.is_proven
                             branch.filled = Witness(*blocks.place, facts.mark, is_proven)
-                        await self._call(self.intake.note_hashes, tuple(branch.sure))
+                        await self._call(self.intake.gap.note_hashes, tuple(branch.sure))
                         self._roster.settle_above(facts.first)
                         self._is_closed(facts.head, ancestor, len(blocks.missing))
                         return True
@@ -120,7 +120,7 @@ class GapClosing:
                 break
             await asyncio.sleep(min(self._progress.poll_s, self._confirming.gap_timeout_s / 10))
         log.warning("event=gap_not_closed reason=%r", reason)
-        await self._call(self.intake.give_up_gap, reason)
+        await self._call(self.intake.gap.give_up, reason)
         branch.forget()
         return False
 

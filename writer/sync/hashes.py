@@ -39,7 +39,7 @@ async def hash_of_block(
     while True:
         found = hashes.hash_of(number)
         if found is not None:
-            return found.hash if await call(intake.valid_at, moment, [found]) else None
+            return found.hash if await call(intake.standing.valid_at, moment, [found]) else None
         if asyncio.get_running_loop().time() >= deadline:
             return None
         hashes.hurry()

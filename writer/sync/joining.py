@@ -105,7 +105,7 @@ class Joining:
             why = self._confirming.unsure_reason
             await self._call(self.intake.enter, epoch, "replaying", why)
             earlier: Sequence[NodeBlock] = ()
-            mark, _ = await self._call(self.intake.known_now, epoch)
+            mark, _ = await self._call(self.intake.standing.known_now, epoch)
             verdict = Verdict()
             agreement: Agreement | None = None
             candidates = [each for key, each in joined.items() if not self._roster.is_leaving(key)]
@@ -196,7 +196,7 @@ class Joining:
             if time.monotonic() >= deadline:
                 self._refuse_coverage(behind, first, len(late))
             text = f"waiting for values of block {first - 1}, {behind.block_number} found"
-            if self.intake.is_outdated(behind):
+            if self.intake.standing.is_outdated(behind):
                 text = f"waiting for newer values: {OUTDATED}"
             self._membership.reports.report(behind.key, CoverageError(text))
             keys = {candidate.key for candidate in late}
@@ -220,7 +220,9 @@ class Joining:
                 self._membership.reports.report(error.key, error)
             accepted: list[Candidate] = []
             for each in candidates:
-                joins = self._reaches(each.pool, first) and not self.intake.is_outdated(each)
+                joins = self._reaches(each.pool, first) and not self.intake.standing.is_outdated(
+                    each
+                )
                 (accepted if joins else late).append(each)
             await self._install(accepted, epoch, joined)
             await self._progress.show()
@@ -267,7 +269,7 @@ class Joining:
     ) -> None:
         """Use again what was read before the stream broke, where a node can tell if it is still
         canonical; _confirm asks it."""
-        mark, losses = await self._call(self.intake.known_now, epoch)
+        mark, losses = await self._call(self.intake.standing.known_now, epoch)
         carried = [
             Candidate(pool, mark, self._source.trails, losses)
             for pool in self._carried.values()
@@ -312,7 +314,7 @@ class Joining:
 
     def _refuse_coverage(self, behind: Candidate, first: int, count: int) -> None:
         key = behind.key
-        if self.intake.is_outdated(behind):
+        if self.intake.standing.is_outdated(behind):
             raise CoverageError(
                 f"pool 0x{key.hex()}, read at block {behind.block_number}: {OUTDATED} ({count} pools, "
                 f"nothing newer after {self._scrape_timeout_s:g} s)",

@@ -54,7 +54,7 @@ class Membership:
         removals, then to be tried again: they cannot wait for the end of a reorg, as growing must."""
         table = error.fields.get("table", "")
         try:
-            while (grown := await self._call(self.intake.grow, table)) is None:
+            while (grown := await self._call(self.intake.members.grow, table)) is None:
                 await asyncio.sleep(self._progress.poll_s / 10)
                 if gives_way and self._roster.has_to_go:
                     return True
@@ -62,7 +62,7 @@ class Membership:
             log.error("event=cannot_grow table=%r reason=%r", table, str(refused))
             return False
         if grown:
-            size, generation = await self._call(self.intake.size_of, table)
+            size, generation = await self._call(self.intake.members.size_of, table)
             log.info("event=arena_grown table=%r size=%d generation=%d", table, size, generation)
         return grown
 
@@ -77,7 +77,7 @@ class Membership:
             self.changed.clear()
             while self._roster.has_leaving or self._roster.has_coming:
                 await self.take_away()
-                if not self.intake.is_live:
+                if not self.intake.stage.is_live:
                     await asyncio.sleep(self._progress.poll_s)
                 elif self._roster.has_leaving:
                     self._roster.leave_again()
@@ -100,7 +100,7 @@ class Membership:
         """How many there were; None inside a reorg."""
         self._roster.forget(keys)
         self._places.forget(keys)
-        count = await self._call(self.intake.remove, keys)
+        count = await self._call(self.intake.members.remove, keys)
         if self._branch is not None and count is not None:
             # Not before: a block that differs in their events alone is another while they are there.
             gone = set(keys)
@@ -113,9 +113,9 @@ class Membership:
         """Show pools as syncing and have them read once the stream brings their events; False when it
         is to be tried again."""
         since = await self._call(self.intake.idle_turns)
-        while self.intake.is_live and not self._roster.has_to_go:
+        while self.intake.stage.is_live and not self._roster.has_to_go:
             try:
-                found = await self._call(self.intake.announce, tuple(specs.values()), since)
+                found = await self._call(self.intake.members.announce, tuple(specs.values()), since)
             except ArenaFull as error:
                 if not await self.grow(error, gives_way=True):
                     for key in specs:

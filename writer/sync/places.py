@@ -68,7 +68,7 @@ class Places:
         they differ for long, a place that is not proven is doubted: they may have been apart by then."""
         filled = branch.filled
         places = {*self._places, *(() if filled is None else (filled,))}
-        if not self.intake.is_live or not places:
+        if not self.intake.stage.is_live or not places:
             self._confirming._differs_since = None
             return
         epoch, _first = await self._call(self.intake.joining_block)
@@ -81,8 +81,8 @@ class Places:
         asked = {(each.number, each.hash) for each in (*places, *(() if tip is None else (tip,)))}
         orphaned = await asyncio.to_thread(branch.gone, asked)
         # After the node was asked: most of what it turns back the stream has turned back by then.
-        valid = set(await self._call(self.intake.valid, tuple(places)))
-        if epoch != self.intake.epoch:
+        valid = set(await self._call(self.intake.standing.valid, tuple(places)))
+        if epoch != self.intake.standing.epoch:
             return  # looked at again
         self._looked = head, now
         gone = {each for each in places if (each.number, each.hash) in orphaned}
@@ -98,7 +98,7 @@ class Places:
             why = "the stream has reverted it, the node has not"
         if filled is not None and filled == branch.filled:
             if filled in reverted:  # the arena holds less of it
-                left = await self._call(self.intake.valid, tuple(branch.witnesses))
+                left = await self._call(self.intake.standing.valid, tuple(branch.witnesses))
                 branch.filled = left[-1] if left else None
             elif filled in suspect:
                 await self._fill_again(branch, filled, epoch, why)
@@ -128,7 +128,7 @@ class Places:
             )
             branch.witnesses = [each for each in branch.witnesses if each.number < lowest]
             branch.agreement = Agreement()
-            while not await self._call(self.intake.suspect, tuple(wrong)):
+            while not await self._call(self.intake.members.suspect, tuple(wrong)):
                 await asyncio.sleep(self._progress.poll_s / 10)
 
     async def _fill_again(self, branch: Branch, filled: Witness, epoch: int, why: str) -> None:

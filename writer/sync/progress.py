@@ -5,8 +5,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from arena.writer.sync.intake import StreamBroken
 from arena.writer.sync.port import Port
+from arena.writer.sync.standing import StreamBroken
 from arena.writer.sync.starts import Metrics
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ class Progress:
         while True:
             self.moved.clear()
             epoch, first = await self._call(self.intake.joining_block)
-            if self.intake.overflow is not None:
-                raise self.intake.overflow
+            if self.intake.standing.overflow is not None:
+                raise self.intake.standing.overflow
             if first is not None:
                 self.broken.clear()
                 return epoch, first
@@ -63,8 +63,8 @@ class Progress:
             await asyncio.wait({task, broken}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
-            if self.intake.overflow is not None:
-                raise self.intake.overflow
+            if self.intake.standing.overflow is not None:
+                raise self.intake.standing.overflow
             raise StreamBroken("the stream was interrupted while pools were read")
         finally:
             broken.cancel()

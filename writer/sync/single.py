@@ -58,11 +58,11 @@ class Single:
     async def read_again(self, keys: Sequence[bytes]) -> dict[bytes, bool | ArenaError]:
         """Read pools again together; whether each is live now, or what keeps it out. NotLive,
         StreamBroken, BufferOverflow, Scraper."""
-        if not self.intake.is_live:
+        if not self.intake.stage.is_live:
             raise NotLive(f"{len(keys)} pools can only be read again while the arena is live")
         outcome: dict[bytes, bool | ArenaError] = {}
         for key in keys:
-            outcome[key] = not await self._call(self.intake.is_stale, key)
+            outcome[key] = not await self._call(self.intake.members.is_stale, key)
         wanted = [key for key in keys if not outcome[key]]
         if not wanted:
             return outcome
@@ -71,7 +71,7 @@ class Single:
         for error in invalid:
             outcome[error.key] = error
         for each in candidates:
-            if self.intake.is_outdated(each):
+            if self.intake.standing.is_outdated(each):
                 outcome[each.key] = CoverageError(OUTDATED)
         candidates = [
             each
@@ -105,7 +105,7 @@ class Single:
             if is_too_old or not self._roster.is_waiting(key):
                 return False
             try:
-                verdict = await self._call(self.intake.replace, epoch, candidate)
+                verdict = await self._call(self.intake.members.replace, epoch, candidate)
             except ArenaFull as error:
                 if await self._membership.grow(error):
                     continue

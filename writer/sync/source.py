@@ -85,7 +85,7 @@ class Source:
     async def read(
         self, keys: list[bytes], epoch: int
     ) -> tuple[list[Candidate], Sequence[PoolInvalid]]:
-        mark, losses = await self._call(self.intake.known_now, epoch)
+        mark, losses = await self._call(self.intake.standing.known_now, epoch)
         if self.trails and self._moved_after < losses:
             found = await asyncio.to_thread(self.scraper.get_current_block_number)
             if self.trails:  # it was not the node in the database's place that answered
@@ -96,7 +96,7 @@ class Source:
             scrape = await asyncio.to_thread(self.described.checked, scrape)
         if scrape.as_of_ns is not None:
             as_of_ns = scrape.as_of_ns
-            known, before = await self._call(self.intake.known_at, epoch, as_of_ns)
+            known, before = await self._call(self.intake.standing.known_at, epoch, as_of_ns)
             mark, losses = min(mark, known), min(losses, before)
         trails = self.trails
         return [

@@ -71,7 +71,7 @@ async def wait_until_synced(
         await call(intake.arena.set_phase, "connecting", "the node has its chain now")
         first = (await call(intake.kept_range))[0]
         is_below = first is not None and first <= lowest <= newest
-        if is_below or intake.overflow is not None:
+        if is_below or intake.standing.overflow is not None:
             await call(intake.drop_buffer)
     elif found.is_old:
         log.info(  # of a chain of one's own this is all right

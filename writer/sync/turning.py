@@ -1,6 +1,6 @@
-"""A reorg half received: reverts that a new block may or may not follow."""
+"""Whether blocks follow one another, and reverts lead back from what came."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -81,3 +81,49 @@ def as_revert(block: Records) -> Records:
     reverted["flags"] |= lib.PSA_EVENT_IS_REVERT
     reverted["stream_seq"] = 0
     return reverted
+
+
+def first_break(
+    records: Records,
+    tip: int | None,
+    turning: Turning | None,
+    is_another: Callable[[Records], bool] | None,
+) -> tuple[Break | None, Turning | None]:
+    """Where a block comes that does not follow `tip`, the newest of before, or is not to be turned back;
+    and the reverts at hand there, or behind them all. `turning` are those at hand before; `is_another`
+    tells a reverted block, from its records on, that is not the one of its number that came."""
+    kinds = records["kind"]
+    marks = np.flatnonzero(
+        (kinds == lib.PSA_EVENT_BEGIN_BLOCK) | (kinds == lib.PSA_EVENT_REORG_COMPLETE)
+    )
+    numbers = records["block_number"][marks].tolist()
+    reverts = (records["flags"][marks] & lib.PSA_EVENT_IS_REVERT).tolist()
+    ends = (kinds[marks] == lib.PSA_EVENT_REORG_COMPLETE).tolist()
+    for index, number, is_revert, is_end in zip(
+        marks.tolist(), numbers, reverts, ends, strict=True
+    ):
+        if is_revert and not is_end:
+            after = Turning.of(tip, number) if turning is None else turning.then(number)
+            if isinstance(after, str):
+                top = tip if turning is None else turning.top
+                missing = (top + 1, number) if top is not None and number > top else (0, 0)
+                return Break(index, after, *missing), turning
+            if is_another is not None and is_another(records[index:]):
+                reason = f"block {number} was reverted as another than the one that came"
+                return Break(index, reason), turning
+            tip, turning = after.lowest - 1, after
+            continue
+        if turning is not None and turning.is_short:
+            reason = f"blocks {turning.highest} to {turning.top} are not all reverted"
+            return Break(index, reason), turning
+        turning = None
+        if is_end:
+            continue
+        if tip is not None and number < tip + 1:
+            reason = f"block {number} came again without having been reverted"
+            return Break(index, reason), turning
+        if tip is not None and number > tip + 1:
+            reason = f"block {number} came after block {tip}"
+            return Break(index, reason, tip + 1, number - 1), turning
+        tip = number
+    return None, turning

@@ -88,12 +88,12 @@ class Watch:
                 await self._call(self.intake.stalled, reason)
 
     async def witness(self, branch: Branch) -> None:
-        if not self.intake.is_live:
+        if not self.intake.stage.is_live:
             return
         known = tuple(branch.witnesses)
-        valid = await self._call(self.intake.valid, known)
+        valid = await self._call(self.intake.standing.valid, known)
         newest = valid[-1].number if valid else 0
-        found = await self._call(self.intake.unwitnessed, newest)
+        found = await self._call(self.intake.gap.unwitnessed, newest)
         if found is None or not found[1]:
             return
         mark, kept, late = found
@@ -102,18 +102,18 @@ class Watch:
         await asyncio.to_thread(looked.witness, kept, mark, late)
         branch.has_disagreed |= looked.has_disagreed
         branch.differing = looked.differing
-        if self.intake.is_live and tuple(branch.witnesses) == known:
+        if self.intake.stage.is_live and tuple(branch.witnesses) == known:
             were_sure = {each.number for each in valid if each.is_sure}
             branch.witnesses, branch.agreement = looked.witnesses, looked.agreement
             new = tuple(each for each in looked.sure if each.number not in were_sure)
-            await self._call(self.intake.note_hashes, new)
+            await self._call(self.intake.gap.note_hashes, new)
             if branch.witnesses:
                 log.debug("event=hashes_known newest=%d", branch.witnesses[-1].number)
 
     async def _follow_fees(self, branch: Branch) -> None:
         """Learn protocol fees of V4 from the node where the stream does not bring them, up to the
         newest block whose hash is known."""
-        after = await self._call(self.intake.fees_known)
+        after = await self._call(self.intake.fees.known)
         newest = branch.sure[-1] if branch.sure else None
         if after is None or newest is None or newest.number <= after:
             return
@@ -124,14 +124,14 @@ class Watch:
                 fee_changes, branch.node, after, tip, pools, branch.reader
             )
         except LogsRefused as error:
-            await self._call(self.intake.fees_lost, after, newest, str(error))
+            await self._call(self.intake.fees.lost, after, newest, str(error))
             return
         before = [
             (each.number, each.hash) for each, keys in self._places._places.items() if FEES in keys
         ]
         if before and await asyncio.to_thread(branch.orphaned, before):
             return  # the next look finds it
-        await self._call(self.intake.note_fees, after, newest, changes)
+        await self._call(self.intake.fees.note, after, newest, changes)
         self._places.forget((FEES,))
         if pools:
             self._places._places.setdefault(newest, set()).add(FEES)
@@ -140,9 +140,9 @@ class Watch:
         """Once, where nothing tells of a changed protocol fee."""
         if self._branch is not None or self._has_said_fees:
             return
-        pools = await self._call(self.intake.pools)
+        pools = await self._call(self.intake.members.pools)
         v4 = sum(spec.protocol == UNISWAP_V4 for spec in pools.values())
-        if v4 and await self._call(self.intake.fees_known) is not None:
+        if v4 and await self._call(self.intake.fees.known) is not None:
             self._has_said_fees = True
             log.info(
                 "event=protocol_fees_as_read pools=%d reason=%r",
