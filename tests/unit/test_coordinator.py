@@ -48,6 +48,7 @@ from arena.writer.sync.branch import Branch
 from arena.writer.sync.candidate import Candidate
 from arena.writer.sync.coordinator import Coordinator
 from arena.writer.sync.intake import Intake
+from arena.writer.sync.members import Members
 from arena.writer.sync.starts import Preset
 from arena.writer.sync.turning import NOT_YET
 
@@ -456,10 +457,10 @@ def test_a_full_arena_grows_and_attached_readers_follow(make: Callable[..., Benc
 def test_an_arena_that_cannot_grow_leaves_pools_out_and_the_others_go_live(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def grow(intake: Intake, table: str) -> bool:
+    def grow(members: Members, table: str) -> bool:
         raise ArenaFull("no pages", table=table)
 
-    monkeypatch.setattr(Intake, "grow", grow)
+    monkeypatch.setattr(Members, "grow", grow)
     scraper = ListScraper(V2_KEY, V3_KEY, OTHER_KEY)
     scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
     bench = make(scraper, max_pools=2)

@@ -34,8 +34,10 @@ class Played:
         self.node = VALUES
         self.all = {KEY: SPEC}
 
-    async def call(self, work: Callable[[], Any]) -> Any:
-        return work()
+        self.members = self.standing = self
+
+    async def call(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return work(*arguments)
 
     def live_head(self) -> int:
         return 20
