@@ -22,8 +22,7 @@ each pool the filter names has one shows that they are whole, else two answers t
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,21 +32,16 @@ from arena.errors import (
     LogInvalid,
     LogsRefused,
     NodeBehind,
-    RpcError,
     RpcRefused,
     Scraper,
 )
-from arena.layouts.slots import UNISWAP_V4
-from arena.writer.node.meanings import Meaning, demands_address, meaning
+from arena.writer.node.meanings import demands_address
 from arena.writer.stream.evidence import (
     Evidence,
     LogSource,
     WholeBlock,
     addresses_of,
-    bloom_bits,
-    bloom_of,
     digest_of,
-    event_of,
     has_no_logs,
     named_pools,
     ordered,
@@ -57,6 +51,9 @@ from arena.writer.stream.evidence import (
 if TYPE_CHECKING:
     from arena.writer.node.client import Header, Log, Receipts
 
+from arena.writer.stream.known_events import KnownEvents
+from arena.writer.stream.receipts import ReceiptSource
+
 log = logging.getLogger(__name__)
 
 
@@ -64,8 +61,6 @@ SETTLE_S = 0.5  # an index still being built answers with less; seen late by 0.1
 PASS_S = 2.0  # as long as a node may contradict itself before its block is passed
 MAX_DOUBTS = 4096  # blocks whose first doubtful answer is remembered: those of a fetch
 HOLES_LEARNED = 3  # blocks after which holes count as the chain's way
-RECEIPT_FAILURES = 3  # in a row, after which a node counts as one without receipts for a while
-RECEIPTS_PAUSE_S = 60.0  # that while
 _REFUSALS = (RpcRefused, LogInvalid, LogsRefused, ChainMoved)
 _DOUBTS = (*_REFUSALS, NodeBehind)
 
@@ -87,22 +82,13 @@ class BlockLogs:
         clock: Callable[[], float] | None = None,
     ):
         self._node = node
-        self._topics = topics
-        self._known = frozenset(topic for each in topics.values() for topic in each)
+        self._events = KnownEvents(topics)
         self._settle_s = settle_s
         self._pass_s = pass_s
         self._clock = clock or time.monotonic
+        self._receipts = ReceiptSource(node, self._events, pass_s=pass_s, clock=self._clock)
         self._told: dict[bytes, Sequence[Log]] = {}
-        self._told_receipts: dict[bytes, Receipts | Scraper | None] = {}
         self._doubts: dict[bytes, tuple[float, int]] = {}  # since when, and a digest of the logs
-        self._ask_receipts: (
-            Callable[[Sequence[bytes]], Sequence[Receipts | Scraper | None]] | None
-        ) = getattr(node, "receipts", None)
-        self._receipt_failures = 0
-        self._receipts_from = 0.0  # not asked before
-        self._short_since: dict[bytes, float] = {}  # blocks whose receipts were not all there
-        self._have_shown = False  # receipts, once
-        self._stayed_short = 0
         self._refuses_all: RpcRefused | None = None  # all contracts' logs at once
         self._numbers_are_whole = False  # as a rule of this chain
         self._holes_seen = 0
@@ -118,12 +104,12 @@ class BlockLogs:
         """What the node just gave as all logs by that hash, and as receipts, so that it is not asked
         again."""
         self._told = {} if logs is None else {block_hash: logs}
-        self._told_receipts = {} if receipts is None else {block_hash: receipts}
+        self._receipts.told = {} if receipts is None else {block_hash: receipts}
 
     @property
     def has_receipts(self) -> bool:
         """The node is asked for them: it has not refused yet."""
-        return self._ask_receipts is not None and self._clock() >= self._receipts_from
+        return self._receipts.are_asked
 
     def read(
         self, headers: "Sequence[Header]", pools: Mapping[bytes, PoolSpec]
@@ -135,7 +121,7 @@ class BlockLogs:
         asked = [each for each in headers if not has_no_logs(each) and each.hash not in self._told]
         answers = dict(zip((each.hash for each in asked), self._by_hash(asked), strict=True))
         told, self._told = self._told, {}
-        receipts = self._receipts([each for each in headers if not has_no_logs(each)])
+        receipts = self._receipts.of_blocks([each for each in headers if not has_no_logs(each)])
         found: list[WholeBlock] = []
         failure: Scraper | None = None
         for header in headers:  # those behind a doubtful one, too: their doubts last as long
@@ -150,8 +136,6 @@ class BlockLogs:
         if failure is not None and not found:
             raise failure
         return found
-
-    # -- the ways
 
     def _by_hash(self, headers: "Sequence[Header]") -> "Sequence[Sequence[Log] | Scraper]":
         if not headers:
@@ -186,79 +170,6 @@ class BlockLogs:
             )
         return found
 
-    def _receipts(self, headers: "Sequence[Header]") -> "dict[bytes, Receipts | Scraper | None]":
-        """Their receipts by hash, in one batch; nothing where the node has none."""
-        told, self._told_receipts = self._told_receipts, {}
-        if not headers or not self.has_receipts:
-            return {}
-        assert self._ask_receipts is not None
-        hashes = [each.hash for each in headers if each.hash not in told]
-        found: Sequence[Receipts | Scraper | None] = []
-        try:
-            if hashes:
-                found = self._ask_receipts(hashes)
-        except RpcError as error:
-            found = [error] * len(hashes)
-        answers = told | dict(zip(hashes, found, strict=True))
-        failures = [each for each in answers.values() if isinstance(each, RpcError)]
-        if any(
-            isinstance(each, RpcRefused) and meaning(each) is Meaning.other_way for each in failures
-        ):
-            self._ask_receipts = None
-            return {}
-        if len(failures) < len(answers):
-            self._receipt_failures = 0
-            return answers
-        self._receipt_failures += 1
-        if self._receipt_failures < RECEIPT_FAILURES:
-            raise failures[0]
-        self._receipt_failures = 0
-        self._receipts_from = self._clock() + RECEIPTS_PAUSE_S
-        log.warning("event=receipts_fail pause_s=%d reason=%r", RECEIPTS_PAUSE_S, str(failures[0]))
-        return {}
-
-    def _of_receipts(
-        self, header: "Header", answer: "Receipts | Scraper | None"
-    ) -> "tuple[Log, ...] | None":
-        """The logs of all receipts; None where they are not those of all transactions.
-
-        NodeBehind where this node's usually are, as long as its index may lag behind.
-        """
-        logs = self._checked(header, answer)
-        if logs is not None:
-            self._have_shown = True
-            self._short_since.pop(header.hash, None)
-        elif self._have_shown and self.has_receipts and self._stayed_short < HOLES_LEARNED:
-            now = self._clock()
-            while len(self._short_since) >= MAX_DOUBTS:
-                del self._short_since[next(iter(self._short_since))]
-            if now - self._short_since.setdefault(header.hash, now) < self._pass_s:
-                raise NodeBehind(
-                    f"the node does not give all receipts of block {header.number} yet",
-                    block=header.number,
-                )
-            self._stayed_short += 1
-        return logs
-
-    def _checked(
-        self, header: "Header", answer: "Receipts | Scraper | None"
-    ) -> "tuple[Log, ...] | None":
-        if answer is None or isinstance(answer, Scraper):
-            return None
-        count = header.transaction_count
-        if answer.count < max(1, count or 0):
-            return None
-        # What is paid back counts in a block's gas on some chains, so a full count is enough.
-        differs = answer.gas_used and header.gas_used and answer.gas_used != header.gas_used
-        if differs and answer.count != count:
-            return None
-        try:
-            logs = ordered(header, answer.logs, self._known)
-        except LogInvalid:
-            return None
-        events = [each for each in logs if self._is_known(each)]
-        return logs if len(set(events)) == len(events) else None
-
     def _of_listed(
         self, header: "Header", pools: Mapping[bytes, PoolSpec]
     ) -> "tuple[tuple[Log, ...], Evidence]":
@@ -266,15 +177,15 @@ class BlockLogs:
         addresses = addresses_of(pools.values())
         found: Sequence[Log] = ()
         if addresses:
-            found = self._node.block_logs([header.hash], sorted(self._known), addresses)[0]
-        logs = ordered(header, found, self._known)
+            found = self._node.block_logs([header.hash], sorted(self._events.topics), addresses)[0]
+        logs = ordered(header, found, self._events.topics)
         seen = {each.address for each in logs}
         seen |= {each.topics[1] for each in logs if len(each.topics) > 1}
-        absent = [key for key in named_pools(header, pools, self._topics) if key not in seen]
+        absent = [
+            key for key in named_pools(header, pools, self._events.by_protocol) if key not in seen
+        ]
         said = Evidence(holes=False, missing=False, no_filter=bool(absent))
-        return logs, self._against(header, logs, pools, said)
-
-    # -- what they show together
+        return logs, self._events.against(header, logs, pools, said)
 
     def _search(
         self,
@@ -288,7 +199,7 @@ class BlockLogs:
         first = self._weighed(header, answer, pools)
         if isinstance(first, tuple):
             self._numbers_are_whole |= len(first[0]) > 1 and not first[1].holes
-        receipts = self._of_receipts(header, given)
+        receipts = self._receipts.logs_of(header, given)
         if receipts is not None:
             found = self._by_receipts(header, first, receipts, pools)
             if found is not None:
@@ -322,108 +233,33 @@ class BlockLogs:
     ) -> WholeBlock | None:
         """The block by the receipts of all its transactions; None where they are not all it has."""
         of_receipts = weigh(header, receipts)
-        are_tied = bool(self._tied(receipts))
-        if not isinstance(first, tuple) or (self._tied(first[0]) and not are_tied):
+        are_tied = bool(self._events.tied(receipts))
+        if not isinstance(first, tuple) or (self._events.tied(first[0]) and not are_tied):
             if of_receipts.missing:
                 return None
             first = receipts, of_receipts
         logs, evidence = first
-        if more := self._beyond(logs, receipts):
+        if more := self._events.beyond(logs, receipts):
             if of_receipts.missing:
                 return None
             if evidence.is_whole and of_receipts.holes:  # they are what the receipts lack
                 return self._done(header, logs)
             doubt = logs, replace(evidence, no_receipt=bool(more))
             return self._agreed(header, doubt, doubt, pools)
-        tells_more = are_tied and self._events(logs) == self._events(receipts)
-        if tells_more or self._adds_nothing(logs, receipts):
+        tells_more = are_tied and self._events._counted(logs) == self._events._counted(receipts)
+        if tells_more or self._events.adds_nothing(logs, receipts):
             found, of_found = logs, weigh(header, logs)
         elif of_receipts.missing:
             return None
         else:
             found, of_found = receipts, of_receipts
         # What the receipts lack may be logs of the chain's own.
-        is_missing = of_found.missing and self._lacks_a_pool(header, found, pools)
-        of_found = self._against(header, found, pools, replace(of_found, missing=is_missing))
+        is_missing = of_found.missing and self._events.lacks_a_pool(header, found, pools)
+        of_found = self._events.against(header, found, pools, replace(of_found, missing=is_missing))
         if not (is_missing or of_found.beyond):
             return self._done(header, found)
         doubt = found, of_found
         return self._agreed(header, doubt, doubt, pools)
-
-    def _lacks_a_pool(
-        self, header: "Header", logs: "Sequence[Log]", pools: Mapping[bytes, PoolSpec]
-    ) -> bool:
-        """The filter names a pool by bits, its own or an event's, that no log here explains."""
-        bloom = int.from_bytes(header.logs_bloom, "big")
-        unexplained = bloom & ~bloom_of(logs)
-
-        def is_unexplained(content: bytes) -> bool:
-            bits = bloom_bits(content)
-            return bits & bloom == bits and bool(bits & unexplained)
-
-        return any(
-            any(map(is_unexplained, (key, *self._topics[pools[key].protocol])))
-            for key in named_pools(header, pools, self._topics)
-        )
-
-    def _beyond(self, logs: "Sequence[Log]", receipts: "Sequence[Log]") -> "list[Log]":
-        """Events that no receipt has, under whatever number."""
-        here = {event_of(each) for each in receipts}
-        return [each for each in logs if self._is_known(each) and event_of(each) not in here]
-
-    def _adds_nothing(self, logs: "Sequence[Log]", receipts: "Sequence[Log]") -> bool:
-        """They are those of the receipts, and logs of the chain's own, which have none: not an event
-        told twice under another number."""
-        more = set(logs) - set(receipts)
-        has_all = len(more) == len(logs) - len(receipts)
-        return has_all and not any(self._is_known(each) for each in more)
-
-    def _is_known(self, each: "Log") -> bool:
-        return bool(each.topics) and each.topics[0] in self._known
-
-    def _events(self, logs: "Sequence[Log]") -> "Counter[tuple[object, ...]]":
-        return Counter(event_of(each) for each in logs if self._is_known(each))
-
-    def _repeats(self, logs: "Sequence[Log]") -> bool:
-        """An event comes twice in one transaction with the same amounts. Burns of nothing, which only
-        collect fees, do so on any chain, and change nothing."""
-        events = self._events([each for each in logs if any(each.data)])
-        return any(count > 1 for count in events.values())
-
-    def _tied(self, logs: "Iterable[Log]") -> frozenset[bytes]:
-        """Keys of pools, listed or not, that have two events with one number: nothing says which came
-        first."""
-        v4 = self._topics.get(UNISWAP_V4, ())
-        places = Counter(
-            (each.tx_index, each.log_index, each.topics[1] if is_v4 else each.address)
-            for each in logs
-            if self._is_known(each)
-            for is_v4 in (each.topics[0] in v4 and len(each.topics) > 1,)
-        )
-        return frozenset(key for (_, _, key), count in places.items() if count > 1)
-
-    def _against(
-        self,
-        header: "Header",
-        logs: "Sequence[Log]",
-        pools: Mapping[bytes, PoolSpec],
-        evidence: Evidence,
-    ) -> Evidence:
-        """With what speaks against the pools' events themselves."""
-        bloom = int.from_bytes(header.logs_bloom, "big")
-        events = [each for each in logs if bloom and self._is_of(each, pools)]
-        are_tied = not pools.keys().isdisjoint(self._tied(logs))
-        return replace(
-            evidence,
-            beyond=bool(bloom_of(events) & ~bloom),
-            repeats=are_tied or self._repeats(logs),
-        )
-
-    def _is_of(self, each: "Log", pools: Mapping[bytes, PoolSpec]) -> bool:
-        """It is an event of a listed pool."""
-        return self._is_known(each) and not pools.keys().isdisjoint(
-            (each.address, *each.topics[1:2])
-        )
 
     def _weighed(
         self,
@@ -434,10 +270,10 @@ class BlockLogs:
         if isinstance(answer, Scraper):
             return answer
         try:
-            logs = ordered(header, answer, self._known)
+            logs = ordered(header, answer, self._events.topics)
         except LogInvalid as error:
             return error
-        return logs, self._against(header, logs, pools, weigh(header, logs))
+        return logs, self._events.against(header, logs, pools, weigh(header, logs))
 
     def _agreed(
         self,
@@ -484,7 +320,7 @@ class BlockLogs:
         if agrees and not is_usual and before is not None and lasted_s >= pass_s:
             self._is_contradicted |= is_by_filter
             self._holes_seen += evidence.holes and not evidence.is_contradicted
-            named = set(named_pools(header, pools, self._topics))
+            named = set(named_pools(header, pools, self._events.by_protocol))
             if evidence.is_against_events:
                 told = {content for log in logs for content in (log.address, *log.topics[1:2])}
                 named |= told & pools.keys()
@@ -519,8 +355,8 @@ class BlockLogs:
         first_logs: dict[int, int] = {}
         for each in logs:
             first_logs.setdefault(each.tx_index, each.log_index)
-        kept = tuple(each for each in logs if self._is_known(each))
-        return WholeBlock(header, kept, first_logs, doubtful | self._tied(kept), is_silent)
+        kept = tuple(each for each in logs if self._events.is_known(each))
+        return WholeBlock(header, kept, first_logs, doubtful | self._events.tied(kept), is_silent)
 
     def _say(self, event: str, header: "Header", reason: str) -> None:
         if event not in self._said:

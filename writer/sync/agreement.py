@@ -1,6 +1,6 @@
 """How far a node's branch and the stream's are known to be one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from arena.native import lib
@@ -11,6 +11,8 @@ from arena.writer.stream.history import Records
 # Blocks in a row that agree in time and fee alone, before node and stream are taken to be on one branch
 # as long as nothing speaks against it: no chain without fees that tell has had reorgs as deep.
 UNSURE_BLOCKS = 16
+WITNESS_BLOCKS = 64  # looked at in one go
+COMPARED_BLOCKS = 24  # of the stream behind a gap; more than UNSURE_BLOCKS
 PROOF = 2  # blocks whose events agree; a fee that tells counts as much as both
 
 
@@ -121,3 +123,13 @@ def tells(kept: Records, parent: Header, header: Header) -> bool:
     if not kept[0]["flags"] & lib.PSA_EVENT_HAS_BASE_FEE:
         return False
     return header.base_fee not in (parent.base_fee, parent.base_fee - parent.base_fee // 8)
+
+
+def newest_run(witnesses: Sequence[Witness]) -> list[tuple[int, bytes]]:
+    """Number and hash of the newest and those it follows without a hole, descending."""
+    run: list[tuple[int, bytes]] = []
+    for each in reversed(witnesses):
+        if run and each.number + 1 != run[-1][0]:
+            break
+        run.append((each.number, each.hash))
+    return run

@@ -21,7 +21,6 @@ from dataclasses import replace
 
 from arena.arena import PoolSpec
 from arena.errors import ChainMoved, GapNotClosed, LogsRefused, NodeBehind
-from arena.native import lib
 from arena.writer.node.client import Header, NodeClient
 from arena.writer.stream.blocks import block_reader, claimed_blocks, fetch_blocks, speaks_of
 from arena.writer.stream.compare import NodeBlock, differing_pools, same_block, touched_pools
@@ -30,20 +29,20 @@ from arena.writer.stream.history import Records
 from arena.writer.sync.agreement import (
     PROOF,
     UNSURE_BLOCKS,
+    WITNESS_BLOCKS,
     Agreement,
     Confirmation,
     GapBlocks,
     GapFacts,
     Witness,
+    newest_run,
 )
+from arena.writer.sync.trail import TRAIL_BLOCKS, Trail, number_of, orphaned, same_identity
 
 log = logging.getLogger(__name__)
 
 
 MAX_WITNESSES = 1024  # as many blocks as the undo ring holds
-WITNESS_BLOCKS = 64  # looked at in one go
-COMPARED_BLOCKS = 24  # of the stream behind a gap; more than UNSURE_BLOCKS
-TRAIL_BLOCKS = 256  # of the stream compared before pools join
 
 
 class Branch:
@@ -65,8 +64,7 @@ class Branch:
         # The newest block that the arena has from this node alone, sure when it was proven to be the
         # stream's. What the node says of blocks up to it proves nothing: they are its own.
         self.filled: Witness | None = None
-        self._trail: list[NodeBlock] = []  # read last to be compared
-        self._trail_pools: Mapping[bytes, PoolSpec] = {}
+        self._trail = Trail(node)
 
     def copy(self, witnesses: Sequence[Witness]) -> "Branch":
         """The same view with these witnesses, for another thread to go on with."""
@@ -81,7 +79,7 @@ class Branch:
     def pools_of(self, kept: Records, late: Mapping[bytes, int]) -> Mapping[bytes, PoolSpec]:
         """The pools all of whose events the stream brought in that block: those it must bring, and of
         the others those it did, for a block has all events of a pool or none."""
-        number = _number(kept)
+        number = number_of(kept)
         brought = touched_pools(kept, self.pools) if late else ()
         return {
             key: spec
@@ -135,22 +133,12 @@ class Branch:
         del self.witnesses[:-MAX_WITNESSES]
 
     def orphaned(self, places: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        """Those of blocks (number, hash) which the node no longer has."""
-        headers = self.node.headers([number for number, _ in places])
-        return [
-            place
-            for place, header in zip(places, headers, strict=True)
-            if header is not None and header.hash != place[1]
-        ]
+        return orphaned(self.node, places)
 
     def gone(self, places: Collection[tuple[int, bytes]]) -> set[tuple[int, bytes]]:
         """The same. Those which the newest witness follows by parent hashes are there while it is, so
         mostly it is asked for alone."""
-        run: list[tuple[int, bytes]] = []
-        for each in reversed(tuple(self.witnesses)):
-            if run and each.number + 1 != run[-1][0]:
-                break
-            run.append((each.number, each.hash))
+        run = newest_run(tuple(self.witnesses))
         found = self.orphaned(sorted({*places, *run[:1]} - set(run[1:])))
         if run and run[0] in found:
             found = self.orphaned(sorted(places))
@@ -196,18 +184,18 @@ class Branch:
         Stops at the first that is another block than the node's. Scraper errors of the node.
         """
         newest = self.witnesses[-1] if self.witnesses else None
-        wanted = [each for each in kept if newest is None or _number(each) > newest.number]
+        wanted = [each for each in kept if newest is None or number_of(each) > newest.number]
         if not wanted:
             return 0
-        follows = newest is not None and _number(wanted[0]) == newest.number + 1
+        follows = newest is not None and number_of(wanted[0]) == newest.number + 1
         parent = newest.hash if newest is not None and follows else None
         head = self.node.head_number()
-        wanted = [each for each in wanted if _number(each) <= head]
+        wanted = [each for each in wanted if number_of(each) <= head]
         if not wanted:
             return 0
         try:
             found = claimed_blocks(
-                self.node, _number(wanted[0]), _number(wanted[-1]), self.pools, parent=parent
+                self.node, number_of(wanted[0]), number_of(wanted[-1]), self.pools, parent=parent
             )
         except ChainMoved:
             self.drop_orphans()
@@ -216,7 +204,7 @@ class Branch:
             return 0
         agreement = self.agreement
         if agreement.tip is None or agreement.tip.hash != found[0].header.parent_hash:
-            before = self.node.headers([max(0, _number(wanted[0]) - 1)])[0]
+            before = self.node.headers([max(0, number_of(wanted[0]) - 1)])[0]
             agreement = Agreement(before)
         equal, shows_last = 0, True
         for block, each in zip(found, wanted, strict=True):
@@ -284,7 +272,7 @@ class Branch:
                 f"({len(candidates)} known)",
                 head=facts.head,
             )
-        top = _number(facts.kept[-1])
+        top = number_of(facts.kept[-1])
         blocks = self._fetch(ancestor.number + 1, top, parent=ancestor.hash, believes_silence=False)
         missing = blocks[: facts.first - ancestor.number - 1]
         compared = blocks[len(missing) :]
@@ -316,8 +304,8 @@ class Branch:
         `kept` are the stream's blocks at `mark`, ascending, at least one. ChainMoved, NodeBehind and what the
         node raises: ask again.
         """
-        first = _number(kept[0])
-        begins = {_number(each): each for each in kept}
+        first = number_of(kept[0])
+        begins = {number_of(each): each for each in kept}
         wanted = sorted(scraped)
         numbers = sorted({number for number, _hash in wanted} | {first})
         headers: dict[int, Header] = {}
@@ -325,7 +313,7 @@ class Branch:
             if header is None:
                 raise NodeBehind(f"the node does not have block {number} yet", block=number)
             headers[number] = header
-        if not _same_identity(begins[first], headers[first]):
+        if not same_identity(begins[first], headers[first]):
             raise ChainMoved(
                 f"block {first} of the stream is another one than the node's", block=first
             )
@@ -335,11 +323,11 @@ class Branch:
             if good and number == first - 1:
                 good = headers[first].parent_hash == block_hash
             elif good and number in begins:
-                good = _same_identity(begins[number], headers[number])
+                good = same_identity(begins[number], headers[number])
             if not good:
                 wrong.add((number, block_hash))
         highest = max((number for number, _hash in wanted), default=0)
-        reached_at = highest if highest > _number(kept[-1]) else None
+        reached_at = highest if highest > number_of(kept[-1]) else None
         keys = [key for place in wrong for key in scraped[place]]
         good_places = [each for each in wanted if each not in wrong]
         agreement = Agreement()
@@ -375,16 +363,16 @@ class Branch:
         """Whether the node's chain is the stream's up to block `highest`, by the blocks `kept` around
         it. Where fees tell, few blocks are enough, and events need only not speak against it up to
         `highest`: two branches may have equal fees. ChainMoved."""
-        near = [each for each in kept if abs(_number(each) - highest) <= UNSURE_BLOCKS]
+        near = [each for each in kept if abs(number_of(each) - highest) <= UNSURE_BLOCKS]
         if not near:
             near = list(kept[:UNSURE_BLOCKS])
-        first = _number(near[0])
-        found = self.node.headers([max(0, first - 1), *(_number(each) for each in near)])
+        first = number_of(near[0])
+        found = self.node.headers([max(0, first - 1), *(number_of(each) for each in near)])
         agreement = Agreement(found[0])
         for each, header in zip(near, found[1:], strict=True):
             if header is None:
                 break
-            if not _same_identity(each, header) or (
+            if not same_identity(each, header) or (
                 agreement.tip is not None and header.parent_hash != agreement.tip.hash
             ):
                 if header.number > highest:
@@ -396,7 +384,7 @@ class Branch:
             agreement = self._then(agreement, each, header, has_events=False)
         if not agreement.is_proven:
             return self._agree_in_events(kept, late, mark)
-        up_to = [each for each in kept if _number(each) <= highest]
+        up_to = [each for each in kept if number_of(each) <= highest]
         try:
             by_events = self._agree_in_events(up_to, late, mark) if up_to else agreement
         except LogsRefused:
@@ -407,49 +395,30 @@ class Branch:
         self, kept: Sequence[Records], late: Mapping[bytes, int], mark: int
     ) -> Agreement:
         """The same by all blocks from the newest sure witness on, or the first of the stream."""
-        sure = [each for each in self.sure if each.number <= _number(kept[-1])]
-        start = max(_number(kept[0]), _number(kept[-1]) - TRAIL_BLOCKS + 1)
+        sure = [each for each in self.sure if each.number <= number_of(kept[-1])]
+        start = max(number_of(kept[0]), number_of(kept[-1]) - TRAIL_BLOCKS + 1)
         agreement, parent = Agreement(), None
         if sure and sure[-1].number + 1 >= start:
             if self.orphaned([(sure[-1].number, sure[-1].hash)]):
                 raise ChainMoved(f"the node has another block {sure[-1].number} than the arena")
             start, parent = sure[-1].number + 1, sure[-1].hash
             agreement = Agreement(told=PROOF)
-        top = min(_number(kept[-1]), self.node.head_number())
-        trail = self._read_trail(start, top)
+        top = min(number_of(kept[-1]), self.node.head_number())
+        trail = self._trail.read(start, top, self.pools)
         if parent is not None and trail and trail[0].header.parent_hash != parent:
             raise ChainMoved("the node's chain changed while it was read")
         for block, each in zip(
             trail,
-            [each for each in kept if start <= _number(each) <= top],
+            [each for each in kept if start <= number_of(each) <= top],
             strict=True,
         ):
             pools = self.pools_of(each, late)
-            if not _same_identity(each, block.header) or differing_pools(
-                each, block.records, pools
-            ):
+            if not same_identity(each, block.header) or differing_pools(each, block.records, pools):
                 self._note_differing(block.header, mark)
                 return Agreement(block.header, differs=True)
             has_events = bool(touched_pools(block.records, pools))
             agreement = self._then(agreement, each, block.header, has_events=has_events)
         return agreement
-
-    def _read_trail(self, first: int, last: int) -> list[NodeBlock]:
-        """These blocks of the node; what was read before is not read again while it is canonical."""
-        trail = self._trail
-        if (
-            self._trail_pools is not self.pools
-            or not trail
-            or not trail[0].header.number <= first <= trail[-1].header.number + 1
-            or self.orphaned([(trail[-1].header.number, trail[-1].header.hash)])
-        ):
-            trail = []
-        trail = trail[-2 * TRAIL_BLOCKS :]
-        begin = trail[-1].header.number + 1 if trail else first
-        parent = trail[-1].header.hash if trail else None
-        trail = [*trail, *claimed_blocks(self.node, begin, last, self.pools, parent=parent)]
-        self._trail, self._trail_pools = trail, self.pools
-        return [each for each in trail if first <= each.header.number <= last]
 
     def _fetch(
         self, first: int, last: int, *, parent: bytes, believes_silence: bool = True
@@ -481,16 +450,3 @@ class Branch:
             found = block_records(header, whole.logs, pools, whole.first_logs)
             differing += differing_pools(kept, found, pools)
         return differing
-
-
-def _number(records: Records) -> int:
-    return int(records["block_number"][0])
-
-
-def _same_identity(kept: Records, header: Header) -> bool:
-    """Time and base fee agree, as far as the stream carries them."""
-    begin = kept[0]
-    if begin["timestamp"] and int(begin["timestamp"]) != header.timestamp:
-        return False
-    has_base_fee = bool(begin["flags"] & lib.PSA_EVENT_HAS_BASE_FEE)
-    return not has_base_fee or int(begin["words"][0]) == header.base_fee

@@ -18,7 +18,7 @@ from arena.errors import (
 from arena.writer.sync.agreement import Witness
 from arena.writer.sync.confirming import Confirming
 from arena.writer.sync.membership import Membership
-from arena.writer.sync.places import FEES, Places
+from arena.writer.sync.places import Places
 from arena.writer.sync.port import Port
 from arena.writer.sync.progress import Progress
 from arena.writer.sync.roster import (
@@ -84,12 +84,7 @@ class GapClosing:
                     )  # the stream leaves out what a gap must not bring back
                     # What is turned back need not be what led to values read above.
                     ancestor = blocks.ancestor.number
-                    held = [
-                        keys
-                        for each, keys in self._places._places.items()
-                        if each.number > ancestor
-                    ]
-                    above = set().union(*held) - {FEES}
+                    above = self._places.above(ancestor)
                     if await self._call(self.intake.gap.close, epoch, facts, blocks, above):
                         branch.witnesses = [
                             each for each in facts.witnesses if each.number <= ancestor

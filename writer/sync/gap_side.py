@@ -7,8 +7,13 @@ import numpy as np
 
 from arena.native import lib
 from arena.writer.stream.history import Records
-from arena.writer.sync.agreement import GapBlocks, GapFacts, Witness
-from arena.writer.sync.branch import COMPARED_BLOCKS, WITNESS_BLOCKS
+from arena.writer.sync.agreement import (
+    COMPARED_BLOCKS,
+    WITNESS_BLOCKS,
+    GapBlocks,
+    GapFacts,
+    Witness,
+)
 from arena.writer.sync.candidate import all_bring_fees
 from arena.writer.sync.fees import Fees
 from arena.writer.sync.members import Members

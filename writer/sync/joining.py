@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from arena.arena import PoolSpec
@@ -74,6 +74,7 @@ class Joining:
         self.has_been_live = False
 
     async def join(self) -> Metrics:
+        """Live, with every pool that could be read. What stands in the way, as cold_start says."""
         self._progress.broken.clear()
         self._confirming.unsure_reason = ""
         epoch, first = await self._progress.first_block()
@@ -135,22 +136,36 @@ class Joining:
                 self._progress.enter("scraping")
                 await self._call(self.intake.enter, epoch, "scraping")
             await self._progress.unbroken(asyncio.sleep(self._progress.poll_s))
+        self._settled(listed, joined, first, agreement)
+        if self._branch is not None and earlier:
+            is_proven = agreement is not None and agreement.is_proven
+            self._branch.fill(earlier, mark, is_proven=is_proven)
+        await self._show_live()
+        return self._progress.metrics
+
+    def _settled(
+        self,
+        listed: Sequence[PoolSpec],
+        joined: Mapping[bytes, Candidate],
+        first: int,
+        agreement: Agreement | None,
+    ) -> None:
+        """The arena is live with the pools of `joined`; the others are read later."""
         self.has_been_live = True
         self._roster.settle_above(first)
         self._carried.clear()
         if self._branch is not None:
             self._branch.forget()
-            self._places._places.clear()
+            self._places.begin_again()
             self._places.note(list(joined.values()), agreement)
-            if earlier:
-                is_proven = agreement is not None and agreement.is_proven
-                self._branch.fill(earlier, mark, is_proven=is_proven)
         left_out = [
             spec.key
             for spec in listed
             if spec.key not in joined and not self._roster.is_leaving(spec.key)
         ]
         self._roster.retry_later(left_out, time.monotonic())
+
+    async def _show_live(self) -> None:
         await self._progress.show()
         self._progress.enter("live")
         await self._watch.say_fees_stand_still()
@@ -165,7 +180,6 @@ class Joining:
                 for name, took in self._progress.metrics.phase_s.items()
             ),
         )
-        return self._progress.metrics
 
     async def _scrape(
         self,

@@ -58,6 +58,25 @@ class Places:
                 self._places.setdefault(place, set()).add(each.key)
         self._looked = 0, 0.0
 
+    def above(self, block_number: int) -> set[bytes]:
+        """Keys of pools read at blocks above it."""
+        held = [keys for each, keys in self._places.items() if each.number > block_number]
+        return set().union(*held) - {FEES}
+
+    def of_fees(self) -> list[tuple[int, bytes]]:
+        """Blocks, number and hash, up to which the node told protocol fees."""
+        return [(each.number, each.hash) for each, keys in self._places.items() if FEES in keys]
+
+    def note_fees(self, newest: Witness, *, are_watched: bool) -> None:
+        """The node told protocol fees up to that block; watched where pools have them."""
+        self.forget((FEES,))
+        if are_watched:
+            self._places.setdefault(newest, set()).add(FEES)
+
+    def begin_again(self) -> None:
+        """Every pool was read anew."""
+        self._places.clear()
+
     def forget(self, keys: Collection[bytes]) -> None:
         left = ((place, held.difference(keys)) for place, held in self._places.items())
         self._places = {place: held for place, held in left if held}

@@ -15,7 +15,7 @@ from arena.writer.node.client import NodeClient
 from arena.writer.stream.fees import fee_changes
 from arena.writer.sync.branch import Branch
 from arena.writer.sync.confirming import Confirming
-from arena.writer.sync.places import FEES, Places
+from arena.writer.sync.places import Places
 from arena.writer.sync.port import Port
 
 log = logging.getLogger(__name__)
@@ -126,15 +126,11 @@ class Watch:
         except LogsRefused as error:
             await self._call(self.intake.fees.lost, after, newest, str(error))
             return
-        before = [
-            (each.number, each.hash) for each, keys in self._places._places.items() if FEES in keys
-        ]
+        before = self._places.of_fees()
         if before and await asyncio.to_thread(branch.orphaned, before):
             return  # the next look finds it
         await self._call(self.intake.fees.note, after, newest, changes)
-        self._places.forget((FEES,))
-        if pools:
-            self._places._places.setdefault(newest, set()).add(FEES)
+        self._places.note_fees(newest, are_watched=bool(pools))
 
     async def say_fees_stand_still(self) -> None:
         """Once, where nothing tells of a changed protocol fee."""

@@ -1,0 +1,61 @@
+"""Blocks of a node read to be compared with the stream's, and kept while they are canonical."""
+
+from collections.abc import Mapping, Sequence
+
+from arena.arena import PoolSpec
+from arena.native import lib
+from arena.writer.node.client import Header, NodeClient
+from arena.writer.stream.blocks import claimed_blocks
+from arena.writer.stream.compare import NodeBlock
+from arena.writer.stream.history import Records
+
+TRAIL_BLOCKS = 256  # of the stream compared before pools join
+
+
+class Trail:
+    """Of one node; a run of blocks that follow one another, for one set of pools."""
+
+    def __init__(self, node: NodeClient) -> None:
+        self._node = node
+        self._blocks: list[NodeBlock] = []
+        self._pools: Mapping[bytes, PoolSpec] = {}
+
+    def read(self, first: int, last: int, pools: Mapping[bytes, PoolSpec]) -> list[NodeBlock]:
+        """These blocks; what was read before is not read again. What claimed_blocks raises."""
+        trail = self._blocks
+        if (
+            self._pools is not pools
+            or not trail
+            or not trail[0].header.number <= first <= trail[-1].header.number + 1
+            or orphaned(self._node, [(trail[-1].header.number, trail[-1].header.hash)])
+        ):
+            trail = []
+        trail = trail[-2 * TRAIL_BLOCKS :]
+        begin = trail[-1].header.number + 1 if trail else first
+        parent = trail[-1].header.hash if trail else None
+        trail = [*trail, *claimed_blocks(self._node, begin, last, pools, parent=parent)]
+        self._blocks, self._pools = trail, pools
+        return [each for each in trail if first <= each.header.number <= last]
+
+
+def orphaned(node: NodeClient, places: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """Those of blocks (number, hash) which the node no longer has."""
+    headers = node.headers([number for number, _ in places])
+    return [
+        place
+        for place, header in zip(places, headers, strict=True)
+        if header is not None and header.hash != place[1]
+    ]
+
+
+def number_of(records: Records) -> int:
+    return int(records["block_number"][0])
+
+
+def same_identity(kept: Records, header: Header) -> bool:
+    """Time and base fee agree, as far as the stream carries them."""
+    begin = kept[0]
+    if begin["timestamp"] and int(begin["timestamp"]) != header.timestamp:
+        return False
+    has_base_fee = bool(begin["flags"] & lib.PSA_EVENT_HAS_BASE_FEE)
+    return not has_base_fee or int(begin["words"][0]) == header.base_fee
