@@ -1,137 +1,18 @@
-"""The arena as any process may look at it: control segment, one mapped generation, static rows.
+"""One generation of an arena as any process may map it: read-only, its header checked."""
 
-Nothing here writes. Readers build on it; the writing side is arena.py.
-"""
-
-import time
-from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from arena.control import check_identity, control_generation
 from arena.errors import ArenaDamaged, ArenaMissing, ArenaNotReady, LayoutMismatch
 from arena.layouts import header as layout
 from arena.layouts import slots
-from arena.native import EXCEPTIONS, ffi, lib, raise_status
-from arena.segment import ControlSegment, Segment, data_name
+from arena.native import ffi, lib
+from arena.segment import Segment, data_name
 
-REASON_NBYTES = 216  # of psa_phase.reason
-BEAT_WATCH_S = 0.25  # five beats of an idle writer
-_BEAT_PAUSE_S = 0.005
 _OPEN_TRIES = 64
-
-
-def lib_name(status: int) -> str:
-    """Words for a status code: the first line of its exception's docstring."""
-    cls = EXCEPTIONS.get(status)
-    return f"status {status}" if cls is None else (cls.__doc__ or cls.__name__).split("\n")[0]
-
-
-# The control segment
-
-
-def control_pointer(control: ControlSegment) -> Any:
-    """psa_control over the mapping; keeps it alive."""
-    return ffi.from_buffer("psa_control *", control.map)
-
-
-def check_control(control: Any, name: str) -> None:
-    """Refuse a control segment of another layout. ArenaNotReady while it has no content yet."""
-    if lib.psa_load_acquire_u64(ffi.addressof(control, "magic")) == 0:
-        raise ArenaNotReady(f"{name} is still being created", name=name)
-    check_identity(control, name, layout.CONTROL_MAGIC)
-
-
-def check_identity(struct_pointer: Any, name: str, magic: int) -> None:
-    found = bytes(ffi.buffer(struct_pointer.layout_digest))
-    version = struct_pointer.layout_version
-    if struct_pointer.magic != magic:
-        raise LayoutMismatch(
-            f"{name} is not a segment of this program: magic {struct_pointer.magic:#x}, "
-            f"expected {magic:#x}; choose another name, or start the writer of this one, which replaces "
-            "what no living writer holds",
-            name=name,
-            found=struct_pointer.magic,
-            expected=magic,
-            is_arena=False,
-        )
-    if (
-        version != layout.LAYOUT_VERSION
-        or struct_pointer.byte_order != layout.BYTE_ORDER
-        or found != layout.LAYOUT_DIGEST
-    ):
-        raise LayoutMismatch(
-            f"{name} has layout {version >> 16}.{version & 0xFFFF} digest {found.hex()}, this build "
-            f"has {layout.LAYOUT_VERSION >> 16}.{layout.LAYOUT_VERSION & 0xFFFF} digest "
-            f"{layout.LAYOUT_DIGEST.hex()}; run writer and readers of one version",
-            name=name,
-            found=found,
-            expected=layout.LAYOUT_DIGEST,
-            found_version=version,
-            expected_version=layout.LAYOUT_VERSION,
-            is_arena=True,
-        )
-
-
-def control_state(control: Any) -> int:
-    """PSA_STATE_*."""
-    return int(lib.psa_load_acquire_u32(ffi.addressof(control, "state")))
-
-
-def control_generation(control: Any) -> int:
-    """Number of the current data segment; 0 = none yet."""
-    return int(lib.psa_load_acquire_u64(ffi.addressof(control, "generation")))
-
-
-def heartbeat_age_ns(control: Any) -> int | None:
-    """Nanoseconds since the writer's last sign of life.
-
-    A sign from the future was timed by another clock (a time namespace) and says nothing. Then this
-    watches for BEAT_WATCH_S whether another comes: 0 as soon as one does, else None.
-    """
-
-    def beat_ns() -> int:
-        return int(lib.psa_load_acquire_u64(ffi.addressof(control, "heartbeat_ns")))
-
-    first = beat_ns()
-    began = time.monotonic_ns()
-    if began >= first:
-        return began - first
-    while time.monotonic_ns() - began < BEAT_WATCH_S * 1e9:
-        time.sleep(_BEAT_PAUSE_S)
-        if beat_ns() != first:
-            return 0
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """What the writer is doing, since when (CLOCK_MONOTONIC ns), why, and which blocks are missing."""
-
-    name: str
-    reason: str
-    since_ns: int
-    gap: tuple[int, int]
-
-
-def read_phase(control: Any) -> Phase:
-    """The current phase. SnapshotContended when it changed during every try."""
-    record = ffi.new("psa_phase *")
-    status = lib.psa_phase_read(control, record)
-    if status:
-        raise_status(status, "the phase changed during every try to read it")
-    number = record.phase
-    names = layout.PHASE_NAMES
-    return Phase(
-        name=names[number] if number < len(names) else f"phase {number}",
-        reason=ffi.string(record.reason, REASON_NBYTES).decode("utf-8", "replace"),
-        since_ns=record.since_ns,
-        gap=(record.gap_first, record.gap_last),
-    )
-
-
-# The data segment
 
 
 def header_offset(field: str) -> int:
@@ -238,81 +119,4 @@ def _cut_short(segment: Segment, expected: int) -> ArenaDamaged:
         name=segment.name,
         found=segment.nbytes,
         expected=expected,
-    )
-
-
-# Static rows
-
-
-@dataclass(frozen=True, slots=True)
-class TokenSpec:
-    """A token: 20-byte address (zero = native coin), decimals (None = unknown), symbol.
-
-    A symbol longer than 32 bytes of UTF-8 is cut between two characters.
-    """
-
-    address: bytes
-    decimals: int | None
-    symbol: str
-
-
-@dataclass(frozen=True, slots=True)
-class PoolSpec:
-    """What never changes about a pool.
-
-    `key` is the 20-byte address (V2, V3) or the 32-byte pool id (V4); `protocol` one of
-    layouts.slots.UNISWAP_*; `fee_pips` 1e-6, for V4 as in the pool key (0x800000 = dynamic);
-    `factory` is the PoolManager for V4.
-    """
-
-    key: bytes
-    protocol: int
-    token0: TokenSpec
-    token1: TokenSpec
-    fee_pips: int
-    tick_spacing: int = 0
-    factory: bytes = bytes(20)
-    hooks: bytes = bytes(20)
-
-    def is_same(self, other: "PoolSpec") -> bool:
-        """Whether both describe one pool; decimals and symbols of its tokens count for nothing."""
-        mine, theirs = (
-            replace(
-                spec,
-                token0=TokenSpec(spec.token0.address, None, ""),
-                token1=TokenSpec(spec.token1.address, None, ""),
-            )
-            for spec in (self, other)
-        )
-        return mine == theirs
-
-
-def read_token(arena: Any, index: int) -> TokenSpec:
-    """Row of the token table."""
-    token = arena.tokens[index]
-    known = token.flags & slots.TOKEN_DECIMALS_KNOWN
-    symbol = bytes(ffi.buffer(token.symbol))[: token.symbol_nbytes]
-    return TokenSpec(
-        address=bytes(ffi.buffer(token.address)),
-        decimals=token.decimals if known else None,
-        symbol=symbol.decode("utf-8", "replace"),
-    )
-
-
-def read_spec(arena: Any, slot: int) -> PoolSpec:
-    """Static row of a slot, tokens resolved. IndexError for a slot never used."""
-    if not 0 <= slot < arena.header.slots_used:
-        raise IndexError(f"slot {slot} is not in use; {arena.header.slots_used} are")
-    row = arena.statics[slot]
-    if max(row.token0, row.token1) >= arena.max_tokens:
-        raise LayoutMismatch(f"slot {slot} names tokens {row.token0} and {row.token1}")
-    return PoolSpec(
-        key=bytes(ffi.buffer(row.key))[: row.key_nbytes],
-        protocol=row.protocol,
-        token0=read_token(arena, row.token0),
-        token1=read_token(arena, row.token1),
-        fee_pips=row.fee_pips,
-        tick_spacing=row.tick_spacing,
-        factory=bytes(ffi.buffer(row.factory)),
-        hooks=bytes(ffi.buffer(row.hooks)),
     )

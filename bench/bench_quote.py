@@ -14,8 +14,10 @@ from pathlib import Path
 from harness import Report, against, alternate, arguments
 
 import arena
-from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.layouts.words import limbs_array
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
+from arena.writing import WriterArena
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from oracle import swap_oracle

@@ -10,8 +10,10 @@ import numpy as np
 from harness import Report, against, alternate, arguments
 from workload import blocks, symmetric_ticks
 
-from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 from arena.writer.stream.history import EventBuffer
+from arena.writing import WriterArena
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Wide integers as little-endian 64-bit limbs, to and from Python int."""
+"""Wide integers as little-endian 64-bit limbs, to and from Python int; text as bytes of a field."""
 
 from collections.abc import Sequence
 
@@ -55,3 +55,8 @@ def ints_from_limbs(array: npt.NDArray[np.uint64], *, signed: bool = False) -> l
         int.from_bytes(data[start : start + size], "little", signed=signed)
         for start in range(0, len(data), size)
     ]
+
+
+def cut_utf8(text: str, nbytes: int) -> bytes:
+    """At most `nbytes` of UTF-8, cut between characters."""
+    return text.encode("utf-8", "replace")[:nbytes].decode("utf-8", "ignore").encode()

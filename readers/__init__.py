@@ -4,7 +4,7 @@ Needs numpy, posix_ipc and cffi only. Reads without locks from a read-only mappi
 can disturb the writer.
 """
 
-from arena.mapping import Phase
+from arena.control import Phase
 from arena.readers.pool import Pool
 from arena.readers.quote import Ladder, Quote, QuoteBatch
 from arena.readers.reader import Arena, HeadBlock, attach

@@ -14,8 +14,7 @@ import numpy.typing as npt
 from arena.errors import AmountOutOfRange, ArenaError
 from arena.layouts.slots import record
 from arena.layouts.words import ints_from_limbs
-from arena.mapping import lib_name
-from arena.native import EXCEPTIONS, ffi, lib
+from arena.native import EXCEPTIONS, ffi, lib, lib_name
 
 if TYPE_CHECKING:
     from arena.readers.state import FrozenPool

@@ -14,6 +14,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
+from arena.control import (
+    Phase,
+    check_control,
+    control_generation,
+    control_pointer,
+    control_state,
+    heartbeat_age_ns,
+    read_phase,
+)
 from arena.errors import (
     ArenaClosed,
     ArenaMissing,
@@ -25,17 +34,8 @@ from arena.errors import (
 )
 from arena.layouts import header as layout
 from arena.layouts import slots
-from arena.mapping import (
-    MappedArena,
-    Phase,
-    check_control,
-    control_generation,
-    control_pointer,
-    control_state,
-    heartbeat_age_ns,
-    owned,
-    read_phase,
-)
+from arena.lock import ControlSegment
+from arena.mapping import MappedArena, owned
 from arena.native import ffi, lib
 from arena.owner import user_id
 from arena.readers.pool import Pool
@@ -68,7 +68,7 @@ from arena.readers.state import (
     slot_numbers,
     unknown,
 )
-from arena.segment import ControlSegment, segment_name
+from arena.segment import segment_name
 
 if TYPE_CHECKING:
     from arena.readers.waiting import CommitWaiters

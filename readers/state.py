@@ -17,9 +17,10 @@ from arena.errors import (
 )
 from arena.layouts import slots
 from arena.layouts.words import ints_from_limbs
-from arena.mapping import MappedArena, TokenSpec, read_token
+from arena.mapping import MappedArena
 from arena.native import ffi, lib, raise_status
 from arena.readers.quote import CopyQuotes
+from arena.specs import TokenSpec, read_token
 
 READ_TRIES = 64
 

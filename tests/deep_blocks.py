@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.layouts import slots
 from arena.layouts.events import EVENT
 from arena.native import lib
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
+from arena.writing import WriterArena
 
 TOKENS = TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 6, "TWO")
 SPACING = 10

@@ -9,7 +9,7 @@ from typing import Any
 from arena import errors
 from arena.native._core import ffi, lib
 
-__all__ = ["EXCEPTIONS", "ffi", "lib", "raise_status"]
+__all__ = ["EXCEPTIONS", "ffi", "lib", "lib_name", "raise_status"]
 
 EXCEPTIONS: dict[int, type[Exception]] = {
     lib.PSA_BAD_ARGUMENT: ValueError,
@@ -57,3 +57,9 @@ def raise_status(status: int, message: str, **fields: Any) -> None:
     if issubclass(cls, errors.ArenaError):
         raise cls(message, **fields)
     raise cls(message)
+
+
+def lib_name(status: int) -> str:
+    """Words for a status code: the first line of its exception's docstring."""
+    cls = EXCEPTIONS.get(status)
+    return f"status {status}" if cls is None else (cls.__doc__ or cls.__name__).split("\n")[0]

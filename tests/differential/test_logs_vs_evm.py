@@ -13,10 +13,12 @@ from oracle.evm_data import Chain, Pool, load, records
 from oracle.swap_oracle import v4_total_fee
 
 import arena
-from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.native import lib
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 from arena.writer.node.rpc_node import read_header, read_log
 from arena.writer.stream.event_logs import block_records, decode_log
+from arena.writing import WriterArena
 
 PROTOCOLS = {"uniswap_v2": 0, "uniswap_v3": 1, "uniswap_v4": 2}
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))

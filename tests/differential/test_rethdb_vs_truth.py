@@ -11,8 +11,8 @@ import pytest
 from oracle.reth_database import truth, unpack
 from reth_pools import from_hex, state_of, target_of, targets_of, true_state
 
-from arena.arena import PoolValues
 from arena.errors import AccountMissing, PoolInvalid
+from arena.values import PoolValues
 from arena.writer.protocols.storage import (
     PANCAKESWAP_V3_LAYOUT,
     V3_LAYOUT,

@@ -23,10 +23,10 @@ from oracle.frames import Exex
 from oracle.reth_database import keccak
 
 import arena
-from arena.arena import PoolSpec, TokenSpec, WriterArena
 from arena.errors import ArenaError, HookedPool, LogInvalid, NodeBehind, RpcRefused
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3
 from arena.native import lib
+from arena.specs import PoolSpec, TokenSpec
 from arena.writer.node.rpc_node import RpcNode
 from arena.writer.producers.follow import Follower
 from arena.writer.protocols.storage import pool_target
@@ -34,6 +34,7 @@ from arena.writer.scrapers.statefile import read_state_file
 from arena.writer.stream.blocks import fetch_blocks
 from arena.writer.stream.socket import Feed
 from arena.writer.sync.applying import Processor
+from arena.writing import WriterArena
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "tests" / "data" / "mainnet"

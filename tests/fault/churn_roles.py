@@ -14,9 +14,11 @@ import sys
 from typing import Any
 
 import arena
-from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.layouts import slots
 from arena.native import lib
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
+from arena.writing import WriterArena
 
 LAP = 360
 SLOTS = 6

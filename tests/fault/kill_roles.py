@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 import arena
-from arena.arena import WriterArena
 from arena.layouts.events import EVENT
 from arena.native import lib
+from arena.writing import WriterArena
 
 LAP = 512
 PER_BLOCK = 40

@@ -20,9 +20,11 @@ import pytest
 from conftest import SEED
 
 import arena
-from arena.arena import ArenaImage, PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.errors import ArenaMissing, CheckpointRefused
+from arena.images import ArenaImage
 from arena.layouts import slots
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 from arena.writer.node.client import Header
 from arena.writer.sync import checkpoint_file as checkpoint_module
 from arena.writer.sync.checkpoint_file import (
@@ -35,6 +37,7 @@ from arena.writer.sync.checkpoint_file import (
     write_checkpoint,
 )
 from arena.writer.sync.restart import open_arena, state_folder
+from arena.writing import WriterArena
 
 CHAIN = 31337
 HASHES = {number: hashlib.sha256(str(number).encode()).digest() for number in range(90, 140)}

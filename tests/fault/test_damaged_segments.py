@@ -18,13 +18,14 @@ from conftest import SEED
 from deep_blocks import Chain, Key
 
 import arena
-from arena.arena import PoolValues, WriterArena
 from arena.errors import ArenaBusy, ArenaDamaged, ArenaError, LayoutMismatch
 from arena.layouts import header as layout
 from arena.layouts import slots
 from arena.layouts.slots import STATUS_LIVE, STATUS_SYNCING
+from arena.values import PoolValues
 from arena.writer.node.client import Header
 from arena.writer.sync.restart import open_arena
+from arena.writing import WriterArena
 
 SHM = Path("/dev/shm")
 SIZES = {"max_pools": 16, "tick_bytes": 1 << 16, "undo_blocks": 16, "undo_records": 256}

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from deep_blocks import Chain
 
-from arena.arena import UNDO_BLOCKS_KEPT, WriterArena
+from arena.images import UNDO_BLOCKS_KEPT
 from arena.layouts import slots
+from arena.writing import WriterArena
 
 SHM = Path("/dev/shm")
 DEPTH = 64

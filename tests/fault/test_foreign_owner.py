@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from arena import errors
-from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.layouts import slots
 from arena.owner import user_id
 from arena.readers import Arena, attach
 from arena.segment import Segment
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 from arena.writer.service.status import read_status
+from arena.writing import WriterArena
 
 SHM = Path("/dev/shm")
 OTHER = 61_234  # a user this machine has no name for

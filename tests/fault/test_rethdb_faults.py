@@ -30,12 +30,13 @@ from reth_children import die, hold_a_transaction, open_segments, signal_facts
 from reth_pools import from_hex, state_of, targets_of, true_state
 
 from arena import errors
-from arena.arena import PoolValues, WriterArena
 from arena.errors import DatabaseRefused
+from arena.values import PoolValues
 from arena.writer.protocols.storage import SlotList, slot_key
 from arena.writer.scrapers import mdbx, rethdb
 from arena.writer.scrapers.reth_tables import DatabaseAccess
 from arena.writer.scrapers.rethdb import RethDB, read_batch, read_block_number
+from arena.writing import WriterArena
 
 TRUTH = reth_database.truth()
 BLOCK = int(TRUTH["block"]["number"])

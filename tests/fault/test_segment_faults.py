@@ -19,12 +19,13 @@ from typing import Any
 
 import pytest
 
-from arena import arena as arena_module
 from arena import errors
-from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.layouts import header, slots
 from arena.readers import attach
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 from arena.writer.service.status import read_status
+from arena.writing import WriterArena
 
 SHM = Path("/dev/shm")
 SMALL = {"max_pools": 16, "tick_bytes": 65536, "undo_blocks": 16, "undo_records": 64}
@@ -34,7 +35,9 @@ WRITER = """
 import sys
 import threading
 import time
-from arena.arena import *
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
+from arena.writing import WriterArena
 w = WriterArena.create(sys.argv[1], max_pools=16, tick_bytes=65536, undo_blocks=16, undo_records=64)
 t = TokenSpec(bytes(20), 18, "T")
 slot = w.add_pool(PoolSpec(b"\\x11" * 20, 0, t, t, 3000))
@@ -180,9 +183,9 @@ def test_cleanly_closed_writer_is_named_so(arena_name: str) -> None:
 OPEN = """
 import json, os, sys
 from arena import errors
-from arena.arena import WriterArena
 from arena.readers import attach
-from arena.writer.status import read_status
+from arena.writer.service.status import read_status
+from arena.writing import WriterArena
 if os.geteuid() == 0:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
@@ -251,9 +254,9 @@ VERSION = f"{header.LAYOUT_VERSION >> 16}.{header.LAYOUT_VERSION & 0xFFFF}"
 def other_layout(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
     """Be a build with another layout."""
     if field == "digest":
-        monkeypatch.setattr(arena_module.layout, "LAYOUT_DIGEST", b"\xab" * 32)
+        monkeypatch.setattr(header, "LAYOUT_DIGEST", b"\xab" * 32)
     else:
-        monkeypatch.setattr(arena_module.layout, "LAYOUT_VERSION", 7 << 16 | 3)
+        monkeypatch.setattr(header, "LAYOUT_VERSION", 7 << 16 | 3)
 
 
 @pytest.mark.parametrize("field", ["digest", "version"])
@@ -420,7 +423,9 @@ def test_writer_killed_while_publishing_a_phase_leaves_the_one_before(arena_name
 FULL = """
 import json, sys
 from arena import errors
-from arena.arena import *
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
+from arena.writing import WriterArena
 found = {}
 name = sys.argv[1]
 try:
@@ -456,7 +461,7 @@ w.install(first, PoolValues(6, 3000, reserve0=20, reserve1=10), 2)
 w.set_head(6)
 w.commit()
 from arena.readers import attach
-from arena.writer.status import read_status
+from arena.writer.service.status import read_status
 with attach(name, timeout=0) as pools:
     found["after"] = [pools.head_block, pools["0x" + "22" * 20].state().reserve0, len(pools)]
 w.close(unlink=True)
@@ -503,7 +508,7 @@ def test_file_size_limit_is_arena_full_too(arena_name: str) -> None:
     code = """
 import json, resource, sys
 from arena import errors
-from arena.arena import WriterArena
+from arena.writing import WriterArena
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
     WriterArena.create(sys.argv[1])

@@ -18,8 +18,10 @@ from oracle.processes import remove_segments
 
 import arena
 import arena.writer.demo
-from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.layouts import slots
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
+from arena.writing import WriterArena
 
 BIN = Path(sys.executable).parent
 DEMO = Path(arena.writer.demo.__file__).parent

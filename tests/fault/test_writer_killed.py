@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 import arena
-from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
+from arena.writing import WriterArena
 
 sys.path.insert(0, str(Path(__file__).parent))
 import kill_roles as roles

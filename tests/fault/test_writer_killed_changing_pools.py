@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 import arena
-from arena.arena import PoolSpec, TokenSpec, WriterArena
 from arena.layouts import slots
+from arena.specs import PoolSpec, TokenSpec
+from arena.writing import WriterArena
 
 sys.path.insert(0, str(Path(__file__).parent))
 import churn_roles as roles

@@ -14,9 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.errors import CheckpointRefused
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 from arena.writer.sync.checkpoint_file import parse_header, read_image, write_checkpoint
+from arena.writing import WriterArena
 
 ODD: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 4095, 4096, 2**31, 2**32, 2**38, 2**53, 2**63, 2**64 - 1, 2**64),

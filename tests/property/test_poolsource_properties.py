@@ -5,8 +5,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arena.arena import PoolSpec, TokenSpec
 from arena.layouts.slots import DYNAMIC_FEE_PIPS, UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.specs import PoolSpec, TokenSpec
 from arena.writer.lists.pool_list import parse_pool_list, read_pool_list
 from arena.writer.lists.saved import SavedList
 from arena.writer.lists.source import Origin

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from arena.arena import PoolSpec, TokenSpec
+from arena.specs import PoolSpec, TokenSpec
 from arena.writer.protocols.storage import PoolTarget, pool_target
 from arena.writer.sync.roster import FIRST_PAUSE_S, LONGEST_PAUSE_S, SETTLE_BLOCKS, Roster
 

@@ -32,7 +32,6 @@ from unittest.mock import patch
 from oracle.history import FAULTS, Delivery, ListChange, disturb, frames_of
 
 import arena
-from arena.arena import WriterArena
 from arena.errors import Scraper
 from arena.layouts.slots import STATUS_LIVE
 from arena.native import ffi
@@ -41,6 +40,7 @@ from arena.writer.protocols.storage import PoolTarget
 from arena.writer.sync.checkpoint_file import checkpoint_files
 from arena.writer.sync.coordinator import Coordinator
 from arena.writer.sync.restart import open_arena
+from arena.writing import WriterArena
 from simulation.bridge import SimBridge
 from simulation.clock import Clock, SimLoop, simulated
 from simulation.disk import Faults, faulty

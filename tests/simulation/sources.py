@@ -11,8 +11,9 @@ from pathlib import Path
 from oracle.chain_oracle import V2State
 from oracle.history import SimBlock, write_states
 
-from arena.arena import PoolSpec, PoolValues, TokenSpec
 from arena.errors import PoolInvalid, RpcUnavailable, Scraper
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 from arena.writer.protocols.storage import PoolTarget, pool_target
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.statefile import StateFile

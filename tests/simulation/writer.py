@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from arena.arena import WriterArena
 from arena.errors import ArenaRegistry, BufferOverflow, CoverageError, Scraper
 from arena.native import lib
 from arena.writer.node.rpc_node import RpcNode
@@ -23,6 +22,7 @@ from arena.writer.sync.coordinator import Coordinator
 from arena.writer.sync.gap_side import NEVER_NS
 from arena.writer.sync.intake import Intake
 from arena.writer.sync.starts import Preset
+from arena.writing import WriterArena
 from simulation.clock import SimLoop
 from simulation.sources import SimScraper, SimStateFile, target_of
 from simulation.world import World
@@ -260,7 +260,7 @@ class SimWriter:
         await self.stop()
         if rng.random() < 0.5:
             self._begin_a_block(rng)
-        self.arena._control.unlock()  # as the kernel does
+        self.arena._hold.control.unlock()  # as the kernel does
 
     def _begin_a_block(self, rng: random.Random) -> None:
         """Lines and undo entries of a commit that never comes."""

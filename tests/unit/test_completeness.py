@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from oracle.history import bloom_of as oracle_bloom
 
-from arena.arena import PoolSpec, TokenSpec
 from arena.errors import (
     ArenaError,
     ChainMoved,
@@ -23,6 +22,7 @@ from arena.errors import (
     RpcRefused,
     RpcUnavailable,
 )
+from arena.specs import PoolSpec, TokenSpec
 from arena.writer.node.client import Header, Log, Receipts
 from arena.writer.protocols.storage import pool_target
 from arena.writer.service.doctor import Doctor

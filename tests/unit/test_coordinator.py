@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 import arena
-from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.errors import (
     AlreadyLive,
     ArenaError,
@@ -34,6 +33,8 @@ from arena.errors import (
 from arena.layouts.events import EVENT
 from arena.layouts.slots import UNSURE_ALL
 from arena.native import lib
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 from arena.writer.host.sidetasks import SideTasks
 from arena.writer.node.client import Header, Log, Receipts
 from arena.writer.protocols.storage import PoolTarget, pool_target
@@ -51,6 +52,7 @@ from arena.writer.sync.intake import Intake
 from arena.writer.sync.members import Members
 from arena.writer.sync.starts import Preset
 from arena.writer.sync.turning import NOT_YET
+from arena.writing import WriterArena
 
 V2_KEY, V3_KEY, OTHER_KEY = b"\x22" * 20, b"\x33" * 20, b"\x44" * 20
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
@@ -231,7 +233,7 @@ class Bench:
 
     def die(self) -> None:
         """Leave the segment as kill -9 does."""
-        self.arena._control.unlock()
+        self.arena._hold.control.unlock()
         self.is_dead = True
 
     @asynccontextmanager

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from arena.arena import PoolSpec, PoolValues, TokenSpec
 from arena.errors import PoolInvalid, RpcRefused, RpcUnavailable
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.described import CALLS_AT_ONCE, MOST_ASKS, Described
 

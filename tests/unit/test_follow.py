@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 from oracle.history import DECOY, SimBlock, Universe
 
-from arena.arena import PoolSpec, TokenSpec
 from arena.errors import ChainMoved, NodeBehind, ReorgTooDeep, RpcRefused
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.specs import PoolSpec, TokenSpec
 from arena.writer.node.client import Header, Log
 from arena.writer.node.rpc_node import read_header, read_log
 from arena.writer.producers.follow import Follower

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from node.proxy import FaultyServer
 
-from arena.arena import PoolSpec, TokenSpec
 from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused
 from arena.native import lib
+from arena.specs import PoolSpec, TokenSpec
 from arena.writer.node.client import Header, Log
 from arena.writer.node.jsonrpc import JsonRpc
 from arena.writer.node.rpc_node import ADDRESSES_KEPT_S, RpcNode, read_header, read_log

@@ -24,12 +24,14 @@ import pytest
 
 import arena as package
 from arena import errors
-from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
 from arena.layouts import header, slots
 from arena.layouts.words import from_limbs
 from arena.native import lib
 from arena.readers import Arena, FrozenPool, Pool, PoolState, Quote, Token, attach
 from arena.readers.table import TABLE
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
+from arena.writing import WriterArena
 
 ONE = TokenSpec(bytes(19) + b"\1", 18, "ONE")
 TWO = TokenSpec(bytes(19) + b"\2", None, "TWÖ")
@@ -716,7 +718,9 @@ def test_at_one_block_passes_other_errors_on(pools: Arena) -> None:
 
 BUSY_WRITER = """
 import sys, threading
-from arena.arena import *
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
+from arena.writing import WriterArena
 w = WriterArena.create(sys.argv[1], max_pools=16, tick_bytes=1 << 20)
 t = TokenSpec(bytes(20), 18, "T")
 first = w.add_pool(PoolSpec(b"\\x01" * 20, 0, t, t, 3000))

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from arena import arena as writing
-from arena import errors
-from arena.arena import ArenaImage, PoolSpec, PoolValues, TokenSpec, WriterArena
+from arena import errors, generations
+from arena.images import ArenaImage
 from arena.layouts import slots
 from arena.layouts.events import EVENT
 from arena.native import ffi, lib
 from arena.readers import Arena, HeadBlock, PoolState, attach
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
+from arena.writing import WriterArena
 
 TOKENS = [TokenSpec(bytes(19) + bytes([n]), 18, f"T{n}") for n in range(1, 8)]
 Q96 = 1 << 96
@@ -767,7 +769,7 @@ def test_a_growth_that_died_half_way_is_finished_by_the_next_writer(
     with make(arena_name) as first, attach(arena_name) as pools:
         fill(first)
         with monkeypatch.context() as patch:
-            patch.setattr(writing, "lib", Dying("psa_supersede"))
+            patch.setattr(generations, "lib", Dying("psa_supersede"))
             with pytest.raises(KeyboardInterrupt):
                 first.grow(max_pools=8)
         first.close(unlink=False)
@@ -786,7 +788,7 @@ def test_a_generation_that_was_never_named_is_removed_by_the_next_writer(
     with make(arena_name) as first, attach(arena_name) as pools:
         fill(first)
         with monkeypatch.context() as patch:
-            patch.setattr(writing, "lib", Dying("psa_store_release_u64"))
+            patch.setattr(generations, "lib", Dying("psa_store_release_u64"))
             with pytest.raises(KeyboardInterrupt):
                 first.grow(max_pools=8)
         first.close(unlink=False)
@@ -800,7 +802,7 @@ def test_growth_without_room_leaves_the_present_generation(
     writer: WriterArena, pools: Arena, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "lib", Full())
+        patch.setattr(generations, "lib", Full())
         with pytest.raises(errors.ArenaFull, match="/dev/shm"):
             writer.grow(max_pools=8)
     writer.apply(block(START + 1, (0, 5)))

@@ -7,9 +7,9 @@ import pytest
 from oracle.reth_database import truth
 from reth_pools import target_of
 
-from arena.arena import PoolSpec, TokenSpec
 from arena.errors import PoolInvalid
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.specs import PoolSpec, TokenSpec
 from arena.writer.protocols import storage as slots
 from arena.writer.protocols.storage import (
     PANCAKESWAP_V3_LAYOUT,

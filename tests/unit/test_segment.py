@@ -15,12 +15,16 @@ import posix_ipc
 import pytest
 
 from arena import errors
-from arena.arena import PoolSpec, PoolValues, TokenSpec, WriterArena
+from arena.control import control_pointer
 from arena.layouts import header, slots
-from arena.mapping import MappedArena, control_pointer
+from arena.lock import ControlSegment
+from arena.mapping import MappedArena
 from arena.native import ffi
 from arena.readers import attach
-from arena.segment import ControlSegment, Segment, data_name, segment_name, unlink
+from arena.segment import Segment, data_name, segment_name, unlink
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
+from arena.writing import WriterArena
 
 SHM = Path("/dev/shm")
 SMALL = {"max_pools": 16, "tick_bytes": 65536, "undo_blocks": 16, "undo_records": 64}
@@ -66,7 +70,9 @@ def process(code: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str],
 # A writer in a process of its own: creates, commits one pool, waits to be told to go.
 WRITER = """
 import sys
-from arena.arena import *
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
+from arena.writing import WriterArena
 w = WriterArena.create(sys.argv[1], max_pools=16, tick_bytes=65536, undo_blocks=16, undo_records=64)
 t = TokenSpec(bytes(20), 18, "T")
 slot = w.add_pool(PoolSpec(b"\\x11" * 20, 0, t, t, 3000))
@@ -79,7 +85,7 @@ sys.stdin.readline()
 
 HOLDER = """
 import json, sys
-from arena.segment import ControlSegment
+from arena.lock import ControlSegment
 control = ControlSegment.attach(sys.argv[1], 4096)
 print(json.dumps(control.holder()))
 """
@@ -240,7 +246,7 @@ def test_lock_excludes_other_processes_and_names_the_holder(
     refused = """
 import json, sys
 from arena.errors import ArenaBusy
-from arena.segment import ControlSegment
+from arena.lock import ControlSegment
 control = ControlSegment.attach_writable(sys.argv[1], 4096)
 try:
     control.lock()
@@ -359,7 +365,7 @@ def test_second_writer_is_refused_and_the_first_unharmed(arena_name: str) -> Non
             assert caught.value.pid == os.getpid()
         other = """
 import json, sys
-from arena.arena import WriterArena
+from arena.writing import WriterArena
 from arena.errors import ArenaBusy
 found = []
 for opening in (WriterArena.create, WriterArena.take_over):

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from arena.arena import Fault, WriterArena
 from arena.errors import Connection, Deserialization, InvalidMessage, PoolNotFound
 from arena.layouts.events import EVENT
 from arena.native import lib
+from arena.values import Fault
 from arena.writer.host.sidetasks import SideTasks
 from arena.writer.scrapers.statefile import StateFile
 from arena.writer.service import service
@@ -22,6 +22,7 @@ from arena.writer.stream.socket import Batch
 from arena.writer.sync.applying import Processor
 from arena.writer.sync.faultlog import FAULT_LOG_INTERVAL_S, FaultLog
 from arena.writer.sync.intake import Intake
+from arena.writing import WriterArena
 
 SECONDS = 30
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from arena.arena import PoolSpec, PoolValues, TokenSpec
 from arena.errors import PoolInvalid
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.sync import audit as audit_module
 from arena.writer.sync import hashes

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from arena import errors
-from arena.arena import WriterArena
 from arena.readers import Arena, attach, waiting
+from arena.writing import WriterArena
 
 HEAD = 100
 SECONDS = 30.0

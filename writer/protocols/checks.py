@@ -1,10 +1,11 @@
 """What a scraped pool must satisfy before it may be installed (DESIGN 8), in exact integers."""
 
-from arena.arena import PoolSpec, PoolValues
 from arena.errors import PoolInvalid
 from arena.layouts.slots import DYNAMIC_FEE_PIPS, UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.layouts.words import from_limbs
 from arena.native import ffi, lib
+from arena.specs import PoolSpec
+from arena.values import PoolValues
 
 MIN_TICK = -887272
 MAX_TICK = 887272

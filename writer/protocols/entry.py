@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from arena.arena import PoolSpec, TokenSpec
 from arena.errors import PoolEntryInvalid
 from arena.layouts.slots import DYNAMIC_FEE_PIPS, UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.specs import PoolSpec, TokenSpec
 from arena.writer.protocols.checks import FEE_DENOMINATOR_PIPS, MAX_TICK_SPACING
 from arena.writer.protocols.storage import (
     PANCAKESWAP_V3_LAYOUT,

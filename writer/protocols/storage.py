@@ -23,9 +23,10 @@ from typing import Protocol
 
 import sha3
 
-from arena.arena import PoolSpec, PoolValues
 from arena.errors import PoolInvalid
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.specs import PoolSpec
+from arena.values import PoolValues
 from arena.writer.protocols.checks import MAX_TICK, MAX_TICK_SPACING, check_pool
 
 # V4 PoolManager: storage slot of `mapping(PoolId => Pool.State) _pools` (StateLibrary.POOLS_SLOT).

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from arena.arena import PoolSpec, PoolValues
 from arena.errors import PoolInvalid
+from arena.specs import PoolSpec
+from arena.values import PoolValues
 
 if TYPE_CHECKING:
     from arena.writer.protocols.storage import PoolTarget

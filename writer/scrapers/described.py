@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from arena.arena import PoolSpec
 from arena.errors import PoolInvalid, RpcError, RpcRefused
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3
+from arena.specs import PoolSpec
 from arena.writer.node.jsonrpc import Call, JsonRpc
 from arena.writer.node.meanings import Meaning, meaning
 from arena.writer.protocols.storage import check_identity

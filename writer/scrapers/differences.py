@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from arena.arena import PoolValues
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.values import PoolValues
 
 FIELDS = {
     UNISWAP_V2: ("reserve0", "reserve1"),

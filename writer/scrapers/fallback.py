@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from arena.arena import PoolSpec
 from arena.errors import DatabaseRefused, RpcError
+from arena.specs import PoolSpec
 from arena.writer.node.client import NodeClient
 from arena.writer.protocols.storage import PoolTarget
 from arena.writer.scrapers import PoolScraper, Scrape

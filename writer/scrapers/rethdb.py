@@ -23,9 +23,10 @@ from functools import partial
 from multiprocessing.connection import wait as wait_for_any
 from typing import TypeVar
 
-from arena.arena import PoolSpec, PoolValues
 from arena.errors import DatabaseUnreadable, OtherFork, PoolInvalid, Scraper
 from arena.layouts.slots import UNISWAP_V2
+from arena.specs import PoolSpec
+from arena.values import PoolValues
 from arena.writer.protocols.storage import PoolTarget, SlotList, keccak256, read_targets
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.mdbx import database_directory

@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from arena.arena import PoolSpec, PoolValues
 from arena.errors import (
     AccountMissing,
     BlockUnavailable,
@@ -25,6 +24,8 @@ from arena.errors import (
     RpcRefused,
 )
 from arena.layouts.slots import UNISWAP_V2
+from arena.specs import PoolSpec
+from arena.values import PoolValues
 from arena.writer.node.head import (
     Block,
     block_by_hash,

@@ -3,9 +3,10 @@
 import json
 from typing import Any, NoReturn
 
-from arena.arena import PoolSpec, PoolValues, TokenSpec
 from arena.errors import PoolInvalid, StateFileError
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 
 MAX_LINE_NBYTES = 64 << 20  # one pool with 300,000 ticks is about 25 MB
 MAX_SYMBOL_NBYTES = 32  # token table, layouts

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from arena.arena import PoolSpec
 from arena.errors import PoolInvalid, StateFileError
 from arena.layouts.slots import UNISWAP_V2
+from arena.specs import PoolSpec
 from arena.writer.protocols.checks import check_pool
 from arena.writer.protocols.storage import check_identity
 from arena.writer.scrapers import Scrape, ScrapedPool

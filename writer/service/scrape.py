@@ -11,9 +11,10 @@ from typing import Any, TextIO
 
 import orjson
 
-from arena.arena import PoolSpec, PoolValues, TokenSpec
 from arena.errors import BlockUnavailable, DatabaseRefused, PoolInvalid
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 from arena.writer.lists.pool_list import read_pool_list
 from arena.writer.node.jsonrpc import JsonRpc
 from arena.writer.scrapers import Scrape, ScrapedPool

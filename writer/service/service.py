@@ -16,7 +16,6 @@ from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import Any
 
-from arena.arena import WriterArena
 from arena.errors import ArenaError, NodeBehind
 from arena.layouts.events import EVENT
 from arena.writer.host.shortage import on_loop_error
@@ -44,6 +43,7 @@ from arena.writer.sync.intake import Intake
 from arena.writer.sync.restart import open_arena
 from arena.writer.sync.starts import PRESETS, Metrics, Preset
 from arena.writer.sync.syncwait import wait_until_synced
+from arena.writing import WriterArena
 
 log = logging.getLogger(__name__)
 

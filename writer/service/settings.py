@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from arena.arena import UNDO_NBYTES
+from arena.capacities import UNDO_NBYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from arena.arena import MappedArena, check_control, control_pointer, control_state, read_phase
+from arena.control import (
+    check_control,
+    control_pointer,
+    control_state,
+    heartbeat_age_ns,
+    read_phase,
+)
 from arena.errors import ArenaError
 from arena.layouts import header, slots
-from arena.mapping import heartbeat_age_ns
+from arena.lock import ControlSegment
+from arena.mapping import MappedArena, header_offset
 from arena.native import ffi, lib, raise_status
 from arena.owner import user_id
-from arena.segment import ControlSegment
+from arena.reads import newest_commit, slot_lines
 from arena.writer.sync.faultlog import named_counters
 
 STATE_NAMES = {
@@ -39,8 +46,7 @@ def read_vitals(name: str) -> Vitals:
         shared = control_pointer(control)
         check_control(shared, control.name)
         mapped = MappedArena.open(control.name, shared)
-        record = ffi.new("psa_commit_record *")
-        status = lib.psa_pin(mapped.pointer, record)
+        status, record = newest_commit(mapped.pointer)
         if status:
             raise_status(status, f"{control.name} changed during every try to read its head")
         age_ns = time.monotonic_ns() - _heartbeat_ns(shared)
@@ -69,9 +75,7 @@ def read_status(name: str, *, owner: int | str | None = None) -> dict[str, Any]:
         phase_age_ns = time.monotonic_ns() - phase.since_ns
         heartbeat_age = heartbeat_age_ns(shared)
         record, pools = _pools_by_status(mapped)
-        fields = header.HEADER.fields
-        assert fields is not None
-        counters = mapped.array(fields["counters"][1], np.dtype("<u8"), header.COUNTERS)
+        counters = mapped.array(header_offset("counters"), np.dtype("<u8"), header.COUNTERS)
         return {
             "name": control.name,
             "chain_id": int(shared.chain_id),
@@ -102,22 +106,11 @@ def read_status(name: str, *, owner: int | str | None = None) -> dict[str, Any]:
 
 def _pools_by_status(mapped: MappedArena) -> tuple[Any, dict[str, int]]:
     """The newest commit record, and how many pools have each status at that commit."""
-    record = ffi.new("psa_commit_record *")
-    failed = ffi.new("uint32_t *")
     status = lib.PSA_OK
     for _ in range(SNAPSHOT_TRIES):
-        status = lib.psa_pin(mapped.pointer, record)
-        used = int(mapped.header.slots_used)
-        lines = np.zeros(used, slots.LINE)
-        if status == lib.PSA_OK and used and record.stamp:
-            status = lib.psa_snapshot(
-                mapped.pointer,
-                ffi.from_buffer("uint64_t *", np.arange(used, dtype=np.uint64)),
-                used,
-                record.stamp,
-                ffi.from_buffer("psa_line *", lines),
-                failed,
-            )
+        status, record = newest_commit(mapped.pointer)
+        if status == lib.PSA_OK:
+            status, _, lines = slot_lines(mapped.pointer, int(record.stamp))
         if status == lib.PSA_OK:
             counts = np.bincount(lines["status"], minlength=slots.STATUS_REMOVED + 1)
             named = {

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import arena
-from arena.arena import PoolSpec, PoolValues, TokenSpec
 from arena.errors import BlockUnavailable, ChainMoved, NotLive, PoolInvalid
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 from arena.writer.node.head import block_by_number
 from arena.writer.node.jsonrpc import JsonRpc
 from arena.writer.protocols.storage import PANCAKESWAP_V3_LAYOUT, PoolTarget, pool_target

@@ -26,7 +26,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from arena.arena import PoolSpec
 from arena.errors import (
     ChainMoved,
     LogInvalid,
@@ -35,6 +34,7 @@ from arena.errors import (
     RpcRefused,
     Scraper,
 )
+from arena.specs import PoolSpec
 from arena.writer.node.meanings import demands_address
 from arena.writer.stream.evidence import (
     Evidence,

@@ -9,8 +9,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-from arena.arena import PoolSpec
 from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused
+from arena.specs import PoolSpec
 from arena.writer.node.client import Header, Log, NodeClient
 from arena.writer.node.meanings import demands_address
 from arena.writer.stream.block_logs import BlockLogs

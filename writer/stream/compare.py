@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from arena.arena import PoolSpec
 from arena.native import lib
+from arena.specs import PoolSpec
 from arena.writer.node.client import Header
 from arena.writer.stream.history import Records
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from arena.arena import PoolSpec
 from arena.errors import LogInvalid
 from arena.layouts.events import EVENT
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.native import lib
+from arena.specs import PoolSpec
 from arena.writer.node.client import Header, Log
 from arena.writer.stream.history import Records
 

@@ -11,9 +11,9 @@ from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Protocol
 
-from arena.arena import PoolSpec
 from arena.errors import LogInvalid
 from arena.layouts.slots import UNISWAP_V4
+from arena.specs import PoolSpec
 from arena.writer.protocols.storage import keccak256
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ all of them where a header has no bloom filter. The logs of those alone are read
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from arena.arena import PoolSpec
 from arena.errors import ChainMoved, LogsRefused
 from arena.layouts.slots import UNISWAP_V4
 from arena.native import lib
+from arena.specs import PoolSpec
 from arena.writer.node.client import Header, NodeClient
 from arena.writer.stream.block_logs import BlockLogs
 from arena.writer.stream.blocks import MAX_FETCH_BLOCKS, fetch_blocks, fetch_headers

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from arena.arena import PoolSpec
 from arena.layouts.slots import UNISWAP_V4
+from arena.specs import PoolSpec
 from arena.writer.stream.evidence import (
     Evidence,
     bloom_bits,

@@ -2,10 +2,11 @@
 
 import logging
 
-from arena.arena import Fault, WriterArena
 from arena.native import lib
+from arena.values import Fault
 from arena.writer.stream.history import Records
 from arena.writer.sync.faultlog import FaultLog, named_counters
+from arena.writing import WriterArena
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from arena.arena import PoolValues
 from arena.errors import Scraper
 from arena.layouts.slots import DYNAMIC_FEE_PIPS
+from arena.values import PoolValues
 from arena.writer.scrapers import Scrape
 from arena.writer.scrapers.described import Described
 from arena.writer.scrapers.differences import Difference, differences

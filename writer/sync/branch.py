@@ -19,8 +19,8 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from arena.arena import PoolSpec
 from arena.errors import ChainMoved, GapNotClosed, LogsRefused, NodeBehind
+from arena.specs import PoolSpec
 from arena.writer.node.client import Header, NodeClient
 from arena.writer.stream.blocks import block_reader, claimed_blocks, fetch_blocks, speaks_of
 from arena.writer.stream.compare import NodeBlock, differing_pools, same_block, touched_pools

@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 import orjson
 import zstandard
 
-from arena.arena import ArenaImage
 from arena.errors import CheckpointRefused
+from arena.images import ArenaImage
 from arena.layouts.header import HEADER_NBYTES, LAYOUT_DIGEST, LAYOUT_VERSION
 
 log = logging.getLogger(__name__)

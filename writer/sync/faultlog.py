@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from arena.arena import Fault
 from arena.layouts.header import COUNTER_APPLIED, COUNTER_NAMES, COUNTER_UNSUPPORTED
 from arena.native import lib
+from arena.values import Fault
 
 log = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from arena.arena import PoolSpec
 from arena.errors import (
     ArenaFull,
     ArenaRegistry,
     CoverageError,
 )
 from arena.native import lib
+from arena.specs import PoolSpec
 from arena.writer.host.sidetasks import all_or_error
 from arena.writer.scrapers import ScrapedPool
 from arena.writer.stream.compare import NodeBlock

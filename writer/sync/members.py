@@ -4,9 +4,11 @@ import logging
 import random
 from collections.abc import Collection, Sequence
 
-from arena.arena import ArenaImage, PoolSpec, PoolValues
 from arena.errors import ArenaError
+from arena.images import ArenaImage
 from arena.native import lib
+from arena.specs import PoolSpec
+from arena.values import PoolValues
 from arena.writer.sync.candidate import Candidate, Moment, Verdict
 from arena.writer.sync.fees import Fees
 from arena.writer.sync.stage import Values

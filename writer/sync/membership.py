@@ -6,11 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from arena.arena import PoolSpec
 from arena.errors import (
     ArenaFull,
     OwnerMismatch,
 )
+from arena.specs import PoolSpec
 from arena.writer.lists.reports import PoolReports
 from arena.writer.sync.confirming import Confirming
 from arena.writer.sync.places import Places

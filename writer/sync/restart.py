@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from arena.arena import UNDO_NBYTES, WriterArena
+from arena.capacities import UNDO_NBYTES
 from arena.errors import (
     ArenaFull,
     ArenaMissing,
@@ -23,6 +23,7 @@ from arena.errors import (
 from arena.layouts.slots import STATUS_LIVE, STATUS_SYNCING, UNDO_RECORD
 from arena.writer.node.client import NodeClient
 from arena.writer.sync.checkpoint_file import Checkpoint, usable_checkpoints
+from arena.writing import WriterArena
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ The only owner of all this. Nothing here waits or knows the arena; times are giv
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from arena.arena import PoolSpec
+from arena.specs import PoolSpec
 from arena.writer.protocols.storage import PoolTarget
 
 FIRST_PAUSE_S = 0.2

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from arena.arena import PoolSpec
 from arena.native import lib
+from arena.specs import PoolSpec
 from arena.writer.node.client import Header, NodeClient
 from arena.writer.stream.blocks import claimed_blocks
 from arena.writer.stream.compare import NodeBlock
