@@ -35,11 +35,12 @@ from arena.writer.lists.pool_list import parse_pool_list
 WRITER = """
 import asyncio, pickle, sys, threading, time
 from pathlib import Path
-from arena.writer.jsonrpc import JsonRpc
+from arena.writer.node.jsonrpc import JsonRpc
 from arena.writer.scrapers.rethdb import RethDB
 from arena.writer.scrapers.rpc import RpcScraper
 from arena.writer.scrapers.statefile import StateFile
-from arena.writer.service import Service, Settings
+from arena.writer.service.service import Service
+from arena.writer.service.settings import Settings
 
 name, path, states, source, targets = sys.argv[1:]
 

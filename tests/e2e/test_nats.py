@@ -18,8 +18,8 @@ from oracle.nats_server import NatsServer, Publisher
 from running_source import SECONDS, RunningSource
 
 from arena.errors import PoolListError
+from arena.writer.lists import asking, natslink
 from arena.writer.lists import nats as natspools
-from arena.writer.lists import natslink
 from arena.writer.lists.nats import NatsPools
 from arena.writer.lists.pool_list import parse_pool_list, read_pool_list
 from arena.writer.lists.saved import SavedList
@@ -67,9 +67,9 @@ def publisher(server: NatsServer) -> Iterator[Publisher]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The waits of the product, shortened."""
     monkeypatch.setattr(natspools, "FIRST_RETRY_S", 0.1)
-    monkeypatch.setattr(natspools, "FIRST_ASK_S", 0.1)
+    monkeypatch.setattr(asking, "FIRST_ASK_S", 0.1)
     monkeypatch.setattr(natspools, "LONGEST_RETRY_S", 0.5)
-    monkeypatch.setattr(natspools, "LONGEST_ASK_S", 0.5)
+    monkeypatch.setattr(asking, "LONGEST_ASK_S", 0.5)
 
 
 def running(source: NatsPools) -> RunningSource:
@@ -294,7 +294,7 @@ def test_what_was_answered_is_not_asked_again(server: NatsServer, publisher: Pub
     with running(NatsPools(server.url, "ethereum", wait_s=30)) as run:
         wait_answered(run)
         asked = run.source.counts["asked"]
-        time.sleep(5 * natspools.LONGEST_ASK_S)
+        time.sleep(5 * asking.LONGEST_ASK_S)
         assert run.source.counts["asked"] == asked
 
 

@@ -31,6 +31,7 @@ import arena
 import arena.writer.demo
 from arena.errors import PortRefused, RpcUnavailable
 from arena.layouts.header import COUNTER_NAMES, PHASE_NAMES
+from arena.writer.host.room import Capacities
 from arena.writer.scrapers.statefile import StateFile
 from arena.writer.service import service
 from arena.writer.service.metrics import MetricsServer
@@ -394,7 +395,7 @@ def test_extra_counts_are_metrics_of_their_prefix(
 
     monkeypatch.setattr(service, "MetricsServer", Noted)
     settings = service.Settings(
-        arena_name, tmp_path / "none", max_pools=4, tick_bytes=1 << 16, metrics_port=0
+        arena_name, tmp_path / "none", capacities=Capacities(4, 1 << 16), metrics_port=0
     )
     running = service.Service(
         settings,
@@ -432,7 +433,7 @@ def test_an_end_waits_for_no_answer_of_a_node(arena_name: str, tmp_path: Path) -
         raise RpcUnavailable("closed")
 
     running = service.Service(
-        service.Settings(arena_name, tmp_path / "none", max_pools=4, tick_bytes=1 << 16),
+        service.Settings(arena_name, tmp_path / "none", capacities=Capacities(4, 1 << 16)),
         StateFile(tmp_path / "states.jsonl"),
         synced=wait,  # type: ignore[arg-type]
         close_sources=is_closed.set,
@@ -712,7 +713,7 @@ def test_the_watchdog_starves_when_the_feed_thread_hangs(
     monkeypatch.setenv("NOTIFY_SOCKET", manager.getsockname())
     monkeypatch.setenv("WATCHDOG_USEC", "400000")
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
-    settings = service.Settings(arena_name, feed, max_pools=64, tick_bytes=1 << 20)
+    settings = service.Settings(arena_name, feed, capacities=Capacities(64, 1 << 20))
     running = service.Service(settings, StateFile(STATES))
     released = threading.Event()
     hung = threading.Event()

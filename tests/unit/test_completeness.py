@@ -25,7 +25,7 @@ from arena.errors import (
 from arena.specs import PoolSpec, TokenSpec
 from arena.writer.node.client import Header, Log, Receipts
 from arena.writer.protocols.storage import pool_target
-from arena.writer.service.doctor import Doctor
+from arena.writer.service.doctor import Doctor, DoctorSettings
 from arena.writer.stream.block_logs import (
     HOLES_LEARNED,
     PASS_S,
@@ -774,11 +774,13 @@ def test_doctor_says_whether_the_newest_blocks_logs_are_all_there(
     monkeypatch.setattr("arena.writer.service.doctor.COMPARE_PAUSE_S", 0.01)
     nothing: Any = None
     doctor = Doctor(
-        **dict.fromkeys(("socket", "node", "states", "reth_db", "rpc", "pools"), nothing),
-        chain_id=None,
-        libmdbx=None,
-        tick_nbytes=0,
-        wait_s=0.0,
+        DoctorSettings(
+            **dict.fromkeys(("socket", "node", "states", "reth_db", "rpc", "pools"), nothing),
+            chain_id=None,
+            libmdbx=None,
+            tick_nbytes=0,
+            wait_s=0.0,
+        )
     )
     doctor._targets = [pool_target(spec) for spec in POOLS.values()]
     finding = list(doctor._look_at_logs(nothing, 8))[-1]

@@ -17,6 +17,8 @@ import typer
 
 from arena.writer.cli import config
 from arena.writer.cli import writer as cli
+from arena.writer.cli.options import BridgeDialect, Dialect
+from arena.writer.stream.socket import DIALECTS
 
 RUN: Any = typer.main.get_command(cli.app).commands["run"]  # type: ignore[attr-defined]
 HINTS = typing.get_type_hints(RUN.callback)
@@ -102,6 +104,11 @@ def test_the_nearest_source_wins(
 
 def setting(key: str, value: Any) -> config.Setting:
     return config.Setting(key, value, "file")
+
+
+def test_the_dialects_are_those_of_the_feed() -> None:
+    assert {each.value for each in Dialect} == set(DIALECTS)
+    assert {each.value for each in BridgeDialect} < set(DIALECTS)
 
 
 def test_a_flag_is_named_like_its_key_and_variable() -> None:

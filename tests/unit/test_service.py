@@ -13,6 +13,7 @@ from arena.errors import Connection, Deserialization, InvalidMessage, PoolNotFou
 from arena.layouts.events import EVENT
 from arena.native import lib
 from arena.values import Fault
+from arena.writer.host.room import Capacities
 from arena.writer.host.sidetasks import SideTasks
 from arena.writer.scrapers.statefile import StateFile
 from arena.writer.service import service
@@ -133,7 +134,9 @@ def test_the_service_ends_with_what_ended_its_feed_thread(
         return ScriptedFeed(MemoryError("no more"))
 
     monkeypatch.setattr(service, "Feed", scripted)
-    settings = service.Settings(arena_name, tmp_path / "feed.sock", max_pools=4, tick_bytes=1 << 16)
+    settings = service.Settings(
+        arena_name, tmp_path / "feed.sock", capacities=Capacities(4, 1 << 16)
+    )
     running = service.Service(settings, StateFile(tmp_path / "states.jsonl")).run()
     with pytest.raises(MemoryError, match="no more"):
         asyncio.run(running)

@@ -14,7 +14,8 @@ import pytest
 from arena.errors import PoolEntryInvalid, PoolListError
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.specs import PoolSpec
-from arena.writer.lists.pool_list import PoolList, file_signature, parse_pool_list, read_pool_list
+from arena.writer.host.versions import file_signature
+from arena.writer.lists.pool_list import PoolList, parse_pool_list, read_pool_list
 from arena.writer.protocols.entry import pool_record
 from arena.writer.protocols.storage import PANCAKESWAP_V3_FACTORIES, V3_LAYOUT, PoolTarget
 

@@ -34,9 +34,9 @@ _SOURCES = {
     "DEFAULT": "default",
 }
 # Context.meta, shared with the parent command, which knows nothing of these.
-_ARGUMENTS = "arena.writer.cli.tools.config.arguments"
-_FILE = "arena.writer.cli.tools.config.file"
-_CHECK = "arena.writer.cli.tools.config.check"
+_ARGUMENTS = "arena.writer.cli.config.arguments"
+_FILE = "arena.writer.cli.config.file"
+_CHECK = "arena.writer.cli.config.check"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,13 +25,12 @@ from arena.writer.service.status import read_status
 
 HERE = Path(__file__).resolve().parent
 BLOCKS_PER_S = 16.0
-START_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 15.0
 QUOTES_SHOWN = 6
 RECORDINGS = ("reorg", "v2", "v3", "v4")
 
-WRITER = "from arena.writer.cli import writer; writer()"
-REPLAY = "from arena.writer.cli import replay; replay()"
+WRITER = "from arena.writer.cli.main import writer; writer()"
+REPLAY = "from arena.writer.cli.main import replay; replay()"
 
 
 class DemoFailed(ArenaError):

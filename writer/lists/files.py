@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from arena.errors import PoolListError
-from arena.writer.lists.pool_list import PoolList, file_signature, read_pool_list
+from arena.writer.host.versions import file_signature
+from arena.writer.lists.pool_list import PoolList, read_pool_list
 from arena.writer.lists.reports import report_refused
 from arena.writer.lists.source import Origin, PoolChange, difference
 from arena.writer.protocols.storage import PoolTarget

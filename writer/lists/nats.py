@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from typing import Any
 from nats.aio.msg import Msg
 
 from arena.errors import PoolListError, PoolMessageInvalid
+from arena.writer.lists.asking import RESEED, Question
 from arena.writer.lists.messages import (
     REASONS,
     SUFFIXES,
@@ -35,12 +35,8 @@ from arena.writer.protocols.storage import PoolTarget
 log = logging.getLogger(__name__)
 
 
-RESEED = "whitelist.reseed"
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0  # between two tries to connect
-FIRST_ASK_S, LONGEST_ASK_S = 1.0, 30.0  # between two questions while none is answered
-REPLY_S = 10.0
 SAVE_S = 1.0  # the longest a change waits for the burst it is part of to end
-MAX_SINCE_ASKED = 1024
 
 _COUNTS = (
     *(f"messages_{kind}" for kind in Kind),
@@ -97,13 +93,9 @@ class NatsPools:
         self._is_saved_list = False
         self._unsaved_since: float | None = None
         self._link: NatsLink | None = None
-        # Messages since a request was sent: its reply is older than some of them, unknown which.
-        self._since_asked: list[PoolMessage] | None = None
         self._was_lost = False
         self._failure = ""  # why there is no connection
-        # What is still open of the question: descriptions of the pools, and the list as a whole.
-        self._wants_reseed = self._wants_whole = True
-        self._ask_now = threading.Event()
+        self._question = Question(chain, self._address.shown, self.counts)
         self._wake: Callable[[], object] = _nothing
 
     def first(self) -> tuple[PoolTarget, ...]:
@@ -130,7 +122,7 @@ class NatsPools:
 
     def reload(self) -> None:
         """As PoolSource: ask again, and try at once to connect where that is in a pause."""
-        self._ask_now.set()
+        self._question.ask_now()
         with contextlib.suppress(RuntimeError):  # the loop has just been closed
             self._wake()
 
@@ -142,7 +134,7 @@ class NatsPools:
             "address": self._address.shown,
             "chain": self.chain,
             "connected": self._link is not None and self._link.is_open,
-            "asking": self._wants_reseed or self._wants_whole,
+            "asking": self._question.is_open,
             "pools": len(self._join.in_force),
             "waiting": len(self._join.waiting),
             "origin": None if self._origin is None else asdict(self._origin),
@@ -185,7 +177,7 @@ class NatsPools:
         elif self.counts["connects"]:
             found = (
                 f"{shown} sent no list of pools for {self.chain!r} within {waited}, asked "
-                f"{self.counts['asked']} times on {RESEED} and {self._request_subject}"
+                f"{self.counts['asked']} times on {RESEED} and {self._question.subject}"
             )
             remedy = "start a publisher that answers, wait longer, or give a file of pools"
         else:
@@ -240,8 +232,8 @@ class NatsPools:
                 link = await self._connect()
                 if link is not None:
                     delay_s = FIRST_RETRY_S
-                    self._wants_reseed = self._wants_whole = True
-                    self._link, self._since_asked = link, None
+                    self._question.begin_anew()
+                    self._link = link
                     try:
                         if await self._listen(link, take, until):
                             return
@@ -284,8 +276,6 @@ class NatsPools:
     ) -> bool:
         """Ask and take what comes; False when the connection ended, True when `until` holds."""
         clock = asyncio.get_running_loop().time
-        self._ask_now.set()
-        ask_at, delay_s = 0.0, FIRST_ASK_S
         dropped = 0
         while not until():
             if link.reply is not None:
@@ -296,16 +286,8 @@ class NatsPools:
             if link.dropped != dropped:
                 self.counts["messages_dropped"] += link.dropped - dropped
                 dropped = link.dropped
-                self._ask_now.set()
-            if self._ask_now.is_set():
-                self._ask_now.clear()
-                self._wants_reseed = self._wants_whole = True
-                ask_at, delay_s = 0.0, FIRST_ASK_S
-            is_asking = self._wants_reseed or self._wants_whole
-            if is_asking and clock() >= ask_at:
-                await self._ask(link)
-                ask_at = clock() + delay_s
-                delay_s = min(2 * delay_s, LONGEST_ASK_S)
+                self._question.ask_now()
+            await self._question.ask_where_due(link, clock)
             if self._is_save_due(link):
                 # Nothing is taken meanwhile, and a save that a stop cuts short is done again there.
                 await asyncio.to_thread(self._save)
@@ -313,10 +295,8 @@ class NatsPools:
             elif not link.is_open and link.inbox.empty():
                 return False
             else:
-                # Also with nothing to ask: an end that does not show in the inbox is seen then.
-                look_at = clock() + LONGEST_ASK_S
                 try:
-                    async with asyncio.timeout_at(min(ask_at, look_at) if is_asking else look_at):
+                    async with asyncio.timeout_at(self._question.look_at(clock())):
                         message = await link.inbox.get()
                 except TimeoutError:
                     continue
@@ -324,22 +304,6 @@ class NatsPools:
                     self._take_message(link, message, take)
                 await asyncio.sleep(0)  # a full inbox must not keep the loop from its other work
         return True
-
-    # -- asking
-
-    @property
-    def _request_subject(self) -> str:
-        return f"whitelist.snapshot.request.{self.chain}"
-
-    async def _ask(self, link: NatsLink) -> None:
-        """Ask in both dialects, in each for as long as it was not answered."""
-        self.counts["asked"] += 1
-        log.debug("event=pools_asked address=%s", self._address.shown)
-        if self._wants_whole and not link.is_requesting:
-            self._since_asked = []
-            link.request(self._request_subject, timeout_s=REPLY_S)
-        if self._wants_reseed:
-            await link.publish(RESEED)
 
     # -- what comes
 
@@ -350,10 +314,7 @@ class NatsPools:
         message = self._parse(received.data, subject, subject.rsplit(".", 1)[-1])
         if message is None:
             return
-        if not link.is_requesting or len(self._since_asked or ()) >= MAX_SINCE_ASKED:
-            self._since_asked = None  # no reply is to come, or it cannot be placed any more
-        if self._since_asked is not None:
-            self._since_asked.append(message)
+        self._question.note_message(link, message)
         self._took(message, self._join.apply(message), subject, take)
 
     def _take_reply(self, reply: Msg, take: Callable[[PoolChange], None]) -> None:
@@ -362,12 +323,12 @@ class NatsPools:
         Replies and messages come on two subscriptions without an order between them.
         """
         self.counts["replies"] += 1
-        since, self._since_asked = self._since_asked, None
-        message = self._parse(reply.data, self._request_subject, "minimal", must_be_whole=True)
+        since, subject = self._question.take_since_asked(), self._question.subject
+        message = self._parse(reply.data, subject, "minimal", must_be_whole=True)
         if message is None or since is None:
             return
         step = self._join.apply_older(message, since)
-        self._took(message, step, self._request_subject, take)
+        self._took(message, step, subject, take)
 
     def _parse(
         self, payload: bytes, subject: str, suffix: str, *, must_be_whole: bool = False
@@ -418,13 +379,9 @@ class NatsPools:
         """Note what a message that was applied means for the question, the saved list and `take`."""
         is_whole = message.kind is Kind.FULL
         if is_whole:
-            self._wants_whole = False
             self._has_whole = True
             self._is_saved_list = False
-        if (is_whole or message.kind is Kind.REFRESH) and not (
-            self._join.waiting and not message.targets
-        ):
-            self._wants_reseed = False
+        self._question.note_answer(message, is_waiting=bool(self._join.waiting))
         self.counts["ids_dropped"] = self._join.overflowed
         if not (step or is_whole):
             return

@@ -39,15 +39,6 @@ class PoolIds:
     refused: tuple[PoolEntryInvalid, ...] = ()
 
 
-def file_signature(path: str | os.PathLike[str]) -> tuple[int, int, int] | None:
-    """What tells one version of a file from the next; None while there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
 def read_pool_list(path: str | os.PathLike[str], *, chain: str | None = None) -> PoolList:
     """The pools of a file: TOML when its name ends in .toml, else JSON.
 

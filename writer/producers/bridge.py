@@ -9,11 +9,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,14 +29,17 @@ from arena.errors import (
     Scraper,
 )
 from arena.native import lib
-from arena.writer.lists.pool_list import file_signature, read_pool_list
+from arena.writer.host.room import Access
+from arena.writer.host.versions import file_signature
+from arena.writer.lists.pool_list import read_pool_list
 from arena.writer.lists.reports import report_refused
 from arena.writer.node.client import Header
 from arena.writer.node.head import check_chain, check_synced
 from arena.writer.node.jsonrpc import JsonRpc
-from arena.writer.node.rpc_node import RpcNode, read_hash
+from arena.writer.node.rpc_node import RpcNode
 from arena.writer.node.transports import Limits
 from arena.writer.producers.follow import Follower, encode, without_protocol_fees
+from arena.writer.producers.heads import Heads
 from arena.writer.producers.replay import listen
 from arena.writer.protocols.storage import PoolTarget
 from arena.writer.stream.history import Records
@@ -48,8 +50,6 @@ log = logging.getLogger(__name__)
 
 POLL_SUBSCRIBED_S = 1.0  # how long a silent subscription is believed
 POLL_S = 0.25  # without a subscription
-RESUBSCRIBE_S = 1.0
-MISSED_HEADS = 2  # found by asking, one after the other, before a subscription counts as dead
 # A head below the last one is a chain cut back, or an answer of another node behind a balancer.
 CUT_BACK_S = 1.0
 FIRST_RETRY_S = 0.02  # a block's logs may come a moment after its header
@@ -75,8 +75,7 @@ class BridgeSettings:
     node: str
     pools: Path | None
     socket: Path
-    mode: int = 0o600
-    group: str | None = None
+    access: Access = field(default_factory=Access)
     chain_id: int | None = None
     poll_s: float | None = None
     client_nbytes: int = CLIENT_NBYTES
@@ -121,13 +120,10 @@ class Bridge:
         self._host: Host | None = None
         self._chain_id = settings.chain_id
         self._next_seq = 1
-        self._hints: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._heads = Heads()
         self._stopping = threading.Event()
         self._reload = threading.Event()
         self._joined = threading.Event()
-        self._unsubscribe: Callable[[], None] | None = None
-        self._subscribe_at = 0.0
-        self._missed = 0
         self._failures = 0
         self._failing_since: float | None = None
         self._owed: bytes | None = None  # the newest head that was told, and could not be sent
@@ -150,7 +146,7 @@ class Bridge:
     def reload(self) -> None:
         """Read the list of pools again before the next block. Safe from any thread."""
         self._reload.set()
-        self._hints.put(None)
+        self._heads.wake()
 
     def counts(self) -> dict[str, int]:
         """For metrics; any thread may ask."""
@@ -168,7 +164,7 @@ class Bridge:
         self._host = host
         loop = self._loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
-        listener = listen(os.fspath(settings.socket), mode=settings.mode, group=settings.group)
+        listener = listen(os.fspath(settings.socket), settings.access)
         thread = threading.Thread(
             target=self._follow, args=(ended,), name="arena-bridge", daemon=True
         )
@@ -187,7 +183,7 @@ class Bridge:
                 server.close()
         finally:
             self._stopping.set()
-            self._hints.put(None)
+            self._heads.wake()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(settings.socket)
             self._drop_clients("the bridge ends")
@@ -241,15 +237,14 @@ class Bridge:
                 if self._stopping.is_set():
                     break
             while not self._stopping.is_set():
-                self._keep_subscribed()
+                self._heads.keep_subscribed(self._rpc, lambda: self._failures > 0)
                 hint = self._next_hint()
                 self._keep_pools()
                 if not self._stopping.is_set():
                     self._step(hint)
         except BaseException as error:
             failure = error
-        if self._unsubscribe is not None:
-            self._unsubscribe()
+        self._heads.unsubscribe()
 
         def settle() -> None:
             if not ended.done():
@@ -268,26 +263,19 @@ class Bridge:
     def _next_hint(self) -> bytes | None:
         """The hash of the newest head the subscription told, None when it is time to ask."""
         if self._failures:
-            wait_s = min(FIRST_RETRY_S * 2 ** (self._failures - 1), LONGEST_RETRY_S)
-            self._stopping.wait(wait_s)
-        else:
-            poll_s = POLL_SUBSCRIBED_S if self._is_subscribed else POLL_S
-            if self._shorter_since is not None:
-                poll_s = POLL_S
-            wait_s = self.settings.poll_s or poll_s
-        hint: bytes | None = None
-        with contextlib.suppress(queue.Empty):
-            hint = self._hints.get(timeout=0 if self._failures else wait_s)
-            while True:
-                hint = self._hints.get_nowait() or hint
-        return hint
+            self._stopping.wait(min(FIRST_RETRY_S * 2 ** (self._failures - 1), LONGEST_RETRY_S))
+            return self._heads.next_hint(0)
+        poll_s = POLL_SUBSCRIBED_S if self._heads.is_subscribed else POLL_S
+        if self._shorter_since is not None:
+            poll_s = POLL_S
+        return self._heads.next_hint(self.settings.poll_s or poll_s)
 
     def _step(self, hint: bytes | None) -> None:
         """Send what leads to the node's head; what hinders is tried again."""
         follower = self._follower
         began, began_at = follower.tip, time.monotonic()
         if hint is not None:
-            self._missed = 0
+            self._heads.note_told()
         try:
             if began is None:
                 check_synced(self._rpc)
@@ -317,7 +305,7 @@ class Bridge:
             self._owed = self._failing_since = None
         self._failures = 0
         if hint is None and follower.tip != began:
-            self._note_untold()
+            self._heads.note_untold()
 
     def _advance(self, hint: bytes | None) -> None:
         head = self._head(hint)
@@ -408,47 +396,6 @@ class Bridge:
         self._next_seq = (self._next_seq + len(records)) % 2**64
         log.debug("event=sent block=%d records=%d bytes=%d", last.number, len(records), len(data))
         self._call_soon(self._broadcast, data)
-
-    # -- the subscription: hints only, every head is found without it too
-
-    @property
-    def _is_subscribed(self) -> bool:
-        return self._unsubscribe is not None
-
-    def _keep_subscribed(self) -> None:
-        now = time.monotonic()
-        if self._is_subscribed or now < self._subscribe_at or not self._rpc.can_subscribe:
-            return
-        self._subscribe_at = now + RESUBSCRIBE_S
-        self._missed = 0
-        this = object()
-        self._subscription = this
-
-        def on_message(found: Any) -> None:
-            try:
-                self._hints.put(read_hash(found))
-            except LogInvalid:
-                self._hints.put(None)
-
-        def on_end(reason: str) -> None:
-            if self._subscription is this:
-                level = logging.DEBUG if self._failures else logging.INFO
-                log.log(level, "event=subscription_ended reason=%r", reason)
-                self._unsubscribe = None
-                self._hints.put(None)
-
-        self._unsubscribe = self._rpc.subscribe("newHeads", on_message=on_message, on_end=on_end)
-
-    def _note_untold(self) -> None:
-        """A head was found that a subscription should have told."""
-        if self._unsubscribe is None:
-            return
-        self._missed += 1
-        if self._missed >= MISSED_HEADS:
-            log.warning("event=subscription_silent missed=%d", self._missed)
-            unsubscribe, self._unsubscribe = self._unsubscribe, None
-            unsubscribe()
-            self._subscribe_at = 0.0
 
     # -- the list of pools
 

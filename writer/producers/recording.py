@@ -36,7 +36,7 @@ HEADER_CHECKSUM_AT = 60
 FRAMES, STATES = 1, 2
 CHUNK_NBYTES = 1 << 20
 MAX_CHUNK_NBYTES = 1 << 30
-MAX_FRAME_NBYTES = 16 << 20  # WIRE 1
+MAX_FRAME_NBYTES = 16 << 20  # without its prefix
 MAX_BLOCK_EVENTS = 1 << 16
 LENGTH_NBYTES = 4
 # What closes a reorg is served with the block before it, not after the wait for the next.

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from arena.errors import Connection, Deserialization
+from arena.writer.host.room import Access
 from arena.writer.host.sockets import check_path
 from arena.writer.producers.recording import Recording, check_stream, is_recording, load_recording
 
@@ -114,7 +115,7 @@ class ReplayServer:
         how long connections stay open afterwards, from the moment every client has got its last
         byte. Connection is raised when the path cannot be used.
         """
-        listener = listen(self.path)
+        listener = listen(self.path, Access())
         try:
             server = await asyncio.start_unix_server(self._serve, sock=listener)
             log.info("event=listening socket=%s blocks=%d", self.path, self.recording.block_count)
@@ -224,7 +225,7 @@ class ReplayServer:
             log.info("event=client_left at_byte=%d", offset)
 
 
-def listen(path: str, *, mode: int = 0o600, group: str | None = None) -> socket.socket:
+def listen(path: str, access: Access) -> socket.socket:
     """A listening Unix socket at `path`; an abandoned socket file there is replaced.
 
     It takes its place when it listens: whoever sees the path can connect. Connection: the path is
@@ -241,16 +242,16 @@ def listen(path: str, *, mode: int = 0o600, group: str | None = None) -> socket.
     mask = os.umask(0o177)
     try:
         listener.bind(birth)
-        if group is not None:
+        if (group := access.group) is not None:
             shutil.chown(birth, group=int(group) if group.isdigit() else group)
-        os.chmod(birth, mode)
+        os.chmod(birth, access.mode)
         listener.listen(64)
         os.rename(birth, path)
     except LookupError as error:
         listener.close()
         _unlink(birth)
         raise Connection(
-            f"cannot listen on {path}: there is no group {group}", path=path
+            f"cannot listen on {path}: there is no group {access.group}", path=path
         ) from error
     except OSError as error:
         listener.close()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from arena.errors import PoolInvalid, StateFileError
 from arena.layouts.slots import UNISWAP_V2
 from arena.specs import PoolSpec
+from arena.writer.host.versions import signature_of
 from arena.writer.protocols.checks import check_pool
 from arena.writer.protocols.storage import check_identity
 from arena.writer.scrapers import Scrape, ScrapedPool
@@ -140,7 +141,7 @@ class StateFile:
                 stream = lying[1]
                 found = os.fstat(stream.fileno())
                 try:
-                    if _signature_of(found) == signature:
+                    if signature_of(found) == signature:
                         head_block = content.head_block
                     else:
                         stream.seek(0)
@@ -307,11 +308,7 @@ def _signature(path: Path) -> tuple[int, int, int] | None:
         raise StateFileError(
             f"{path} cannot be read: {error.strerror}", path=str(path), line=None
         ) from error
-    return _signature_of(found)
-
-
-def _signature_of(found: os.stat_result) -> tuple[int, int, int]:
-    return (found.st_ino, found.st_size, found.st_mtime_ns)
+    return signature_of(found)
 
 
 def _close(lying: int | BinaryIO) -> None:

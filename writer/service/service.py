@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -41,7 +42,7 @@ from arena.writer.sync.coordinator import Coordinator
 from arena.writer.sync.descriptions import Descriptions
 from arena.writer.sync.intake import Intake
 from arena.writer.sync.restart import open_arena
-from arena.writer.sync.starts import PRESETS, Metrics, Preset
+from arena.writer.sync.starts import PRESETS, Metrics
 from arena.writer.sync.syncwait import wait_until_synced
 from arena.writing import WriterArena
 
@@ -124,7 +125,6 @@ class Service:
 
     async def _run_arena(self, notifier: Notifier, server: MetricsServer | None) -> None:
         settings = self.settings
-        preset = PRESETS[settings.preset]
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         loop.set_exception_handler(on_loop_error)
@@ -137,11 +137,11 @@ class Service:
             asyncio.to_thread(
                 open_arena,
                 settings.name,
-                max_pools=settings.max_pools,
-                tick_bytes=settings.tick_bytes,
-                undo_bytes=settings.undo_bytes,
-                mode=settings.mode,
-                group=settings.group,
+                max_pools=settings.capacities.max_pools,
+                tick_bytes=settings.capacities.tick_bytes,
+                undo_bytes=settings.capacities.undo_bytes,
+                mode=settings.access.mode,
+                group=settings.access.group,
                 chain_id=settings.chain_id,
                 node=None if settings.starts_cold else self._node,
                 folder=settings.state_folder,
@@ -160,7 +160,7 @@ class Service:
         self._was_live = is_warm
         is_clean = False
         try:
-            await self._run_with(arena, preset, loop, stop, notifier, server, is_warm)
+            await self._run_with(arena, stop, notifier, server, is_warm)
             is_clean = True
         finally:
             notifier.send("STOPPING=1", "STATUS=stopping")
@@ -176,16 +176,40 @@ class Service:
     async def _run_with(
         self,
         arena: WriterArena,
-        preset: Preset,
-        loop: asyncio.AbstractEventLoop,
         stop: asyncio.Event,
         notifier: Notifier,
         server: MetricsServer | None,
         is_warm: bool,
     ) -> None:
         settings = self.settings
-        feed = Feed(settings.socket, dialect=settings.dialect, peer_uid=settings.feed_uid)
-        died: asyncio.Future[None] = loop.create_future()
+        died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        parts = self._parts(arena, died)
+        if server is not None:
+            server.serve(self._collector(parts))
+        self._announce(arena)
+        works = [self._stay_live(parts, is_warm), stop.wait(), *self._works(parts)]
+        if notifier.is_on:
+            notify_on = partial(keep_notified, notifier, partial(read_vitals, settings.name))
+            works.append(parts.side_tasks.keep("notifier", notify_on))
+        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(work) for work in works]
+        await asyncio.sleep(0)  # a producer of our own listens by then
+        parts.thread.start()
+        try:
+            await asyncio.wait({*tasks, died}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (died, *tasks):
+                if task.done():
+                    task.result()
+            if parts.checkpoints is not None and settings.checkpoint_every:
+                await _write_last(parts.checkpoints)
+        finally:
+            await self._end(parts, tasks)
+
+    def _parts(self, arena: WriterArena, died: "asyncio.Future[None]") -> "_Parts":
+        """Everything that works on `arena`, nothing of it started; `died` is set when the feed thread
+        has ended."""
+        settings = self.settings
+        preset = PRESETS[settings.preset]
+        loop = asyncio.get_running_loop()
 
         def on_end(failure: BaseException | None) -> None:
             if failure is None:
@@ -196,11 +220,11 @@ class Service:
         def notify(what: str) -> None:
             loop.call_soon_threadsafe(lambda: coordinator.notice(what))
 
-        buffer_events = settings.buffer_events or preset.buffer_events
+        feed = Feed(settings.socket, dialect=settings.dialect, peer_uid=settings.feed_uid)
         side_tasks = SideTasks()
         intake = Intake(
             Processor(arena),
-            EventBuffer(buffer_events),
+            EventBuffer(settings.buffer_events or preset.buffer_events),
             notify=notify,
             closes_gaps=self._node is not None,
         )
@@ -228,8 +252,12 @@ class Service:
                 settings.chain_id,
                 settings.checkpoint_every,
             )
-        if server is not None:
-            server.serve(self._collector(thread, intake, checkpoints, side_tasks))
+        return _Parts(feed, intake, thread, coordinator, checkpoints, side_tasks)
+
+    def _announce(self, arena: WriterArena) -> None:
+        """Show readers and the log that the writer waits for its stream."""
+        settings = self.settings
+        buffer_events = settings.buffer_events or PRESETS[settings.preset].buffer_events
         arena.set_phase("connecting", f"waiting for {settings.socket}")
         if self._described is None:
             log.info(
@@ -243,45 +271,27 @@ class Service:
             buffer_events,
             buffer_events * EVENT.itemsize,
         )
-        works = [self._stay_live(thread, intake, coordinator, is_warm), stop.wait()]
-        works += self._works(thread, intake, coordinator, checkpoints, side_tasks)
-        if notifier.is_on:
-            notify_on = partial(keep_notified, notifier, partial(read_vitals, settings.name))
-            works.append(side_tasks.keep("notifier", notify_on))
-        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(work) for work in works]
-        await asyncio.sleep(0)  # a producer of our own listens by then
-        thread.start()
-        try:
-            await asyncio.wait({*tasks, died}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (died, *tasks):
-                if task.done():
-                    task.result()
-            if checkpoints is not None and settings.checkpoint_every:
-                await _write_last(checkpoints)
-        finally:
-            self._close_sources()  # threads that wait for an answer would be waited for
-            # Before its producer: a stream that ends because we do is no fault.
-            ended = thread.stop()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            feed.close()
-            if not ended:
-                # The arena is not ours to close while the thread may still write to it.
-                log.error("event=feed_thread_hangs timeout_s=%d", int(STOP_TIMEOUT_S))
-                os._exit(1)
 
-    def _works(
-        self,
-        thread: FeedThread,
-        intake: Intake,
-        coordinator: Coordinator,
-        checkpoints: Checkpoints | None,
-        side_tasks: SideTasks,
-    ) -> list[Coroutine[Any, Any, Any]]:
+    async def _end(self, parts: "_Parts", tasks: Sequence["asyncio.Future[Any]"]) -> None:
+        """Stop everything; a feed thread that hangs ends the process."""
+        self._close_sources()  # threads that wait for an answer would be waited for
+        # Before its producer: a stream that ends because we do is no fault.
+        ended = parts.thread.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        parts.feed.close()
+        if not ended:
+            # The arena is not ours to close while the thread may still write to it.
+            log.error("event=feed_thread_hangs timeout_s=%d", int(STOP_TIMEOUT_S))
+            os._exit(1)
+
+    def _works(self, parts: "_Parts") -> list[Coroutine[Any, Any, Any]]:
         """What goes on beside staying live, until cancelled; all but a producer of our own, without
         which nothing comes, may fail without ending it."""
         settings = self.settings
+        intake, thread, coordinator = parts.intake, parts.thread, parts.coordinator
+        checkpoints, side_tasks = parts.checkpoints, parts.side_tasks
         works: list[Coroutine[Any, Any, Any]] = []
         if self._producer is not None:
             works.append(self._producer(_Host(asyncio.get_running_loop(), thread, coordinator)))
@@ -307,29 +317,22 @@ class Service:
             works.append(side_tasks.keep("audit", audit.run))
         return works
 
-    def _collector(
-        self,
-        thread: FeedThread,
-        intake: Intake,
-        checkpoints: Checkpoints | None,
-        side_tasks: SideTasks,
-    ) -> ArenaCollector:
-        extra = {"side_task": side_tasks.counts} | dict(self._extra)
+    def _collector(self, parts: "_Parts") -> ArenaCollector:
+        extra = {"side_task": parts.side_tasks.counts} | dict(self._extra)
         if self._pools is not None:
             extra["pool_list"] = partial(_totals, self._pools.counts)
-        if checkpoints is not None:
-            extra["checkpoint"] = checkpoints.counts
+        if parts.checkpoints is not None:
+            extra["checkpoint"] = parts.checkpoints.counts
         return ArenaCollector(
             self.settings.name,
             starts=self._starts,
-            latency=thread.latency,
-            reorg_depths=intake.reorg_depths,
+            latency=parts.thread.latency,
+            reorg_depths=parts.intake.reorg_depths,
             extra=extra,
         )
 
-    async def _stay_live(
-        self, thread: FeedThread, intake: Intake, coordinator: Coordinator, is_warm: bool
-    ) -> None:
+    async def _stay_live(self, parts: "_Parts", is_warm: bool) -> None:
+        intake, thread, coordinator = parts.intake, parts.thread, parts.coordinator
         if self._synced is not None:
             await wait_until_synced(
                 intake,
@@ -368,6 +371,18 @@ class Service:
                     "event=reload_failed error=%s reason=%r", type(error).__name__, str(error)
                 )
         notifier.reloaded()
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What works on one arena, and is told to stop together."""
+
+    feed: Feed
+    intake: Intake
+    thread: FeedThread
+    coordinator: Coordinator
+    checkpoints: Checkpoints | None
+    side_tasks: SideTasks
 
 
 class _Host:

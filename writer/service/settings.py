@@ -1,9 +1,9 @@
 """What a writer was told to do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from arena.capacities import UNDO_NBYTES
+from arena.writer.host.room import Access, Capacities
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +19,8 @@ class Settings:
     socket: Path
     feed_uid: int | None = None  # the user whose process must answer on it; None: anybody
     dialect: str = "auto"
-    max_pools: int = 16384
-    tick_bytes: int = 64 << 20
-    undo_bytes: int = UNDO_NBYTES
-    mode: int = 0o600
-    group: str | None = None
+    capacities: Capacities = field(default_factory=Capacities)
+    access: Access = field(default_factory=Access)
     chain_id: int = 0
     preset: str = "cold_start"
     buffer_events: int | None = None
