@@ -4,6 +4,7 @@
 first use, so that importing layouts or errors alone stays light.
 """
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from arena import errors
@@ -12,41 +13,26 @@ from arena.errors import *  # noqa: F403
 if TYPE_CHECKING:
     from arena.readers import *  # noqa: F403
 
-_READERS = (
-    "Arena",
-    "FrozenPool",
-    "FrozenSnapshot",
-    "HeadBlock",
-    "Ladder",
-    "Phase",
-    "Pool",
-    "PoolState",
-    "Quote",
-    "QuoteBatch",
-    "SharedSnapshot",
-    "Snapshot",
-    "Token",
-    "attach",
-)
+_ERRORS = [
+    name
+    for name, value in vars(errors).items()
+    if isinstance(value, type) and issubclass(value, errors.ArenaError)
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _READERS:
+    # The import system asks here for submodules, too; those alone must not load the readers.
+    is_public = not name.startswith("_") and find_spec(f"arena.{name}") is None
+    if is_public or name == "__all__":
         from arena import readers
 
-        return getattr(readers, name)
+        if name == "__all__":
+            return [*readers.__all__, *_ERRORS]
+        if name in readers.__all__:
+            found = globals()[name] = getattr(readers, name)
+            return found
     raise AttributeError(f"module 'arena' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_READERS})
-
-
-__all__ = [
-    *_READERS,
-    *(
-        name
-        for name, value in vars(errors).items()
-        if isinstance(value, type) and issubclass(value, errors.ArenaError)
-    ),
-]
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -5,11 +5,16 @@ can disturb the writer.
 """
 
 from arena.control import Phase
+from arena.readers.batch import QuoteBatch
+from arena.readers.copy_quotes import Ladder
+from arena.readers.frozen import FrozenSnapshot, SharedSnapshot
+from arena.readers.frozen_pool import FrozenPool
+from arena.readers.head_block import HeadBlock
 from arena.readers.pool import Pool
-from arena.readers.quote import Ladder, Quote, QuoteBatch
-from arena.readers.reader import Arena, HeadBlock, attach
-from arena.readers.snapshot import FrozenSnapshot, SharedSnapshot, Snapshot
-from arena.readers.state import FrozenPool, PoolState, Token
+from arena.readers.quote import Quote
+from arena.readers.reader import Arena, attach
+from arena.readers.snapshot import Snapshot
+from arena.readers.state import PoolState, Token
 
 __all__ = [
     "Arena",

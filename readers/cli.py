@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 
 from arena.errors import ArenaError, SnapshotContended, UnknownPool
 from arena.output import printing
+from arena.readers.frozen import FrozenSnapshot
+from arena.readers.lookup import READ_TRIES
 from arena.readers.reader import Arena, attach
-from arena.readers.snapshot import FrozenSnapshot
-from arena.readers.state import READ_TRIES, PoolState, Token
+from arena.readers.state import PoolState, Token
 
 
 def _fail(program: str, error: BaseException) -> NoReturn:

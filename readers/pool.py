@@ -1,6 +1,7 @@
 """The handle on one pool in shared memory."""
 
-from typing import TYPE_CHECKING, Any
+import operator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,22 +10,11 @@ from arena.errors import ArenaClosed, PoolRemoved
 from arena.layouts import slots
 from arena.mapping import MappedArena, owned
 from arena.native import ffi, lib
-from arena.readers.quote import SharedQuotes
-from arena.readers.state import (
-    FrozenPool,
-    PoolState,
-    Token,
-    find_pool,
-    key_bytes,
-    read_error,
-    read_frozen,
-    read_row,
-    read_tokens,
-    unknown,
-)
-
-if TYPE_CHECKING:
-    from arena.readers.reader import Arena
+from arena.readers.attachment import Attachment
+from arena.readers.frozen_pool import FrozenPool, read_frozen
+from arena.readers.lookup import find_pool, is_there, read_error, read_row, read_tokens
+from arena.readers.shared_quotes import SharedQuotes
+from arena.readers.state import PoolState, Token, key_bytes, unknown
 
 
 class Pool(SharedQuotes):
@@ -40,7 +30,7 @@ class Pool(SharedQuotes):
 
     def __init__(
         self,
-        arena: "Arena",
+        arena: Attachment,
         key: str,
         mapped: MappedArena,
         place: tuple[int, int],
@@ -75,7 +65,7 @@ class Pool(SharedQuotes):
             place: tuple[int, int] | None = (slot, call.generation)
             if mapped.origin != before.origin:
                 place = find_pool(mapped, key_bytes(self.key))
-                if place is not None and not self._arena._exists(mapped, place, self.key):
+                if place is not None and not is_there(mapped, place, self.key):
                     place = None
             if place is None:
                 raise unknown(self.key, self._arena.name)
@@ -157,8 +147,4 @@ class Pool(SharedQuotes):
             raise TypeError(
                 "a pool of a snapshot does not pickle: pickle the snapshot, or freeze()"
             )
-        return (_get_pool, (self._arena, self.key))
-
-
-def _get_pool(arena: "Arena", key: str) -> Pool:
-    return arena[key]
+        return (operator.getitem, (self._arena, self.key))

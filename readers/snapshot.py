@@ -1,105 +1,34 @@
-"""Pools at one block: views pinned to a commit, copies that stay valid for ever, and tables.
+"""All pools at one block, read where they are.
 
 A pinned view reads shared memory as of its commit, so it costs nothing to take and ends when a pool it
-reads has been overwritten twice (SnapshotTooOld). A frozen snapshot is a private copy, ticks included.
+reads has been overwritten twice (SnapshotTooOld).
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from arena.errors import (
-    ArenaClosed,
-    PoolRemoved,
-    SnapshotContended,
-    SnapshotTooOld,
-    UnknownPool,
-)
-from arena.layouts import header as layout
+from arena.errors import ArenaClosed, SnapshotTooOld, UnknownPool
 from arena.layouts import slots
-from arena.mapping import MappedArena, OwnedArray
+from arena.mapping import MappedArena
 from arena.native import ffi, lib
-from arena.readers.quote import QuoteBatch
-from arena.readers.state import (
-    FrozenPool,
-    Key,
-    Token,
+from arena.readers.attachment import Attachment
+from arena.readers.batch import QuoteBatch
+from arena.readers.frozen import Head
+from arena.readers.lookup import (
+    check_references,
     find_pool,
     is_visible,
-    key_bytes,
-    key_text,
-    pin,
-    place_of,
-    read_error,
     read_lines,
-    read_rows,
-    reference_key,
-    slot_numbers,
-    unknown,
+    row_keys,
+    visible,
 )
-from arena.readers.table import Tables, frame_module, make_table
-
-if TYPE_CHECKING:
-    from arena.readers.pool import Pool
-    from arena.readers.reader import Arena
-
-
-class Head:
-    """The commit a snapshot belongs to."""
-
-    __slots__ = ("_record",)
-
-    def __init__(self, record: bytes) -> None:
-        self._record = np.frombuffer(record, layout.COMMIT_RECORD)[0]
-
-    @property
-    def block_number(self) -> int:
-        """Head block: every pool is as of its end. 0 = no block yet."""
-        return int(self._record["block_number"])
-
-    @property
-    def block_hash(self) -> str | None:
-        """0x-hex, None when the feed does not tell."""
-        found: bytes = self._record["block_hash"].tobytes()
-        return key_text(found) if any(found) else None
-
-    @property
-    def timestamp(self) -> int:
-        """Of the head block, Unix seconds; 0 = unknown."""
-        return int(self._record["timestamp"])
-
-    @property
-    def base_fee(self) -> int:
-        """Of the head block, wei; 0 = unknown."""
-        return int(self._record["base_fee"])
-
-    @property
-    def commit(self) -> int:
-        """Number of the commit."""
-        return int(self._record["stamp"])
-
-
-def visible(
-    mapped: MappedArena, commit: int
-) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.void], npt.NDArray[np.void]]:
-    """Slots, lines and static rows of the pools there are at `commit`. SnapshotTooOld."""
-    numbers = np.arange(mapped.header.slots_used, dtype=np.uint32)
-    lines = read_lines(mapped, numbers.astype(np.uint64), commit)
-    there = is_visible(lines["status"])
-    numbers, lines = numbers[there], lines[there]
-    return numbers, lines, read_rows(mapped, lines, numbers, commit)
-
-
-def row_keys(rows: npt.NDArray[np.void]) -> list[str]:
-    """Keys of static rows, as text."""
-    data = rows["key"].tobytes().hex()
-    return [
-        "0x" + data[64 * index : 64 * index + 2 * size]
-        for index, size in enumerate(rows["key_nbytes"].tolist())
-    ]
+from arena.readers.pool import Pool
+from arena.readers.selection import quote_selected
+from arena.readers.state import Key, key_bytes, key_text, unknown
+from arena.readers.table import Tables, make_table
 
 
 class Snapshot(Head, Tables):
@@ -112,7 +41,7 @@ class Snapshot(Head, Tables):
 
     __slots__ = ("_arena", "_closed", "_mapped", "_pools")
 
-    def __init__(self, arena: "Arena", mapped: MappedArena, record: bytes) -> None:
+    def __init__(self, arena: Attachment, mapped: MappedArena, record: bytes) -> None:
         super().__init__(record)
         self._arena = arena
         self._mapped = mapped
@@ -135,7 +64,7 @@ class Snapshot(Head, Tables):
             raise ArenaClosed(f"this snapshot of {self._arena.name} is closed")
         return self._mapped
 
-    def __getitem__(self, key: Key) -> "Pool":
+    def __getitem__(self, key: Key) -> Pool:
         found = self._pools.get(key) if isinstance(key, str | bytes) else None
         if found is None or self._closed[0]:
             mapped = self._open()
@@ -145,7 +74,7 @@ class Snapshot(Head, Tables):
                 raise self._missing(data)
             if not self._exists(mapped, place):
                 raise unknown(data, self._arena.name)
-            found = self._arena._make_pool(key_text(data), mapped, place, self.commit, self._closed)
+            found = Pool(self._arena, key_text(data), mapped, place, self.commit, self._closed)
             if isinstance(key, str | bytes):
                 self._pools[key] = found
         return found
@@ -216,7 +145,7 @@ class Snapshot(Head, Tables):
 
     def quote_batch(
         self,
-        pools: "Sequence[Key | Pool] | npt.NDArray[Any]",
+        pools: Sequence[Key | Pool] | npt.NDArray[Any],
         amounts: int | Sequence[int] | npt.NDArray[Any],
         *,
         zero_for_one: bool | Sequence[bool] | npt.NDArray[np.bool_],
@@ -228,9 +157,10 @@ class Snapshot(Head, Tables):
         mapped = self._open()
         if not self.commit and len(pools):
             raise UnknownPool(f"arena {self._arena.name} has no pools yet", name=self._arena.name)
-        return self._arena._batch(
+        return quote_selected(
             mapped,
-            self,
+            self.commit,
+            self._missing,
             pools,
             amounts,
             zero_for_one,
@@ -247,7 +177,7 @@ class Snapshot(Head, Tables):
         return (_reopen, (self._arena, mapped.generation, self._record.tobytes()))
 
 
-def _reopen(arena: "Arena", generation: int, record: bytes) -> Snapshot:
+def _reopen(arena: Attachment, generation: int, record: bytes) -> Snapshot:
     """A pinned view in another process; SnapshotTooOld when the arena was re-created since."""
     mapped = arena._current()
     if mapped.generation != generation:
@@ -256,263 +186,3 @@ def _reopen(arena: "Arena", generation: int, record: bytes) -> Snapshot:
             name=arena.name,
         )
     return Snapshot(arena, mapped, record)
-
-
-class FrozenSnapshot(Head, Tables):
-    """A private copy of some pools at one block, ticks included: valid for ever, and it pickles."""
-
-    __slots__ = ("_arrays", "_keys", "_name", "_pools")
-
-    def __init__(self, name: str, record: bytes, arrays: tuple[npt.NDArray[Any], ...]) -> None:
-        super().__init__(record)
-        self._name = name
-        # lines (n,), rows (n,), slots (n,), starts (n + 1,), ticks (m,), net (m, 2), gross (m, 2),
-        # token indices (k,) ascending, token rows (k,)
-        self._arrays = arrays
-        self._keys: dict[str, int] | None = None  # key -> index, made on first use
-        self._pools: dict[Key, FrozenPool] = {}
-
-    @property
-    def _index(self) -> dict[str, int]:
-        if self._keys is None:
-            self._keys = {key: index for index, key in enumerate(row_keys(self._arrays[1]))}
-        return self._keys
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass  # owns no resource; closes for symmetry with Snapshot
-
-    def __getitem__(self, key: Key) -> FrozenPool:
-        found = self._pools.get(key) if isinstance(key, str | bytes) else None
-        if found is None:
-            text = key_text(key_bytes(key))
-            index = self._index.get(text)
-            if index is None:
-                raise unknown(text, self._name)
-            found = self._pools.get(text)
-            if found is None:
-                found = self._pools[text] = self._make(index)
-            if isinstance(key, str | bytes):
-                self._pools[key] = found
-        return found
-
-    def _make(self, index: int) -> FrozenPool:
-        lines, rows, _, starts, ticks, net, gross = self._arrays[:7]
-        first, last = int(starts[index]), int(starts[index + 1])
-        row = rows[index : index + 1]
-        tokens = (self._token(row["token0"][0]), self._token(row["token1"][0]))
-        line = lines[index : index + 1]
-        return FrozenPool(line, row, ticks[first:last], net[first:last], gross[first:last], tokens)
-
-    def _token(self, index: np.uint32) -> Token:
-        indices, rows = self._arrays[7:]
-        row = rows[int(np.searchsorted(indices, index))]
-        known = int(row["flags"]) & slots.TOKEN_DECIMALS_KNOWN
-        return Token(
-            address=key_text(row["address"].tobytes()),
-            decimals=int(row["decimals"]) if known else None,
-            symbol=bytes(row["symbol"]).decode("utf-8", "replace"),
-        )
-
-    def __contains__(self, key: Key) -> bool:
-        return key_text(key_bytes(key)) in self._index
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
-
-    def table(self) -> npt.NDArray[np.void]:
-        """(n,) structured copy (dtype TABLE) of the copied pools."""
-        lines, rows, numbers = self._arrays[:3]
-        indices, tokens = self._arrays[7:]
-        addresses = np.zeros((int(indices.max(initial=0)) + 1, 20), np.uint8)
-        addresses[indices] = tokens["address"]
-        return make_table(lines, rows, numbers, addresses)
-
-    def to_shared(self) -> "SharedSnapshot":
-        """Put the copy into a shared_ndarray segment, to hand it to worker processes without copying.
-
-        ImportError without the extra pool-state-arena[workers].
-        """
-        return SharedSnapshot.put(self)
-
-    def __repr__(self) -> str:
-        return f"FrozenSnapshot({self._name}, block {self.block_number}, {len(self)} pools)"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        arrays = tuple(array.copy() for array in self._arrays)
-        return (FrozenSnapshot, (self._name, self._record.tobytes(), arrays))
-
-
-def check_references(references: npt.NDArray[Any], limit: int) -> npt.NDArray[np.uint64]:
-    """(n,) references as C takes them, NO_SLOT among them. TypeError; ValueError for a plain slot that is
-    not below `limit`."""
-    if references.dtype.kind not in "ui" or references.ndim != 1:
-        raise TypeError(
-            f"references are (n,) integers, not {references.shape} of {references.dtype}"
-        )
-    if len(references) and int(references.min()) < 0:
-        raise ValueError(f"slot {int(references.min())} is not from 0 to {limit - 1}")
-    found = np.ascontiguousarray(references, np.uint64)
-    beyond = (found >> np.uint64(32) == 0) & (found >= limit) & (found != slots.NO_SLOT)
-    if beyond.any():
-        raise ValueError(f"slot {int(found[beyond][0])} is not from 0 to {limit - 1}")
-    return found
-
-
-def freeze(
-    name: str,
-    mapped: MappedArena,
-    references: npt.NDArray[np.uint64],
-    keys: Sequence[str] | None,
-    tries: int,
-) -> FrozenSnapshot:
-    """Copy n pools at one block; `keys` when they were asked for by key. UnknownPool, PoolRemoved, or
-    SnapshotContended when every try was overtaken."""
-    count = len(references)
-    numbers = slot_numbers(references)
-    lines = np.zeros(count, slots.LINE)
-    starts = np.zeros(count + 1, np.uint64)
-    failed = ffi.new("uint32_t *")
-    capacity = 256
-    for _ in range(tries):
-        record = pin(mapped)
-        ticks = np.empty(capacity, np.int32)
-        net = np.empty((capacity, 2), "<u8")
-        gross = np.empty((capacity, 2), "<u8")
-        status = 0
-        if count and record.stamp:
-            status = lib.psa_snapshot_ticks(
-                mapped.pointer,
-                ffi.from_buffer("uint64_t *", references),
-                count,
-                record.stamp,
-                ffi.from_buffer("psa_line *", lines),
-                ffi.from_buffer("uint64_t *", starts),
-                ffi.from_buffer("int32_t *", ticks),
-                ffi.from_buffer("uint64_t *", net),
-                ffi.from_buffer("uint64_t *", gross),
-                capacity,
-                failed,
-            )
-        if status == lib.PSA_BUFFER_TOO_SMALL:
-            capacity = int(starts[count]) * 9 // 8 + 256  # the writer may add some meanwhile
-            continue
-        if status == lib.PSA_SNAPSHOT_TOO_OLD:
-            continue
-        if status:
-            raise read_error(mapped, status, int(references[failed[0]]), record.stamp)
-        there = is_visible(lines["status"])
-        if not there.all():
-            index = int(there.argmin())
-            if keys is not None:
-                raise unknown(keys[index], name)
-            raise _not_there(name, mapped, int(references[index]))
-        total = int(starts[count])
-        try:
-            rows = read_rows(mapped, lines, numbers, record.stamp)
-        except SnapshotTooOld:
-            continue
-        indices = np.unique(np.concatenate((rows["token0"], rows["token1"])))
-        arrays = (
-            lines,
-            rows,
-            numbers,
-            starts,
-            ticks[:total].copy(),
-            net[:total].copy(),
-            gross[:total].copy(),
-            indices,
-            mapped.tokens[indices],
-        )
-        return FrozenSnapshot(name, bytes(ffi.buffer(record)), arrays)
-    raise SnapshotContended(
-        f"{count} pools of {name} could not be copied at one block in {tries} tries; ask for fewer",
-        name=name,
-        tries=tries,
-    )
-
-
-def _not_there(name: str, mapped: MappedArena, reference: int) -> UnknownPool | PoolRemoved:
-    slot, generation = place_of(reference)
-    if not generation:
-        return UnknownPool(f"slot {slot} of {name} has no pool", name=name)
-    key = reference_key(mapped, reference)
-    shown = f"pool {key}" if key else f"the pool of slot {slot}"
-    return PoolRemoved(f"{shown} was removed from {name}; look it up again", key=key)
-
-
-# Of FrozenSnapshot._arrays.
-_DTYPES: tuple[Any, ...] = (
-    *(slots.LINE, slots.STATIC, "<u4", "<u8", "<i4", "<u8", "<u8"),
-    *("<u4", slots.TOKEN),
-)
-
-
-class SharedSnapshot:
-    """A frozen snapshot in a segment of shared_ndarray; pickles as that segment's random name.
-
-    `snapshot` reads from the segment and keeps it mapped. The object that to_shared returned removes the
-    name when it is closed or collected: workers must have unpickled theirs by then.
-    """
-
-    def __init__(self, block: Any, lengths: tuple[int, ...], rest: tuple[str, bytes]) -> None:
-        self._block = block  # shared_ndarray.SharedNDArray of bytes; unmaps when it goes
-        self._lengths = lengths
-        self._rest = rest
-        self._creator = 0
-        shared = block.array.view(
-            OwnedArray
-        )  # an array of the block alone would not keep it mapped
-        shared.owner = block
-        shared.flags.writeable = False
-        arrays = []
-        start = 0
-        for length, dtype in zip(lengths, _DTYPES, strict=True):
-            arrays.append(shared[start : start + length].view(dtype))
-            start += _aligned(length)
-        arrays[5] = arrays[5].reshape(-1, 2)
-        arrays[6] = arrays[6].reshape(-1, 2)
-        name, record = rest
-        self.snapshot = FrozenSnapshot(name, record, tuple(arrays))
-
-    @classmethod
-    def put(cls, frozen: FrozenSnapshot) -> Self:
-        """Copy a frozen snapshot into a new segment."""
-        module = frame_module("shared_ndarray", "workers")
-        lengths = tuple(array.nbytes for array in frozen._arrays)
-        padded = [
-            array.tobytes() + bytes(_aligned(array.nbytes) - array.nbytes)
-            for array in frozen._arrays
-        ]
-        data = np.frombuffer(b"".join(padded) or bytes(64), np.uint8)
-        block = module.SharedNDArray.copy(data)
-        found = cls(block, lengths, (frozen._name, frozen._record.tobytes()))
-        found._creator = os.getpid()
-        return found
-
-    def close(self) -> None:
-        """Remove the segment's name, in the process that made it; what is mapped stays mapped."""
-        if self._creator == os.getpid():
-            self._creator = 0
-            self._block.unlink()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (SharedSnapshot, (self._block, self._lengths, self._rest))
-
-
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // 64) * 64

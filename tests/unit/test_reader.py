@@ -548,14 +548,14 @@ def test_contended_quotes_are_answered_from_a_copy(
     pools: Arena, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer wins three times: the pool is copied and the copy quoted."""
-    from arena.readers import quote
+    from arena.readers import batch, shared_quotes
 
     pool = pools[text(V3)]
     expected = pool.quote_exact_in(10**18, zero_for_one=True)
     limit = (1 << 96) - (1 << 80)
     limited = pool.quote_exact_in(10**21, zero_for_one=True, sqrt_price_limit_x96=limit)
-    monkeypatch.setattr(quote, "_quote_prepared", lambda *arguments: lib.PSA_CONTENDED)
-    monkeypatch.setattr(quote, "_quote_shared", lambda *arguments: lib.PSA_CONTENDED)
+    monkeypatch.setattr(shared_quotes, "_quote_prepared", lambda *arguments: lib.PSA_CONTENDED)
+    monkeypatch.setattr(shared_quotes, "_quote_shared", lambda *arguments: lib.PSA_CONTENDED)
     assert pool.quote_exact_in(10**18, zero_for_one=True) == expected
     assert limited == pool.quote_exact_in(10**21, zero_for_one=True, sqrt_price_limit_x96=limit)
 
@@ -568,7 +568,7 @@ def test_contended_quotes_are_answered_from_a_copy(
                 arguments[-1][index].status = lib.PSA_CONTENDED
             return 0
 
-    monkeypatch.setattr(quote, "lib", Contended)
+    monkeypatch.setattr(batch, "lib", Contended)
     many = pool.quote_many([10**18, 10**19], zero_for_one=True)
     assert many[0] == expected
 

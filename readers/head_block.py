@@ -1,0 +1,90 @@
+"""A block number that can say which pools were touched since the one before."""
+
+from typing import Any, Self
+
+import numpy as np
+
+from arena.errors import SnapshotContended, SnapshotTooOld
+from arena.layouts import slots
+from arena.mapping import MappedArena
+from arena.native import ffi, lib
+from arena.readers.attachment import Attachment
+from arena.readers.lookup import (
+    READ_TRIES,
+    is_visible,
+    pin,
+    read_lines,
+    read_rows,
+    row_keys,
+    slot_numbers,
+)
+
+
+class HeadBlock(int):
+    """A block number, as wait_block returns it, that can say which pools were touched.
+
+    Made by an arena at commit `commit`, after a wait from some block. Pickles and copies as the number.
+    """
+
+    commit: int
+    _arena: Attachment
+    _origin: int  # of the numbers of commits
+    _since: tuple[int, int]
+    _after: int | None
+
+    @classmethod
+    def _make(cls, arena: Attachment, mapped: MappedArena, record: Any, after: int) -> Self:
+        found = cls(record.block_number)
+        found.commit, found._arena, found._origin = int(record.stamp), arena, mapped.origin
+        # Nothing of `after` itself is kept: it would hold the one before it, and so on.
+        found._since, found._after = (0, 0), int(after)
+        if isinstance(after, HeadBlock):
+            found._since, found._after = (after._origin, after.commit), None
+            if after._arena.name != arena.name:
+                found._since = (0, 0)
+        return found
+
+    @property
+    def touched(self) -> list[str]:
+        """Keys of the pools that changed since the `after` of the wait: events, reorgs, newly read
+        values. Pools touched again by now are among them; none is left out that is still there.
+
+        Where `after` was what an earlier wait returned, everything since then counts, reorgs too; a
+        plain number names blocks, so only pools whose last event or reading came after it. ArenaClosed,
+        SnapshotContended.
+        """
+        return touched_keys(self._arena, self._since, self._after)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (int, (int(self),))
+
+
+def touched_keys(arena: Attachment, since: tuple[int, int], after: int | None) -> list[str]:
+    """Keys of the pools changed since a commit (origin, number), see HeadBlock.touched; with `after`
+    only those whose last event or reading came after that block."""
+    mapped = arena._current()
+    origin, number = since
+    for _ in range(READ_TRIES):
+        commit = int(pin(mapped).stamp)
+        references = np.empty(max(1, mapped.header.slots_used), np.uint64)
+        count = lib.psa_changed(
+            mapped.pointer,
+            number if origin == mapped.origin and number <= commit else 0,
+            commit,
+            ffi.from_buffer("uint64_t *", references),
+            len(references),
+        )
+        references = references[: min(count, len(references))]
+        try:
+            lines = read_lines(mapped, references, commit)
+            there = is_visible(lines["status"]) & (lines["unsure"] & slots.UNSURE_UNREAD == 0)
+            if after is not None:
+                there &= np.maximum(lines["block_number"], lines["base_block"]) > after
+            numbers = slot_numbers(references)[there]
+            return row_keys(read_rows(mapped, lines[there], numbers, commit))
+        except SnapshotTooOld:
+            continue
+    raise SnapshotContended(
+        f"the pools of {arena.name} changed during each of {READ_TRIES} tries to list them",
+        name=arena.name,
+    )

@@ -1,0 +1,273 @@
+"""Pools looked up in an arena: their places, lines and rows, as of one commit.
+
+Each function is one call, tried again where the writer was in the way. A status that is no answer
+becomes an exception here.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from arena.errors import PoolRemoved, SnapshotContended, SnapshotTooOld
+from arena.layouts import slots
+from arena.mapping import MappedArena
+from arena.native import ffi, lib, raise_status
+from arena.readers.state import Key, Token, key_bytes, key_text
+from arena.specs import TokenSpec, read_token
+
+READ_TRIES = 64
+
+
+def pin(mapped: MappedArena) -> Any:
+    """psa_commit_record of the newest commit, as a pointer."""
+    record = ffi.new("psa_commit_record *")
+    status = lib.psa_pin(mapped.pointer, record)
+    if status:
+        raise_status(status, "the commit record changed during every try to read it")
+    return record
+
+
+def find_pool(mapped: MappedArena, data: bytes) -> tuple[int, int] | None:
+    """Slot and generation of a 20- or 32-byte key; None when the arena has none."""
+    found = ffi.new("uint64_t *")
+    if lib.psa_find(mapped.pointer, data.ljust(32, b"\0"), found):
+        return None
+    place = place_of(int(found[0]))
+    return place if mapped.pointer.statics[place[0]].key_nbytes == len(data) else None
+
+
+def place_of(reference: int) -> tuple[int, int]:
+    """Slot and generation of a reference; generation 0 = any."""
+    return reference & slots.NO_SLOT, reference >> 32
+
+
+def is_there(mapped: MappedArena, place: tuple[int, int], key: str) -> bool:
+    """Whether the pool found at a place exists at the newest commit."""
+    line = ffi.new("psa_line *")
+    slot, generation = place
+    status = lib.psa_pool_read(mapped.pointer, slot, generation, 0, line)
+    if status in (lib.PSA_UNKNOWN_POOL, lib.PSA_POOL_REMOVED):
+        return False
+    if status:
+        raise read_error(mapped, status, slot, 0, key)
+    return int(line.fee_status) >> 24 != slots.STATUS_ABSENT
+
+
+def find_pools(
+    mapped: MappedArena, keys: Sequence[Key], commit: int, missing: Callable[[Key], Exception]
+) -> npt.NDArray[np.uint64]:
+    """(n,) references of n keys, all of pools that are there at `commit` (0: the newest). Raises
+    `missing(key)` for one that is not."""
+    wanted = [key_bytes(key) for key in keys]
+    found = np.zeros(len(wanted), np.uint64)
+    if wanted:
+        data = b"".join([key.ljust(32, b"\0") for key in wanted])
+        lib.psa_find_many(mapped.pointer, data, len(wanted), ffi.from_buffer("uint64_t *", found))
+        sizes = np.fromiter(map(len, wanted), np.uint8, len(wanted))
+        gone = found == slots.NO_SLOT
+        numbers = np.where(gone, 0, slot_numbers(found))
+        gone |= mapped.statics["key_nbytes"][numbers] != sizes
+        if not gone.any():
+            with contextlib.suppress(SnapshotTooOld):  # each pool then says so for itself
+                lines = read_lines(mapped, found, commit) if commit else newest_lines(mapped, found)
+                gone = ~is_visible(lines["status"])
+        if gone.any():
+            raise missing(wanted[int(gone.argmax())])
+    return found
+
+
+def check_references(references: npt.NDArray[Any], limit: int) -> npt.NDArray[np.uint64]:
+    """(n,) references as C takes them, NO_SLOT among them. TypeError; ValueError for a plain slot that is
+    not below `limit`."""
+    if references.dtype.kind not in "ui" or references.ndim != 1:
+        raise TypeError(
+            f"references are (n,) integers, not {references.shape} of {references.dtype}"
+        )
+    if len(references) and int(references.min()) < 0:
+        raise ValueError(f"slot {int(references.min())} is not from 0 to {limit - 1}")
+    found = np.ascontiguousarray(references, np.uint64)
+    beyond = (found >> np.uint64(32) == 0) & (found >= limit) & (found != slots.NO_SLOT)
+    if beyond.any():
+        raise ValueError(f"slot {int(found[beyond][0])} is not from 0 to {limit - 1}")
+    return found
+
+
+def slot_numbers(references: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """(n,) slots of n references."""
+    return (references & slots.NO_SLOT).astype(np.uint32)
+
+
+def slot_generations(references: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
+    """(n,) generations of n references; 0 = any."""
+    return (references >> np.uint64(32)).astype(np.uint32)
+
+
+def is_visible(status: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Which statuses belong to pools that exist."""
+    found: npt.NDArray[np.bool_] = (status != slots.STATUS_ABSENT) & (
+        status != slots.STATUS_REMOVED
+    )
+    return found
+
+
+def read_lines(
+    mapped: MappedArena,
+    references: npt.NDArray[np.uint64],
+    commit: int,
+    out: npt.NDArray[np.void] | None = None,
+) -> npt.NDArray[np.void]:
+    """(n,) lines (dtype LINE) of n pools as of `commit`; all zero where there is no pool then."""
+    lines = np.empty(len(references), slots.LINE) if out is None else out
+    if len(references) == 0 or commit == 0:
+        lines[:] = np.zeros((), slots.LINE)
+        return lines
+    failed = ffi.new("uint32_t *")
+    status = lib.psa_snapshot(
+        mapped.pointer,
+        ffi.from_buffer("uint64_t *", references),
+        len(references),
+        commit,
+        ffi.from_buffer("psa_line *", lines),
+        failed,
+    )
+    if status:
+        raise read_error(mapped, status, int(references[failed[0]]), commit)
+    return lines
+
+
+def newest_lines(mapped: MappedArena, references: npt.NDArray[np.uint64]) -> npt.NDArray[np.void]:
+    """read_lines at the newest commit. SnapshotContended."""
+    for _ in range(READ_TRIES):
+        try:
+            return read_lines(mapped, references, pin(mapped).stamp)
+        except SnapshotTooOld:
+            continue
+    raise SnapshotContended(
+        f"{len(references)} pools were overwritten during each of {READ_TRIES} tries to read them"
+    )
+
+
+def read_rows(
+    mapped: MappedArena, lines: npt.NDArray[np.void], numbers: npt.NDArray[np.uint32], commit: int
+) -> npt.NDArray[np.void]:
+    """(n,) static rows of the pools whose lines were read. SnapshotTooOld when a slot has another
+    pool since."""
+    rows = np.empty(len(lines), slots.STATIC)
+    if len(lines) == 0:
+        return rows
+    references = lines["generation"].astype(np.uint64) << np.uint64(32) | numbers
+    failed = ffi.new("uint32_t *")
+    status = lib.psa_rows_read(
+        mapped.pointer,
+        ffi.from_buffer("uint64_t *", references),
+        len(references),
+        ffi.from_buffer("psa_static *", rows),
+        failed,
+    )
+    if status:
+        raise _given_away(int(numbers[failed[0]]), commit)
+    return rows
+
+
+def visible(
+    mapped: MappedArena, commit: int
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.void], npt.NDArray[np.void]]:
+    """Slots, lines and static rows of the pools there are at `commit`. SnapshotTooOld."""
+    numbers = np.arange(mapped.header.slots_used, dtype=np.uint32)
+    lines = read_lines(mapped, numbers.astype(np.uint64), commit)
+    there = is_visible(lines["status"])
+    numbers, lines = numbers[there], lines[there]
+    return numbers, lines, read_rows(mapped, lines, numbers, commit)
+
+
+def row_keys(rows: npt.NDArray[np.void]) -> list[str]:
+    """Keys of static rows, as text."""
+    data = rows["key"].tobytes().hex()
+    return [
+        "0x" + data[64 * index : 64 * index + 2 * size]
+        for index, size in enumerate(rows["key_nbytes"].tolist())
+    ]
+
+
+def _given_away(slot: int, commit: int, key: str | None = None) -> SnapshotTooOld:
+    return SnapshotTooOld(
+        f"slot {slot} was given to another pool since commit {commit}; take a new snapshot",
+        commit=commit,
+        key=key,
+    )
+
+
+def read_row(
+    mapped: MappedArena, slot: int, generation: int, commit: int = 0, key: str | None = None
+) -> npt.NDArray[np.void]:
+    """(1,) static row of a slot. PoolRemoved when it is of another generation, SnapshotTooOld in a
+    snapshot."""
+    row = _row(mapped, slot | generation << 32)
+    if row is None and commit:
+        raise _given_away(slot, commit, key)
+    if row is None:
+        shown = f"pool {key}" if key else f"the pool of slot {slot}"
+        raise PoolRemoved(f"{shown} was removed", key=key)
+    return row
+
+
+def _row(mapped: MappedArena, reference: int) -> npt.NDArray[np.void] | None:
+    row = np.empty(1, slots.STATIC)
+    status = lib.psa_rows_read(
+        mapped.pointer,
+        ffi.new("uint64_t *", reference),
+        1,
+        ffi.from_buffer("psa_static *", row),
+        ffi.new("uint32_t *"),
+    )
+    return None if status else row
+
+
+def reference_key(mapped: MappedArena, reference: int) -> str | None:
+    """Key of the pool a reference leads to, as text; None when its slot is another's by now."""
+    row = _row(mapped, reference)
+    return None if row is None else key_text(row["key"][0].tobytes()[: int(row["key_nbytes"][0])])
+
+
+def read_error(
+    mapped: MappedArena, status: int, reference: int, commit: int, key: str | None = None
+) -> Exception:
+    """What kept a pool from being read; `key` where it is known, for the slot may be another's."""
+    slot, generation = place_of(reference)
+    if key is None and generation:
+        key = reference_key(mapped, reference)
+    pool = f"pool {key}" if key else f"the pool of slot {slot}"
+    if status == lib.PSA_POOL_REMOVED:
+        return PoolRemoved(f"{pool} was removed", key=key)
+    if status == lib.PSA_SNAPSHOT_TOO_OLD:
+        return SnapshotTooOld(
+            f"{pool} was overwritten twice since commit {commit}; take a new snapshot, "
+            "or snapshot(keys) to keep a copy",
+            key=key,
+            commit=commit,
+        )
+    try:
+        raise_status(status, f"{pool} cannot be read", key=key)
+    except Exception as error:
+        return error
+    raise AssertionError("a status that is no failure")
+
+
+def read_tokens(mapped: MappedArena, row: npt.NDArray[np.void]) -> tuple[Token, Token]:
+    """The two tokens of a static row, (1,)."""
+    first, second = row["token0"][0], row["token1"][0]
+    return _read_token(mapped, int(first)), _read_token(mapped, int(second))
+
+
+def _read_token(mapped: MappedArena, index: int) -> Token:
+    found: Token | None = mapped.token_cache.get(index)
+    if found is None:
+        found = mapped.token_cache[index] = token_of(read_token(mapped.pointer, index))
+    return found
+
+
+def token_of(spec: TokenSpec) -> Token:
+    return Token(address=key_text(spec.address), decimals=spec.decimals, symbol=spec.symbol)
