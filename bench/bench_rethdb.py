@@ -21,10 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from harness import Report, Row, against, alternate, arguments
 from oracle.reth_database import APPENDDUP, NodeDatabase, keccak, trimmed, word32
 
+from arena.layouts.protocols import MAX_TICK
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.specs import PoolSpec, TokenSpec
-from arena.writer.protocols.checks import MAX_TICK, sqrt_price_at_tick
-from arena.writer.protocols.storage import PoolTarget, SlotList, pool_target, v4_pool_id
+from arena.writer.protocols.concentrated import sqrt_price_at_tick
+from arena.writer.protocols.held import pool_target
+from arena.writer.protocols.storage import PoolTarget, SlotList
+from arena.writer.protocols.uniswap_v4 import v4_pool_id
 from arena.writer.scrapers.reth_tables import DatabaseAccess
 from arena.writer.scrapers.rethdb import RethDB, read_batch
 

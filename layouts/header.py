@@ -8,6 +8,7 @@ import hashlib
 
 import numpy as np
 
+from arena.layouts.protocols import NOT_HELD, PROTOCOL_NAMES, PROTOCOLS
 from arena.layouts.slots import (
     LINE,
     SLAB,
@@ -16,6 +17,7 @@ from arena.layouts.slots import (
     TOKEN,
     UNDO_ENTRY,
     UNDO_RECORD,
+    UNISWAP_V4,
     record,
 )
 
@@ -189,7 +191,7 @@ def layout_digest(version: int, structs: dict[str, np.dtype[np.void]]) -> bytes:
 
 LAYOUT_DIGEST = layout_digest(LAYOUT_VERSION, STRUCTS)
 
-_EVENTS = ("sync", "delta", "swap", "liquidity", "slot0_final", "reserves_final")
+EVENT_NAMES = ("sync", "delta", "swap", "liquidity", "slot0_final", "reserves_final")
 _FAULTS = (
     "pool_not_found",
     "invalid_event_data",
@@ -199,19 +201,7 @@ _FAULTS = (
     "reorg_too_deep",
     "reorg_mismatch",
 )
-_PROTOCOLS = (
-    "uniswap_v2",
-    "uniswap_v3",
-    "uniswap_v4",
-    "ekubo",
-    "curve_stable",
-    "curve_twocrypto",
-    "curve_tricrypto",
-    "balancer_v2_weighted",
-    "fluid",
-)
-
-COUNTER_APPLIED = 16  # + protocol * 8 + kind - PSA_EVENT_V2_SYNC
+COUNTER_APPLIED = 16  # ProtocolRow.applied_counter + kind - PSA_EVENT_V2_SYNC
 COUNTER_FAULTS = 48  # + status - PSA_POOL_NOT_FOUND
 COUNTER_UNSUPPORTED = 64  # + protocol; + 15 for a protocol string that is not known
 
@@ -234,12 +224,14 @@ COUNTER_NAMES: dict[int, str] = {
     14: "audited",
     15: "audit_differences",
     **{
-        COUNTER_APPLIED + protocol * 8 + kind: f"applied_{_PROTOCOLS[protocol]}_{event}"
-        for protocol in range(3)
-        for kind, event in enumerate(_EVENTS)
+        row.applied_counter + kind: f"applied_{row.name}_{event}"
+        for row in PROTOCOLS.values()
+        for kind, event in enumerate(EVENT_NAMES)
     },
-    COUNTER_APPLIED + 24: "applied_uniswap_v4_protocol_fee",
+    PROTOCOLS[UNISWAP_V4].applied_counter + 8: "applied_uniswap_v4_protocol_fee",
     **{COUNTER_FAULTS + index: f"fault_{name}" for index, name in enumerate(_FAULTS)},
-    **{COUNTER_UNSUPPORTED + index: f"unsupported_{name}" for index, name in enumerate(_PROTOCOLS)},
-    COUNTER_UNSUPPORTED + 15: "unsupported_unknown",
+    **{
+        COUNTER_UNSUPPORTED + number: f"unsupported_{name}"
+        for number, name in (PROTOCOL_NAMES | NOT_HELD).items()
+    },
 }

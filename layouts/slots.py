@@ -148,7 +148,7 @@ UNDO_RECORD = record(
 )
 
 # Numbers of arena.h, for code that must not load the native module.
-UNISWAP_V2 = 0
+UNISWAP_V2 = 0  # ProtocolRow in protocols.py says the rest
 UNISWAP_V3 = 1
 UNISWAP_V4 = 2
 
@@ -169,9 +169,6 @@ POOL_DYNAMIC_FEE = 2
 UNDO_LINE = 1
 UNDO_TICK = 2
 UNDO_FEES = 3
-
-PROTOCOL_NAMES = {UNISWAP_V2: "uniswap_v2", UNISWAP_V3: "uniswap_v3", UNISWAP_V4: "uniswap_v4"}
-PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
 
 STATUS_NAMES = ("absent", "syncing", "live", "stale", "removed")
 

@@ -8,8 +8,10 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
+from arena import statelines
 from arena.errors import ArenaError, SnapshotContended, UnknownPool
 from arena.output import printing
 from arena.readers.frozen import FrozenSnapshot
@@ -45,10 +47,6 @@ def _attached(options: argparse.Namespace) -> Arena:
     return attach(options.name, timeout=options.timeout, require_writer=False, owner=options.owner)
 
 
-def _token(token: Token) -> dict[str, Any]:
-    return {"address": token.address, "decimals": token.decimals, "symbol": token.symbol}
-
-
 def pool_line(state: PoolState, head_block: int) -> dict[str, Any]:
     """One line of a state file. Wide integers are decimal strings.
 
@@ -56,33 +54,20 @@ def pool_line(state: PoolState, head_block: int) -> dict[str, Any]:
     applied; otherwise the pool's own last block.
     """
     own_block = max(state.block_number, state.base_block)
-    line: dict[str, Any] = {
-        "pool": state.pool_key,
-        "protocol": state.protocol,
-        "block": max(own_block, head_block) if state.status == "live" else own_block,
-        "status": state.status,
-        "token0": _token(state.token0),
-        "token1": _token(state.token1),
-        "factory": state.factory,
-        "fee_pips": state.fee_pips,
-    }
-    if state.ticks is None:
-        return line | {"reserve0": str(state.reserve0), "reserve1": str(state.reserve1)}
-    line |= {
-        "tick_spacing": state.tick_spacing,
-        "sqrt_price_x96": str(state.sqrt_price_x96),
-        "tick": state.tick,
-        "liquidity": str(state.liquidity),
-        "ticks": [[tick, str(gross), str(net)] for tick, gross, net in state.ticks],
-    }
-    if state.hooks is not None:
-        line |= {
-            "protocol_fee": state.protocol_fee,
-            "lp_fee": state.lp_fee,
-            "fee_block": state.fee_block,
-            "hooks": state.hooks,
-        }
-    return line
+    return statelines.pool_line(
+        state.protocol,
+        pool=state.pool_key,
+        block=max(own_block, head_block) if state.status == "live" else own_block,
+        status=state.status,
+        tokens=(_token(state.token0), _token(state.token1)),
+        factory=state.factory,
+        fee_pips=state.fee_pips,
+        value_of=partial(getattr, state),
+    )
+
+
+def _token(token: Token) -> dict[str, Any]:
+    return statelines.token(token.address, token.decimals, token.symbol)
 
 
 def state_lines(frozen: FrozenSnapshot) -> Iterator[str]:

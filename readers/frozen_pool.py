@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from arena.errors import PoolStale, SnapshotContended
 from arena.layouts import slots
+from arena.layouts.protocols import PROTOCOLS
 from arena.layouts.words import ints_from_limbs
 from arena.mapping import MappedArena
 from arena.native import ffi, lib
@@ -55,7 +56,7 @@ class FrozenPool(CopyQuotes):
     @property
     def protocol(self) -> str:
         """uniswap_v2, uniswap_v3 or uniswap_v4."""
-        return slots.PROTOCOL_NAMES[int(self._row["protocol"][0])]
+        return PROTOCOLS[int(self._row["protocol"][0])].name
 
     @property
     def token0(self) -> Token:

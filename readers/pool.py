@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from arena.errors import ArenaClosed, PoolRemoved
 from arena.layouts import slots
+from arena.layouts.protocols import PROTOCOL_NAMES
 from arena.mapping import MappedArena, owned
 from arena.native import ffi, lib
 from arena.readers.attachment import Attachment
@@ -120,7 +121,7 @@ class Pool(SharedQuotes):
     @property
     def protocol(self) -> str:
         """uniswap_v2, uniswap_v3 or uniswap_v4."""
-        return slots.PROTOCOL_NAMES[int(self._row()["protocol"][0])]
+        return PROTOCOL_NAMES[int(self._row()["protocol"][0])]
 
     @property
     def token0(self) -> Token:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arena.layouts import slots
+from arena.layouts.protocols import PROTOCOL_NAMES
 from arena.layouts.words import ints_from_limbs
 from arena.readers.state import key_text
 
@@ -93,7 +94,7 @@ def table_columns(table: npt.NDArray[np.void]) -> dict[str, list[Any] | npt.NDAr
     keys = zip(table["key"], table["key_nbytes"].tolist(), strict=True)
     return {
         "key": [key_text(key.tobytes()[:nbytes]) for key, nbytes in keys],
-        "protocol": [slots.PROTOCOL_NAMES.get(number, str(number)) for number in protocols],
+        "protocol": [PROTOCOL_NAMES.get(number, str(number)) for number in protocols],
         "status": [slots.STATUS_NAMES[number] for number in table["status"].tolist()],
         "token0": [key_text(address.tobytes()) for address in table["token0"]],
         "token1": [key_text(address.tobytes()) for address in table["token1"]],

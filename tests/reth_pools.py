@@ -6,7 +6,9 @@ from typing import Any
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
-from arena.writer.protocols.storage import PANCAKESWAP_V3_LAYOUT, PoolTarget, pool_target
+from arena.writer.protocols.held import pool_target
+from arena.writer.protocols.storage import PoolTarget
+from arena.writer.protocols.uniswap_v3 import PANCAKESWAP_V3_LAYOUT
 
 PROTOCOLS = {"v2": UNISWAP_V2, "v3": UNISWAP_V3, "pancake_v3": UNISWAP_V3, "v4": UNISWAP_V4}
 

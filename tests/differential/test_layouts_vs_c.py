@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from arena.layouts import header, slots
+from arena.layouts import header, protocols, slots
 from arena.layouts.events import EVENT
 from arena.native import EXCEPTIONS, ffi, lib
 from arena.readers.quote import RESULT
@@ -163,7 +163,7 @@ def test_flags_are_the_constants() -> None:
 
 
 def test_protocol_names_are_the_constants() -> None:
-    for number, name in slots.PROTOCOL_NAMES.items():
+    for number, name in protocols.PROTOCOL_NAMES.items():
         assert getattr(lib, f"PSA_{name.upper()}") == number
     for name in ("UNISWAP_V2", "UNISWAP_V3", "UNISWAP_V4"):
         assert getattr(slots, name) == getattr(lib, f"PSA_{name}")
@@ -194,7 +194,7 @@ def test_block_counters_are_named_after_what_they_count() -> None:
         "slot0_final": lib.PSA_EVENT_SLOT0_FINAL,
         "reserves_final": lib.PSA_EVENT_V2_FINAL,
     }
-    for protocol, pool in slots.PROTOCOL_NAMES.items():
+    for protocol, pool in protocols.PROTOCOL_NAMES.items():
         for event, kind in kinds.items():
             index = lib.PSA_COUNTER_APPLIED + protocol * 8 + kind - lib.PSA_EVENT_V2_SYNC
             assert header.COUNTER_NAMES[index] == f"applied_{pool}_{event}"

@@ -13,13 +13,9 @@ from reth_pools import from_hex, state_of, target_of, targets_of, true_state
 
 from arena.errors import AccountMissing, PoolInvalid
 from arena.values import PoolValues
-from arena.writer.protocols.storage import (
-    PANCAKESWAP_V3_LAYOUT,
-    V3_LAYOUT,
-    PoolTarget,
-    read_targets,
-    slot_key,
-)
+from arena.writer.protocols.reading import read_targets
+from arena.writer.protocols.storage import PoolTarget, slot_key
+from arena.writer.protocols.uniswap_v3 import PANCAKESWAP_V3_LAYOUT, V3_LAYOUT
 from arena.writer.scrapers import rethdb
 from arena.writer.scrapers.reth_tables import DatabaseAccess
 from arena.writer.scrapers.rethdb import RethDB, read_batch

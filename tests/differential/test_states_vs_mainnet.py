@@ -29,7 +29,7 @@ from arena.native import lib
 from arena.specs import PoolSpec, TokenSpec
 from arena.writer.node.rpc_node import RpcNode
 from arena.writer.producers.follow import Follower
-from arena.writer.protocols.storage import pool_target
+from arena.writer.protocols.held import pool_target
 from arena.writer.scrapers.statefile import read_state_file
 from arena.writer.stream.blocks import fetch_blocks
 from arena.writer.stream.socket import Feed

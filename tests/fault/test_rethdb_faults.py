@@ -33,7 +33,7 @@ from arena import errors
 from arena.errors import DatabaseRefused
 from arena.values import PoolValues
 from arena.writer.protocols.storage import SlotList, slot_key
-from arena.writer.scrapers import mdbx, rethdb
+from arena.writer.scrapers import mdbx, reth_tables, rethdb
 from arena.writer.scrapers.reth_tables import DatabaseAccess
 from arena.writer.scrapers.rethdb import RethDB, read_batch, read_block_number
 from arena.writing import WriterArena
@@ -245,11 +245,13 @@ def test_a_transaction_sees_one_block_and_its_header_but_not_the_next(
         while len(seen) < 20 and read_block_number(access(folder)) < BLOCK + 60:
             with access(folder).open() as environment, environment.read() as txn:
                 number = rethdb.state_block(txn)
-                checkpoints = {rethdb.checkpoint_of(txn, stage) for stage in rethdb.STAGES}
+                checkpoints = {
+                    reth_tables.checkpoint_of(txn, stage) for stage in reth_tables.STAGES
+                }
                 assert {each and each.block_number for each in checkpoints} == {number}
                 if number > BLOCK:
-                    assert rethdb.block_number_of(txn, header_hash(number)) == number
-                assert rethdb.block_number_of(txn, header_hash(number + 1)) is None
+                    assert reth_tables.block_number_of(txn, header_hash(number)) == number
+                assert reth_tables.block_number_of(txn, header_hash(number + 1)) is None
                 seen.add(number)
         assert node.answer() == f"at {BLOCK + 60}"
     assert len(seen) > 5
@@ -650,7 +652,7 @@ def test_a_node_before_its_first_sync_is_not_at_rest(folder: Path) -> None:
 @pytest.mark.parametrize("row", [b"", b"\x09" + bytes(9), b"\x04\x01"])
 def test_a_checkpoint_of_unknown_form_is_damaged(row: bytes) -> None:
     with pytest.raises(errors.DatabaseDamaged):
-        rethdb.parse_checkpoint(row)
+        reth_tables.parse_checkpoint(row)
 
 
 @pytest.mark.parametrize("excess", [b"", bytes(33)])

@@ -11,12 +11,9 @@ from arena.writer.lists.pool_list import parse_pool_list, read_pool_list
 from arena.writer.lists.saved import SavedList
 from arena.writer.lists.source import Origin
 from arena.writer.protocols.entry import pool_record
-from arena.writer.protocols.storage import (
-    PANCAKESWAP_V3_FACTORIES,
-    PANCAKESWAP_V3_LAYOUT,
-    PoolTarget,
-    pool_target,
-)
+from arena.writer.protocols.held import pool_target
+from arena.writer.protocols.storage import PoolTarget
+from arena.writer.protocols.uniswap_v3 import PANCAKESWAP_V3_FACTORIES, PANCAKESWAP_V3_LAYOUT
 
 ADDRESSES = st.binary(min_size=20, max_size=20)
 NONE = bytes(20)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from arena.specs import PoolSpec, TokenSpec
-from arena.writer.protocols.storage import PoolTarget, pool_target
+from arena.writer.protocols.held import pool_target
+from arena.writer.protocols.storage import PoolTarget
 from arena.writer.sync.roster import FIRST_PAUSE_S, LONGEST_PAUSE_S, SETTLE_BLOCKS, Roster
 
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))

@@ -127,7 +127,7 @@ def _mutants() -> tuple[Mutant, ...]:
         ("bloom filters are not looked at", "stream.evidence", "weigh",
          "missing=bool(bloom & ~bloom_of(logs))", "missing=False"),
         ("a halved range skips a block", "stream.blocks", "_fetch_logs", "at = end + 1", "at = end + 2"),
-        ("burns are mints", "stream.event_logs", "_burn",
+        ("burns are mints", "protocols.uniswap_v3", "_burn",
          "-read.unsigned(words[0], 127), 3, False", "read.unsigned(words[0], 127), 3, True"),
         ("base fees are not compared", "stream.compare", "same_block",
          "if has_base_fee and", "if False and"),

@@ -14,7 +14,8 @@ from oracle.history import SimBlock, write_states
 from arena.errors import PoolInvalid, RpcUnavailable, Scraper
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
-from arena.writer.protocols.storage import PoolTarget, pool_target
+from arena.writer.protocols.held import pool_target
+from arena.writer.protocols.storage import PoolTarget
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.statefile import StateFile
 from simulation.clock import Workers

@@ -24,27 +24,16 @@ from arena.errors import (
 )
 from arena.specs import PoolSpec, TokenSpec
 from arena.writer.node.client import Header, Log, Receipts
-from arena.writer.protocols.storage import pool_target
+from arena.writer.protocols.held import EVENT_TOPICS, pool_target
+from arena.writer.protocols.uniswap_v2 import V2_SYNC
+from arena.writer.protocols.uniswap_v3 import V3_BURN, V3_MINT, V3_SWAP
+from arena.writer.protocols.uniswap_v4 import V4_SWAP
 from arena.writer.service.doctor import Doctor, DoctorSettings
-from arena.writer.stream.block_logs import (
-    HOLES_LEARNED,
-    PASS_S,
-    RECEIPT_FAILURES,
-    RECEIPTS_PAUSE_S,
-    SETTLE_S,
-    BlockLogs,
-)
+from arena.writer.stream.block_logs import HOLES_LEARNED, PASS_S, SETTLE_S, BlockLogs
 from arena.writer.stream.blocks import claimed_blocks, fetch_blocks
-from arena.writer.stream.event_logs import (
-    EVENT_TOPICS,
-    V2_SYNC,
-    V3_BURN,
-    V3_MINT,
-    V3_SWAP,
-    V4_SWAP,
-    block_records,
-)
+from arena.writer.stream.event_logs import block_records
 from arena.writer.stream.evidence import WholeBlock, bloom_of, named_pools, ordered
+from arena.writer.stream.receipts import RECEIPT_FAILURES, RECEIPTS_PAUSE_S
 
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
 V2, OTHER_V2, V3, V4, MANAGER = b"\x22" * 20, b"\x23" * 20, b"\x33" * 20, b"\x44" * 32, b"\x99" * 20

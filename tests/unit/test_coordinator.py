@@ -37,9 +37,10 @@ from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
 from arena.writer.host.sidetasks import SideTasks
 from arena.writer.node.client import Header, Log, Receipts
-from arena.writer.protocols.storage import PoolTarget, pool_target
+from arena.writer.protocols.held import pool_target
+from arena.writer.protocols.storage import PoolTarget
+from arena.writer.protocols.uniswap_v2 import V2_SYNC
 from arena.writer.scrapers import Scrape, ScrapedPool
-from arena.writer.stream.event_logs import V2_SYNC
 from arena.writer.stream.evidence import bloom_of
 from arena.writer.stream.history import EventBuffer
 from arena.writer.sync import confirming

@@ -17,7 +17,7 @@ from arena.specs import PoolSpec, TokenSpec
 from arena.writer.node.client import Header, Log
 from arena.writer.node.rpc_node import read_header, read_log
 from arena.writer.producers.follow import Follower
-from arena.writer.protocols.storage import pool_target
+from arena.writer.protocols.held import pool_target
 from arena.writer.stream.block_logs import PASS_S, SETTLE_S
 
 PROTOCOLS = {"uniswap_v2": UNISWAP_V2, "uniswap_v3": UNISWAP_V3, "uniswap_v4": UNISWAP_V4}

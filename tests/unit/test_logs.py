@@ -15,21 +15,14 @@ from arena.writer.node.client import Header, Log
 from arena.writer.node.jsonrpc import JsonRpc
 from arena.writer.node.rpc_node import ADDRESSES_KEPT_S, RpcNode, read_header, read_log
 from arena.writer.node.transports import Limits
+from arena.writer.protocols.held import EVENT_TOPICS
+from arena.writer.protocols.uniswap_v2 import V2_SYNC
+from arena.writer.protocols.uniswap_v3 import PANCAKE_SWAP, V3_BURN, V3_MINT, V3_SWAP
+from arena.writer.protocols.uniswap_v4 import V4_MODIFY, V4_SWAP
 from arena.writer.stream.block_logs import BlockLogs
 from arena.writer.stream.blocks import MAX_FETCH_BLOCKS, claimed_blocks, fetch_blocks
 from arena.writer.stream.compare import same_block
-from arena.writer.stream.event_logs import (
-    EVENT_TOPICS,
-    PANCAKE_SWAP,
-    V2_SYNC,
-    V3_BURN,
-    V3_MINT,
-    V3_SWAP,
-    V4_MODIFY,
-    V4_SWAP,
-    block_records,
-    decode_log,
-)
+from arena.writer.stream.event_logs import block_records, decode_log
 from arena.writer.sync.branch import Branch
 
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))

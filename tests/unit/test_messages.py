@@ -327,6 +327,9 @@ def test_entries_are_skipped_one_by_one() -> None:
         (POOL_ID, "v4", True),
         (POOL, "v4", False),
         (POOL_ID, "v3", False),
+        (POOL, "sushiswap_v2", True),
+        (POOL, "SushiSwapV3", True),
+        (POOL_ID, "sushiswap_v3", False),
         (POOL, "ekubo", False),
         (POOL, None, False),
         (POOL, 3, False),
@@ -418,6 +421,14 @@ def test_an_earlier_description_is_not_used_for_another_protocol() -> None:
     reader = joined(full(record()), minimal("remove", POOL), minimal("add", POOL, protocols=["v2"]))
     assert not reader.built
     assert list(reader.join.waiting) == [key(POOL)]
+
+
+def test_a_fork_and_what_its_contracts_are_name_the_same_pool() -> None:
+    named = minimal("add", POOL, protocols=["sushiswap_v3"])
+    reader = joined(full(record()), minimal("remove", POOL), named)
+    assert list(reader.built) == [key(POOL)]
+    described_so = joined(minimal("add", POOL, protocols=["v3"]), full(record(protocol="SushiV3")))
+    assert described_so.in_force() == reader.in_force()
 
 
 def test_what_waits_and_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ import pytest
 
 import arena as package
 from arena import errors
-from arena.layouts import header, slots
+from arena.layouts import header, protocols, slots
 from arena.layouts.words import from_limbs
 from arena.native import lib
 from arena.readers import Arena, FrozenPool, Pool, PoolState, Quote, Token, attach
@@ -809,7 +809,7 @@ def test_table_agrees_with_states(pools: Arena) -> None:
         for row, spec in zip(table, SPECS, strict=True):
             state = expected_state(spec)
             assert row["key"].tobytes()[: row["key_nbytes"]] == spec.key
-            assert slots.PROTOCOL_NAMES[int(row["protocol"])] == state.protocol
+            assert protocols.PROTOCOL_NAMES[int(row["protocol"])] == state.protocol
             assert slots.STATUS_NAMES[row["status"]] == "live"
             assert row["block_number"] == state.block_number
             assert row["tick_count"] == len(state.ticks or ())
@@ -1391,7 +1391,7 @@ def test_dump_is_a_state_file_that_rebuilds_the_arena(writer: WriterArena, arena
             ]
             spec = PoolSpec(
                 bytes.fromhex(line["pool"][2:]),
-                slots.PROTOCOL_NUMBERS[line["protocol"]],
+                protocols.PROTOCOL_NUMBERS[line["protocol"]],
                 *tokens,
                 line["fee_pips"],
                 line.get("tick_spacing", 0),

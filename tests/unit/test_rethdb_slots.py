@@ -10,22 +10,23 @@ from reth_pools import target_of
 from arena.errors import PoolInvalid
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.specs import PoolSpec, TokenSpec
-from arena.writer.protocols import storage as slots
+from arena.writer.protocols.concentrated import bitmap_words
+from arena.writer.protocols.held import pool_target
+from arena.writer.protocols.reading import pool_stages
 from arena.writer.protocols.storage import (
-    PANCAKESWAP_V3_LAYOUT,
-    V2_LAYOUT,
-    V3_LAYOUT,
-    V4_LAYOUT,
     SlotList,
-    bitmap_words,
+    StorageLayout,
     keccak256,
     mapping_slot,
-    pool_stages,
-    pool_target,
     slot_key,
-    v4_base,
-    v4_pool_id,
 )
+from arena.writer.protocols.uniswap_v2 import V2_LAYOUT
+from arena.writer.protocols.uniswap_v3 import (
+    PANCAKESWAP_V3_FACTORIES,
+    PANCAKESWAP_V3_LAYOUT,
+    V3_LAYOUT,
+)
+from arena.writer.protocols.uniswap_v4 import V4_LAYOUT, v4_base, v4_pool_id
 from arena.writer.scrapers.reth_tables import Checkpoint, has_code, parse_checkpoint, storage_layout
 
 POOL_ID = "6ada20f1ea604eac561c22d33daa726a34b6abbf75536106b571230ab7cf412e"
@@ -89,7 +90,7 @@ def spec(protocol: int, **fields: object) -> PoolSpec:
 
 
 def test_layouts_follow_protocol_factory_and_hint() -> None:
-    (pancake,) = slots.PANCAKESWAP_V3_FACTORIES
+    (pancake,) = PANCAKESWAP_V3_FACTORIES
     assert pool_target(spec(UNISWAP_V2)).layout == V2_LAYOUT
     assert pool_target(spec(UNISWAP_V3)).layout == V3_LAYOUT
     assert pool_target(spec(UNISWAP_V4)).layout == V4_LAYOUT
@@ -159,7 +160,7 @@ def test_a_v3_pool_without_ticks_takes_one_stage() -> None:
     ],
 )
 def test_words_of_another_layout_are_refused_even_where_the_pool_would_look_empty(
-    layout: slots.StorageLayout, slot0: int, liquidity: int
+    layout: StorageLayout, slot0: int, liquidity: int
 ) -> None:
     stages = pool_stages(pool_target(spec(UNISWAP_V3), layout), 5)
     count = len(next(stages))

@@ -132,6 +132,22 @@ def test_protocol_names_are_accepted_in_every_usual_spelling(file: Path, name: s
     assert pool.spec.protocol == 1
 
 
+@pytest.mark.parametrize(
+    ("record", "protocol"),
+    [(v2(protocol="sushiswap_v2"), 0), (v3(protocol="SushiV3"), 1)],
+)
+def test_forks_with_the_same_contracts_are_read_as_what_they_are(
+    file: Path, record: dict[str, Any], protocol: int
+) -> None:
+    (pool,) = read_state_file(write(file, record)).pools.values()
+    assert pool.spec.protocol == protocol
+
+
+def test_a_name_that_says_a_storage_layout_has_no_place_in_a_state_file(file: Path) -> None:
+    with pytest.raises(StateFileError, match="'pancakeswap_v3'; it is one of uniswap_v2"):
+        read_state_file(write(file, v3(protocol="pancakeswap_v3")))
+
+
 def test_headers_empty_lines_and_unknown_keys_are_no_obstacle(file: Path) -> None:
     content = read_state_file(
         write(file, {"head_block": 104, "note": "x"}, "", v3(colour="blue", status="live"))

@@ -17,7 +17,8 @@ from arena.specs import PoolSpec
 from arena.writer.host.versions import file_signature
 from arena.writer.lists.pool_list import PoolList, parse_pool_list, read_pool_list
 from arena.writer.protocols.entry import pool_record
-from arena.writer.protocols.storage import PANCAKESWAP_V3_FACTORIES, V3_LAYOUT, PoolTarget
+from arena.writer.protocols.storage import PoolTarget
+from arena.writer.protocols.uniswap_v3 import PANCAKESWAP_V3_FACTORIES, V3_LAYOUT
 
 PAIR = "0x028d3b9c77b31bff265b211fc068f51aadbb46f0"
 POOL = "0xa7cb6c9ce55b9c03f4b89d419a3f8bd8654bb462"
@@ -145,11 +146,28 @@ def test_v4_pools_of_the_recorded_chain_have_their_parts(data_dir: Path) -> None
         ("PancakeSwapV3", UNISWAP_V3, "pancakeswap_v3"),
         ("v2", UNISWAP_V2, "uniswap_v2"),
         ("uniswap_V2", UNISWAP_V2, "uniswap_v2"),
+        ("sushiswap_v2", UNISWAP_V2, "uniswap_v2"),
+        ("SushiSwap V2", UNISWAP_V2, "uniswap_v2"),
+        ("sushi-v2", UNISWAP_V2, "uniswap_v2"),
+        ("sushiswap_v3", UNISWAP_V3, "uniswap_v3"),
+        ("SushiV3", UNISWAP_V3, "uniswap_v3"),
     ],
 )
 def test_names_of_protocols(name: str, protocol: int, layout: str) -> None:
     found = parse(v3(protocol=name)).targets[0]
     assert (found.spec.protocol, found.layout.name) == (protocol, layout)
+
+
+def test_a_pair_of_a_fork_is_written_as_what_it_is() -> None:
+    target = parse(v3(protocol="sushiswap_v2")).targets[0]
+    assert pool_record(target)["protocol"] == "uniswap_v2"
+    assert (target.spec.protocol, target.spec.fee_pips) == (UNISWAP_V2, 500)
+    assert only(v3(protocol="sushiswap_v2", fee=...)).fee_pips == 3000
+
+
+def test_a_name_without_a_version_says_too_little() -> None:
+    (error,) = parse(v3(address=PAIR), v3(protocol="sushiswap")).refused
+    assert "sushiswap_v2, sushiswap_v3" in error.remedy
 
 
 def test_the_layout_follows_a_known_factory_without_its_name() -> None:

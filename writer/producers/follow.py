@@ -18,14 +18,15 @@ import numpy as np
 
 from arena.errors import ChainMoved, NodeBehind, ReorgTooDeep, Scraper
 from arena.layouts.events import EVENT
-from arena.layouts.slots import UNISWAP_V2
 from arena.native import ffi, lib
 from arena.writer.node.client import Header, Log, NodeClient, Receipts
-from arena.writer.protocols.storage import PoolTarget, price_slots, read_reserves, read_slot0
+from arena.writer.protocols.contract import EventFields
+from arena.writer.protocols.held import EVENT_TOPICS, price_slots, protocol_of, quickest_first
+from arena.writer.protocols.storage import PoolTarget
 from arena.writer.scrapers.rpc import NEWEST_SETTLES_S
 from arena.writer.stream.block_logs import BlockLogs
 from arena.writer.stream.blocks import FETCHED_BLOCKS, fetch_headers
-from arena.writer.stream.event_logs import EVENT_TOPICS, block_records
+from arena.writer.stream.event_logs import block_records
 from arena.writer.stream.evidence import WholeBlock
 from arena.writer.stream.history import Records
 
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 HISTORY_BLOCKS = 512  # kept to be reverted; twice the depth that an arena undoes at least
 MAX_BACKFILL_BLOCKS = 4096
 MAX_FRAME_NBYTES = 192  # of what this module sends, prefix included
-SLOT0_FINAL, V2_FINAL = 0, 2  # variants of an epilogue
 
 
 class FollowedNode(NodeClient, Protocol):
@@ -264,8 +264,7 @@ class Follower:
 
     def _epilogues(self, sent: Sequence[Records], head: Header) -> list[Records]:
         """V2 reserves and V3/V4 prices at `head` of what was reverted, in order of first touch."""
-        touched: dict[bytes, None] = {}
-        swapped: set[bytes] = set()
+        touched: dict[bytes, bool] = {}  # whether its price was, in order of first touch
         for records in sent:
             updates = records[records["flags"] & lib.PSA_EVENT_IN_BLOCK != 0]
             for kind, key, nbytes in zip(
@@ -275,12 +274,10 @@ class Follower:
                 strict=True,
             ):
                 identity = key.tobytes()[:nbytes]
-                touched[identity] = None
-                if kind == lib.PSA_EVENT_CL_SWAP:
-                    swapped.add(identity)
-        known = [self._targets[key] for key in touched]
-        targets = [each for each in known if each.spec.protocol == UNISWAP_V2]
-        targets += [each for each in known if each.spec.key in swapped]
+                is_price = kind == protocol_of(self._specs[identity]).price_event
+                touched[identity] = touched.get(identity, False) or is_price
+        specs = quickest_first(self._specs[key] for key, is_priced in touched.items() if is_priced)
+        targets = [self._targets[spec.key] for spec in specs]
         if not targets:
             return []
         places = [(each.address, slot) for each in targets for slot in price_slots(each)]
@@ -292,9 +289,9 @@ class Follower:
         epilogues = []
         for target in targets:
             values = [next(words) for _ in price_slots(target)]
-            if target.spec.protocol != UNISWAP_V2 and read_slot0(values[0])[0] == 0:
-                continue  # not initialized on this branch
-            epilogues.append(_epilogue(target, values, head.number))
+            fields = protocol_of(target.spec).final(target, values)
+            if fields is not None:
+                epilogues.append(_epilogue(target, fields, head.number))
         return epilogues
 
 
@@ -313,29 +310,17 @@ def _reverted(block: Records) -> Records:
     return reverted
 
 
-def _epilogue(target: PoolTarget, words: Sequence[int], tip: int) -> Records:
+def _epilogue(target: PoolTarget, fields: EventFields, tip: int) -> Records:
     spec = target.spec
-    is_v2 = spec.protocol == UNISWAP_V2
-    records = _mark(lib.PSA_EVENT_V2_FINAL if is_v2 else lib.PSA_EVENT_SLOT0_FINAL)
+    records = _mark(fields["kind"])
     record = records[0]
     record["block_number"] = tip
     record["protocol"] = spec.protocol
-    record["variant"] = V2_FINAL if is_v2 else SLOT0_FINAL
     record["key"] = np.frombuffer(spec.key.ljust(32, b"\0"), np.uint8)
     record["key_nbytes"] = len(spec.key)
-    if is_v2:
-        reserves = read_reserves(words[0])
-        record["words"] = (*_limbs(reserves[0]), 0, 0, *_limbs(reserves[1]), 0, 0)
-    else:
-        price, record["tick"] = read_slot0(words[0])
-        record["words"] = (*_limbs(price), price >> 128, 0, 0, 0, 0, 0)
-        record["amount"] = _limbs(words[1])
+    for name, value in fields.items():
+        record[name] = value
     return records
-
-
-def _limbs(value: int) -> tuple[int, int]:
-    """The lower two 64-bit words."""
-    return value & (2**64 - 1), value >> 64 & (2**64 - 1)
 
 
 def without_protocol_fees(records: Records) -> Records:

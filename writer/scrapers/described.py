@@ -14,11 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 from arena.errors import PoolInvalid, RpcError, RpcRefused
-from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3
 from arena.specs import PoolSpec
 from arena.writer.node.jsonrpc import Call, JsonRpc
 from arena.writer.node.meanings import Meaning, meaning
-from arena.writer.protocols.storage import check_identity
+from arena.writer.protocols.held import check_identity, protocol_of
 from arena.writer.scrapers import Scrape
 
 log = logging.getLogger(__name__)
@@ -32,10 +31,6 @@ _SELECTORS = {
     "token1": "0xd21220a7",
     "factory": "0xc45a0155",
 }
-_FUNCTIONS = {
-    UNISWAP_V2: ("token0", "token1", "factory"),
-    UNISWAP_V3: ("fee", "tickSpacing", "token0", "token1", "factory"),
-}
 _WORD_CHARS = 2 + 64
 CALLS_AT_ONCE = 500
 # A node behind a balancer may not have the pool yet. Whoever says nothing so often has no such function.
@@ -45,6 +40,10 @@ _NO_FUNCTION = frozenset({Meaning.wrong, Meaning.other_way})
 
 Told = dict[str, int]
 """Answers by function; one that said nothing is not in it."""
+
+
+def _functions(spec: PoolSpec) -> tuple[str, ...]:
+    return protocol_of(spec).functions
 
 
 def contradictions_of(spec: PoolSpec, told: Mapping[str, int]) -> Iterator[tuple[str, Any, Any]]:
@@ -80,7 +79,7 @@ class Described:
 
     def told(self, specs: Iterable[PoolSpec]) -> dict[bytes, Told]:
         """What each V2 or V3 pool says of itself, by key. RpcError."""
-        wanted = [spec for spec in specs if spec.protocol in _FUNCTIONS]
+        wanted = [spec for spec in specs if _functions(spec)]
         with self._lock:
             new = [spec for spec in wanted if self._is_open(spec)]
             first = {spec.key for spec in new} - self._late
@@ -88,7 +87,7 @@ class Described:
             questions = [
                 (spec.key, name)
                 for spec in new
-                for name in _FUNCTIONS[spec.protocol]
+                for name in _functions(spec)
                 if name not in self._told.get(spec.key, ())
             ]
         answers = self._ask(questions)
@@ -101,7 +100,7 @@ class Described:
                 elif (number := _word(answer)) is not None:
                     known[name] = number
             for spec in new:
-                is_whole = len(self._told[spec.key]) == len(_FUNCTIONS[spec.protocol])
+                is_whole = len(self._told[spec.key]) == len(_functions(spec))
                 if is_whole and spec.key in first:
                     self._late.discard(spec.key)
                 if spec.key not in refused and not is_whole:
@@ -150,7 +149,7 @@ class Described:
         try:
             return self.contradictions(specs)
         except RpcError as error:
-            self._say_unchecked([spec.key for spec in specs if spec.protocol in _FUNCTIONS], error)
+            self._say_unchecked([spec.key for spec in specs if _functions(spec)], error)
             return {}
 
     def checked(self, scrape: Scrape) -> Scrape:
@@ -166,7 +165,7 @@ class Described:
 
     def _is_open(self, spec: PoolSpec) -> bool:
         known = self._told.get(spec.key)
-        if known is not None and len(known) == len(_FUNCTIONS[spec.protocol]):
+        if known is not None and len(known) == len(_functions(spec)):
             return False
         return self._silences.get(spec.key, 0) < MOST_ASKS
 
@@ -200,7 +199,7 @@ class Described:
             "it: the list is believed'",
             len(new),
             new[0].key.hex(),
-            ",".join(name for name in _FUNCTIONS[new[0].protocol] if name not in known),
+            ",".join(name for name in _functions(new[0]) if name not in known),
         )
 
     def _ask(self, questions: Sequence[tuple[bytes, str]]) -> list[Any]:

@@ -3,14 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.layouts.protocols import PROTOCOLS
 from arena.values import PoolValues
 
-FIELDS = {
-    UNISWAP_V2: ("reserve0", "reserve1"),
-    UNISWAP_V3: ("sqrt_price_x96", "tick", "liquidity"),
-    UNISWAP_V4: ("sqrt_price_x96", "tick", "liquidity", "protocol_fee", "lp_fee"),
-}
+# Of a description, of our own, or compared one by one.
+_OTHERWISE = frozenset({"tick_spacing", "hooks", "fee_block", "ticks"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +40,21 @@ def _shown(value: Any) -> Any:
     return str(value) if isinstance(value, int) else value
 
 
+def compared_fields(protocol: int) -> tuple[str, ...]:
+    """The fields of PoolValues that two readings of a pool must have the same, besides ticks."""
+    return tuple(name for name in PROTOCOLS[protocol].state_fields if name not in _OTHERWISE)
+
+
 def differences(
     key: bytes, protocol: int, ours: PoolValues, theirs: PoolValues
 ) -> list[Difference]:
     """The fields in which a pool's values differ."""
     found = [
         Difference(key, name, getattr(ours, name), getattr(theirs, name))
-        for name in FIELDS[protocol]
+        for name in compared_fields(protocol)
         if getattr(ours, name) != getattr(theirs, name)
     ]
-    if protocol != UNISWAP_V2:
+    if PROTOCOLS[protocol].has_ticks:
         mine = {tick: (gross, net) for tick, gross, net in ours.ticks}
         nodes = {tick: (gross, net) for tick, gross, net in theirs.ticks}
         found += [

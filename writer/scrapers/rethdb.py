@@ -24,10 +24,12 @@ from multiprocessing.connection import wait as wait_for_any
 from typing import TypeVar
 
 from arena.errors import DatabaseUnreadable, OtherFork, PoolInvalid, Scraper
-from arena.layouts.slots import UNISWAP_V2
+from arena.layouts.protocols import PROTOCOLS
 from arena.specs import PoolSpec
 from arena.values import PoolValues
-from arena.writer.protocols.storage import PoolTarget, SlotList, keccak256, read_targets
+from arena.writer.protocols.held import quickest_first
+from arena.writer.protocols.reading import read_targets
+from arena.writer.protocols.storage import PoolTarget, SlotList, keccak256
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.mdbx import database_directory
 from arena.writer.scrapers.reth_tables import (
@@ -203,8 +205,7 @@ class RethDB:
 
     def list_pools(self) -> Sequence[PoolSpec]:
         """The pools given, V2 first."""
-        specs = [target.spec for target in self._targets.values()]
-        return sorted(specs, key=lambda spec: spec.protocol != UNISWAP_V2)
+        return quickest_first(target.spec for target in self._targets.values())
 
     def hold(self, targets: Sequence[PoolTarget]) -> None:
         """Exchange the list."""
@@ -265,17 +266,17 @@ class RethDB:
             return outcomes
 
     def _pieces(self, targets: list[PoolTarget]) -> list[list[PoolTarget]]:
-        """Cut in order, at changes between V2 and the rest too, so that every process has work."""
+        """Cut in order, also where pools with ticks begin or end, so that every process has work."""
         share = -(-len(targets) // self._concurrency)
         pieces: list[list[PoolTarget]] = []
-        previous_is_v2: bool | None = None
+        previous_has_ticks: bool | None = None
         for target in targets:
-            is_v2 = target.spec.protocol == UNISWAP_V2
-            limit = min(V2_BATCH if is_v2 else CL_BATCH, share)
-            if is_v2 != previous_is_v2 or len(pieces[-1]) >= limit:
+            has_ticks = PROTOCOLS[target.spec.protocol].has_ticks
+            limit = min(CL_BATCH if has_ticks else V2_BATCH, share)
+            if has_ticks != previous_has_ticks or len(pieces[-1]) >= limit:
                 pieces.append([])
             pieces[-1].append(target)
-            previous_is_v2 = is_v2
+            previous_has_ticks = has_ticks
         return pieces
 
     def _run(self, work: Callable[..., T], *arguments: object) -> T:

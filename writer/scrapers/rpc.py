@@ -23,7 +23,6 @@ from arena.errors import (
     RpcError,
     RpcRefused,
 )
-from arena.layouts.slots import UNISWAP_V2
 from arena.specs import PoolSpec
 from arena.values import PoolValues
 from arena.writer.node.head import (
@@ -38,7 +37,9 @@ from arena.writer.node.head import (
 )
 from arena.writer.node.jsonrpc import Call, JsonRpc
 from arena.writer.node.meanings import Meaning, meaning
-from arena.writer.protocols.storage import PoolTarget, SlotList, pool_stages, read_targets
+from arena.writer.protocols.held import quickest_first
+from arena.writer.protocols.reading import pool_stages, read_targets
+from arena.writer.protocols.storage import PoolTarget, SlotList
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.rpc_ways import (
     DECODERS,
@@ -51,7 +52,7 @@ from arena.writer.scrapers.rpc_ways import (
     by_account,
     chunks_of,
     groups_of,
-    is_v4,
+    has_extsload,
     slot_count_of,
     storage_at_calls,
 )
@@ -118,8 +119,7 @@ class RpcScraper:
 
     def list_pools(self) -> Sequence[PoolSpec]:
         """The pools of the list, V2 first, then in its order."""
-        specs = [target.spec for target in self._targets.values()]
-        return sorted(specs, key=lambda spec: spec.protocol != UNISWAP_V2)
+        return quickest_first(target.spec for target in self._targets.values())
 
     def hold(self, targets: Sequence[PoolTarget]) -> None:
         """Exchange the list."""
@@ -239,7 +239,7 @@ class RpcScraper:
                 rates[way] = slot_count / (time.perf_counter() - begin)
         if rates:
             chosen = max(rates, key=rates.__getitem__)
-        elif any(is_v4(target) for target in samples.values()) and self._tells(
+        elif any(has_extsload(target) for target in samples.values()) and self._tells(
             Way.extsload, block, known, truth
         ):
             chosen = Way.extsload
@@ -310,7 +310,7 @@ class RpcScraper:
         if way is not Way.extsload:
             found = self._read_pieces(way, block, pieces)
         else:
-            managed = [is_v4(target) for target, _ in requests]
+            managed = [has_extsload(target) for target, _ in requests]
             found = self._read_pieces(way, block, [p for p in pieces if managed[p.index]])
             rest = [piece for piece in pieces if not managed[piece.index]]
             found |= self._read_pieces(Way.storage_at, block, rest)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from arena.layouts.slots import UNISWAP_V4
 from arena.writer.node.head import Block, content_of, not_promised
 from arena.writer.node.jsonrpc import Call, JsonRpc
-from arena.writer.protocols.storage import PoolTarget, bitmap_words
+from arena.writer.protocols.concentrated import bitmap_words
+from arena.writer.protocols.held import protocol_of
+from arena.writer.protocols.storage import PoolTarget
 
 
 class Way(StrEnum):
@@ -111,8 +112,8 @@ def as_hex(content: bytes) -> str:
     return "0x" + content.hex()
 
 
-def is_v4(target: PoolTarget) -> bool:
-    return target.spec.protocol == UNISWAP_V4
+def has_extsload(target: PoolTarget) -> bool:
+    return protocol_of(target.spec).has_extsload
 
 
 def groups_of(targets: Sequence[PoolTarget]) -> Iterator[list[PoolTarget]]:

@@ -1,32 +1,41 @@
-"""One line of a state file: every field checked before it is believed."""
+"""One line of a state file: every field checked before it is believed.
+
+arena/statelines.py writes them.
+"""
 
 import json
 from typing import Any, NoReturn
 
 from arena.errors import PoolInvalid, StateFileError
-from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
-from arena.specs import PoolSpec, TokenSpec
+from arena.layouts.protocols import LISTED_NAMES, PROTOCOLS, ListedName, listed_name
+from arena.specs import PoolSpec
 from arena.values import PoolValues
+from arena.writer.protocols.fields import PoolFields
 
 MAX_LINE_NBYTES = 64 << 20  # one pool with 300,000 ticks is about 25 MB
-MAX_SYMBOL_NBYTES = 32  # token table, layouts
 MAX_INTEGER_DIGITS = 80  # 2**256 has 78
-DEFAULT_V2_FEE_PIPS = 3000
-# WHITELIST 6.4: short, long and joined spellings, case and separators ignored.
-_PROTOCOLS = {
-    "v2": UNISWAP_V2,
-    "uniswapv2": UNISWAP_V2,
-    "v3": UNISWAP_V3,
-    "uniswapv3": UNISWAP_V3,
-    "v4": UNISWAP_V4,
-    "uniswapv4": UNISWAP_V4,
+_UINT32 = (0, (1 << 32) - 1)
+_UINT64 = (0, (1 << 64) - 1)
+_UINT256 = (0, (1 << 256) - 1)
+_INT32 = (-(1 << 31), (1 << 31) - 1)
+# Widths alone: check_pool knows what a pool may have.
+_RANGES = {
+    "tick_spacing": _INT32,
+    "tick": _INT32,
+    "protocol_fee": _UINT32,
+    "lp_fee": _UINT32,
+    "fee_block": _UINT64,
 }
 
 
-class StateLine:
+class StateLine(PoolFields):
     """One line of a file: knows where it is, so that every refusal can say so."""
 
+    integers = "an integer or a decimal string"
+    more = ", see the state file reference"
+
     def __init__(self, path: str, number: int):
+        super().__init__({})
         self.path = path
         self.number = number
 
@@ -39,12 +48,22 @@ class StateLine:
             remedy=remedy,
         )
 
-    def parse(self, raw: bytes) -> dict[str, Any] | None:
-        """The line's object; None for an empty line."""
+    def integer_of(self, value: Any) -> int | None:
+        if not isinstance(value, str):
+            return super().integer_of(value)
+        digits = value[1:] if value.startswith("-") else value
+        is_number = digits.isascii() and digits.isdigit() and len(digits) <= MAX_INTEGER_DIGITS
+        return int(value) if is_number else None
+
+    def shown(self, value: Any) -> str:
+        return repr(value[:100]) if isinstance(value, str) else f"a JSON {type(value).__name__}"
+
+    def parse(self, raw: bytes) -> bool:
+        """Take the line's object as `record`; False for an empty line."""
         if len(raw) > MAX_LINE_NBYTES:
             self.refuse(f"more than {MAX_LINE_NBYTES} bytes", "put one pool on each line")
         if not raw.strip():
-            return None
+            return False
         try:
             record = json.loads(
                 raw,
@@ -56,7 +75,8 @@ class StateLine:
             self.refuse(f"not valid JSON ({error})", "write one JSON object on each line")
         if not isinstance(record, dict):
             self.refuse(f"a JSON {type(record).__name__}", "write one JSON object on each line")
-        return record
+        self.record = record
+        return True
 
     def _no_float(self, text: str) -> NoReturn:
         self.refuse(
@@ -71,74 +91,56 @@ class StateLine:
             self.refuse(f"the key `{twice}` twice", "keep one of them")
         return record
 
-    def header(self, record: dict[str, Any]) -> int:
-        if "head_block" not in record:
+    def header(self) -> int:
+        """The block of a line that is no pool."""
+        if "head_block" not in self.record:
             self.refuse(
                 "neither `pool` nor `head_block`",
                 "a line is a pool or the header with `head_block`",
             )
-        return self._integer(record, "head_block", 0, (1 << 64) - 1)
+        return self.integer("head_block", *_UINT64)
 
-    def failed(self, record: dict[str, Any]) -> PoolInvalid | None:
+    def failed(self) -> PoolInvalid | None:
         """What a scrape says of a pool it could not read; None when it had no key for it."""
-        if record.get("pool") is None:
+        if self.record.get("pool") is None:
             return None
-        key = self._hex(record, "pool", (20, 32))
-        found = f"{record['error']}: {record.get('reason', '')}"
+        key = self.hex("pool", (20, 32))
+        found = f"{self.record['error']}: {self.record.get('reason', '')}"
         return PoolInvalid(
             f"pool 0x{key.hex()} is not installed: {self.path}, line {self.number} says {found}",
             key=key,
             found=found,
         )
 
-    def pool(self, record: dict[str, Any]) -> tuple[PoolSpec, PoolValues]:
+    def pool(self) -> tuple[PoolSpec, PoolValues]:
         """The pool of a line. Types and field widths are checked here, meaning by check_pool."""
-        protocol = self._protocol(record)
-        key = self._hex(record, "pool", (20, 32))
-        block_number = self._integer(record, "block", 0, (1 << 64) - 1)
-        token0, token1 = self._token(record, "token0"), self._token(record, "token1")
-        factory = self._hex(record, "factory", (20,)) if record.get("factory") else bytes(20)
-        if protocol == UNISWAP_V2:
-            fee_pips = DEFAULT_V2_FEE_PIPS
-            if "fee_pips" in record:
-                fee_pips = self._integer(record, "fee_pips", 0, (1 << 32) - 1)
-            return (
-                PoolSpec(key, protocol, token0, token1, fee_pips, 0, factory, bytes(20)),
-                PoolValues(
-                    block_number=block_number,
-                    fee_pips=fee_pips,
-                    reserve0=self._integer(record, "reserve0", 0, (1 << 256) - 1),
-                    reserve1=self._integer(record, "reserve1", 0, (1 << 256) - 1),
-                ),
-            )
-        fee_pips = self._integer(record, "fee_pips", 0, (1 << 32) - 1)
-        spacing = self._integer(record, "tick_spacing", -(1 << 31), (1 << 31) - 1)
-        hooks, lp_fee, protocol_fee, fee_block = bytes(20), 0, 0, 0
-        if protocol == UNISWAP_V4:
-            hooks = self._hex(record, "hooks", (20,))
-            lp_fee = self._integer(record, "lp_fee", 0, (1 << 32) - 1)
-            protocol_fee = self._integer(record, "protocol_fee", 0, (1 << 32) - 1)
-            fee_block = block_number
-            if "fee_block" in record:
-                fee_block = self._integer(record, "fee_block", 0, (1 << 64) - 1)
+        row = PROTOCOLS[self.protocol().protocol]
+        key = self.hex("pool", (20, 32))
+        block_number = self.integer("block", *_UINT64)
+        tokens = self.token("token0"), self.token("token1")
+        factory = self.hex("factory", (20,)) if self.record.get("factory") else bytes(20)
+        fee_pips = row.default_fee_pips
+        if fee_pips is None or self.is_given("fee_pips"):
+            fee_pips = self.integer("fee_pips", *_UINT32)
+        found = {name: self._state_field(name, block_number) for name in row.state_fields}
+        spacing, hooks = found.pop("tick_spacing", 0), found.pop("hooks", bytes(20))
         return (
-            PoolSpec(key, protocol, token0, token1, fee_pips, spacing, factory, hooks),
-            PoolValues(
-                block_number=block_number,
-                fee_pips=lp_fee if protocol == UNISWAP_V4 else fee_pips,
-                sqrt_price_x96=self._integer(record, "sqrt_price_x96", 0, (1 << 256) - 1),
-                tick=self._integer(record, "tick", -(1 << 31), (1 << 31) - 1),
-                liquidity=self._integer(record, "liquidity", 0, (1 << 256) - 1),
-                ticks=self._ticks(record),
-                protocol_fee=protocol_fee,
-                lp_fee=lp_fee,
-                fee_block=fee_block,
-            ),
+            PoolSpec(key, row.number, *tokens, fee_pips, spacing, factory, hooks),
+            PoolValues(block_number, found.get("lp_fee", fee_pips), **found),
         )
 
-    def check_status(self, record: dict[str, Any], spec: PoolSpec) -> None:
+    def _state_field(self, name: str, block_number: int) -> Any:
+        if name == "ticks":
+            return self._ticks()
+        if name == "hooks":
+            return self.hex(name, (20,))
+        if name == "fee_block" and not self.is_given(name):
+            return block_number
+        return self.integer(name, *_RANGES.get(name, _UINT256))
+
+    def check_status(self, spec: PoolSpec) -> None:
         """PoolInvalid for a dumped pool whose numbers were not settled when it was dumped."""
-        status = record.get("status", "live")
+        status = self.record.get("status", "live")
         if status != "live":
             raise PoolInvalid(
                 f"pool 0x{spec.key.hex()} is not installed: {self.path}, line {self.number} says "
@@ -147,69 +149,17 @@ class StateLine:
                 found=status,
             )
 
-    def _field(self, record: dict[str, Any], name: str) -> Any:
-        if name not in record:
-            self.refuse(f"no `{name}`", f"add `{name}`, see the state file reference")
-        return record[name]
-
-    def _integer(self, record: dict[str, Any], name: str, low: int, high: int) -> int:
-        return self._as_integer(self._field(record, name), f"`{name}`", low, high)
-
-    def _as_integer(self, value: Any, name: str, low: int, high: int) -> int:
-        if isinstance(value, str):
-            digits = value[1:] if value.startswith("-") else value
-            if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_INTEGER_DIGITS):
-                self.refuse(f"{name} is {value[:100]!r}", "write an integer or a decimal string")
-            value = int(value)
-        elif isinstance(value, bool) or not isinstance(value, int):
-            self.refuse(
-                f"{name} is a JSON {type(value).__name__}", "write an integer or a decimal string"
-            )
-        if not low <= value <= high:
-            self.refuse(f"{name} is {value}", f"it lies in [{low}, {high}]")
-        return int(value)
-
-    def _hex(self, record: dict[str, Any], name: str, sizes: tuple[int, ...]) -> bytes:
-        return self._as_hex(self._field(record, name), f"`{name}`", sizes)
-
-    def _as_hex(self, value: Any, name: str, sizes: tuple[int, ...]) -> bytes:
-        wanted = " or ".join(str(size) for size in sizes)
-        if not isinstance(value, str):
-            self.refuse(
-                f"{name} is a JSON {type(value).__name__}", f"write {wanted} bytes as 0x hex"
-            )
-        digits = value[2:] if value[:2] in ("0x", "0X") else value
-        if len(digits) not in [2 * size for size in sizes] or not _is_hex(digits):
-            self.refuse(f"{name} is {value[:100]!r}", f"write {wanted} bytes as 0x hex")
-        return bytes.fromhex(digits)
-
-    def _protocol(self, record: dict[str, Any]) -> int:
-        name = self._field(record, "protocol")
-        known = _PROTOCOLS.get(name.lower().replace("_", "")) if isinstance(name, str) else None
-        if known is None:
-            self.refuse(
-                f"`protocol` is {name!r}", "it is one of uniswap_v2, uniswap_v3, uniswap_v4"
-            )
+    def protocol(self) -> ListedName:
+        """What `protocol` names."""
+        name = self.field("protocol")
+        known = listed_name(name) if isinstance(name, str) else None
+        if known is None or known.layout:
+            names = ", ".join(each.name for each in LISTED_NAMES if not each.layout)
+            self.refuse(f"`protocol` is {name!r}", f"it is one of {names}")
         return known
 
-    def _token(self, record: dict[str, Any], name: str) -> TokenSpec:
-        token = self._field(record, name)
-        decimals: Any = record.get(f"{name}_decimals")
-        symbol: Any = ""
-        if isinstance(token, dict):
-            address = self._as_hex(token.get("address"), f"`{name}.address`", (20,))
-            decimals = token.get("decimals", decimals)
-            symbol = token.get("symbol") or ""
-        else:
-            address = self._as_hex(token, f"`{name}`", (20,))
-        if decimals is not None:
-            decimals = self._as_integer(decimals, f"`{name}` decimals", 0, 255)
-        if not isinstance(symbol, str):
-            self.refuse(f"`{name}.symbol` is a JSON {type(symbol).__name__}", "write a string")
-        return TokenSpec(address, decimals, _cut_symbol(symbol))
-
-    def _ticks(self, record: dict[str, Any]) -> tuple[tuple[int, int, int], ...]:
-        listed = self._field(record, "ticks")
+    def _ticks(self) -> tuple[tuple[int, int, int], ...]:
+        listed = self.field("ticks")
         if not isinstance(listed, list):
             self.refuse(
                 f"`ticks` is a JSON {type(listed).__name__}",
@@ -225,18 +175,9 @@ class StateLine:
             name = f"`ticks[{index}]`"
             ticks.append(
                 (
-                    self._as_integer(item[0], name, -(1 << 31), (1 << 31) - 1),
-                    self._as_integer(item[1], name, 0, (1 << 256) - 1),
-                    self._as_integer(item[2], name, -(1 << 255), (1 << 255) - 1),
+                    self.as_integer(item[0], name, -(1 << 31), (1 << 31) - 1),
+                    self.as_integer(item[1], name, 0, (1 << 256) - 1),
+                    self.as_integer(item[2], name, -(1 << 255), (1 << 255) - 1),
                 )
             )
         return tuple(ticks)
-
-
-def _is_hex(digits: str) -> bool:
-    return all(digit in "0123456789abcdefABCDEF" for digit in digits)
-
-
-def _cut_symbol(symbol: str) -> str:
-    encoded = symbol.encode("utf-8", "replace")
-    return encoded[:MAX_SYMBOL_NBYTES].decode("utf-8", "ignore").rstrip("\0")

@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from arena.errors import PoolInvalid, StateFileError
-from arena.layouts.slots import UNISWAP_V2
 from arena.specs import PoolSpec
 from arena.writer.host.versions import signature_of
-from arena.writer.protocols.checks import check_pool
-from arena.writer.protocols.storage import check_identity
+from arena.writer.protocols.held import check_identity, check_pool, quickest_first
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.state_lines import MAX_LINE_NBYTES, StateLine
 
@@ -93,7 +91,7 @@ class StateFile:
     def list_pools(self) -> Sequence[PoolSpec]:
         """Every pool of the file, V2 first, then in file order. Waits for the file to exist."""
         content = self._wait_for_content()
-        return sorted(content.specs.values(), key=lambda spec: spec.protocol != UNISWAP_V2)
+        return quickest_first(content.specs.values())
 
     def read_pools(self, keys: Sequence[bytes]) -> Scrape:
         """Values as the file has them now. A key it no longer names is reported as invalid."""
@@ -260,17 +258,16 @@ def _read(stream: BinaryIO, path: str) -> StateFileContent:
     while raw := stream.readline(MAX_LINE_NBYTES + 1):
         number += 1
         line = StateLine(path, number)
-        record = line.parse(raw)
-        if record is None:
+        if not line.parse(raw):
             continue
-        if "pool" not in record:
-            header = line.header(record)
+        if "pool" not in line.record:
+            header = line.header()
             continue
-        if "error" in record:
-            if (failed := line.failed(record)) is not None:
+        if "error" in line.record:
+            if (failed := line.failed()) is not None:
                 invalid[failed.key] = failed
             continue
-        spec, values = line.pool(record)
+        spec, values = line.pool()
         if spec.key in lines:
             line.refuse(
                 f"pool 0x{spec.key.hex()} again, first on line {lines[spec.key]}",
@@ -281,7 +278,7 @@ def _read(stream: BinaryIO, path: str) -> StateFileContent:
         digests.append(hashlib.sha256(repr((spec.key, values)).encode()).digest())
         highest = max(highest, values.block_number)
         try:
-            line.check_status(record, spec)
+            line.check_status(spec)
             check_pool(spec, values)
             check_identity(spec)
         except PoolInvalid as error:

@@ -25,6 +25,7 @@ from arena.writer.lists.pool_list import read_pool_list
 from arena.writer.node.head import check_chain, sync_state
 from arena.writer.node.jsonrpc import JsonRpc
 from arena.writer.node.rpc_node import RpcNode
+from arena.writer.protocols.held import EVENT_TOPICS
 from arena.writer.protocols.storage import PoolTarget
 from arena.writer.scrapers.described import Described
 from arena.writer.scrapers.rethdb import RethDB
@@ -34,7 +35,6 @@ from arena.writer.service.finding import Finding, failure
 from arena.writer.service.slot_comparison import COMPARE_PAUSE_S, compare
 from arena.writer.stream.block_logs import BlockLogs
 from arena.writer.stream.blocks import fetch_headers
-from arena.writer.stream.event_logs import EVENT_TOPICS
 from arena.writer.stream.socket import Feed
 
 SHM = Path("/dev/shm")

@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 from arena.errors import PortRefused
 from arena.layouts import header
 from arena.layouts.header import COUNTER_NAMES, PHASE_NAMES
+from arena.layouts.protocols import NOT_HELD, PROTOCOL_NAMES
 from arena.native import EXCEPTIONS, lib
 from arena.writer.host.counts import REORG_DEPTHS, Latency, ReorgDepths
 from arena.writer.host.shortage import remedy_of
@@ -52,11 +53,7 @@ _RENAMED = {
 }
 # The sums of labelled counters: adding up the labels gives them.
 _SUMS = {"events_applied", "events_unsupported"}
-_PROTOCOLS = tuple(
-    name.removeprefix("unsupported_")
-    for index, name in COUNTER_NAMES.items()
-    if header.COUNTER_UNSUPPORTED <= index < header.COUNTER_UNSUPPORTED + 15
-)
+_PROTOCOLS = (*PROTOCOL_NAMES.values(), *NOT_HELD.values())
 _ERRORS = {
     COUNTER_NAMES[header.COUNTER_FAULTS + status - lib.PSA_POOL_NOT_FOUND]: error.__name__
     for status, error in EXCEPTIONS.items()

@@ -12,9 +12,9 @@ from typing import Any, TextIO
 import orjson
 
 from arena.errors import BlockUnavailable, DatabaseRefused, PoolInvalid
-from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
-from arena.specs import PoolSpec, TokenSpec
-from arena.values import PoolValues
+from arena.layouts.protocols import PROTOCOL_NAMES
+from arena.specs import TokenSpec
+from arena.statelines import pool_line, token
 from arena.writer.lists.pool_list import read_pool_list
 from arena.writer.node.jsonrpc import JsonRpc
 from arena.writer.scrapers import Scrape, ScrapedPool
@@ -24,9 +24,6 @@ from arena.writer.scrapers.rpc import RpcScraper
 from arena.writer.scrapers.rpc_ways import Way
 
 log = logging.getLogger(__name__)
-
-
-_NAMES = {UNISWAP_V2: "uniswap_v2", UNISWAP_V3: "uniswap_v3", UNISWAP_V4: "uniswap_v4"}
 
 
 def scrape(
@@ -122,42 +119,26 @@ def _failed_record(error: PoolInvalid) -> dict[str, Any]:
 
 
 def _record(pool: ScrapedPool) -> dict[str, Any]:
-    """One pool. Integers that may be wide are decimal strings."""
     spec, values = pool.spec, pool.values
-    record: dict[str, Any] = {
-        "pool": _hex(spec.key),
-        "protocol": _NAMES[spec.protocol],
-        "block": values.block_number,
-        "token0": _token(spec.token0),
-        "token1": _token(spec.token1),
-        "factory": _hex(spec.factory),
-        "fee_pips": spec.fee_pips,
-    }
-    if spec.protocol == UNISWAP_V2:
-        return record | {"reserve0": str(values.reserve0), "reserve1": str(values.reserve1)}
-    return record | _concentrated(spec, values)
+
+    def value_of(name: str) -> Any:
+        if name == "hooks":
+            return _hex(spec.hooks)
+        return spec.tick_spacing if name == "tick_spacing" else getattr(values, name)
+
+    return pool_line(
+        PROTOCOL_NAMES[spec.protocol],
+        pool=_hex(spec.key),
+        block=values.block_number,
+        tokens=(_token(spec.token0), _token(spec.token1)),
+        factory=_hex(spec.factory),
+        fee_pips=spec.fee_pips,
+        value_of=value_of,
+    )
 
 
-def _concentrated(spec: PoolSpec, values: PoolValues) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "tick_spacing": spec.tick_spacing,
-        "sqrt_price_x96": str(values.sqrt_price_x96),
-        "tick": values.tick,
-        "liquidity": str(values.liquidity),
-        "ticks": [[tick, str(gross), str(net)] for tick, gross, net in values.ticks],
-    }
-    if spec.protocol == UNISWAP_V4:
-        record |= {
-            "protocol_fee": values.protocol_fee,
-            "lp_fee": values.lp_fee,
-            "fee_block": values.fee_block,
-            "hooks": _hex(spec.hooks),
-        }
-    return record
-
-
-def _token(token: TokenSpec) -> dict[str, Any]:
-    return {"address": _hex(token.address), "decimals": token.decimals, "symbol": token.symbol}
+def _token(spec: TokenSpec) -> dict[str, Any]:
+    return token(_hex(spec.address), spec.decimals, spec.symbol)
 
 
 def _hex(content: bytes) -> str:

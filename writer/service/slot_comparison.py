@@ -7,10 +7,11 @@ from itertools import zip_longest
 from typing import Any
 
 from arena.errors import ArenaError, Scraper
+from arena.layouts.protocols import MAX_TICK
 from arena.writer.node.head import block_by_number
 from arena.writer.node.jsonrpc import JsonRpc
-from arena.writer.protocols.checks import MAX_TICK
-from arena.writer.protocols.storage import PoolTarget, price_slots, tick_slot
+from arena.writer.protocols.held import price_slots, tick_slot
+from arena.writer.protocols.storage import PoolTarget
 from arena.writer.scrapers.rethdb import RethDB
 from arena.writer.service.finding import Finding
 

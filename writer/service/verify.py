@@ -12,17 +12,17 @@ from typing import Any
 
 import arena
 from arena.errors import BlockUnavailable, ChainMoved, NotLive, PoolInvalid
-from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.layouts.protocols import PROTOCOL_NUMBERS
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
 from arena.writer.node.head import block_by_number
 from arena.writer.node.jsonrpc import JsonRpc
-from arena.writer.protocols.storage import PANCAKESWAP_V3_LAYOUT, PoolTarget, pool_target
+from arena.writer.protocols.held import HELD, pool_target, protocol_of
+from arena.writer.protocols.storage import PoolTarget
 from arena.writer.scrapers.described import Described, contradictions_of
-from arena.writer.scrapers.differences import FIELDS, Difference, differences
+from arena.writer.scrapers.differences import Difference, compared_fields, differences
 from arena.writer.scrapers.rpc import RpcScraper
 
-PROTOCOLS = {"uniswap_v2": UNISWAP_V2, "uniswap_v3": UNISWAP_V3, "uniswap_v4": UNISWAP_V4}
 BRANCH_TRIES = 10
 BRANCH_PAUSE_S = 0.5
 
@@ -93,13 +93,14 @@ def _read(
     rpc: JsonRpc, specs: Sequence[PoolSpec], block_number: int, chain_id: int | None
 ) -> dict[bytes, PoolValues | PoolInvalid]:
     found: dict[bytes, PoolValues | PoolInvalid] = {}
-    # A V3 pool of a factory that is not known may have PancakeSwap's layout: the other one fails.
-    for layout in (None, PANCAKESWAP_V3_LAYOUT):
+    # A pool of a factory that is not known may have a fork's layout: the others fail.
+    forks = [layout for protocol in HELD.values() for layout in protocol.layouts[1:]]
+    for layout in (None, *forks):
         targets: list[PoolTarget] = []
         for spec in specs:
             if layout is None:
                 targets.append(pool_target(spec))
-            elif spec.protocol == UNISWAP_V3 and isinstance(found[spec.key], PoolInvalid):
+            elif layout in protocol_of(spec).layouts and isinstance(found[spec.key], PoolInvalid):
                 targets.append(pool_target(spec, layout))
         if not targets:
             continue
@@ -127,7 +128,7 @@ def _spec(state: Any) -> PoolSpec:
 
     return PoolSpec(
         bytes.fromhex(state.pool_key[2:]),
-        PROTOCOLS[state.protocol],
+        PROTOCOL_NUMBERS[state.protocol],
         token(state.token0),
         token(state.token1),
         state.fee_pips,
@@ -143,7 +144,7 @@ def _compare(state: Any, theirs: Mapping[bytes, PoolValues | PoolInvalid]) -> It
     if isinstance(values, PoolInvalid):
         yield Difference(key, "pool", "live", f"{type(values).__name__}: {values}")
         return
-    protocol = PROTOCOLS[state.protocol]
-    fields = {name: getattr(state, name) for name in FIELDS[protocol]}
+    protocol = PROTOCOL_NUMBERS[state.protocol]
+    fields = {name: getattr(state, name) for name in compared_fields(protocol)}
     ours = PoolValues(state.block_number, state.fee_pips, ticks=state.ticks or (), **fields)
     yield from differences(key, protocol, ours, values)

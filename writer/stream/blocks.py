@@ -13,9 +13,10 @@ from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRef
 from arena.specs import PoolSpec
 from arena.writer.node.client import Header, Log, NodeClient
 from arena.writer.node.meanings import demands_address
+from arena.writer.protocols.held import EVENT_TOPICS, TOPICS
 from arena.writer.stream.block_logs import BlockLogs
 from arena.writer.stream.compare import NodeBlock
-from arena.writer.stream.event_logs import EVENT_TOPICS, TOPICS, block_records, decode_log
+from arena.writer.stream.event_logs import block_records, decode_log
 from arena.writer.stream.evidence import addresses_of, named_pools, ordered
 
 MAX_RANGE_BLOCKS = 1024  # of one eth_getLogs; halved each time a node refuses

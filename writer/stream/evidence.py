@@ -12,9 +12,8 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from arena.errors import LogInvalid
-from arena.layouts.slots import UNISWAP_V4
 from arena.specs import PoolSpec
-from arena.writer.protocols.storage import keccak256
+from arena.writer.protocols.storage import account_of, keccak256
 
 if TYPE_CHECKING:
     from arena.writer.node.client import Header, Log
@@ -53,7 +52,7 @@ class WholeBlock:
 
     def may_lack(self, spec: PoolSpec) -> bool:
         """Events of that pool may be missing here."""
-        is_asked = self.addresses is None or address_of(spec) in self.addresses
+        is_asked = self.addresses is None or account_of(spec) in self.addresses
         return spec.key in self.doubtful or not is_asked
 
 
@@ -128,8 +127,7 @@ def named_pools(
 
     happened = {protocol: any(map(speaks_of, each)) for protocol, each in topics.items()}
     for key, spec in pools.items():
-        is_named = happened.get(spec.protocol) and speaks_of(key)
-        if is_named and (spec.protocol != UNISWAP_V4 or speaks_of(spec.factory)):
+        if happened.get(spec.protocol) and speaks_of(key) and speaks_of(account_of(spec)):
             yield key
 
 
@@ -197,11 +195,6 @@ def has_no_logs(header: "Header") -> bool:
     return not runs and not any(header.logs_bloom)
 
 
-def address_of(spec: PoolSpec) -> bytes:
-    """The contract whose logs are the pool's events."""
-    return spec.factory if spec.protocol == UNISWAP_V4 else spec.key
-
-
 def addresses_of(pools: Iterable[PoolSpec]) -> list[bytes]:
-    """Those of these pools."""
-    return sorted(set(map(address_of, pools)))
+    """The contracts whose logs are these pools' events."""
+    return sorted(set(map(account_of, pools)))

@@ -11,9 +11,9 @@ from arena.layouts.slots import UNISWAP_V4
 from arena.native import lib
 from arena.specs import PoolSpec
 from arena.writer.node.client import Header, NodeClient
+from arena.writer.protocols.uniswap_v4 import V4_PROTOCOL_FEE
 from arena.writer.stream.block_logs import BlockLogs
 from arena.writer.stream.blocks import MAX_FETCH_BLOCKS, fetch_blocks, fetch_headers
-from arena.writer.stream.event_logs import V4_PROTOCOL_FEE
 from arena.writer.stream.evidence import named_pools
 
 _TOPICS = {UNISWAP_V4: (V4_PROTOCOL_FEE,)}

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from arena.layouts.slots import UNISWAP_V4
 from arena.specs import PoolSpec
+from arena.writer.protocols.held import key_of
 from arena.writer.stream.evidence import (
     Evidence,
     bloom_bits,
@@ -69,12 +69,8 @@ class KnownEvents:
     def tied(self, logs: "Iterable[Log]") -> frozenset[bytes]:
         """Keys of pools, listed or not, that have two events with one number: nothing says which came
         first."""
-        v4 = self.by_protocol.get(UNISWAP_V4, ())
         places = Counter(
-            (each.tx_index, each.log_index, each.topics[1] if is_v4 else each.address)
-            for each in logs
-            if self.is_known(each)
-            for is_v4 in (each.topics[0] in v4 and len(each.topics) > 1,)
+            (each.tx_index, each.log_index, key_of(each)) for each in logs if self.is_known(each)
         )
         return frozenset(key for (_, _, key), count in places.items() if count > 1)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from arena.layouts.header import COUNTER_APPLIED, COUNTER_NAMES, COUNTER_UNSUPPORTED
+from arena.layouts.header import COUNTER_NAMES, EVENT_NAMES
+from arena.layouts.protocols import protocol_name
 from arena.native import lib
 from arena.values import Fault
 
@@ -26,16 +27,9 @@ def named_counters(counters: Counters) -> dict[str, int]:
     return {name: int(counters[index]) for index, name in COUNTER_NAMES.items()}
 
 
-def _protocol_name(protocol: int) -> str:
-    name = COUNTER_NAMES.get(COUNTER_UNSUPPORTED + protocol, str(protocol))
-    return name.removeprefix("unsupported_")
-
-
 def _event_name(kind: int) -> str:
-    index = COUNTER_APPLIED + kind - lib.PSA_EVENT_V2_SYNC
-    if not lib.PSA_EVENT_V2_SYNC <= kind <= lib.PSA_EVENT_V2_FINAL:
-        return str(kind)
-    return COUNTER_NAMES[index].removeprefix("applied_uniswap_v2_")
+    index = kind - lib.PSA_EVENT_V2_SYNC
+    return EVENT_NAMES[index] if 0 <= index < len(EVENT_NAMES) else str(kind)
 
 
 class FaultLog:
@@ -67,7 +61,7 @@ class FaultLog:
             "made_stale=%s held_back=%d",
             name,
             fault.key.hex(),
-            _protocol_name(fault.protocol),
+            protocol_name(fault.protocol),
             _event_name(fault.kind),
             fault.block_number,
             fault.tx_index,

@@ -11,7 +11,7 @@ from arena.errors import (
     ArenaRegistry,
     CoverageError,
 )
-from arena.native import lib
+from arena.layouts.protocols import PROTOCOLS
 from arena.specs import PoolSpec
 from arena.writer.host.sidetasks import all_or_error
 from arena.writer.scrapers import ScrapedPool
@@ -295,10 +295,10 @@ class Joining:
             await self._install(carried, epoch, joined)
 
     def _batches(self, specs: Sequence[PoolSpec]) -> list[list[bytes]]:
-        v2 = [spec.key for spec in specs if spec.protocol == lib.PSA_UNISWAP_V2]
-        others = [spec.key for spec in specs if spec.protocol != lib.PSA_UNISWAP_V2]
+        quick = [spec.key for spec in specs if not PROTOCOLS[spec.protocol].has_ticks]
+        others = [spec.key for spec in specs if PROTOCOLS[spec.protocol].has_ticks]
         batches = []
-        for keys, size in ((v2, self._preset.v2_batch), (others, self._preset.cl_batch)):
+        for keys, size in ((quick, self._preset.v2_batch), (others, self._preset.cl_batch)):
             batches += [keys[start : start + size] for start in range(0, len(keys), size)]
         return batches
 
