@@ -15,9 +15,9 @@ from arena import statelines
 from arena.errors import ArenaError, SnapshotContended, UnknownPool
 from arena.output import printing
 from arena.readers.frozen import FrozenSnapshot
-from arena.readers.lookup import READ_TRIES
 from arena.readers.reader import Arena, attach
 from arena.readers.state import PoolState, Token
+from arena.reads import READ_TRIES
 
 
 def _fail(program: str, error: BaseException) -> NoReturn:

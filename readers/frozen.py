@@ -14,7 +14,6 @@ from arena.mapping import MappedArena, OwnedArray
 from arena.native import ffi, lib
 from arena.readers.frozen_pool import FrozenPool
 from arena.readers.lookup import (
-    is_visible,
     pin,
     place_of,
     read_error,
@@ -25,6 +24,7 @@ from arena.readers.lookup import (
 )
 from arena.readers.state import Key, Token, key_bytes, key_text, unknown
 from arena.readers.table import Tables, frame_module, make_table
+from arena.reads import is_visible
 
 
 class Head:

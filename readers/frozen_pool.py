@@ -12,8 +12,9 @@ from arena.layouts.words import ints_from_limbs
 from arena.mapping import MappedArena
 from arena.native import ffi, lib
 from arena.readers.copy_quotes import CopyQuotes
-from arena.readers.lookup import READ_TRIES, read_error, read_row, read_tokens
+from arena.readers.lookup import read_error, read_row, read_tokens
 from arena.readers.state import PoolState, Ticks, Token, key_text
+from arena.reads import READ_TRIES
 
 
 class FrozenPool(CopyQuotes):
@@ -147,6 +148,7 @@ def read_frozen(
     mapped: MappedArena, slot: int, generation: int, commit: int, key: str | None = None
 ) -> FrozenPool:
     """Copy one pool with its ticks, as of `commit` (0: the newest)."""
+    # As arena.reads.read_pool, which would cost a fifth more of a pool without ticks.
     line = np.zeros(1, slots.LINE)
     pointer = ffi.from_buffer("psa_line *", line)
     capacity = 64

@@ -9,15 +9,8 @@ from arena.layouts import slots
 from arena.mapping import MappedArena
 from arena.native import ffi, lib
 from arena.readers.attachment import Attachment
-from arena.readers.lookup import (
-    READ_TRIES,
-    is_visible,
-    pin,
-    read_lines,
-    read_rows,
-    row_keys,
-    slot_numbers,
-)
+from arena.readers.lookup import pin, read_lines, read_rows, row_keys, slot_numbers
+from arena.reads import READ_TRIES, is_visible
 
 
 class HeadBlock(int):

@@ -16,9 +16,8 @@ from arena.layouts import slots
 from arena.mapping import MappedArena
 from arena.native import ffi, lib, raise_status
 from arena.readers.state import Key, Token, key_bytes, key_text
+from arena.reads import READ_TRIES, is_visible
 from arena.specs import TokenSpec, read_token
-
-READ_TRIES = 64
 
 
 def pin(mapped: MappedArena) -> Any:
@@ -103,14 +102,6 @@ def slot_numbers(references: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
 def slot_generations(references: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
     """(n,) generations of n references; 0 = any."""
     return (references >> np.uint64(32)).astype(np.uint32)
-
-
-def is_visible(status: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Which statuses belong to pools that exist."""
-    found: npt.NDArray[np.bool_] = (status != slots.STATUS_ABSENT) & (
-        status != slots.STATUS_REMOVED
-    )
-    return found
 
 
 def read_lines(

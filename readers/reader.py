@@ -24,11 +24,12 @@ from arena.readers.attachment import Attachment
 from arena.readers.batch import QuoteBatch
 from arena.readers.frozen import FrozenSnapshot, freeze
 from arena.readers.head_block import HeadBlock
-from arena.readers.lookup import READ_TRIES, find_pool, is_there, pin, row_keys, visible
+from arena.readers.lookup import find_pool, is_there, pin, row_keys, visible
 from arena.readers.pool import Pool
 from arena.readers.selection import find_named, find_selected, quote_selected
 from arena.readers.snapshot import Snapshot
 from arena.readers.state import Key, key_bytes, key_text, unknown
+from arena.reads import READ_TRIES
 
 if TYPE_CHECKING:
     from arena.readers.waiting import CommitWaiters

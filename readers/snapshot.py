@@ -17,18 +17,12 @@ from arena.native import ffi, lib
 from arena.readers.attachment import Attachment
 from arena.readers.batch import QuoteBatch
 from arena.readers.frozen import Head
-from arena.readers.lookup import (
-    check_references,
-    find_pool,
-    is_visible,
-    read_lines,
-    row_keys,
-    visible,
-)
+from arena.readers.lookup import check_references, find_pool, read_lines, row_keys, visible
 from arena.readers.pool import Pool
 from arena.readers.selection import quote_selected
 from arena.readers.state import Key, key_bytes, key_text, unknown
 from arena.readers.table import Tables, make_table
+from arena.reads import is_visible
 
 
 class Snapshot(Head, Tables):
