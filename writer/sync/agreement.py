@@ -67,7 +67,7 @@ class GapFacts:
 
     `witnesses` are those still valid at or below the arena's head and below the stream's first
     block, ascending. `kept` are the first blocks of the stream behind the gap, `late` the pools whose
-    events they may leave out (Intake.late).
+    events they may leave out (Standing.late).
     """
 
     mark: int

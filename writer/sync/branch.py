@@ -41,7 +41,6 @@ from arena.writer.sync.trail import TRAIL_BLOCKS, Trail, number_of, orphaned, sa
 
 log = logging.getLogger(__name__)
 
-
 MAX_WITNESSES = 1024  # as many blocks as the undo ring holds
 
 
@@ -49,8 +48,7 @@ class Branch:
     """A node's view of the stream's chain.
 
     `pools` are those whose events count, by key; exchanged, never changed: other threads look at them.
-    Where blocks of the stream are compared, `late` says up to which block they may leave out the events
-    of which pools (Intake.late).
+    `late`: up to which block the stream may leave out the events of which pools (Standing.late).
     """
 
     def __init__(self, node: NodeClient):
@@ -224,7 +222,7 @@ class Branch:
         return equal
 
     def _disagree(self, block: NodeBlock, kept: Records) -> None:
-        """Either side may be ahead, which settles itself; said once, for it may also be for good."""
+        # Either side may be ahead, which settles itself; said once, for it may also be for good.
         level = logging.DEBUG if self.has_disagreed else logging.INFO
         self.has_disagreed = True
         log.log(

@@ -13,7 +13,7 @@ class Candidate:
 
     `trails`: the source may lag behind the stream, so values of a block number that was reverted
     may be of the old branch although the revert came before the reading. `losses`: how many losses
-    of the stream had been noticed before the values were made (Intake.losses).
+    of the stream had been noticed before the values were made (Standing.losses).
     """
 
     pool: ScrapedPool
