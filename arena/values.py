@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from arena.errors import ArenaError, InvalidEventData
-from arena.layouts import slots
+from arena.layouts.protocols import PROTOCOLS
+from arena.layouts.slots import NO_SLOT
 from arena.layouts.words import ints_from_limbs
 from arena.native import EXCEPTIONS, ffi
 from arena.reads import PoolWords
@@ -62,8 +63,8 @@ def _limit(value: int, bits: int, field: str, *, signed: bool = False) -> int:
 def pack_line(protocol: int, values: PoolValues, status: int, unsure: int) -> Any:
     """New psa_line of a pool, without its ticks. InvalidEventData for a value that does not fit."""
     line = ffi.new("psa_line *")
-    fee = values.fee_pips
-    if protocol == slots.UNISWAP_V2:
+    row, fee = PROTOCOLS[protocol], values.fee_pips
+    if not row.has_ticks:
         _limit(values.reserve0, 112, "reserve0")
         _limit(values.reserve1, 112, "reserve1")
         low, liquidity = values.reserve0, values.reserve1
@@ -73,7 +74,7 @@ def pack_line(protocol: int, values: PoolValues, status: int, unsure: int) -> An
         low = values.sqrt_price_x96 & ((1 << 128) - 1)
         liquidity = _limit(values.liquidity, 128, "liquidity")
         line.tick = _limit(values.tick, 24, "tick", signed=True)
-    if protocol == slots.UNISWAP_V4:
+    if row.has_stored_fees:
         fee = values.lp_fee
         line.protocol_fee = _limit(values.protocol_fee, 24, "protocol_fee")
         line.fee_block = values.fee_block
@@ -106,7 +107,7 @@ def unpack(protocol: int, block_number: int, words: PoolWords) -> PoolValues:
     line = ffi.from_buffer("psa_line *", words.line)
     fee = int(line.fee_status & 0xFFFFFF)
     low, high = line.a[0] | line.a[1] << 64, line.b[0] | line.b[1] << 64
-    if protocol == slots.UNISWAP_V2:
+    if not PROTOCOLS[protocol].has_ticks:
         return PoolValues(block_number, fee, reserve0=low, reserve1=high)
     columns = (
         words.ticks.tolist(),
@@ -121,7 +122,7 @@ def unpack(protocol: int, block_number: int, words: PoolWords) -> PoolValues:
         liquidity=high,
         ticks=tuple(zip(*columns, strict=True)),
         protocol_fee=int(line.protocol_fee),
-        lp_fee=fee if protocol == slots.UNISWAP_V4 else 0,
+        lp_fee=fee if PROTOCOLS[protocol].has_stored_fees else 0,
         fee_block=int(line.fee_block),
     )
 
@@ -131,7 +132,7 @@ def read_fault(fault: Any) -> Fault:
     return Fault(
         status=fault.status,
         error=EXCEPTIONS.get(fault.status, ArenaError),
-        slot=None if fault.slot == slots.NO_SLOT else fault.slot,
+        slot=None if fault.slot == NO_SLOT else fault.slot,
         key=bytes(ffi.buffer(fault.key)),
         block_number=fault.block_number,
         tx_index=fault.tx_index,

@@ -9,6 +9,7 @@ from arena.capacities import UNDO_NBYTES, Capacities
 from arena.generations import Hold, create, take_over
 from arena.images import ArenaImage, take_image
 from arena.layouts import slots
+from arena.layouts.protocols import PROTOCOLS
 from arena.native import ffi, lib
 from arena.reads import NO_POOL, is_visible, read_pool, slots_where
 from arena.specs import PoolSpec, pad_key, read_spec
@@ -278,7 +279,7 @@ class WriterArena:
         present = self._live()
         chosen = present.lines()["fee_block"] >= block_number
         for slot in np.flatnonzero(chosen).tolist():
-            chosen[slot] = present.arena.statics[slot].protocol == slots.UNISWAP_V4
+            chosen[slot] = PROTOCOLS[present.arena.statics[slot].protocol].has_stored_fees
         return slots_where(chosen)
 
     # Blocks

@@ -49,6 +49,11 @@ class ProtocolRow:
         return self.family is Family.CONCENTRATED
 
     @property
+    def has_stored_fees(self) -> bool:
+        """Its fees lie in storage and change: protocol_fee and lp_fee."""
+        return "lp_fee" in self.state_fields
+
+    @property
     def is_managed(self) -> bool:
         """All pools are in one contract, which holds their storage and emits their logs."""
         return self.key_nbytes == 32
@@ -89,6 +94,7 @@ PROTOCOLS = {
         ),
     )
 }
+CONSTANT_PRODUCT = tuple(number for number, row in PROTOCOLS.items() if not row.has_ticks)
 PROTOCOL_NAMES = {number: row.name for number, row in PROTOCOLS.items()}
 PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
 

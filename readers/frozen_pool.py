@@ -94,6 +94,7 @@ class FrozenPool(CopyQuotes):
         """Everything about the pool."""
         line = self._pool.line
         row = self._pool.row
+        protocol = PROTOCOLS[row.protocol]
         position = (line.block_number, line.tx_index, line.log_index)
         block, tx, log = position if line.block_number else (line.base_block, 0, 0)
         fee = line.fee_status & 0xFFFFFF
@@ -111,13 +112,12 @@ class FrozenPool(CopyQuotes):
             "factory": key_text(bytes(ffi.buffer(row.factory))),
         }
         if not self.is_read:  # None, where zeros would pass for values
-            spacing = None if row.protocol == slots.UNISWAP_V2 else row.tick_spacing
-            is_v4 = row.protocol == slots.UNISWAP_V4
-            hooks = key_text(bytes(ffi.buffer(row.hooks))) if is_v4 else None
+            spacing = row.tick_spacing if protocol.has_ticks else None
+            hooks = key_text(bytes(ffi.buffer(row.hooks))) if protocol.has_stored_fees else None
             return PoolState(**common, tick_spacing=spacing, hooks=hooks)
         a = line.a[0] | line.a[1] << 64
         b = line.b[0] | line.b[1] << 64
-        if row.protocol == slots.UNISWAP_V2:
+        if not protocol.has_ticks:
             return PoolState(**common, reserve0=a, reserve1=b)
         common |= {
             "sqrt_price_x96": a | line.sqrt_price_hi << 128,
@@ -126,7 +126,7 @@ class FrozenPool(CopyQuotes):
             "tick_spacing": row.tick_spacing,
             "ticks": self.ticks(),
         }
-        if row.protocol == slots.UNISWAP_V4:
+        if protocol.has_stored_fees:
             common |= {
                 "fee_pips": row.fee_pips,
                 "protocol_fee": line.protocol_fee,

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arena.layouts import slots
-from arena.layouts.protocols import PROTOCOL_NAMES
+from arena.layouts.protocols import CONSTANT_PRODUCT, PROTOCOL_NAMES
 from arena.layouts.words import ints_from_limbs
 from arena.readers.state import key_text
 
@@ -66,8 +66,8 @@ def make_table(
     table["block_number"] = np.where(
         lines["block_number"] != 0, lines["block_number"], lines["base_block"]
     )
-    is_v2 = rows["protocol"] == slots.UNISWAP_V2
-    v2 = is_v2.astype("<u8")[:, None]  # 1 or 0 each: keep or blank
+    has_reserves = np.isin(rows["protocol"], CONSTANT_PRODUCT)
+    v2 = has_reserves.astype("<u8")[:, None]  # 1 or 0 each: keep or blank
     table["reserve0"] = lines["a"] * v2
     table["reserve1"] = lines["b"] * v2
     table["sqrt_price_x96"][:, :2] = lines["a"] * (1 - v2)
@@ -85,7 +85,7 @@ def table_columns(table: npt.NDArray[np.void]) -> dict[str, list[Any] | npt.NDAr
     library holds 256 bits), None where the protocol has no such field.
     """
     protocols = table["protocol"].tolist()
-    is_v2 = [protocol == slots.UNISWAP_V2 for protocol in protocols]
+    is_v2 = [protocol in CONSTANT_PRODUCT for protocol in protocols]
 
     def wide(name: str, wanted: bool) -> list[Any]:
         numbers = ints_from_limbs(table[name])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NoReturn
 
 from arena.layouts.slots import TOKEN
+from arena.layouts.words import cut_utf8
 from arena.specs import TokenSpec
 
 MAX_SYMBOL_NBYTES = TOKEN["symbol"].itemsize
@@ -74,7 +75,8 @@ class PoolFields(ABC):
             decimals = self.as_integer(decimals, self.decimals_of.format(name), 0, 255)
         if symbol is not None and not isinstance(symbol, str):
             self.refuse(f"`{name}.symbol` is {self.shown(symbol)}", "write a string")
-        return TokenSpec(address, decimals, _cut_symbol(symbol or ""))
+        shown = cut_utf8(symbol or "", MAX_SYMBOL_NBYTES).decode().rstrip("\0")
+        return TokenSpec(address, decimals, shown)
 
     def as_integer(self, value: Any, what: str, low: int, high: int) -> int:
         number = self.integer_of(value)
@@ -90,8 +92,3 @@ class PoolFields(ABC):
             wanted = " or ".join(map(str, sizes))
             self.refuse(f"{what} is {self.shown(value)}", f"write {wanted} bytes as 0x hex")
         return content
-
-
-def _cut_symbol(symbol: str) -> str:
-    encoded = symbol.encode("utf-8", "replace")
-    return encoded[:MAX_SYMBOL_NBYTES].decode("utf-8", "ignore").rstrip("\0")
