@@ -1,4 +1,4 @@
-"""The fixed-layout event record between decoding and applying: psa_event in arena.h, 192 bytes."""
+"""The fixed-layout event record between decoding and applying: psa_event in feed.h, 192 bytes."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ EVENT = np.dtype(
             "tick_lower",
             "tick_upper",
             "address",  # 20 bytes; seed: pool_address as sent
-            "words",  # eight u64, meaning by kind (arena.h)
+            "words",  # eight u64, meaning by kind (feed.h)
             "amount",  # u128 liquidity or i128 liquidity delta
         ],
         "formats": [

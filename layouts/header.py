@@ -1,6 +1,6 @@
 """The data segment's header page and the control segment, their identity words and name tables.
 
-The C structs of the same fields are in arena/native/arena.h. The layout digest covers every dtype that
+The C structs of the same fields are in arena/native/layout.h. The layout digest covers every dtype that
 lies in shared memory, so builds with different layouts refuse each other's segments.
 """
 

@@ -1,6 +1,6 @@
 """Pool slots, static rows, tokens, tick slabs and the undo ring, as they lie in the data segment.
 
-The C structs of the same fields are in arena/native/arena.h. A field says meaning, unit and range; who
+The C structs of the same fields are in arena/native/layout.h. A field says meaning, unit and range; who
 may write it is the single writer everywhere.
 """
 
@@ -147,7 +147,7 @@ UNDO_RECORD = record(
     ],
 )
 
-# Numbers of arena.h, for code that must not load the native module.
+# Numbers of layout.h, for code that must not load the native module.
 UNISWAP_V2 = 0  # ProtocolRow in protocols.py says the rest
 UNISWAP_V3 = 1
 UNISWAP_V4 = 2

@@ -1,4 +1,4 @@
-"""What the compiled module offers, for type checkers; a test holds the names equal to arena.h.
+"""What the compiled module offers, for type checkers; a test holds the names equal to the headers.
 
 Pointers are Any: cffi checks their types when a function is called. Buffers may be bytes.
 """
@@ -8,43 +8,6 @@ from typing import Any, Final
 ffi: Any  # cffi.FFI; its own stubs know no numpy arrays and no struct fields
 
 class Lib:
-    PSA_OK: Final[int]
-    PSA_BAD_ARGUMENT: Final[int]
-    PSA_LAYOUT_MISMATCH: Final[int]
-    PSA_DAMAGED: Final[int]
-    PSA_UNKNOWN_POOL: Final[int]
-    PSA_POOL_REMOVED: Final[int]
-    PSA_POOL_STALE: Final[int]
-    PSA_SNAPSHOT_TOO_OLD: Final[int]
-    PSA_CONTENDED: Final[int]
-    PSA_BUFFER_TOO_SMALL: Final[int]
-    PSA_CLOSED: Final[int]
-    PSA_TIMED_OUT: Final[int]
-    PSA_FULL_POOLS: Final[int]
-    PSA_FULL_TICKS: Final[int]
-    PSA_FULL_TOKENS: Final[int]
-    PSA_FULL_SHM: Final[int]
-    PSA_DESERIALIZATION: Final[int]
-    PSA_INVALID_MESSAGE: Final[int]
-    PSA_EVENTS_FULL: Final[int]
-    PSA_BLOCK_TOO_LARGE: Final[int]
-    PSA_UNSUPPORTED_GENERATION: Final[int]
-    PSA_POOL_NOT_FOUND: Final[int]
-    PSA_INVALID_EVENT_DATA: Final[int]
-    PSA_ARITHMETIC_OVERFLOW: Final[int]
-    PSA_UNSUPPORTED_PROTOCOL: Final[int]
-    PSA_UNSUPPORTED_EVENT_TYPE: Final[int]
-    PSA_REORG_TOO_DEEP: Final[int]
-    PSA_REORG_MISMATCH: Final[int]
-    PSA_AMOUNT_OUT_OF_RANGE: Final[int]
-    PSA_PRICE_LIMIT: Final[int]
-    PSA_INSUFFICIENT_LIQUIDITY: Final[int]
-    PSA_NOT_INITIALIZED: Final[int]
-    PSA_HOOKED_POOL: Final[int]
-    PSA_DYNAMIC_FEE: Final[int]
-    PSA_FEE_TOO_HIGH: Final[int]
-    PSA_SWAP_REVERTS: Final[int]
-    PSA_TICK_DATA: Final[int]
     PSA_UNISWAP_V2: Final[int]
     PSA_UNISWAP_V3: Final[int]
     PSA_UNISWAP_V4: Final[int]
@@ -77,6 +40,30 @@ class Lib:
     PSA_PHASE_LIVE: Final[int]
     PSA_PHASE_GAP: Final[int]
     PSA_PHASE_STOPPED: Final[int]
+    PSA_COUNTER_BLOCKS: Final[int]
+    PSA_COUNTER_BLOCKS_REVERTED: Final[int]
+    PSA_COUNTER_COMMITS: Final[int]
+    PSA_COUNTER_EVENTS_APPLIED: Final[int]
+    PSA_COUNTER_EVENTS_SKIPPED: Final[int]
+    PSA_COUNTER_EVENTS_UNSUPPORTED: Final[int]
+    PSA_COUNTER_REORGS: Final[int]
+    PSA_COUNTER_EPILOGUES: Final[int]
+    PSA_COUNTER_POOLS_STALE: Final[int]
+    PSA_COUNTER_FRAMES: Final[int]
+    PSA_COUNTER_BYTES: Final[int]
+    PSA_COUNTER_CONNECTIONS: Final[int]
+    PSA_COUNTER_GAPS: Final[int]
+    PSA_COUNTER_ARENA_FULL: Final[int]
+    PSA_COUNTER_AUDITED: Final[int]
+    PSA_COUNTER_AUDIT_DIFFERENCES: Final[int]
+    PSA_COUNTER_APPLIED: Final[int]
+    PSA_COUNTER_FAULTS: Final[int]
+    PSA_COUNTER_UNSUPPORTED: Final[int]
+    PSA_SLAB_CLASSES: Final[int]
+    PSA_UNDO_LINE: Final[int]
+    PSA_UNDO_TICK: Final[int]
+    PSA_UNDO_FEES: Final[int]
+    PSA_COUNTERS: Final[int]
     PSA_EVENT_NONE: Final[int]
     PSA_EVENT_BEGIN_BLOCK: Final[int]
     PSA_EVENT_END_BLOCK: Final[int]
@@ -134,30 +121,43 @@ class Lib:
     PSA_FAULT_OUTSIDE_REORG: Final[int]
     PSA_FAULT_SEQUENCE: Final[int]
     PSA_FAULT_CONNECTION: Final[int]
-    PSA_COUNTER_BLOCKS: Final[int]
-    PSA_COUNTER_BLOCKS_REVERTED: Final[int]
-    PSA_COUNTER_COMMITS: Final[int]
-    PSA_COUNTER_EVENTS_APPLIED: Final[int]
-    PSA_COUNTER_EVENTS_SKIPPED: Final[int]
-    PSA_COUNTER_EVENTS_UNSUPPORTED: Final[int]
-    PSA_COUNTER_REORGS: Final[int]
-    PSA_COUNTER_EPILOGUES: Final[int]
-    PSA_COUNTER_POOLS_STALE: Final[int]
-    PSA_COUNTER_FRAMES: Final[int]
-    PSA_COUNTER_BYTES: Final[int]
-    PSA_COUNTER_CONNECTIONS: Final[int]
-    PSA_COUNTER_GAPS: Final[int]
-    PSA_COUNTER_ARENA_FULL: Final[int]
-    PSA_COUNTER_AUDITED: Final[int]
-    PSA_COUNTER_AUDIT_DIFFERENCES: Final[int]
-    PSA_COUNTER_APPLIED: Final[int]
-    PSA_COUNTER_FAULTS: Final[int]
-    PSA_COUNTER_UNSUPPORTED: Final[int]
-    PSA_UNDO_LINE: Final[int]
-    PSA_UNDO_TICK: Final[int]
-    PSA_UNDO_FEES: Final[int]
-    PSA_COUNTERS: Final[int]
-    PSA_SLAB_CLASSES: Final[int]
+    PSA_OK: Final[int]
+    PSA_BAD_ARGUMENT: Final[int]
+    PSA_LAYOUT_MISMATCH: Final[int]
+    PSA_DAMAGED: Final[int]
+    PSA_UNKNOWN_POOL: Final[int]
+    PSA_POOL_REMOVED: Final[int]
+    PSA_POOL_STALE: Final[int]
+    PSA_SNAPSHOT_TOO_OLD: Final[int]
+    PSA_CONTENDED: Final[int]
+    PSA_BUFFER_TOO_SMALL: Final[int]
+    PSA_CLOSED: Final[int]
+    PSA_TIMED_OUT: Final[int]
+    PSA_FULL_POOLS: Final[int]
+    PSA_FULL_TICKS: Final[int]
+    PSA_FULL_TOKENS: Final[int]
+    PSA_FULL_SHM: Final[int]
+    PSA_DESERIALIZATION: Final[int]
+    PSA_INVALID_MESSAGE: Final[int]
+    PSA_EVENTS_FULL: Final[int]
+    PSA_BLOCK_TOO_LARGE: Final[int]
+    PSA_UNSUPPORTED_GENERATION: Final[int]
+    PSA_POOL_NOT_FOUND: Final[int]
+    PSA_INVALID_EVENT_DATA: Final[int]
+    PSA_ARITHMETIC_OVERFLOW: Final[int]
+    PSA_UNSUPPORTED_PROTOCOL: Final[int]
+    PSA_UNSUPPORTED_EVENT_TYPE: Final[int]
+    PSA_REORG_TOO_DEEP: Final[int]
+    PSA_REORG_MISMATCH: Final[int]
+    PSA_AMOUNT_OUT_OF_RANGE: Final[int]
+    PSA_PRICE_LIMIT: Final[int]
+    PSA_INSUFFICIENT_LIQUIDITY: Final[int]
+    PSA_NOT_INITIALIZED: Final[int]
+    PSA_HOOKED_POOL: Final[int]
+    PSA_DYNAMIC_FEE: Final[int]
+    PSA_FEE_TOO_HIGH: Final[int]
+    PSA_SWAP_REVERTS: Final[int]
+    PSA_TICK_DATA: Final[int]
     PSA_FAULTS: Final[int]
     PSA_EXACT_OUT: Final[int]
     PSA_ALLOW_STALE: Final[int]
@@ -166,14 +166,37 @@ class Lib:
     PSA_ZERO_FOR_ONE: Final[int]
     PSA_ONE_POOL: Final[int]
     PSA_ALLOW_HOOKS: Final[int]
+    def psa_feed_open(self, feed: Any, dialect: int, /) -> None: ...
+    def psa_feed_decode(
+        self,
+        feed: Any,
+        bytes_: Any,
+        nbytes: int,
+        events: Any,
+        capacity: int,
+        consumed: Any,
+        ready: Any,
+        /,
+    ) -> int: ...
+    def psa_feed_close(self, feed: Any, pending_nbytes: int, /) -> int: ...
+    def psa_encode(
+        self,
+        events: Any,
+        count: int,
+        dialect: int,
+        source: Any,
+        source_nbytes: int,
+        out: Any,
+        capacity: int,
+        nbytes: Any,
+        failed: Any,
+        /,
+    ) -> int: ...
     def psa_arena_nbytes(self, capacities: Any, /) -> int: ...
     def psa_arena_format(
         self, base: Any, nbytes: int, capacities: Any, generation: int, digest: Any, /
     ) -> int: ...
     def psa_arena_open(self, arena: Any, base: Any, nbytes: int, /) -> int: ...
-    def psa_writer_open(
-        self, writer: Any, base: Any, nbytes: int, fd: int, touched: Any, dirty: Any, /
-    ) -> int: ...
     def psa_commit(self, writer: Any, /) -> int: ...
     def psa_abort(self, writer: Any, /) -> int: ...
     def psa_pin(self, arena: Any, record: Any, /) -> int: ...
@@ -216,6 +239,9 @@ class Lib:
     def psa_changed(
         self, arena: Any, since: int, commit: int, pools: Any, capacity: int, /
     ) -> int: ...
+    def psa_writer_open(
+        self, writer: Any, base: Any, nbytes: int, fd: int, touched: Any, dirty: Any, /
+    ) -> int: ...
     def psa_arena_copy(self, base: Any, nbytes: int, fd: int, from_: Any, /) -> int: ...
     def psa_store_release_u32(self, word: Any, value: int, /) -> None: ...
     def psa_store_release_u64(self, word: Any, value: int, /) -> None: ...
@@ -249,32 +275,6 @@ class Lib:
     def psa_undo_clear(self, writer: Any, /) -> int: ...
     def psa_undo_set_hash(self, writer: Any, block_number: int, hash: Any, /) -> int: ...
     def psa_undo_blocks(self, writer: Any, numbers: Any, hashes: Any, capacity: int, /) -> int: ...
-    def psa_feed_open(self, feed: Any, dialect: int, /) -> None: ...
-    def psa_feed_decode(
-        self,
-        feed: Any,
-        bytes_: Any,
-        nbytes: int,
-        events: Any,
-        capacity: int,
-        consumed: Any,
-        ready: Any,
-        /,
-    ) -> int: ...
-    def psa_feed_close(self, feed: Any, pending_nbytes: int, /) -> int: ...
-    def psa_encode(
-        self,
-        events: Any,
-        count: int,
-        dialect: int,
-        source: Any,
-        source_nbytes: int,
-        out: Any,
-        capacity: int,
-        nbytes: Any,
-        failed: Any,
-        /,
-    ) -> int: ...
     def psa_sqrt_price_at_tick(self, tick: int, sqrt_price_x96: Any, /) -> int: ...
     def psa_tick_at_sqrt_price(self, sqrt_price_x96: Any, tick: Any, /) -> int: ...
     def psa_quote(

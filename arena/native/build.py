@@ -1,6 +1,7 @@
 """Builds arena._core from the C sources beside this file (cffi API mode).
 
-The declarations cffi parses are cut from arena.h between its two markers, so they are written once.
+The declarations cffi parses are cut from three headers between their two markers, so they are written
+once.
 """
 
 import os
@@ -9,13 +10,14 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
+CONTRACT = ("layout.h", "feed.h", "arena.h")
 SOURCES = sorted(path.name for path in HERE.glob("*.c") if path.name != "_core.c")
 
 
 def declarations() -> str:
-    text = (HERE / "arena.h").read_text(encoding="utf-8")
     begin, end = "/* cffi: begin */", "/* cffi: end */"
-    return text[text.index(begin) + len(begin) : text.index(end)]
+    texts = ((HERE / name).read_text(encoding="utf-8") for name in CONTRACT)
+    return "".join(text[text.index(begin) + len(begin) : text.index(end)] for text in texts)
 
 
 ffibuilder = FFI()

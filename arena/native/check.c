@@ -11,19 +11,13 @@
  * before they are used. Rows may be half-written, from words of two good rows.
  */
 #include "index.h"
-#include "ticks.h"
-#include "writer.h"
+#include "protocols.h"
+#include "tick_math.h"
 
 #include <string.h>
 
 #define NUMBER_LIMIT (UINT64_C(1) << 62) /* of commits and undo numbers: no sum of two wraps */
 #define BLOCK_LIMIT (UINT64_C(1) << 63)
-
-int psa_damaged(psa_writer *writer, const char *what, uint64_t at) {
-    writer->damage = what;
-    writer->damage_at = at;
-    return PSA_DAMAGED;
-}
 
 static int check_header(psa_writer *writer) {
     const psa_arena *arena = &writer->arena;
@@ -52,24 +46,8 @@ static int check_header(psa_writer *writer) {
 
 static int row_fits(const psa_arena *arena, const psa_static *row) {
     return row->token0 < arena->max_tokens && row->token1 < arena->max_tokens &&
-           row->protocol <= PSA_UNISWAP_V4 && row->key_nbytes <= sizeof(row->key) &&
+           psa_family_of(row->protocol) != PSA_FAMILY_NONE && row->key_nbytes <= sizeof(row->key) &&
            row->generation <= UINT32_MAX - 2; /* each use of a slot takes the next one */
-}
-
-static int ticks_fit(const psa_line *line, const psa_static *row, const psa_tick_arrays *arrays) {
-    uint32_t count = line->tick_count, below = line->current_index;
-    psa_u128 sum = 0;
-    if (row->tick_spacing <= 0) return 0;
-    for (uint32_t i = 0; i < count; i++) {
-        int32_t tick = arrays->ticks[i];
-        if (tick < PSA_MIN_TICK || tick > PSA_MAX_TICK || tick % row->tick_spacing != 0) return 0;
-        if (i > 0 && tick <= arrays->ticks[i - 1]) return 0;
-        if (psa_get_u128(&arrays->gross[2 * (size_t)i]) == 0) return 0;
-        sum += psa_get_u128(&arrays->net[2 * (size_t)i]);
-    }
-    if (psa_line_status(line) == PSA_STATUS_LIVE && sum != 0) return 0;
-    return (below == 0 || arrays->ticks[below - 1] <= line->tick) &&
-           (below == count || arrays->ticks[below] > line->tick);
 }
 
 /* A line readers or the next commit may start from. */
@@ -85,14 +63,10 @@ static int line_fits(const psa_arena *arena, const psa_line *line) {
 static int base_fits(const psa_arena *arena, uint32_t slot, const psa_line *line) {
     const psa_static *row = &arena->statics[slot];
     uint32_t status = psa_line_status(line);
-    psa_tick_arrays arrays;
     if (status == PSA_STATUS_ABSENT || status == PSA_STATUS_REMOVED) return line->slab == 0;
     if (status > PSA_STATUS_REMOVED || line->stamp == 0 || line->generation != row->generation) return 0;
     if (line->unsure & PSA_UNSURE_UNREAD) return line->slab == 0;
-    if (row->protocol == PSA_UNISWAP_V2)
-        return line->slab == 0 && line->a[1] >> 48 == 0 && line->b[1] >> 48 == 0;
-    return psa_price_fits(line) && psa_line_ticks(arena, line, &arrays) &&
-           ticks_fit(line, row, &arrays);
+    return psa_families[psa_family_of(row->protocol)].fits(arena, row, line);
 }
 
 static int check_slots(psa_writer *writer) {
@@ -163,7 +137,7 @@ static int record_fits(const psa_arena *arena, const psa_undo_record *record, ui
     if (record->tick < PSA_MIN_TICK || record->tick > PSA_MAX_TICK) return 0;
     const psa_static *row = &arena->statics[record->slot];
     return record->kind != PSA_UNDO_TICK || record->generation != row->generation ||
-           row->protocol != PSA_UNISWAP_V2;
+           !psa_has_reserves(row->protocol);
 }
 
 static int check_undo(psa_writer *writer) {

@@ -1,4 +1,4 @@
-/* encode.c: event records to frames, the inverse of decode.c.
+/* encode.c: event records to frames, the inverse of feed.c.
  *
  * A frame is built in a small buffer on the stack (the longest Uniswap frame has under 300 bytes) and
  * copied out whole, so the length prefix is known and a full output is noticed before it is touched.

@@ -199,15 +199,11 @@ static void empty_slot(psa_slot *slot) {
     for (size_t i = 0; i < sizeof(*slot) / sizeof(*words); i++) PSA_STORE(&words[i], 0);
 }
 
-static uint32_t status_of(const psa_arena *arena, uint32_t slot) {
-    return psa_line_status(&arena->slots[slot].lines[psa_newest_line(&arena->slots[slot])]);
-}
-
 int psa_pool_add(psa_writer *writer, const psa_static *row, uint32_t *slot) {
     psa_arena *arena = &writer->arena;
     psa_header *header = arena->header;
     if (psa_find_from(arena, row->key, psa_key_bucket(arena, row->key), slot) == PSA_OK) {
-        if (status_of(arena, *slot) != PSA_STATUS_REMOVED) return PSA_OK;
+        if (psa_newest_status(arena, *slot) != PSA_STATUS_REMOVED) return PSA_OK;
         const psa_slot *shared = &arena->slots[*slot];
         if (shared->lines[psa_newest_line(shared)].stamp == writer->next_commit) return PSA_BAD_ARGUMENT;
         use_again(writer, *slot, row, 0);
@@ -230,7 +226,7 @@ int psa_pool_add(psa_writer *writer, const psa_static *row, uint32_t *slot) {
 int psa_pool_find(const psa_writer *writer, const uint8_t *key, uint32_t *slot) {
     const psa_arena *arena = &writer->arena;
     int status = psa_find_from(arena, key, psa_key_bucket(arena, key), slot);
-    if (status == PSA_OK && status_of(arena, *slot) == PSA_STATUS_REMOVED) return PSA_UNKNOWN_POOL;
+    if (status == PSA_OK && psa_newest_status(arena, *slot) == PSA_STATUS_REMOVED) return PSA_UNKNOWN_POOL;
     return status;
 }
 

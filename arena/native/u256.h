@@ -92,6 +92,13 @@ PSA_INLINE psa_u192 psa_sum_192(const psa_u192 *a, const psa_u192 *b, int *carry
     return out;
 }
 
+/* w += 1; returns the carry. */
+PSA_INLINE int psa_increment(uint64_t *w, unsigned count) {
+    for (unsigned i = 0; i < count; i++)
+        if (++w[i] != 0) return 0;
+    return 1;
+}
+
 PSA_INLINE psa_u256 psa_widen(const psa_u192 *a) {
     psa_u256 out = {{a->w[0], a->w[1], a->w[2], 0}};
     return out;
@@ -203,6 +210,24 @@ PSA_INLINE uint64_t psa_digit_2(psa_u128 u, uint64_t u0, psa_u128 d, uint64_t v,
 
 #define PSA_DIVIDE_LIMBS 8
 
+/* to = from * 2^bits, bits < 64; returns the limb that is shifted out. */
+PSA_INLINE uint64_t psa_shift_left(uint64_t *to, const uint64_t *from, unsigned count, unsigned bits) {
+    uint64_t below = 0;
+    for (unsigned i = 0; i < count; i++) {
+        psa_u128 t = (psa_u128)from[i] << bits;
+        to[i] = psa_low(t) | below;
+        below = psa_high(t);
+    }
+    return below;
+}
+
+/* Whether a limb is not 0. */
+PSA_INLINE int psa_any(const uint64_t *limbs, unsigned count) {
+    uint64_t any = 0;
+    for (unsigned i = 0; i < count; i++) any |= limbs[i];
+    return any != 0;
+}
+
 /* quotient (q_count limbs, higher ones are dropped) = floor(n * 2^shift / d). Returns whether a
  * remainder is left. n_count limbs plus shift fit PSA_DIVIDE_LIMBS - 1 limbs, d_count <= 6. */
 PSA_INLINE int psa_divide(uint64_t *quotient, unsigned q_count, const uint64_t *n, unsigned n_count,
@@ -216,26 +241,11 @@ PSA_INLINE int psa_divide(uint64_t *quotient, unsigned q_count, const uint64_t *
     uint64_t u[PSA_DIVIDE_LIMBS + 1];
     unsigned total = shift + normal, skip = total / 64, bits = total % 64;
     for (unsigned i = 0; i < skip; i++) u[i] = 0;
-    uint64_t below = 0;
-    for (unsigned i = 0; i < n_count; i++) {
-        psa_u128 t = (psa_u128)n[i] << bits;
-        u[skip + i] = psa_low(t) | below;
-        below = psa_high(t);
-    }
-    u[skip + n_count] = below;
+    u[skip + n_count] = psa_shift_left(u + skip, n, n_count, bits);
     unsigned top = skip + n_count; /* u has top + 1 limbs */
-    below = 0;
-    for (unsigned i = 0; i < d_count; i++) {
-        psa_u128 t = (psa_u128)d[i] << normal;
-        e[i] = psa_low(t) | below;
-        below = psa_high(t);
-    }
+    psa_shift_left(e, d, d_count, normal);
     if (u[top] == 0 && u[top - 1] < e[d_count - 1]) top--;
-    if (top < d_count) {
-        uint64_t any = 0;
-        for (unsigned i = 0; i <= top; i++) any |= u[i];
-        return any != 0;
-    }
+    if (top < d_count) return psa_any(u, top + 1);
     unsigned j = top - d_count;
     if (d_count == 1) {
         uint64_t v = psa_reciprocal(e[0]);
@@ -293,9 +303,7 @@ PSA_INLINE int psa_divide(uint64_t *quotient, unsigned q_count, const uint64_t *
         if (j < q_count) quotient[j] = q;
         if (j == 0) break;
     }
-    uint64_t any = 0;
-    for (unsigned i = 0; i < d_count; i++) any |= u[i];
-    return any != 0;
+    return psa_any(u, d_count);
 }
 
 /* A divisor of one limb, prepared for many divisions. */

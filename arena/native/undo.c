@@ -12,7 +12,7 @@
  * built up. What a revert means for such a pool is decided in apply.c from the reverted payload.
  */
 #define _GNU_SOURCE
-#include "writer.h"
+#include "protocols.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -139,7 +139,7 @@ void psa_undo_note_line(psa_writer *writer, const psa_edit *edit) {
     /* Inside an envelope reverted V2 blocks bring no payload: reserves scraped above them are the old
      * branch's until the epilogue. */
     if (edit->line.base_block < edit->line.scrape_block &&
-        writer->arena.statics[edit->slot].protocol == PSA_UNISWAP_V2)
+        psa_has_reserves(writer->arena.statics[edit->slot].protocol))
         record->unsure |= PSA_UNSURE_PRICE;
     record->block_number = edit->line.block_number;
     memcpy(&record->before[0], edit->line.a, sizeof(edit->line.a));
@@ -156,13 +156,14 @@ void psa_undo_note_tick(psa_writer *writer, uint32_t slot, uint32_t generation, 
     psa_put_u128(&record->before[2], (psa_u128)net);
 }
 
-void psa_undo_note_fees(psa_writer *writer, uint32_t slot, const psa_line *before) {
+void psa_undo_note_fees(psa_writer *writer, const psa_edit *edit, uint32_t fee, uint32_t protocol_fee,
+                        uint64_t fee_block) {
     if (writer->open_entry == 0) return;
-    psa_undo_record *record = push(writer, slot, PSA_UNDO_FEES, before->generation);
+    psa_undo_record *record = push(writer, edit->slot, PSA_UNDO_FEES, edit->line.generation);
     if (record == NULL) return;
-    record->before[0] = psa_line_fee(before);
-    record->before[1] = before->protocol_fee;
-    record->before[2] = before->fee_block;
+    record->before[0] = fee;
+    record->before[1] = protocol_fee;
+    record->before[2] = fee_block;
 }
 
 /* Turn one record back; `block` is its entry's block. The pool may have been removed since, and its slot
@@ -247,7 +248,7 @@ static void lower_floors(psa_writer *writer, uint64_t first, int all_undone, int
         if (missed) {
             psa_make_stale(writer, &edit, PSA_UNSURE_PRICE);
         } else if (scraped_above && has_epilogue == 0 &&
-                   arena->statics[slot].protocol == PSA_UNISWAP_V2) {
+                   psa_has_reserves(arena->statics[slot].protocol)) {
             psa_make_stale(writer, &edit, PSA_UNSURE_PRICE);
         }
         psa_edit_end(writer, &edit);
@@ -364,4 +365,10 @@ void psa_undo_revert(psa_writer *writer, const psa_event *event) {
         }
         seq = entry->prev;
     }
+}
+
+int psa_undo_clear(psa_writer *writer) {
+    writer->record.undo_top = 0;
+    writer->pending = 1;
+    return PSA_OK;
 }

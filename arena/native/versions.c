@@ -26,7 +26,6 @@
 #include "writer.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <string.h>
@@ -34,114 +33,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PSA_MAGIC UINT64_C(0x3130414e45524150) /* "PARENA01" */
-#define PSA_LAYOUT_VERSION UINT32_C(0x00010003)
-#define PSA_BYTE_ORDER UINT32_C(0x01020304)
 #define PSA_READ_TRIES 64
 
 #define PSA_LINE_WORDS (sizeof(psa_line) / sizeof(uint64_t))
-
-static uint64_t align_page(uint64_t value) { return (value + 4095) & ~UINT64_C(4095); }
-
-typedef struct {
-    uint64_t statics, slots, tokens, buckets, undo_entries, undo_records, heap, nbytes;
-    uint32_t bucket_count;
-} psa_offsets;
-
-static int compute_offsets(const psa_capacities *c, psa_offsets *o) {
-    if (c->max_pools == 0 || c->max_pools > (UINT32_C(1) << 28)) return 0;
-    if (c->max_tokens == 0 || c->max_tokens > (UINT32_C(1) << 28)) return 0;
-    if (c->undo_entry_count == 0 || c->undo_entry_count > (UINT32_C(1) << 24)) return 0;
-    if (c->undo_record_count == 0 || c->undo_record_count > (UINT64_C(1) << 32)) return 0;
-    if (c->heap_nbytes < 4096 || c->heap_nbytes > (UINT64_C(1) << 37)) return 0;
-    o->bucket_count = 16;
-    while (o->bucket_count < 2 * c->max_pools) o->bucket_count *= 2;
-    o->statics = sizeof(psa_header);
-    o->slots = align_page(o->statics + sizeof(psa_static) * (uint64_t)c->max_pools);
-    o->tokens = align_page(o->slots + sizeof(psa_slot) * (uint64_t)c->max_pools);
-    o->buckets = align_page(o->tokens + sizeof(psa_token) * (uint64_t)c->max_tokens);
-    o->undo_entries = align_page(o->buckets + sizeof(uint32_t) * (uint64_t)o->bucket_count);
-    o->undo_records =
-        align_page(o->undo_entries + sizeof(psa_undo_entry) * (uint64_t)c->undo_entry_count);
-    o->heap = align_page(o->undo_records + sizeof(psa_undo_record) * c->undo_record_count);
-    o->nbytes = align_page(o->heap + c->heap_nbytes);
-    return 1;
-}
-
-uint64_t psa_arena_nbytes(const psa_capacities *capacities) {
-    psa_offsets o;
-    return compute_offsets(capacities, &o) ? o.nbytes : 0;
-}
-
-int psa_arena_format(uint8_t *base, uint64_t nbytes, const psa_capacities *capacities,
-                     uint64_t generation, const uint8_t *digest) {
-    psa_offsets o;
-    if (!compute_offsets(capacities, &o) || nbytes < o.nbytes) return PSA_BAD_ARGUMENT;
-    psa_header *header = (psa_header *)(void *)base;
-    memset(header, 0, sizeof(*header));
-    header->layout_version = PSA_LAYOUT_VERSION;
-    header->byte_order = PSA_BYTE_ORDER;
-    memcpy(header->layout_digest, digest, sizeof(header->layout_digest));
-    header->generation = generation;
-    header->origin = generation;
-    header->nbytes = o.nbytes;
-    header->max_pools = capacities->max_pools;
-    header->max_tokens = capacities->max_tokens;
-    header->bucket_count = o.bucket_count;
-    header->undo_entry_count = capacities->undo_entry_count;
-    header->undo_record_count = capacities->undo_record_count;
-    header->heap_nbytes = capacities->heap_nbytes;
-    header->statics_offset = o.statics;
-    header->slots_offset = o.slots;
-    header->tokens_offset = o.tokens;
-    header->buckets_offset = o.buckets;
-    header->undo_entries_offset = o.undo_entries;
-    header->undo_records_offset = o.undo_records;
-    header->heap_offset = o.heap;
-    header->heap_top = 64; /* offset 0 means "no slab" */
-    PSA_STORE_RELEASE(&header->magic, PSA_MAGIC);
-    return PSA_OK;
-}
-
-int psa_arena_open(psa_arena *arena, uint8_t *base, uint64_t nbytes) {
-    memset(arena, 0, sizeof(*arena));
-    if (nbytes < sizeof(psa_header)) return PSA_LAYOUT_MISMATCH;
-    psa_header *header = (psa_header *)(void *)base;
-    if (PSA_LOAD_ACQUIRE(&header->magic) != PSA_MAGIC ||
-        header->layout_version != PSA_LAYOUT_VERSION || header->byte_order != PSA_BYTE_ORDER)
-        return PSA_LAYOUT_MISMATCH;
-    psa_capacities capacities = {
-        .max_pools = header->max_pools,
-        .max_tokens = header->max_tokens,
-        .undo_entry_count = header->undo_entry_count,
-        .undo_record_count = header->undo_record_count,
-        .heap_nbytes = header->heap_nbytes,
-    };
-    psa_offsets o;
-    if (!compute_offsets(&capacities, &o) || o.nbytes > nbytes || header->nbytes != o.nbytes ||
-        header->bucket_count != o.bucket_count || header->statics_offset != o.statics ||
-        header->slots_offset != o.slots || header->tokens_offset != o.tokens ||
-        header->buckets_offset != o.buckets || header->undo_entries_offset != o.undo_entries ||
-        header->undo_records_offset != o.undo_records || header->heap_offset != o.heap)
-        return PSA_LAYOUT_MISMATCH;
-    arena->base = base;
-    arena->nbytes = o.nbytes;
-    arena->header = header;
-    arena->statics = (psa_static *)(void *)(base + o.statics);
-    arena->slots = (psa_slot *)(void *)(base + o.slots);
-    arena->tokens = (psa_token *)(void *)(base + o.tokens);
-    arena->buckets = (uint32_t *)(void *)(base + o.buckets);
-    arena->undo_entries = (psa_undo_entry *)(void *)(base + o.undo_entries);
-    arena->undo_records = (psa_undo_record *)(void *)(base + o.undo_records);
-    arena->heap = base + o.heap;
-    arena->heap_nbytes = capacities.heap_nbytes;
-    arena->undo_record_count = capacities.undo_record_count;
-    arena->max_pools = capacities.max_pools;
-    arena->max_tokens = capacities.max_tokens;
-    arena->bucket_mask = o.bucket_count - 1;
-    arena->undo_entry_count = capacities.undo_entry_count;
-    return PSA_OK;
-}
 
 /* ---- reading ---- */
 
@@ -508,35 +402,10 @@ int psa_abort(psa_writer *writer) {
     return PSA_OK;
 }
 
-/* Pages for all that is used already, whatever became of those it once had: a write to a hole of a full
- * file system is a SIGBUS. */
-static int reserve_pages(psa_writer *writer) {
-    psa_header *header = writer->arena.header;
-    uint64_t step = PSA_UNDO_STEP_NBYTES / sizeof(psa_undo_record);
-    if (writer->fd < 0) return psa_undo_reserve(writer, step);
-    if (posix_fallocate(writer->fd, 0, (off_t)header->undo_records_offset) != 0) return PSA_FULL_SHM;
-    uint64_t used = header->heap_top <= writer->arena.heap_nbytes ? header->heap_top : 0;
-    if (used > 64 && posix_fallocate(writer->fd, (off_t)header->heap_offset, (off_t)used) != 0)
-        return PSA_FULL_SHM;
-    PSA_STORE(&header->heap_reserved, used > 64 ? used : 0); /* what more there is costs no page */
-    return psa_undo_reserve(writer, step);
-}
-
-int psa_writer_open(psa_writer *writer, uint8_t *base, uint64_t nbytes, int32_t fd,
-                    uint64_t *touched, uint32_t *dirty) {
-    memset(writer, 0, sizeof(*writer));
-    int status = psa_arena_open(&writer->arena, base, nbytes);
-    if (status != PSA_OK) return status;
+/* What a writer starts from when it takes over (T1): the last commit, and no line newer than it. */
+void psa_writer_resume(psa_writer *writer) {
     psa_arena *arena = &writer->arena;
     psa_header *header = arena->header;
-    writer->fd = fd;
-    writer->touched = touched;
-    writer->dirty = dirty;
-    memset(touched, 0, sizeof(*touched) * (size_t)arena->max_pools);
-    status = reserve_pages(writer);
-    if (status == PSA_OK) status = psa_check(writer);
-    if (status == PSA_OK) status = psa_slabs_rebuild(writer);
-    if (status != PSA_OK) return status;
     load_record(writer);
     for (uint32_t slot = 0; slot < header->slots_used; slot++) {
         for (uint32_t which = 0; which < 2; which++) {
@@ -547,51 +416,4 @@ int psa_writer_open(psa_writer *writer, uint8_t *base, uint64_t nbytes, int32_t 
         }
     }
     count_pools(writer);
-    return PSA_OK;
-}
-
-/* What a copy relies on and nothing else checks. */
-static int holds_together(const psa_arena *from) {
-    const psa_header *header = from->header;
-    if (header->slots_used > from->max_pools || header->tokens_used > from->max_tokens ||
-        header->heap_top < 64 || header->heap_top > from->heap_nbytes)
-        return 0;
-    for (uint32_t slot = 0; slot < header->slots_used; slot++)
-        if (from->statics[slot].token0 >= from->max_tokens ||
-            from->statics[slot].token1 >= from->max_tokens)
-            return 0;
-    return header->committed == 0 ||
-           header->commits[header->committed & 1].stamp == header->committed;
-}
-
-int psa_arena_copy(uint8_t *base, uint64_t nbytes, int32_t fd, const psa_arena *from) {
-    psa_writer to = {0};
-    int status = psa_arena_open(&to.arena, base, nbytes);
-    if (status != PSA_OK) return status;
-    const psa_header *source = from->header;
-    psa_header *header = to.arena.header;
-    if (!holds_together(from)) return PSA_DAMAGED;
-    if (from->max_pools > to.arena.max_pools || from->max_tokens > to.arena.max_tokens ||
-        from->heap_nbytes > to.arena.heap_nbytes || header->slots_used != 0 ||
-        from->undo_entry_count > to.arena.undo_entry_count ||
-        from->undo_record_count > to.arena.undo_record_count)
-        return PSA_BAD_ARGUMENT;
-    to.fd = fd;
-    status = psa_heap_reserve(&to, source->heap_top);
-    if (status != PSA_OK) return status;
-    memcpy(to.arena.statics, from->statics, sizeof(psa_static) * (size_t)source->slots_used);
-    memcpy(to.arena.slots, from->slots, sizeof(psa_slot) * (size_t)source->slots_used);
-    memcpy(to.arena.tokens, from->tokens, sizeof(psa_token) * (size_t)source->tokens_used);
-    memcpy(to.arena.heap, from->heap, source->heap_top);
-    header->tokens_used = source->tokens_used;
-    header->heap_top = source->heap_top;
-    memcpy(header->commits, source->commits, sizeof(header->commits));
-    status = psa_undo_copy(&to, from);
-    if (status != PSA_OK) return status;
-    memcpy(header->counters, source->counters, sizeof(header->counters));
-    header->reused = source->reused;
-    PSA_STORE_RELEASE(&header->slots_used, source->slots_used);
-    PSA_STORE_RELEASE(&header->committed, source->committed);
-    psa_index_rebuild(&to);
-    return PSA_OK;
 }

@@ -1,4 +1,4 @@
-/* What decode.c and encode.c share: the numbers of the wire formats and unaligned loads and stores.
+/* What the readers of frames and encode.c share: the numbers of the wire formats and unaligned loads and stores.
  *
  * Frames are a u32 length and that many payload bytes. Integers are little-endian, except that U256 and
  * I256 are a u64 length (32) and 32 big-endian bytes; an address is a u64 length (20) and 20 bytes.

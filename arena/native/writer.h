@@ -6,8 +6,6 @@
 #include "atomics.h"
 
 #define PSA_STAMP_DROPPED UINT64_MAX
-#define PSA_MIN_TICK (-887272)
-#define PSA_MAX_TICK 887272
 #define PSA_LAST_UNDO_KIND PSA_UNDO_FEES
 #define PSA_UNDO_STEP_NBYTES (UINT64_C(4) << 20) /* of the ring that is given pages at a time */
 
@@ -30,10 +28,6 @@ static inline uint32_t psa_newest_line(const psa_slot *slot) {
     return first >= second ? 0 : 1;
 }
 
-void psa_edit_begin(psa_writer *writer, uint32_t slot, psa_edit *edit);
-void psa_edit_end(psa_writer *writer, psa_edit *edit);
-int psa_commit_due(psa_writer *writer, uint64_t min_commit_ns);
-
 static inline void psa_count(psa_writer *writer, uint32_t counter, uint64_t by) {
     uint64_t *word = &writer->arena.header->counters[counter];
     PSA_STORE(word, *word + by);
@@ -50,6 +44,10 @@ static inline void psa_put_u128(uint64_t *limbs, psa_u128 value) {
 
 static inline uint32_t psa_line_status(const psa_line *line) { return line->fee_status >> 24; }
 
+static inline uint32_t psa_newest_status(const psa_arena *arena, uint32_t slot) {
+    return psa_line_status(&arena->slots[slot].lines[psa_newest_line(&arena->slots[slot])]);
+}
+
 static inline uint32_t psa_line_fee(const psa_line *line) {
     return line->fee_status & UINT32_C(0xffffff);
 }
@@ -62,11 +60,35 @@ static inline void psa_line_set_status(psa_line *line, uint32_t status) {
     line->fee_status = (line->fee_status & UINT32_C(0xffffff)) | status << 24;
 }
 
+/* Note what is wrong; returns PSA_DAMAGED. */
+static inline int psa_damaged(psa_writer *writer, const char *what, uint64_t at) {
+    writer->damage = what;
+    writer->damage_at = at;
+    return PSA_DAMAGED;
+}
+
+/* Say why a pool's values may be wrong; one that is used is stale from now on. */
+static inline void psa_make_stale(psa_writer *writer, psa_edit *edit, uint32_t unsure) {
+    uint32_t status = psa_line_status(&edit->line);
+    edit->line.unsure |= (uint8_t)unsure;
+    if (status != PSA_STATUS_LIVE && status != PSA_STATUS_SYNCING) return;
+    psa_line_set_status(&edit->line, PSA_STATUS_STALE);
+    writer->stale_count++;
+    psa_count(writer, PSA_COUNTER_POOLS_STALE, 1);
+}
+
+/* versions.c */
+/* The line of `slot` that the open commit writes, as it is so far. */
+void psa_edit_begin(psa_writer *writer, uint32_t slot, psa_edit *edit);
+void psa_edit_end(psa_writer *writer, psa_edit *edit);
+/* psa_commit, when min_commit_ns passed since the last one. */
+int psa_commit_due(psa_writer *writer, uint64_t min_commit_ns);
+/* Begin with the last commit of a segment that passed psa_check and psa_slabs_rebuild. */
+void psa_writer_resume(psa_writer *writer);
+
 /* check.c */
 /* Everything but the tick slabs, which psa_slabs_rebuild looks at. PSA_DAMAGED. */
 int psa_check(psa_writer *writer);
-/* Note what is wrong; returns PSA_DAMAGED. */
-int psa_damaged(psa_writer *writer, const char *what, uint64_t at);
 
 /* ticks.c */
 /* Find the slabs of the lines up to the last commit; all others are free. Uses `touched`, all zero
@@ -106,14 +128,10 @@ void psa_undo_end_block(psa_writer *writer);
 void psa_undo_note_line(psa_writer *writer, const psa_edit *edit);
 void psa_undo_note_tick(psa_writer *writer, uint32_t slot, uint32_t generation, int32_t tick,
                         psa_u128 gross, psa_i128 net);
-/* Note the fees of V4 as `before` has them, after psa_undo_note_line. */
-void psa_undo_note_fees(psa_writer *writer, uint32_t slot, const psa_line *before);
+/* Note the fees of V4 as they were before, after psa_undo_note_line. */
+void psa_undo_note_fees(psa_writer *writer, const psa_edit *edit, uint32_t fee, uint32_t protocol_fee,
+                        uint64_t fee_block);
 void psa_undo_revert(psa_writer *writer, const psa_event *event);
 int psa_undo_has_slot(const psa_writer *writer, uint64_t seq, uint32_t slot);
-
-/* apply.c */
-/* Whether price and tick of a V3 or V4 line are ones a pool can have. */
-int psa_price_fits(const psa_line *line);
-void psa_make_stale(psa_writer *writer, psa_edit *edit, uint32_t unsure);
 
 #endif

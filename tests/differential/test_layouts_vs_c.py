@@ -1,6 +1,7 @@
-"""The dtypes in layouts/ against the C structs: cffi's view of arena.h, which the compiler checked.
+"""The dtypes in layouts/ against the C structs: cffi's view of the headers, which the compiler checked.
 
-Run this file, then ruff format, to write arena/native/_core.pyi anew after a change of arena.h.
+Run this file, then ruff format, to write arena/native/_core.pyi anew after a change of layout.h, feed.h
+or arena.h.
 """
 
 import ast
@@ -17,7 +18,7 @@ from arena.native import EXCEPTIONS, ffi, lib
 from arena.readers.quote import RESULT
 
 STUB = '''\
-"""What the compiled module offers, for type checkers; a test holds the names equal to arena.h.
+"""What the compiled module offers, for type checkers; a test holds the names equal to the headers.
 
 Pointers are Any: cffi checks their types when a function is called. Buffers may be bytes.
 """
@@ -28,7 +29,8 @@ ffi: Any  # cffi.FFI; its own stubs know no numpy arrays and no struct fields
 
 class Lib:
 '''
-HEADER_FILE = Path(__file__).resolve().parents[2] / "arena" / "native" / "arena.h"
+NATIVE = Path(__file__).resolve().parents[2] / "arena" / "native"
+CONTRACT = ("layout.h", "feed.h", "arena.h")
 STRUCTS = {**header.STRUCTS, "psa_event": EVENT, "psa_quote_result": RESULT}
 SIGNED = {"int8_t", "int16_t", "int32_t", "int64_t"}
 
@@ -218,8 +220,8 @@ def test_block_counters_are_named_after_what_they_count() -> None:
 
 
 def test_every_status_code_and_nothing_else_has_an_exception() -> None:
-    text = HEADER_FILE.read_text(encoding="utf-8")
-    section = text[text.index("---- status codes") : text.index("---- enumerations")]
+    text = (NATIVE / "arena.h").read_text(encoding="utf-8")
+    section = text[text.index("---- status codes") : text.index("---- private handles")]
     defined = dict(re.findall(r"^#define (PSA_\w+) (\d+)", section, re.MULTILINE))
     codes = {name: int(number) for name, number in defined.items()}
     assert codes.pop("PSA_OK") == 0
@@ -228,7 +230,7 @@ def test_every_status_code_and_nothing_else_has_an_exception() -> None:
 
 
 def test_stub_names_every_constant_and_function_and_nothing_else() -> None:
-    text = HEADER_FILE.with_name("_core.pyi").read_text(encoding="utf-8")
+    text = (NATIVE / "_core.pyi").read_text(encoding="utf-8")
     (body,) = [
         node.body
         for node in ast.parse(text).body
@@ -314,9 +316,10 @@ def test_digest_changes_with_any_struct(name: str) -> None:
 
 
 def stub() -> str:
-    """The text of _core.pyi: constants and functions in the order of arena.h."""
-    text = HEADER_FILE.read_text(encoding="utf-8")
-    text = re.sub(r"/\*.*?\*/", "", text[: text.index("/* cffi: end */")], flags=re.DOTALL)
+    """The text of _core.pyi: constants and functions in the order of the headers."""
+    texts = [(NATIVE / name).read_text(encoding="utf-8") for name in CONTRACT]
+    text = "".join(text[: text.index("/* cffi: end */")] for text in texts)
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     lines = [
         f"    {name}: Final[int]"
         for name in re.findall(r"^#define (\w+)", text, re.MULTILINE)
@@ -337,4 +340,4 @@ def stub() -> str:
 
 
 if __name__ == "__main__":
-    HEADER_FILE.with_name("_core.pyi").write_text(stub(), encoding="utf-8")
+    (NATIVE / "_core.pyi").write_text(stub(), encoding="utf-8")

@@ -59,8 +59,7 @@ run_processes() { # program
 for program in $programs; do
     # shellcheck disable=SC2086
     "${CC:-gcc}" -std=gnu11 -fno-strict-aliasing -Wall -Wextra -Werror $flags -pthread \
-        -o "$build/$program" "$here/$program.c" "$core/versions.c" "$core/ticks.c" "$core/index.c" \
-        "$core/apply.c" "$core/undo.c" "$core/check.c" "$core/swap.c"
+        -o "$build/$program" "$here/$program.c" "$core"/[!_]*.c
     echo "-- $program $mode"
     case $mode in
     plain | asan | tsan)

@@ -696,10 +696,10 @@ def test_receipts_that_come_late_are_waited_for_where_a_node_has_them() -> None:
     whole = node.receipts
     for late in ([None], [Receipts(1, 7, [])], [LogInvalid("of another block")]):
         node.receipts = lambda hashes, late=late: late  # type: ignore[misc]
-        reader.logs._ask_receipts = node.receipts
+        reader.logs._receipts._ask = node.receipts
         with pytest.raises(NodeBehind, match="receipts of block 5"):
             reader.read()
-    reader.logs._ask_receipts = whole
+    reader.logs._receipts._ask = whole
     assert list(reader.read().logs) == known(node.truth[5])
 
 
@@ -712,7 +712,7 @@ def test_a_node_whose_receipts_fail_for_a_while_is_asked_again() -> None:
         asked.append(hashes)
         raise RpcUnavailable("no answer")
 
-    working, reader.logs._ask_receipts = reader.logs._ask_receipts, fails
+    working, reader.logs._receipts._ask = reader.logs._receipts._ask, fails
     for _ in range(RECEIPT_FAILURES - 1):
         with pytest.raises(RpcUnavailable):
             reader.read()
@@ -721,7 +721,7 @@ def test_a_node_whose_receipts_fail_for_a_while_is_asked_again() -> None:
     assert len(asked) == RECEIPT_FAILURES
     assert not reader.logs.has_receipts
     reader.now += RECEIPTS_PAUSE_S
-    reader.logs._ask_receipts = working
+    reader.logs._receipts._ask = working
     reader.read()
     assert node.asked[-1] == "receipts"
 

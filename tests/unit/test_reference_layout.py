@@ -25,7 +25,7 @@ RECORDS = [
 INTRODUCTION = """# Memory layout
 
 The byte map of both segments, from the dtypes in `layouts/`, which a test holds equal to the C
-structs in `arena/native/arena.h`. Integers are little-endian; wide ones are arrays of 64-bit limbs,
+structs in `arena/native/layout.h`. Integers are little-endian; wide ones are arrays of 64-bit limbs,
 least significant first. Regions of the data segment follow the header page by page: static rows,
 slots, tokens, key index (u32 buckets: 0, slot + 1, or 2^32-1 for one that was left), undo entries, undo
 records, tick heap; their offsets stand in the header. A tick slab is its header, then tick i32[capacity],

@@ -1,4 +1,4 @@
-"""The quote functions of swap.c: prices of ticks, refusals and their order, shared memory, ladders.
+"""The quote functions: prices of ticks, refusals and their order, shared memory, ladders.
 
 Expected amounts come from the integer oracle; shared memory is an ordinary buffer laid out by hand.
 """

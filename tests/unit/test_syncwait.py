@@ -31,8 +31,11 @@ class Played:
         return self
 
     @property
-    def buffer(self) -> "Played":
+    def standing(self) -> "Played":
         return self
+
+    def kept_range(self) -> tuple[int | None, int | None]:
+        return self.first_block, self.last_block
 
     def set_phase(self, phase: str, reason: str) -> None:
         self.phases.append((phase, reason))

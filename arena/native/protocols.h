@@ -1,0 +1,124 @@
+/* protocols.h: what pools of a protocol are to the writer and to quotes, by family.
+ *
+ * Protocols of one family keep the same values in their lines. A new family is its number and two cases
+ * here, a row in protocols.c, a file that applies its events (apply_*.c) and one that quotes it
+ * (swap_*.c), or functions of those that are there.
+ */
+#ifndef PSA_PROTOCOLS_H
+#define PSA_PROTOCOLS_H
+
+#include "swap.h"
+#include "writer.h"
+
+enum {
+    PSA_FAMILY_NONE,         /* of numbers that are no protocol with pools */
+    PSA_FAMILY_PAIR,         /* two reserves */
+    PSA_FAMILY_CONCENTRATED, /* price, liquidity and ticks */
+    PSA_FAMILY_COUNT
+};
+
+/* Family of each protocol number, and of each kind of event. */
+static const uint8_t psa_protocol_family[256] = {
+    [PSA_UNISWAP_V2] = PSA_FAMILY_PAIR,
+    [PSA_UNISWAP_V3] = PSA_FAMILY_CONCENTRATED,
+    [PSA_UNISWAP_V4] = PSA_FAMILY_CONCENTRATED,
+};
+
+static const uint8_t psa_kind_family[256] = {
+    [PSA_EVENT_V2_SYNC] = PSA_FAMILY_PAIR,
+    [PSA_EVENT_V2_DELTA] = PSA_FAMILY_PAIR,
+    [PSA_EVENT_V2_FINAL] = PSA_FAMILY_PAIR,
+    [PSA_EVENT_CL_SWAP] = PSA_FAMILY_CONCENTRATED,
+    [PSA_EVENT_CL_LIQUIDITY] = PSA_FAMILY_CONCENTRATED,
+    [PSA_EVENT_SLOT0_FINAL] = PSA_FAMILY_CONCENTRATED,
+    [PSA_EVENT_PROTOCOL_FEE] = PSA_FAMILY_CONCENTRATED,
+};
+
+static inline uint32_t psa_family_of(uint32_t protocol) { return psa_protocol_family[protocol & 0xff]; }
+
+/* Whether its lines hold two reserves, and name no ticks. */
+static inline int psa_has_reserves(uint32_t protocol) {
+    return psa_family_of(protocol) == PSA_FAMILY_PAIR;
+}
+
+/* Whether an event can be one of a pool of `protocol`. */
+static inline int psa_takes(uint32_t protocol, const psa_event *event) {
+    switch (psa_kind_family[event->kind]) {
+    case PSA_FAMILY_PAIR: return psa_has_reserves(protocol);
+    case PSA_FAMILY_CONCENTRATED:
+        return event->protocol == protocol && psa_family_of(protocol) == PSA_FAMILY_CONCENTRATED &&
+               (event->kind != PSA_EVENT_PROTOCOL_FEE || protocol == PSA_UNISWAP_V4);
+    default: return 1;
+    }
+}
+
+typedef struct {
+    /* Change the line and its ticks as the event says. A failure changes neither. */
+    int (*apply)(psa_writer *writer, psa_edit *edit, const psa_event *event);
+    /* Turn back a reverted event of a block the undo ring does not hold. */
+    int (*revert)(psa_writer *writer, psa_edit *edit, const psa_event *event);
+    /* Take the values an epilogue brings. */
+    int (*settle)(psa_writer *writer, psa_edit *edit, const psa_event *event);
+    /* Whether a line found in a segment is one the next commit can start from. */
+    int (*fits)(const psa_arena *arena, const psa_static *row, const psa_line *line);
+    /* Whether values to be installed agree with each other; as psa_pool_install. */
+    int (*admits)(const psa_static *row, const psa_line *values, const int32_t *ticks,
+                  const uint64_t *gross, const uint64_t *net, uint32_t count);
+} psa_family;
+
+extern const psa_family psa_families[PSA_FAMILY_COUNT];
+
+/* apply_v2.c */
+int psa_v2_apply(psa_writer *writer, psa_edit *edit, const psa_event *event);
+int psa_v2_revert(psa_writer *writer, psa_edit *edit, const psa_event *event);
+int psa_v2_settle(psa_writer *writer, psa_edit *edit, const psa_event *event);
+int psa_v2_fits(const psa_arena *arena, const psa_static *row, const psa_line *line);
+int psa_v2_admits(const psa_static *row, const psa_line *values, const int32_t *ticks,
+                  const uint64_t *gross, const uint64_t *net, uint32_t count);
+
+/* swap_v2.c */
+int psa_v2_load(const psa_line *line, const row_fields *row, uint32_t flags, uint32_t lp_fee,
+                const psa_tick_arrays *arrays, pool_state *pool);
+int psa_v2_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 *limit,
+                 int zero_for_one, int exact_in, psa_quote_result *result);
+
+/* apply_cl.c */
+int psa_cl_apply(psa_writer *writer, psa_edit *edit, const psa_event *event);
+int psa_cl_revert(psa_writer *writer, psa_edit *edit, const psa_event *event);
+int psa_cl_settle(psa_writer *writer, psa_edit *edit, const psa_event *event);
+int psa_cl_fits(const psa_arena *arena, const psa_static *row, const psa_line *line);
+int psa_cl_admits(const psa_static *row, const psa_line *values, const int32_t *ticks,
+                  const uint64_t *gross, const uint64_t *net, uint32_t count);
+/* The new protocol fee of V4, words[0], if a contract takes it. */
+int psa_cl_set_protocol_fee(psa_line *line, const psa_event *event);
+
+/* swap_cl.c */
+int psa_cl_load(const psa_line *line, const row_fields *row, uint32_t flags, uint32_t lp_fee,
+                const psa_tick_arrays *arrays, pool_state *pool);
+int psa_cl_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 *limit_given,
+                 int zero_for_one, int exact_in, psa_quote_result *result);
+
+/* Quotes call their family directly: through pointers a V2 quote takes 5 % longer. */
+
+/* The state a swap starts from, with every field's range checked that a family has for itself. */
+static inline int psa_load_family(const psa_line *line, const row_fields *row, uint32_t flags,
+                                  uint32_t lp_fee, const psa_tick_arrays *arrays, pool_state *pool) {
+    switch (psa_family_of(row->protocol)) {
+    case PSA_FAMILY_PAIR: return psa_v2_load(line, row, flags, lp_fee, arrays, pool);
+    case PSA_FAMILY_CONCENTRATED: return psa_cl_load(line, row, flags, lp_fee, arrays, pool);
+    default: return PSA_UNSUPPORTED_PROTOCOL;
+    }
+}
+
+/* One swap on a loaded state. `limit` null: none. */
+static inline int psa_quote_family(const pool_state *pool, const psa_u256 *amount, const psa_u256 *limit,
+                                   int zero_for_one, int exact_in, psa_quote_result *result) {
+    switch (psa_family_of(pool->protocol)) {
+    case PSA_FAMILY_PAIR: return psa_v2_quote(pool, amount, limit, zero_for_one, exact_in, result);
+    case PSA_FAMILY_CONCENTRATED:
+        return psa_cl_quote(pool, amount, limit, zero_for_one, exact_in, result);
+    default: return PSA_UNSUPPORTED_PROTOCOL;
+    }
+}
+
+#endif

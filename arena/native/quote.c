@@ -1,0 +1,160 @@
+/* quote.c: quotes from the shared versions and from private copies.
+ *
+ * One core serves both. It takes the fields of a copied line and two pointers to tick arrays, which may be
+ * changing while they are read: nothing behind here traps or loops without a bound whatever those arrays
+ * hold, and the caller checks the stamp before it believes a result or an error.
+ */
+#include "atomics.h"
+#include "protocols.h"
+#include "versions.h"
+
+static row_fields read_row(const psa_static *row) {
+    row_fields out = {PSA_LOAD(&row->tick_spacing), PSA_LOAD(&row->generation), PSA_LOAD(&row->protocol),
+                      PSA_LOAD(&row->flags)};
+    return out;
+}
+
+/* Refuse what cannot be quoted and check the range of every field. `generation` 0: any. */
+static int load_state(const psa_line *line, const row_fields *row, uint32_t generation, uint32_t flags,
+                      uint32_t lp_fee, const psa_tick_arrays *arrays, pool_state *pool) {
+    uint32_t status = line->fee_status >> 24;
+    if (status == PSA_STATUS_REMOVED || (generation != 0 && generation != line->generation))
+        return PSA_POOL_REMOVED;
+    if (status == PSA_STATUS_ABSENT) return PSA_UNKNOWN_POOL;
+    if (line->generation != row->generation) return PSA_POOL_REMOVED;
+    if (status != PSA_STATUS_LIVE && (!(flags & PSA_ALLOW_STALE) || line->unsure & PSA_UNSURE_UNREAD))
+        return PSA_POOL_STALE;
+    pool->protocol = row->protocol;
+    return psa_load_family(line, row, flags, lp_fee, arrays, pool);
+}
+
+static int quote_state(const pool_state *pool, const psa_u256 *amount, const psa_u256 *limit,
+                       uint32_t flags, psa_quote_result *result) {
+    return psa_quote_family(pool, amount, limit, (flags & PSA_ZERO_FOR_ONE) != 0,
+                            !(flags & PSA_EXACT_OUT), result);
+}
+
+/* ---- the shared versions ------------------------------------------------------------------------------ */
+
+#define QUOTE_ATTEMPTS 3
+
+/* The static row may be rewritten for another pool while an old version of the first is still being
+ * read: its generation is checked again behind the fence of psa_line_still. */
+static int still_the_same(const psa_arena *arena, uint32_t slot, const psa_line *line, uint32_t which,
+                          const row_fields *row) {
+    return psa_line_still(arena, slot, line, which) &&
+           PSA_LOAD(&arena->statics[slot].generation) == row->generation;
+}
+
+static int shared_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
+                        const psa_u256 *amount, const psa_u256 *limit, uint32_t flags, uint32_t lp_fee,
+                        psa_quote_result *result) {
+    psa_line line;
+    if (slot >= arena->max_pools) {
+        memset(&line, 0, sizeof line);
+        return psa_finish_result(&line, generation ? PSA_POOL_REMOVED : PSA_UNKNOWN_POOL, result);
+    }
+    for (int attempt = 0; attempt < QUOTE_ATTEMPTS; attempt++) {
+        uint32_t which;
+        int status = psa_line_begin(arena, slot, commit, &line, &which);
+        if (status == PSA_SNAPSHOT_TOO_OLD && commit == 0) continue;
+        if (status != PSA_OK) {
+            memset(&line, 0, sizeof line);
+            return psa_finish_result(&line, status, result);
+        }
+        row_fields row = read_row(&arena->statics[slot]);
+        psa_tick_arrays arrays = {0, 0, 0};
+        pool_state pool;
+        status = psa_has_reserves(row.protocol) || psa_line_ticks(arena, &line, &arrays) ? PSA_OK
+                                                                                      : PSA_TICK_DATA;
+        if (status == PSA_OK) status = load_state(&line, &row, generation, flags, lp_fee, &arrays, &pool);
+        if (status == PSA_OK) status = quote_state(&pool, amount, limit, flags, result);
+        if (still_the_same(arena, slot, &line, which, &row)) return psa_finish_result(&line, status, result);
+        if (commit != 0) {
+            memset(&line, 0, sizeof line);
+            return psa_finish_result(&line, PSA_SNAPSHOT_TOO_OLD, result);
+        }
+    }
+    memset(&line, 0, sizeof line);
+    return psa_finish_result(&line, PSA_CONTENDED, result);
+}
+
+int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
+              const uint8_t *amount, const uint8_t *limit, uint32_t flags, uint32_t lp_fee,
+              psa_quote_result *result) {
+    if (!arena || !amount || !result || flags & ~(uint32_t)PSA_CALLER_FLAGS) return PSA_BAD_ARGUMENT;
+    psa_u256 wanted, bound;
+    memcpy(wanted.w, amount, sizeof wanted.w);
+    if (limit) memcpy(bound.w, limit, sizeof bound.w);
+    return shared_quote(arena, slot, generation, commit, &wanted, limit ? &bound : 0, flags, lp_fee,
+                        result);
+}
+
+int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_t *generations,
+                    uint64_t commit, const uint64_t *amounts, const uint32_t *item_flags,
+                    uint32_t flags, uint32_t count, psa_quote_result *results) {
+    const uint32_t allowed = PSA_CALLER_FLAGS & ~(uint32_t)(PSA_FEE_GIVEN | PSA_ALLOW_HOOKS);
+    int one = (flags & PSA_ONE_POOL) != 0;
+    flags &= ~(uint32_t)PSA_ONE_POOL;
+    if (!arena || !slots || !amounts || !results || flags & ~allowed) return PSA_BAD_ARGUMENT;
+    for (uint32_t i = 0; i < count; i++) {
+        psa_u256 amount;
+        uint32_t pool = one ? 0 : i, all = flags | (item_flags ? item_flags[i] : 0);
+        if (all & ~allowed) {
+            psa_line none;
+            memset(&none, 0, sizeof none);
+            psa_finish_result(&none, PSA_BAD_ARGUMENT, &results[i]);
+            continue;
+        }
+        memcpy(amount.w, &amounts[4 * (size_t)i], sizeof amount.w);
+        shared_quote(arena, slots[pool], generations ? generations[pool] : 0, commit, &amount, 0, all, 0,
+                     &results[i]);
+    }
+    return PSA_OK;
+}
+
+/* ---- private copies ------------------------------------------------------------------------- */
+
+int psa_load_copy(const psa_pool_copy *copy, uint32_t flags, uint32_t lp_fee, pool_state *pool) {
+    row_fields row = read_row(copy->row);
+    psa_tick_arrays arrays = {copy->ticks, copy->net, 0};
+    return load_state(&copy->line, &row, 0, flags, lp_fee, &arrays, pool);
+}
+
+int psa_quote_copy(const psa_pool_copy *pool, const uint8_t *amount, const uint8_t *limit,
+                   uint32_t flags, uint32_t lp_fee, psa_quote_result *result) {
+    if (!pool || !pool->row || !amount || !result || flags & ~(uint32_t)PSA_CALLER_FLAGS)
+        return PSA_BAD_ARGUMENT;
+    psa_u256 wanted, bound;
+    pool_state state;
+    memcpy(wanted.w, amount, sizeof wanted.w);
+    if (limit) memcpy(bound.w, limit, sizeof bound.w);
+    int status = psa_load_copy(pool, flags, lp_fee, &state);
+    if (status == PSA_OK) status = quote_state(&state, &wanted, limit ? &bound : 0, flags, result);
+    return psa_finish_result(&pool->line, status, result);
+}
+
+/* ---- the shortest way from Python ------------------------------------------------------------------------
+ *
+ * A call from Python costs about as much as its arguments; a pool handle therefore keeps what never
+ * changes in a psa_quote_call and passes one pointer, and what must hold before each quote is checked
+ * here.
+ */
+
+static int must_look(const psa_quote_call *call) {
+    return PSA_LOAD(call->closed) != 0 ||
+           (call->commit == 0 && PSA_LOAD(&call->arena->header->superseded) != 0);
+}
+
+int psa_quote_prepared(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
+                       psa_quote_result *result) {
+    if (must_look(call)) return PSA_CLOSED;
+    return psa_quote(call->arena, call->slot, call->generation, call->commit, amount, 0, flags, 0,
+                     result);
+}
+
+int psa_quote_word(const psa_quote_call *call, uint64_t amount, uint32_t flags,
+                   psa_quote_result *result) {
+    const uint64_t words[4] = {amount, 0, 0, 0}; /* little-endian, as the arena's byte order */
+    return psa_quote_prepared(call, (const uint8_t *)words, flags, result);
+}

@@ -1,0 +1,53 @@
+/* swap.h: what quotes of all protocols share: the state a swap starts from, and a result's frame. */
+#ifndef PSA_SWAP_H
+#define PSA_SWAP_H
+
+#include <string.h>
+
+#include "arena.h"
+#include "ticks.h"
+#include "u256.h"
+
+#define PSA_PIPS 1000000
+
+#define PSA_CALLER_FLAGS                                                                    \
+    (PSA_EXACT_OUT | PSA_ALLOW_STALE | PSA_ALLOW_DYNAMIC | PSA_FEE_GIVEN | PSA_ALLOW_HOOKS | \
+     PSA_ZERO_FOR_ONE)
+
+/* What a swap starts from: fields of a line and a row, checked, and where the ticks are. */
+typedef struct {
+    psa_u192 price;
+    psa_u128 liquidity;
+    const int32_t *ticks;
+    const uint64_t *net;
+    uint32_t tick_count;
+    uint32_t index;     /* number of ticks <= tick */
+    int32_t tick;
+    int32_t spacing;
+    uint32_t fee;       /* whole swap fee, pips */
+    uint32_t protocol;
+    psa_u128 reserve0;
+    psa_u128 reserve1;
+    psa_divisor after_fee; /* 10^6 - fee */
+} pool_state;
+
+/* Of a static row, which may be rewritten meanwhile. */
+typedef struct {
+    int32_t tick_spacing;
+    uint32_t generation;
+    uint8_t protocol;
+    uint8_t flags;
+} row_fields;
+
+static inline int psa_finish_result(const psa_line *line, int status, psa_quote_result *result) {
+    if (status != PSA_OK) memset(result, 0, sizeof *result);
+    result->status = (uint32_t)status;
+    result->commit = line->stamp;
+    result->block_number = line->block_number ? line->block_number : line->base_block;
+    return status;
+}
+
+/* quote.c */
+int psa_load_copy(const psa_pool_copy *copy, uint32_t flags, uint32_t lp_fee, pool_state *pool);
+
+#endif
