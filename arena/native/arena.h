@@ -270,7 +270,7 @@ int psa_pool_remove(psa_writer *writer, uint32_t slot);
 
 /* Replace a pool's whole state in the open commit. Reads of `line`: price/reserves, tick, liquidity,
  * fee, status, unsure, base_block, protocol_fee, fee_block. Ticks ascending, all (count,) or
- * (count, 2). PSA_INVALID_EVENT_DATA when they contradict the line (DESIGN 8), PSA_POOL_REMOVED when the
+ * (count, 2). PSA_INVALID_EVENT_DATA when they contradict it or each other, PSA_POOL_REMOVED when the
  * pool was taken away. */
 int psa_pool_install(psa_writer *writer, uint32_t slot, const psa_line *line, const int32_t *ticks,
                      const uint64_t *gross, const uint64_t *net, uint32_t count);

@@ -895,3 +895,19 @@ def test_links_lead_somewhere(page: str) -> None:
         if anchor:
             titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
             assert anchor in [title.lower().replace(" ", "-") for title in titles], link
+
+
+PLACES = ("arena/", "layouts/", "readers/", "writer/", "tests/", "examples/", "docs/")
+
+
+@pytest.mark.parametrize(
+    "page", ["docs/explanation/map.md", *(page for page in PAGES if "/add-a-" in page)]
+)
+def test_files_a_page_names_are_there(page: str) -> None:
+    named = [
+        word
+        for span in spans((ROOT / page).read_text(encoding="utf-8"))
+        for word in span.split()
+        if word.startswith(PLACES) and "NAME" not in word and "*" not in word
+    ]
+    assert [place for place in named if not (ROOT / place).exists()] == []

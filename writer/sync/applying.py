@@ -11,7 +11,8 @@ from arena.writing import WriterArena
 log = logging.getLogger(__name__)
 
 
-# At most one commit a millisecond while more bytes are waiting, or large snapshots starve (CORE 4).
+# At most one commit a millisecond while more bytes are waiting: a view lasts until a pool in it was written
+# twice more, so faster commits would starve readers of large snapshots.
 CATCH_UP_COMMIT_NS = 1_000_000
 
 

@@ -1,0 +1,181 @@
+"""Each program of examples/ runs beside a real writer on the demo's recording, and what it prints is right.
+
+The replay stands still from live until the program says that it follows, so a slow machine misses nothing.
+"""
+
+import contextlib
+import csv
+import importlib.util
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+import arena
+import arena.writer.demo
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+DEMO = Path(arena.writer.demo.__file__).parent
+LAST_BLOCK = 68  # of chain_reorg.exex
+POOLS = 11
+LINES = 100
+SECONDS = 120.0
+
+
+@contextlib.contextmanager
+def started(*words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A program of the package, ended in any case."""
+    program = Path(sys.executable).parent / words[0]
+    with subprocess.Popen([str(program), *words[1:]], stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+
+
+@contextlib.contextmanager
+def demo_arena(folder: Path, name: str, *pace: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A writer of that name on the demo's recording: its process and that of the replay."""
+    socket, states = str(folder / "feed.sock"), str(DEMO / "states_reorg.jsonl")
+    recording = str(DEMO / "chain_reorg.exex")
+    with (
+        started("arena-replay", recording, "--socket", socket, "--linger", "600", *pace) as replay,
+        started(
+            *("arena-writer", "run", "--name", name, "--socket", socket, "--states", states)
+        ) as writer,
+    ):
+        yield [writer, replay]
+
+
+def play(example: str, folder: Path, name: str, *words: str) -> str:
+    """Run an example from the moment its arena is live until the writer has ended; what it printed."""
+    command = [sys.executable, str(EXAMPLES / example), name, *words]
+    with (
+        demo_arena(folder, name, "--rate", "20") as (writer, replay),
+        arena.attach(name, timeout=SECONDS) as pools,
+    ):
+        pools.wait_live(timeout=SECONDS)
+        replay.send_signal(signal.SIGSTOP)
+        with subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as program:
+            assert program.stdout is not None
+            printed = []
+            for line in program.stdout:
+                printed.append(line)
+                if line.startswith(f"{name}: "):
+                    break
+            replay.send_signal(signal.SIGCONT)
+            limit = time.monotonic() + SECONDS
+            while pools.head_block < LAST_BLOCK and time.monotonic() < limit:
+                pools.wait_commit(pools.committed, timeout=1)
+            time.sleep(1)  # the program has seen the last block too
+            writer.terminate()
+            printed += program.stdout
+        assert program.returncode == 0, "".join(printed)
+    return "".join(printed)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_short_and_listed(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < LINES
+    assert f"({path.name})" in (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert f"def test_{path.stem}" in Path(__file__).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_first_quote(tmp_path: Path, arena_name: str) -> None:
+    """It ends by itself, so no stream needs to move."""
+    with demo_arena(tmp_path, arena_name, "--at-once"):
+        with arena.attach(arena_name, timeout=SECONDS) as pools:
+            pools.wait_block(LAST_BLOCK - 1, timeout=SECONDS)
+            expected = []
+            for key in pools:
+                with contextlib.suppress(arena.QuoteError):
+                    found = pools[key].quote_exact_in(10**15, zero_for_one=True)
+                    expected.append((key[:10], f"{Decimal(found.amount_out).scaleb(-18):.12f}"))
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "first_quote.py"), arena_name],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=True,
+        )
+    assert f"live at block {LAST_BLOCK}, {POOLS} pools" in done.stdout
+    shown = re.findall(r"^uniswap_v\d (\S+) \S+ \S+ buys (\S+) ", done.stdout, re.M)
+    assert shown == expected
+    assert len(done.stdout.splitlines()) == 1 + POOLS
+
+
+@pytest.mark.slow
+def test_five_processes(tmp_path: Path, arena_name: str) -> None:
+    printed = play("five_processes.py", tmp_path, arena_name)
+    assert (
+        len(set(re.findall(r"^process (\d+) has attached and finds 11 pools", printed, re.M))) == 5
+    )
+    assert re.search(rf"^block {LAST_BLOCK}: 5 processes, \d+ quotes, the same$", printed, re.M)
+    assert printed.endswith(" commits were seen by all and alike, 0 differed\n")
+
+
+@pytest.mark.slow
+def test_asyncio_strategy(tmp_path: Path, arena_name: str) -> None:
+    printed = play("asyncio_strategy.py", tmp_path, arena_name)
+    assert re.search(r"^block \d+ \S+: 0x\w+ then 0x\w+ (PAYS|costs) \d+ wei$", printed, re.M)
+    looked = re.findall(r"^(\S+): \d+ pools, looked at (\d+) times$", printed, re.M)
+    assert len(looked) == 3
+    assert all(int(times) > 1 for _, times in looked)
+
+
+@pytest.mark.slow
+def test_backtest(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "backtest.py")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"^(\d+) commits, (\d+) missed, 3 reorgs, (\d+) trades$", done.stdout, re.M)
+    assert found is not None, done.stdout + done.stderr
+    assert int(found[1]) > 1
+    assert len(re.findall(r"^block \d+: (?:buy|sell) ", done.stdout, re.M)) == int(found[3]) > 0
+    assert "wei of token0 became" in done.stdout
+    assert not list(Path("/dev/shm").glob("backtest-*"))
+
+
+@pytest.mark.slow
+def test_follow_and_export(tmp_path: Path, arena_name: str) -> None:
+    printed = play("follow_and_export.py", tmp_path, arena_name, "changes.csv")
+    rows = rows_of(tmp_path / "changes.csv")
+    assert printed.endswith(f"{len(rows)} rows of {printed.split()[-4]} commits in changes.csv\n")
+    assert len({row["pool"] for row in rows}) == POOLS
+    newest = {row["pool"]: row for row in rows}
+    assert max(int(row["block"]) for row in rows) == LAST_BLOCK
+    assert all((row["reserve0"] == "") == (row["sqrt_price_x96"] != "") for row in rows)
+    assert len(rows) > len(newest), "no pool changed"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="needs pyarrow")
+def test_follow_and_export_to_parquet(tmp_path: Path, arena_name: str) -> None:
+    parquet = importlib.import_module("pyarrow.parquet")
+    play("follow_and_export.py", tmp_path, arena_name, "changes.parquet")
+    rows = parquet.read_table(tmp_path / "changes.parquet").to_pylist()
+    assert len({row["pool"] for row in rows}) == POOLS
+    assert max(row["block"] for row in rows) == LAST_BLOCK
