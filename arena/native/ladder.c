@@ -1,6 +1,6 @@
 /* ladder.c: the depth of a pool in one direction as rungs, and quotes by a search among them. */
 #include "cl_steps.h"
-#include "protocols.h"
+#include "families.h"
 #include "tick_math.h"
 
 static void store_rung(const position *at, const psa_u256 *in, const psa_u256 *out, psa_rung *rung) {

@@ -1,7 +1,7 @@
 /* protocols.h: what pools of a protocol are to the writer and to quotes, by family.
  *
- * Protocols of one family keep the same values in their lines. A new family is its number and two cases
- * here, a row in protocols.c, a file that applies its events (apply_*.c) and one that quotes it
+ * Protocols of one family keep the same values in their lines. A new family is its number here, two
+ * cases in families.h, a row in protocols.c, a file that applies its events (apply_*.c) and one that quotes it
  * (swap_*.c), or functions of those that are there.
  */
 #ifndef PSA_PROTOCOLS_H
@@ -97,28 +97,5 @@ int psa_cl_load(const psa_line *line, const row_fields *row, uint32_t flags, uin
                 const psa_tick_arrays *arrays, pool_state *pool);
 int psa_cl_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 *limit_given,
                  int zero_for_one, int exact_in, psa_quote_result *result);
-
-/* Quotes call their family directly: through pointers a V2 quote takes 5 % longer. */
-
-/* The state a swap starts from, with every field's range checked that a family has for itself. */
-static inline int psa_load_family(const psa_line *line, const row_fields *row, uint32_t flags,
-                                  uint32_t lp_fee, const psa_tick_arrays *arrays, pool_state *pool) {
-    switch (psa_family_of(row->protocol)) {
-    case PSA_FAMILY_PAIR: return psa_v2_load(line, row, flags, lp_fee, arrays, pool);
-    case PSA_FAMILY_CONCENTRATED: return psa_cl_load(line, row, flags, lp_fee, arrays, pool);
-    default: return PSA_UNSUPPORTED_PROTOCOL;
-    }
-}
-
-/* One swap on a loaded state. `limit` null: none. */
-static inline int psa_quote_family(const pool_state *pool, const psa_u256 *amount, const psa_u256 *limit,
-                                   int zero_for_one, int exact_in, psa_quote_result *result) {
-    switch (psa_family_of(pool->protocol)) {
-    case PSA_FAMILY_PAIR: return psa_v2_quote(pool, amount, limit, zero_for_one, exact_in, result);
-    case PSA_FAMILY_CONCENTRATED:
-        return psa_cl_quote(pool, amount, limit, zero_for_one, exact_in, result);
-    default: return PSA_UNSUPPORTED_PROTOCOL;
-    }
-}
 
 #endif

@@ -5,7 +5,7 @@
  * hold, and the caller checks the stamp before it believes a result or an error.
  */
 #include "atomics.h"
-#include "protocols.h"
+#include "families.h"
 #include "versions.h"
 
 static row_fields read_row(const psa_static *row) {

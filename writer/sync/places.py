@@ -29,7 +29,7 @@ FEES = b""  # beside keys of pools
 
 
 class Places:
-    """"""
+    """Those pools rest on, until the undo ring reaches no deeper."""
 
     def __init__(
         self,
