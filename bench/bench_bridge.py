@@ -21,10 +21,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import aiohttp
+from chains.market import Market
+from chains.process import Client, Node
 from harness import Report, Row, arguments, percentile
-from node.market import Market
-from node.process import Client, Node
-from oracle.processes import BridgeProcess, WriterProcess
+from roles.processes import BridgeProcess, WriterProcess
 
 import arena
 

@@ -19,10 +19,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from bench_bridge import READER, hear_heads
+from chains.market import Market
+from chains.process import Node
 from harness import Report, Row, arguments, percentile
-from node.market import Market
-from node.process import Node
-from oracle.processes import WriterProcess
+from roles.processes import WriterProcess
 
 import arena
 

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import numpy as np
 from bench_feed import latency, renumber, write_states
 from bench_rethdb import build
+from chains.market import Market
+from chains.process import Node
 from harness import Report, Row, arguments, percentile
-from node.market import Market
-from node.process import Node
 from workload import blocks, encode
 
 import arena

@@ -15,10 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from chains.market import Market
+from chains.process import Node
 from harness import Report, Row, arguments, percentile
-from node.market import Market
-from node.process import Node
-from oracle.processes import WriterProcess, remove_segments
+from roles.processes import WriterProcess, remove_segments
 
 import arena
 

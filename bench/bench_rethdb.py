@@ -18,8 +18,8 @@ from tempfile import mkdtemp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from builders.reth_database import APPENDDUP, NodeDatabase, keccak, trimmed, word32
 from harness import Report, Row, against, alternate, arguments
-from oracle.reth_database import APPENDDUP, NodeDatabase, keccak, trimmed, word32
 
 from arena.layouts.protocols import MAX_TICK
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4

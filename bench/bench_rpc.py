@@ -2,7 +2,7 @@
 
 Timed: RpcScraper.read_pools of pools of all four kinds, from request to checked values, so hashing,
 encoding, the node's work, decoding and checks are all in it. Excluded: starting the node, creating
-pools, choosing the way. Needs npm: the node is the one of tests/node. The baseline is
+pools, choosing the way. Needs npm: the node is the one of tests/chains. The baseline is
 eth_getStorageAt in batches over HTTP.
 """
 
@@ -16,9 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from chains.market import Market
+from chains.process import Node
 from harness import Report, against, alternate, arguments
-from node.market import Market
-from node.process import Node
 
 from arena.writer.lists.pool_list import parse_pool_list
 from arena.writer.node.jsonrpc import JsonRpc

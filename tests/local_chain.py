@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from node.market import Market
-from node.process import Node
+from chains.market import Market
+from chains.process import Node
 
 
 def main() -> None:

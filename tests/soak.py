@@ -2,7 +2,7 @@
 
 Runs on the installed package, like the tests. A difference ends it with what differs; at the end, and
 once a minute, it prints its totals. With `--faults` the node fails and lies by a seeded schedule
-(tests/node/faults.py); the exit code is 1 when a reader saw a wrong state as live, an arena stayed live
+(tests/doubles/faults.py); the exit code is 1 when a reader saw a wrong state as live, an arena stayed live
 behind the chain, or did not come back.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from node.proof import Proof
-from node.storm import Storm
+from chains.proof import Proof
+from chains.storm import Storm
 
 
 def storm(seed: int, seconds: float, embedded: bool, keeps_logs: bool) -> int:

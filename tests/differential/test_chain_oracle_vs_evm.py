@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 import pytest
+from chains.evm_data import CHAINS, Chain, Reorg, load, records, write_state_file
 from oracle.chain_oracle import ChainOracle, from_record, plain, plain_record
-from oracle.evm_data import CHAINS, Chain, Reorg, load, records, write_state_file
 
 
 def _differences(oracle: ChainOracle, chain: Chain, block_hash: str) -> dict[str, object]:

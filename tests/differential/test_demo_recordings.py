@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from oracle.cut_demo import DEMO, RECORDINGS, cut
-from oracle.evm_data import load, records
+from builders.cut_demo import DEMO, RECORDINGS, cut
+from chains.evm_data import load, records
 
 
 @pytest.mark.slow

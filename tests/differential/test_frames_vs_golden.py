@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle.evm_data import Block, Event
-from oracle.frames import Exex, Seed
+from builders.frames import Exex, Seed
+from chains.evm_data import Block, Event
 
 GOLDEN = Path(__file__).resolve().parent.parent / "data" / "wire" / "golden"
 _PROTOCOLS = {"UniswapV2": "uniswap_v2", "UniswapV3": "uniswap_v3", "UniswapV4": "uniswap_v4"}

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chains.evm_data import Chain, Pool, load, records
 from oracle.chain_oracle import plain_record
-from oracle.evm_data import Chain, Pool, load, records
 from oracle.swap_oracle import v4_total_fee
 
 import arena

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from native_pools import Answer, NativePool
+from builders.native_pools import Answer, NativePool
 
 from arena.native import lib
 

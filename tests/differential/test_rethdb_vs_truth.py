@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle.reth_database import truth, unpack
-from reth_pools import from_hex, state_of, target_of, targets_of, true_state
+from builders.reth_database import truth, unpack
+from builders.reth_pools import from_hex, state_of, target_of, targets_of, true_state
 
 from arena.errors import AccountMissing, PoolInvalid
 from arena.values import PoolValues

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.frames import Exex
+from builders.reth_database import keccak
+from chains.evm_data import Block, Event
 from oracle.chain_oracle import ChainOracle, V2State, V3State
-from oracle.evm_data import Block, Event
-from oracle.frames import Exex
-from oracle.reth_database import keccak
 
 import arena
 from arena.errors import ArenaError, HookedPool, LogInvalid, NodeBehind, RpcRefused

@@ -1,7 +1,7 @@
 """What arena-bridge sends, read with nothing but the rules of the wire, against the node's own logs.
 
 Method: real contracts and a trader on a real node; clients are plain sockets. Expected frames are encoded
-by tests/node/producer.py from the node's logs, orphaned blocks as they were when they happened.
+by tests/chains/producer.py from the node's logs, orphaned blocks as they were when they happened.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node.market import Market
-from node.process import Node
-from node.producer import NodeProducer
-from oracle.history import frames_of
-from oracle.processes import BridgeProcess
+from builders.history import frames_of
+from chains.market import Market
+from chains.process import Node
+from chains.producer import NodeProducer
+from roles.processes import BridgeProcess
 
 pytestmark = pytest.mark.node
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.frames import Exex, Piece, Seed, pieces
+from chains.evm_data import Block, Chain, load, write_state_file
+from doubles.feed_server import FeedServer
 from oracle.chain_oracle import ChainOracle, from_record, plain, plain_record
-from oracle.evm_data import Block, Chain, load, write_state_file
-from oracle.feed_server import FeedServer
-from oracle.frames import Exex, Piece, Seed, pieces
-from oracle.processes import ReaderProcess, WriterProcess
+from roles.processes import ReaderProcess, WriterProcess
 
 SEED_TAGGED, SEED_INDEXED, EXEX = "seed-tagged", "seed-indexed", "exex"
 EXEX_AT_ONCE = [

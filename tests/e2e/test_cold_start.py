@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node.market import DYNAMIC_FEE, Market
-from node.mirror import DatabaseMirror
-from node.process import Node
-from node.producer import NodeProducer
-from node.proxy import Fault, FaultyServer, lagging_answer
-from oracle.feed_server import FeedServer
-from oracle.history import frames_of
-from oracle.processes import ReaderProcess, WriterProcess
+from builders.history import frames_of
+from chains.market import DYNAMIC_FEE, Market
+from chains.mirror import DatabaseMirror
+from chains.process import Node
+from chains.producer import NodeProducer
+from doubles.feed_server import FeedServer
+from doubles.proxy import Fault, FaultyServer, lagging_answer
+from roles.processes import ReaderProcess, WriterProcess
 
 pytestmark = pytest.mark.node
 

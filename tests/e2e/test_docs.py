@@ -29,13 +29,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from node.market import Market
-from node.mirror import DatabaseMirror
-from node.process import Client, Node
-from node.producer import NodeProducer
-from oracle.feed_server import FeedServer
-from oracle.processes import remove_segments
-from oracle.reth_database import library_path
+from builders.reth_database import library_path
+from chains.market import Market
+from chains.mirror import DatabaseMirror
+from chains.process import Client, Node
+from chains.producer import NodeProducer
+from doubles.feed_server import FeedServer
+from roles.processes import remove_segments
 
 import arena
 import arena.writer.demo

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node.market import Market
-from node.mirror import DatabaseMirror
-from node.process import Node
-from node.producer import NodeProducer
-from node.proxy import FaultyServer, node_answer
-from oracle.feed_server import FeedServer
-from oracle.history import Producer, Universe, write_states
-from oracle.node_server import NodeServer
+from builders.history import Producer, Universe, write_states
+from chains.market import Market
+from chains.mirror import DatabaseMirror
+from chains.process import Node
+from chains.producer import NodeProducer
+from doubles.feed_server import FeedServer
+from doubles.node_server import NodeServer
+from doubles.proxy import FaultyServer, node_answer
 
 SECONDS = 60
 

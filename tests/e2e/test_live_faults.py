@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from node.proof import Proof
-from node.proxy import Swallower
+from chains.proof import Proof
+from doubles.proxy import Swallower
 
 pytestmark = pytest.mark.node
 

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from node.proof import Proof
+from chains.proof import Proof
 
 pytestmark = pytest.mark.node
 

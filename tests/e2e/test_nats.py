@@ -1,6 +1,6 @@
 """The list of pools from a real NATS server: asked for, followed through lost connections, saved.
 
-The publisher (tests/oracle/nats_server.py) speaks both dialects. Conditions are waited for; what must
+The publisher (tests/doubles/nats_server.py) speaks both dialects. Conditions are waited for; what must
 not happen is looked for after something later has happened.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle.nats_server import NatsServer, Publisher
-from running_source import SECONDS, RunningSource
+from doubles.nats_server import NatsServer, Publisher
+from roles.running_source import SECONDS, RunningSource
 
 from arena.errors import PoolListError
 from arena.writer.lists import asking, natslink

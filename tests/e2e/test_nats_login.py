@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import nkeys
 import pytest
-from oracle.nats_server import NatsServer
+from doubles.nats_server import NatsServer
 
 from arena.errors import PoolListError
 from arena.writer.lists.natslink import NatsAddress, open_link

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node.market import Market
-from node.process import Node
-from node.producer import NodeProducer
+from chains.market import Market
+from chains.process import Node
+from chains.producer import NodeProducer
 from oracle import wire_oracle
 from oracle.chain_oracle import ChainOracle, from_record, plain
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from node.market import Market
-from node.process import Node
-from oracle.feed_server import FeedServer
-from oracle.processes import BridgeProcess, ReaderProcess, WriterProcess
+from chains.market import Market
+from chains.process import Node
+from doubles.feed_server import FeedServer
+from roles.processes import BridgeProcess, ReaderProcess, WriterProcess
 
 import arena.writer.demo
 

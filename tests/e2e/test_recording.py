@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node.proof import Proof
+from builders.history import frames_of
+from chains.proof import Proof
+from doubles.feed_server import FeedServer
 from oracle import wire_oracle as oracle
-from oracle.feed_server import FeedServer
-from oracle.history import frames_of
-from oracle.processes import ReaderProcess, WriterProcess
+from roles.processes import ReaderProcess, WriterProcess
 
 import arena.writer.demo
 from arena.errors import Deserialization

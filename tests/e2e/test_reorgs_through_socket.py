@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.frames import Exex, Order, Piece, ReorgForm, Seed, pieces
+from builders.history import frames_of
+from chains.evm_data import Block, Chain, load, write_state_file
+from doubles.feed_server import FeedServer
 from oracle.chain_oracle import ChainOracle, V2State, from_record, plain, plain_record
-from oracle.evm_data import Block, Chain, load, write_state_file
-from oracle.feed_server import FeedServer
-from oracle.frames import Exex, Order, Piece, ReorgForm, Seed, pieces
-from oracle.history import frames_of
-from oracle.processes import SECONDS, ReaderProcess, WriterProcess
+from roles.processes import SECONDS, ReaderProcess, WriterProcess
 
 import arena
 

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+from chains.proof import Proof
 from conftest import PROFILE, SEED
-from node.proof import Proof
-from oracle.processes import ReaderProcess
+from roles.processes import ReaderProcess
 
 pytestmark = [pytest.mark.node, pytest.mark.slow]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node.market import Market
-from node.mirror import DatabaseMirror
-from node.process import Node
+from chains.market import Market
+from chains.mirror import DatabaseMirror
+from chains.process import Node
 
 from arena.errors import AccountMissing, BlockUnavailable, PoolInvalid
 from arena.writer.lists.pool_list import parse_pool_list

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle.processes import remove_segments
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from roles.processes import remove_segments
 
 import arena
 import arena.writer.demo

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node.market import Market
-from node.proof import Proof
-from oracle.nats_server import NatsServer, Publisher
-from oracle.processes import ReaderProcess
+from chains.market import Market
+from chains.proof import Proof
+from doubles.nats_server import NatsServer, Publisher
+from roles.processes import ReaderProcess
 
 import arena
 from arena.layouts import slots

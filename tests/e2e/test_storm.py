@@ -6,9 +6,9 @@ A minute of what `python tests/soak.py --faults` does for as long as one likes.
 from pathlib import Path
 
 import pytest
+from chains.storm import Storm
 from conftest import SEED
-from node.faults import FAULTS, schedule
-from node.storm import Storm
+from doubles.faults import FAULTS, schedule
 
 SECONDS = 60.0
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from oracle.feed_server import FeedServer
+from doubles.feed_server import FeedServer
 
 CONFTEST = Path(__file__).resolve().parent.parent / "conftest.py"
 

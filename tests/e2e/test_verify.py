@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node.proof import Proof
-from oracle.processes import ReaderProcess, WriterProcess
+from chains.proof import Proof
+from roles.processes import ReaderProcess, WriterProcess
 
 import arena
 

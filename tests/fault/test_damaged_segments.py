@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders.deep_blocks import Chain, Key
 from conftest import SEED
-from deep_blocks import Chain, Key
 
 import arena
 from arena.errors import ArenaBusy, ArenaDamaged, ArenaError, LayoutMismatch

@@ -1,14 +1,14 @@
 """The undo ring keeps 64 blocks at ten times mainnet's load, in no more memory than that takes.
 
 Method: blocks of generated events through WriterArena.apply and back again; each pool is then compared
-with a copy kept by tests/deep_blocks.py.
+with a copy kept by tests/builders/deep_blocks.py.
 """
 
 import os
 from pathlib import Path
 
 import pytest
-from deep_blocks import Chain
+from builders.deep_blocks import Chain
 
 from arena.images import UNDO_BLOCKS_KEPT
 from arena.layouts import slots

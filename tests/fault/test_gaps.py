@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle.feed_server import FeedServer
-from oracle.history import Producer, Universe, frames_of, write_states
-from oracle.node_server import NodeServer
-from oracle.processes import ReaderProcess, WriterProcess
+from builders.history import Producer, Universe, frames_of, write_states
+from doubles.feed_server import FeedServer
+from doubles.node_server import NodeServer
+from roles.processes import ReaderProcess, WriterProcess
 
 SECONDS = 30.0
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.history import MANAGER, SimBlock, write_states
+from chains.evm_data import Event
 from fault.test_gaps import SECONDS, Stage
-from oracle.evm_data import Event
-from oracle.history import MANAGER, SimBlock, write_states
 from oracle.swap_oracle import v4_total_fee
 
 LP_FEE = 3000

@@ -24,10 +24,17 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
-from oracle import reth_database
-from oracle.reth_database import NodeDatabase, factor, header_hash, keccak, moving_reserves, unpack
-from reth_children import die, hold_a_transaction, open_segments, signal_facts
-from reth_pools import from_hex, state_of, targets_of, true_state
+from builders import reth_database
+from builders.reth_database import (
+    NodeDatabase,
+    factor,
+    header_hash,
+    keccak,
+    moving_reserves,
+    unpack,
+)
+from builders.reth_pools import from_hex, state_of, targets_of, true_state
+from roles.reth_children import die, hold_a_transaction, open_segments, signal_facts
 
 from arena import errors
 from arena.errors import DatabaseRefused
@@ -879,7 +886,7 @@ def command(*words: str | Path) -> tuple[int, str, str]:
 def held_exclusively(database: Path) -> Iterator[None]:
     """Held open alone by another process."""
     source = (
-        "import sys; from pathlib import Path; from oracle import reth_database as r\n"
+        "import sys; from pathlib import Path; from builders import reth_database as r\n"
         "opened = r.NodeDatabase(Path(sys.argv[1]), flags=r.EXCLUSIVE)\n"
         "print('held', flush=True); sys.stdin.read(); opened.close()"
     )

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from node.market import Market
-from node.process import Node
-from node.proxy import Fault, FaultyServer, node_answer, plain_answer
+from chains.market import Market
+from chains.process import Node
+from doubles.proxy import Fault, FaultyServer, node_answer, plain_answer
 
 from arena.errors import (
     BlockUnavailable,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle.processes import remove_segments
+from roles.processes import remove_segments
 
 import arena
 import arena.writer.demo

@@ -11,17 +11,14 @@ import random
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from roles import kill as roles
 
 import arena
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
 from arena.writing import WriterArena
-
-sys.path.insert(0, str(Path(__file__).parent))
-import kill_roles as roles
 
 ROUNDS = [20, pytest.param(500, marks=pytest.mark.slow)]
 

@@ -1,6 +1,6 @@
 """kill -9 of a writer that removes pools, uses their slots again and grows the arena, 200 times.
 
-Method: as test_writer_killed.py, with the writers of churn_roles.py. After every kill the pools there are,
+Method: as test_writer_killed.py, with the writers of roles/churn.py. After every kill the pools there are,
 and their values, are those of the head block, whatever the dead writer was at; the next writer can fill
 every slot that shows no pool.
 """
@@ -14,14 +14,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from roles import churn as roles
 
 import arena
 from arena.layouts import slots
 from arena.specs import PoolSpec, TokenSpec
 from arena.writing import WriterArena
-
-sys.path.insert(0, str(Path(__file__).parent))
-import churn_roles as roles
 
 ROUNDS = [20, pytest.param(200, marks=pytest.mark.slow)]
 

@@ -7,7 +7,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-from .evm_data import Block, Event, State
+from chains.evm_data import Block, Event, State
 
 UINT112_MAX = 2**112 - 1
 UINT128_MAX = 2**128 - 1

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from doubles.proxy import Fault, FaultyServer
 from hypothesis import example, given
 from hypothesis import strategies as st
-from node.proxy import Fault, FaultyServer
 
 from arena.errors import RpcError, RpcRefused
 from arena.writer.node.jsonrpc import JsonRpc

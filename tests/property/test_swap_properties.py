@@ -7,10 +7,10 @@ in range equal to the sum below the current tick, gaps without liquidity, any fe
 import random
 
 import pytest
+from builders.native_pools import Answer, NativePool, limbs
 from conftest import PROFILE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_pools import Answer, NativePool, limbs
 from oracle import swap_oracle as oracle
 
 from arena.native import ffi, lib

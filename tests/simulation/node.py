@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from oracle.history import answer, bloom_of
+from builders.history import answer, bloom_of
 
 from arena.errors import RpcRefused, RpcUnavailable
 from simulation.clock import Workers

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from oracle.history import FAULTS, Delivery, ListChange, disturb, frames_of
+from builders.history import FAULTS, Delivery, ListChange, disturb, frames_of
 
 import arena
 from arena.errors import Scraper

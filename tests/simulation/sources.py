@@ -8,8 +8,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from builders.history import SimBlock, write_states
 from oracle.chain_oracle import V2State
-from oracle.history import SimBlock, write_states
 
 from arena.errors import PoolInvalid, RpcUnavailable, Scraper
 from arena.specs import PoolSpec, TokenSpec

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterable
 
-from oracle.history import MORE_POOLS, POOLS, ListChange, Producer, SimBlock, Universe
+from builders.history import MORE_POOLS, POOLS, ListChange, Producer, SimBlock, Universe
 
 from simulation.clock import Clock
 from simulation.plan import Plan

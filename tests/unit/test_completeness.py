@@ -1,7 +1,7 @@
 """What counts as all logs of a block, against a node that lies as told.
 
-Method: a chain of a few contracts whose filters are made by tests/oracle/history.py. Each lie is told by one
-way of asking or by several, once or for good; what is read is either the truth, or an error, or names
+Method: a chain of a few contracts whose filters are made by tests/builders/history.py. Each lie is told by
+one way of asking or by several, once or for good; what is read is either the truth, or an error, or names
 the pools it may be wrong of.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from oracle.history import bloom_of as oracle_bloom
+from builders.history import bloom_of as oracle_bloom
 
 from arena.errors import (
     ArenaError,

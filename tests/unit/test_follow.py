@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from oracle.history import DECOY, SimBlock, Universe
+from builders.history import DECOY, SimBlock, Universe
 
 from arena.errors import ChainMoved, NodeBehind, ReorgTooDeep, RpcRefused
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4

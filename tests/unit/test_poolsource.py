@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_source import RunningSource
+from roles.running_source import RunningSource
 
 from arena.errors import PoolListError
 from arena.writer.lists.files import FilePools

@@ -4,8 +4,8 @@ Golden values are storage words, keys and rows recorded from the published contr
 """
 
 import pytest
-from oracle.reth_database import truth
-from reth_pools import target_of
+from builders.reth_database import truth
+from builders.reth_pools import target_of
 
 from arena.errors import PoolInvalid
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native_pools import Answer, NativePool, answer, direction, limbs
+from builders.native_pools import Answer, NativePool, answer, direction, limbs
 from oracle import swap_oracle as oracle
 
 from arena.native import ffi, lib

@@ -2,11 +2,11 @@
 
 Nothing here imports the product: JSON-RPC client, ABI encoding and assembler are its own, keccak
 is the node's. The node binary and the contracts' bytecode come from npm (`package.json`); the
-first use runs `npm install` into `tests/node/node_modules`, or below the folder that PSA_NODE_DIR
+first use runs `npm install` into `tests/chains/node_modules`, or below the folder that PSA_NODE_DIR
 names. Tests that use it carry the marker `node`.
 
-    from node.market import Market
-    from node.process import Node
+    from chains.market import Market
+    from chains.process import Node
 
     with Node(tmp_path) as node:                    # node.http, node.ws, node.ipc
         market = Market(node, seed=1)

@@ -3,7 +3,7 @@
 Origin: each recording is a run of consecutive blocks of one recorded chain, reorgs included as they
 happened, encoded as the producer of generation 15 sends them; the contracts' own answers stand
 beside it. No recording has both reorgs and quotes because no recorded chain has, so there are
-several; each has its own feed. Run from anywhere: `python tests/oracle/cut_demo.py [FOLDER]`.
+several; each has its own feed. Run from anywhere: `python tests/builders/cut_demo.py [FOLDER]`.
 
 For a recording NAME:
     chain_NAME.exex       raw frames: blocks first_block..last_block
@@ -27,8 +27,9 @@ TESTS = Path(__file__).resolve().parent.parent
 if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))
 
-from oracle.evm_data import DYNAMIC_FEE, Chain, load, records, write_state_file
-from oracle.frames import Exex, pieces
+from chains.evm_data import DYNAMIC_FEE, Chain, load, records, write_state_file
+
+from builders.frames import Exex, pieces
 
 DEMO = TESTS.parent / "writer" / "demo"
 

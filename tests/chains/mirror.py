@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from oracle.reth_database import NodeDatabase, keccak, pool_place, word32
+from builders.reth_database import NodeDatabase, keccak, pool_place, word32
 
-from .market import Market, Pool
+from chains.market import Market, Pool
 
 FORMATS = {
     "uniswap_v2": "v2",

@@ -1,6 +1,6 @@
 """A reader as an outside program would be: attaches by name, looks, compares.
 
-Run as a script: `reader_process.py NAME SECONDS`. Obeys JSON lines on stdin, answers each with one
+Run as a script: `roles/reader_process.py NAME SECONDS`. Obeys JSON lines on stdin, answers each with one
 on stdout, and ends when stdin closes:
 
     {"do": "live", "block", "seconds"}

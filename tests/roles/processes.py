@@ -1,7 +1,7 @@
 """A writer and readers as processes of their own, for end-to-end tests.
 
 Imports nothing of the product: the writer is the installed `arena-writer` script, a reader is
-`tests/e2e/reader_process.py`; both are told what to do from here.
+`tests/roles/reader_process.py`; both are told what to do from here.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-READER = Path(__file__).resolve().parent.parent / "e2e" / "reader_process.py"
+READER = Path(__file__).resolve().parent / "reader_process.py"
 SHM = Path("/dev/shm")
 SECONDS = 30.0
 """Deadline of one step; reaching it fails the test with the writer's log."""

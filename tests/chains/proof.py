@@ -15,11 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from oracle.processes import BridgeProcess, ReaderProcess, WriterProcess
+from roles.processes import BridgeProcess, ReaderProcess, WriterProcess
 
-from .evm import signed, split, tail, words
-from .market import DYNAMIC_FEE, HIGHEST_LIMIT, LOWEST_LIMIT, ZERO, Market, Pool
-from .process import Node, NodeError, bytecode
+from chains.evm import signed, split, tail, words
+from chains.market import DYNAMIC_FEE, HIGHEST_LIMIT, LOWEST_LIMIT, ZERO, Market, Pool
+from chains.process import Node, NodeError, bytecode
 
 V3_LENS = "@uniswap/v3-periphery/artifacts/contracts/lens/"
 V2_ROUTER = "@uniswap/v2-periphery/build/UniswapV2Router02.json"

@@ -8,12 +8,12 @@ ones.
 from collections.abc import Sequence
 from typing import Any
 
-from oracle.evm_data import Block, Event
-from oracle.frames import Exex
-from oracle.history import TOPIC
+from builders.frames import Exex
+from builders.history import TOPIC
 
-from .evm import signed, split
-from .market import Market, Pool
+from chains.evm import signed, split
+from chains.evm_data import Block, Event
+from chains.market import Market, Pool
 
 CAKE_SWAP = "0x19b47279256b2a23a1665c810c8d55a1758940ee09377d4f8d26497a3577dc83"
 PROTOCOL_FEE = "0xe9c42593e71f84403b84352cd168d693e2c9fcd1fdbcc3feb21d92b43e6696f9"

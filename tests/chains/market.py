@@ -6,8 +6,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .evm import ACTOR, ASKER, address, assemble, cake_deployer, signed, split, tail, word, words
-from .process import Node, NodeError, bytecode
+from chains.evm import (
+    ACTOR,
+    ASKER,
+    address,
+    assemble,
+    cake_deployer,
+    signed,
+    split,
+    tail,
+    word,
+    words,
+)
+from chains.process import Node, NodeError, bytecode
 
 Kind = Literal["uniswap_v2", "uniswap_v3", "uniswap_v4", "pancakeswap_v3"]
 ZERO = "0x" + "00" * 20

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .chain_oracle import liquidity_delta, v2_delta
-from .evm_data import Block, Chain, Event, Reorg, State
+from chains.evm_data import Block, Chain, Event, Reorg, State
+from oracle.chain_oracle import liquidity_delta, v2_delta
 
 I128_MIN, I128_MAX = -(2**127), 2**127 - 1
 Order = Literal["newest-first", "oldest-first"]

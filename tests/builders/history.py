@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import sha3  # type: ignore[import-untyped]
+from chains.evm_data import Block, Event, State
+from oracle.chain_oracle import ChainOracle, V2State, V3State, plain
 
-from .chain_oracle import ChainOracle, V2State, V3State, plain
-from .evm_data import Block, Event, State
-from .frames import Exex, Order
-from .reth_database import keccak
+from builders.frames import Exex, Order
+from builders.reth_database import keccak
 
 GENESIS = 1000
 MANAGER = "0x" + "99" * 20

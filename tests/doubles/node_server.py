@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from .history import SimBlock, answer
+from builders.history import SimBlock, answer
 
 
 class NodeServer:

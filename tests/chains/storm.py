@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .faults import Episode, FaultyNode, schedule
-from .process import Node
-from .proof import Proof
+from doubles.faults import Episode, FaultyNode, schedule
+
+from chains.process import Node
+from chains.proof import Proof
 
 # Ten seconds until it is shown, and as much for a machine that is busy.
 UNSEEN_S = 20.0

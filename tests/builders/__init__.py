@@ -1,0 +1,1 @@
+"""What makes the records, blocks, pools and databases that tests begin with."""

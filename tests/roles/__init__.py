@@ -1,0 +1,1 @@
+"""What runs as a process, or on a thread, beside a test."""
