@@ -43,8 +43,8 @@ class Played:
     def drop_buffer(self) -> None:
         self.drops += 1
 
-    async def call(self, work: Callable[[], Any]) -> Any:
-        return work()
+    async def call(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return work(*arguments)
 
 
 def wait(played: Played, *answers: SyncState | Exception, **limits: Any) -> int:

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class GapClosing:
-    """"""
+    """The main thread's half: asks for what is missing, as often as it takes."""
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ MAX_BACKFILL_BLOCKS = 512
 
 
 class Joining:
-    """"""
+    """One attempt after another, until the arena is live."""
 
     def __init__(
         self,

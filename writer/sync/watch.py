@@ -30,7 +30,7 @@ SILENT_S = 6.0
 
 
 class Watch:
-    """"""
+    """Runs beside staying live; what the node refuses is asked again."""
 
     def __init__(
         self,
