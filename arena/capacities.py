@@ -7,9 +7,6 @@ from arena.layouts import slots
 from arena.native import ffi, lib
 
 PAGE_NBYTES = 4096
-# 64 blocks of 17,800 records, three for a liquidity event and one for each pool another touches: 10 times
-# Ethereum's 500 events a block, whatever they are.
-UNDO_NBYTES = 96 << 20
 
 
 @dataclass(frozen=True, slots=True)

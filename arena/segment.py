@@ -30,6 +30,9 @@ from arena.owner import check_owner, user_id
 
 DIRECTORY = "/dev/shm"
 NAME_NBYTES = 200
+# 64 blocks of 17,800 records, three for a liquidity event and one for each pool another touches: 10 times
+# Ethereum's 500 events a block, whatever they are.
+UNDO_NBYTES = 96 << 20
 _MAX_NBYTES = 1 << 46  # half of what a process can address; no writer makes one so large
 
 # How the system says that a segment is larger than what is left, or allowed.

@@ -5,13 +5,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from arena.capacities import UNDO_NBYTES, Capacities
+from arena.capacities import Capacities
 from arena.generations import Hold, create, take_over
 from arena.images import ArenaImage, take_image
 from arena.layouts import slots
 from arena.layouts.protocols import PROTOCOLS
 from arena.native import ffi, lib
 from arena.reads import NO_POOL, is_visible, read_pool, slots_where
+from arena.segment import UNDO_NBYTES
 from arena.specs import PoolSpec, pad_key, read_spec
 from arena.values import Fault, PoolValues, pack_line, pack_ticks, read_fault, unpack
 from arena.writable import WritableGeneration

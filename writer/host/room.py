@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from arena.capacities import UNDO_NBYTES
+from arena.segment import UNDO_NBYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
-import sha3
+import sha3  # type: ignore[import-untyped]
 
 from arena.layouts.protocols import PROTOCOLS
 from arena.specs import PoolSpec

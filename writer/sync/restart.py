@@ -11,7 +11,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from arena.capacities import UNDO_NBYTES
 from arena.errors import (
     ArenaFull,
     ArenaMissing,
@@ -21,6 +20,7 @@ from arena.errors import (
     LayoutMismatch,
 )
 from arena.layouts.slots import STATUS_LIVE, STATUS_SYNCING, UNDO_RECORD
+from arena.segment import UNDO_NBYTES
 from arena.writer.node.client import NodeClient
 from arena.writer.sync.checkpoint_file import Checkpoint, usable_checkpoints
 from arena.writing import WriterArena
