@@ -28,7 +28,8 @@ def follow(name: str, ready: Any, results: Any) -> None:
     """One of the processes: report every commit it gets to see, then None."""
     with arena.attach(name, timeout=30) as pools:
         pools.wait_live(timeout=60)
-        print(f"process {os.getpid()} has attached and finds {len(pools)} pools", flush=True)
+        told = f"process {os.getpid()} has attached and finds {len(pools)} pools\n"
+        print(told, end="", flush=True)  # in one piece: all write to one terminal
         ready.wait(timeout=120)
         commit = 0
         while pools.writer_alive and pools.phase != "stopped":
