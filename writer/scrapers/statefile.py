@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 
 MAX_CONTENTS = 256  # whose time is remembered; 50 minutes of a file a block
-CLOCK_SET_NS = (
-    500_000_000  # the wall clock differs by more than it is ever slewed by between two looks
-)
+CLOCK_SET_NS = 500_000_000  # more than the wall clock is slewed by between two looks
 MAX_LYING = 8  # files of losses that are not read yet; a descriptor each
 
 
@@ -221,9 +219,8 @@ class StateFile:
                 made_ns = self._changed_ns
                 if content.age_ns >= 0:
                     made_ns = opened_ns - content.age_ns - (self._most_ahead_ns - self._ahead_ns)
-                    if (
-                        self._is_clock_set
-                    ):  # and may have been set further ahead, and back, meanwhile
+                    if self._is_clock_set:
+                        # It may have been set further ahead, and back, meanwhile.
                         made_ns = min(made_ns, self._changed_ns)
                 self._made_ns.setdefault(content.digest, max(0, made_ns))
                 while len(self._made_ns) > MAX_CONTENTS:
