@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from arena.errors import (
-    ArenaMissing,
-    ArenaNotReady,
-    SnapshotContended,
-    SnapshotTooOld,
-    WriterDead,
-)
+from arena.errors import ArenaMissing, ArenaNotReady, SnapshotContended, SnapshotTooOld, WriterDead
 from arena.native import ffi, lib
 from arena.readers.attachment import Attachment
 from arena.readers.batch import QuoteBatch

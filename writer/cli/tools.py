@@ -16,12 +16,7 @@ from arena.writer.cli.options import (
     VerifyOptions,
 )
 from arena.writer.cli.taking import takes
-from arena.writer.cli.terminal import (
-    EXIT_DIFFERENT,
-    configure_logging,
-    refusing,
-    run_until_signal,
-)
+from arena.writer.cli.terminal import EXIT_DIFFERENT, configure_logging, refusing, run_until_signal
 from arena.writer.cli.values import check_address, parse_mode, parse_size
 from arena.writer.host.room import Access
 from arena.writer.host.shortage import check_files

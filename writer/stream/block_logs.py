@@ -26,14 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from arena.errors import (
-    ChainMoved,
-    LogInvalid,
-    LogsRefused,
-    NodeBehind,
-    RpcRefused,
-    Scraper,
-)
+from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused, Scraper
 from arena.specs import PoolSpec
 from arena.writer.node.meanings import demands_address
 from arena.writer.stream.evidence import (
@@ -55,7 +48,6 @@ from arena.writer.stream.known_events import KnownEvents
 from arena.writer.stream.receipts import ReceiptSource
 
 log = logging.getLogger(__name__)
-
 
 SETTLE_S = 0.5  # an index still being built answers with less; seen late by 0.15 s
 PASS_S = 2.0  # as long as a node may contradict itself before its block is passed

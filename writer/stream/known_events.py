@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING
 
 from arena.specs import PoolSpec
 from arena.writer.protocols.held import key_of
-from arena.writer.stream.evidence import (
-    Evidence,
-    bloom_bits,
-    bloom_of,
-    event_of,
-    named_pools,
-)
+from arena.writer.stream.evidence import Evidence, bloom_bits, bloom_of, event_of, named_pools
 
 if TYPE_CHECKING:
     from arena.writer.node.client import Header, Log

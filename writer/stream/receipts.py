@@ -4,18 +4,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from arena.errors import (
-    LogInvalid,
-    NodeBehind,
-    RpcError,
-    RpcRefused,
-    Scraper,
-)
+from arena.errors import LogInvalid, NodeBehind, RpcError, RpcRefused, Scraper
 from arena.writer.node.meanings import Meaning, meaning
-from arena.writer.stream.evidence import (
-    LogSource,
-    ordered,
-)
+from arena.writer.stream.evidence import LogSource, ordered
 
 if TYPE_CHECKING:
     from arena.writer.node.client import Header, Log, Receipts

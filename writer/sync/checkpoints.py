@@ -11,13 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from arena.writer.sync.checkpoint_file import KEEP, write_checkpoint
-from arena.writer.sync.hashes import (
-    FINAL_HASH_WAIT_S,
-    HASH_WAIT_S,
-    POLL_S,
-    Hashes,
-    hash_of_block,
-)
+from arena.writer.sync.hashes import FINAL_HASH_WAIT_S, HASH_WAIT_S, POLL_S, Hashes, hash_of_block
 from arena.writer.sync.intake import Intake
 from arena.writer.sync.port import FeedThreadCall
 

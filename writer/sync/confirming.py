@@ -4,50 +4,27 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import TypeVar
 
-from arena.errors import (
-    ChainMoved,
-    Scraper,
-)
+from arena.errors import ChainMoved, Scraper
 from arena.writer.stream.compare import NodeBlock
 from arena.writer.sync.agreement import Agreement
 from arena.writer.sync.branch import Branch
 from arena.writer.sync.candidate import Candidate, Verdict
-from arena.writer.sync.port import Port
-from arena.writer.sync.progress import Progress
-from arena.writer.sync.roster import (
-    Roster,
-)
+from arena.writer.sync.parts import Part, Shared
 from arena.writer.sync.turning import NOT_YET
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
 
 # A block's logs are believed after two seconds at the most, or never: then pools are read at another.
 UNSETTLED_S = 5.0
 
 
-class Confirming:
+class Confirming(Part):
     """Asks the node, where there is one. `gap_timeout_s` is how long blocks that differ are waited for,
     `unsure_s` how long nothing but time and fee need show that node and stream are on one branch."""
 
-    def __init__(
-        self,
-        port: Port,
-        progress: Progress,
-        roster: Roster,
-        *,
-        branch: Branch | None,
-        gap_timeout_s: float,
-        unsure_s: float,
-    ) -> None:
-        self.intake = port.intake
-        self._call = port.call
-        self._progress = progress
-        self._roster = roster
-        self.branch = branch
+    def __init__(self, shared: Shared, *, gap_timeout_s: float, unsure_s: float) -> None:
+        super().__init__(shared)
         self.gap_timeout_s = gap_timeout_s
         self._unsure_s = unsure_s
         self._unsure_since: tuple[int, float] | None = None  # epoch, time

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import TypeVar
 
 from arena.errors import (
     AlreadyLive,
@@ -34,21 +33,19 @@ from arena.writer.sync.gap import GapClosing
 from arena.writer.sync.intake import Intake
 from arena.writer.sync.joining import Joining
 from arena.writer.sync.membership import Membership
+from arena.writer.sync.parts import Shared
 from arena.writer.sync.places import Places
 from arena.writer.sync.port import FeedThreadCall, Port
 from arena.writer.sync.progress import Progress
-from arena.writer.sync.roster import (
-    Roster,
-)
+from arena.writer.sync.roster import Roster
 from arena.writer.sync.single import Single
 from arena.writer.sync.source import Source
 from arena.writer.sync.standing import StreamBroken
 from arena.writer.sync.starts import COLD_START, Metrics, Preset
 from arena.writer.sync.watch import WITNESS_PAUSE_S, Watch
+from arena.writer.sync.ways import Parts
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
 
 RESYNC_PAUSE_S = 1.0
 # How long what node and stream agree in may be no more than time and fee: a chain may stand still.
@@ -88,39 +85,23 @@ class Coordinator:
     ):
         self.intake = intake
         self._call = call
-        port = Port(intake, call)
-        self._branch = None if node is None else Branch(node)
         self._side_tasks = SideTasks() if side_tasks is None else side_tasks
-        self._progress = progress = Progress(port, observe)
-        self._roster = roster = Roster(targets)
-        self._source = source = Source(port, progress, scraper=scraper, described=described)
-        self._confirming = confirming = Confirming(
-            port,
-            progress,
-            roster,
-            branch=self._branch,
-            gap_timeout_s=gap_timeout_s,
-            unsure_s=unsure_s,
-        )
-        places = Places(port, progress, confirming, roster)
-        self._membership = membership = Membership(
-            port, progress, source, confirming, places, roster
-        )
-        self._watch = Watch(port, confirming, places, witness_pause_s=witness_pause_s)
+        self._branch = None if node is None else Branch(node)
+        self._roster = Roster(targets)
+        port = Port(intake, call)
+        self._progress = Progress(port, observe)
+        shared = Shared(port, self._progress, self._roster, self._branch)
+        self._source = Source(shared, scraper=scraper, described=described)
+        confirming = Confirming(shared, gap_timeout_s=gap_timeout_s, unsure_s=unsure_s)
+        places = Places(shared, confirming)
+        self._membership = Membership(shared, self._source, places)
+        self._watch = Watch(shared, confirming, places, witness_pause_s=witness_pause_s)
+        parts = Parts(self._source, confirming, places, self._membership)
         self._joining = Joining(
-            port,
-            progress,
-            source,
-            confirming,
-            places,
-            roster,
-            membership,
-            self._watch,
-            preset=preset,
-            scrape_timeout_s=scrape_timeout_s,
+            shared, parts, self._watch, preset, scrape_timeout_s=scrape_timeout_s
         )
-        self._gap = GapClosing(port, progress, confirming, places, roster, membership)
-        self._single = Single(port, progress, source, confirming, places, roster, membership)
+        self._gap = GapClosing(shared, parts)
+        self._single = Single(shared, parts)
         self._is_tight = False  # the tick heap is nearly full: it grows before it is
 
     @property

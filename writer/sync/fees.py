@@ -7,20 +7,16 @@ from contextlib import suppress
 from arena.native import lib
 from arena.writer.stream.fees import Change
 from arena.writer.sync.agreement import Witness
-from arena.writer.sync.standing import Standing
+from arena.writer.sync.standing import FeedPart, Standing
 
 log = logging.getLogger(__name__)
 
 
-class Fees:
+class Fees(FeedPart):
     """`told`: what the node told of kept blocks, in order."""
 
     def __init__(self, standing: Standing) -> None:
-        self.standing = standing
-        self.stage = standing.stage
-        self.arena = standing.arena
-        self.buffer = standing.buffer
-        self.processor = standing.processor
+        super().__init__(standing)
         self.told: list[Change] = []
 
     def unsure_from(self, block_number: int) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from typing import TypeVar
 
 from arena.errors import (
     ArenaFull,
@@ -16,40 +15,18 @@ from arena.errors import (
     Scraper,
 )
 from arena.writer.sync.agreement import Witness
-from arena.writer.sync.confirming import Confirming
-from arena.writer.sync.membership import Membership
-from arena.writer.sync.places import Places
-from arena.writer.sync.port import Port
-from arena.writer.sync.progress import Progress
-from arena.writer.sync.roster import (
-    Roster,
-)
+from arena.writer.sync.parts import Shared
 from arena.writer.sync.standing import StreamBroken
+from arena.writer.sync.ways import Parts, Way
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
-class GapClosing:
+class GapClosing(Way):
     """The main thread's half: asks for what is missing, as often as it takes."""
 
-    def __init__(
-        self,
-        port: Port,
-        progress: Progress,
-        confirming: Confirming,
-        places: Places,
-        roster: Roster,
-        membership: Membership,
-    ) -> None:
-        self.intake = port.intake
-        self._call = port.call
-        self._progress = progress
-        self._confirming = confirming
-        self._branch = confirming.branch
-        self._places = places
-        self._roster = roster
-        self._membership = membership
+    def __init__(self, shared: Shared, parts: Parts) -> None:
+        super().__init__(shared, parts)
         self.gaps_closed = 0
 
     async def close(self) -> bool:

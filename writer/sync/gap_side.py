@@ -1,6 +1,5 @@
 """Gaps in the feed thread: what the arena held before one, and its end."""
 
-import logging
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -18,28 +17,17 @@ from arena.writer.sync.candidate import all_bring_fees
 from arena.writer.sync.fees import Fees
 from arena.writer.sync.members import Members
 from arena.writer.sync.stage import Values
-from arena.writer.sync.standing import Standing
-from arena.writer.sync.turning import (
-    NOT_YET,
-    as_revert,
-    bare_revert,
-)
-
-log = logging.getLogger(__name__)
-
+from arena.writer.sync.standing import FeedPart, Standing
+from arena.writer.sync.turning import NOT_YET, as_revert, bare_revert
 
 NEVER_NS = 1 << 62  # as min_commit_ns: one commit for all
 
 
-class GapSide:
+class GapSide(FeedPart):
     """`applied` are the blocks the arena holds, up to its head, while a gap is open; None otherwise."""
 
     def __init__(self, standing: Standing, fees: Fees, members: Members) -> None:
-        self.standing = standing
-        self.stage = standing.stage
-        self.arena = standing.arena
-        self.buffer = standing.buffer
-        self.processor = standing.processor
+        super().__init__(standing)
         self._fees = fees
         self._members = members
         self.applied: list[Records] | None = None

@@ -2,15 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from arena.writer.sync.agreement import Witness
 from arena.writer.sync.candidate import Moment
 from arena.writer.sync.intake import Intake
 from arena.writer.sync.port import FeedThreadCall
-
-T = TypeVar("T")
-
 
 POLL_S = 0.25
 HASH_WAIT_S = 30.0  # a node behind the stream is believed to catch up within

@@ -23,13 +23,9 @@ from arena.writer.sync.gap_side import GapSide
 from arena.writer.sync.members import Members
 from arena.writer.sync.stage import Values
 from arena.writer.sync.standing import Standing
-from arena.writer.sync.turning import (
-    first_break,
-    turns,
-)
+from arena.writer.sync.turning import first_break, turns
 
 log = logging.getLogger(__name__)
-
 
 HISTORY_BLOCKS = 1024  # as many as the undo ring
 MAX_REVERT_TIMES = 4096

@@ -4,13 +4,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
-from arena.errors import (
-    ArenaFull,
-    ArenaRegistry,
-    CoverageError,
-)
+from arena.errors import ArenaFull, ArenaRegistry, CoverageError
 from arena.layouts.protocols import PROTOCOLS
 from arena.specs import PoolSpec
 from arena.writer.host.sidetasks import all_or_error
@@ -18,21 +13,13 @@ from arena.writer.scrapers import ScrapedPool
 from arena.writer.stream.compare import NodeBlock
 from arena.writer.sync.agreement import Agreement
 from arena.writer.sync.candidate import Candidate, Verdict
-from arena.writer.sync.confirming import Confirming
-from arena.writer.sync.membership import Membership
-from arena.writer.sync.places import Places
-from arena.writer.sync.port import Port
-from arena.writer.sync.progress import Progress
-from arena.writer.sync.roster import (
-    Roster,
-)
-from arena.writer.sync.source import OUTDATED, PASSING, Source
+from arena.writer.sync.parts import Shared
+from arena.writer.sync.source import OUTDATED, PASSING
 from arena.writer.sync.starts import Metrics, Preset
 from arena.writer.sync.watch import Watch
+from arena.writer.sync.ways import Parts, Way
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
 
 # Pools handed to the feed thread at once, and their ticks: how long the socket waits for one piece.
 INSTALL_POOLS = 64
@@ -41,32 +28,13 @@ INSTALL_TICKS = 8192
 MAX_BACKFILL_BLOCKS = 512
 
 
-class Joining:
+class Joining(Way):
     """One attempt after another, until the arena is live."""
 
     def __init__(
-        self,
-        port: Port,
-        progress: Progress,
-        source: Source,
-        confirming: Confirming,
-        places: Places,
-        roster: Roster,
-        membership: Membership,
-        watch: Watch,
-        *,
-        preset: Preset,
-        scrape_timeout_s: float,
+        self, shared: Shared, parts: Parts, watch: Watch, preset: Preset, *, scrape_timeout_s: float
     ) -> None:
-        self.intake = port.intake
-        self._call = port.call
-        self._progress = progress
-        self._source = source
-        self._confirming = confirming
-        self._branch = confirming.branch
-        self._places = places
-        self._roster = roster
-        self._membership = membership
+        super().__init__(shared, parts)
         self._watch = watch
         self._preset = preset
         self._scrape_timeout_s = scrape_timeout_s

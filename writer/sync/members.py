@@ -1,6 +1,5 @@
 """Pools of the arena: those that come and go, single ones read again, and copies of them."""
 
-import logging
 import random
 from collections.abc import Collection, Sequence
 
@@ -12,23 +11,15 @@ from arena.values import PoolValues
 from arena.writer.sync.candidate import Candidate, Moment, Verdict
 from arena.writer.sync.fees import Fees
 from arena.writer.sync.stage import Values
-from arena.writer.sync.standing import Standing
-from arena.writer.sync.turning import (
-    NOT_YET,
-)
-
-log = logging.getLogger(__name__)
+from arena.writer.sync.standing import FeedPart, Standing
+from arena.writer.sync.turning import NOT_YET
 
 
-class Members:
+class Members(FeedPart):
     """In the feed thread."""
 
     def __init__(self, standing: Standing, fees: Fees) -> None:
-        self.standing = standing
-        self.stage = standing.stage
-        self.arena = standing.arena
-        self.buffer = standing.buffer
-        self.processor = standing.processor
+        super().__init__(standing)
         self._fees = fees
 
     def pools(self) -> dict[bytes, PoolSpec]:

@@ -4,48 +4,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
-from arena.errors import (
-    ArenaFull,
-    OwnerMismatch,
-)
+from arena.errors import ArenaFull, OwnerMismatch
 from arena.specs import PoolSpec
 from arena.writer.lists.reports import PoolReports
-from arena.writer.sync.confirming import Confirming
+from arena.writer.sync.parts import Part, Shared
 from arena.writer.sync.places import Places
-from arena.writer.sync.port import Port
-from arena.writer.sync.progress import Progress
-from arena.writer.sync.roster import (
-    SETTLE_BLOCKS,
-    Roster,
-)
+from arena.writer.sync.roster import SETTLE_BLOCKS
 from arena.writer.sync.source import Source
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
-class Membership:
+class Membership(Part):
     """Carries out what the roster says is to go and to come."""
 
-    def __init__(
-        self,
-        port: Port,
-        progress: Progress,
-        source: Source,
-        confirming: Confirming,
-        places: Places,
-        roster: Roster,
-    ) -> None:
-        self.intake = port.intake
-        self._call = port.call
-        self._progress = progress
+    def __init__(self, shared: Shared, source: Source, places: Places) -> None:
+        super().__init__(shared)
         self._source = source
-        self._confirming = confirming
-        self._branch = confirming.branch
         self._places = places
-        self._roster = roster
         self.changed = asyncio.Event()
         self.reports = PoolReports()
 

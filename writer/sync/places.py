@@ -5,22 +5,15 @@ import logging
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from arena.layouts.slots import UNISWAP_V4
 from arena.writer.sync.agreement import Agreement, Witness
 from arena.writer.sync.branch import Branch
 from arena.writer.sync.candidate import Candidate
 from arena.writer.sync.confirming import Confirming
-from arena.writer.sync.port import Port
-from arena.writer.sync.progress import Progress
-from arena.writer.sync.roster import (
-    Roster,
-)
+from arena.writer.sync.parts import Part, Shared
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
 
 # A hash that stood for so many blocks, as deep as the undo ring reaches, is not looked at again.
 PLACE_BLOCKS = 1024
@@ -28,21 +21,12 @@ PLACE_PAUSE_S = 1.0  # between two looks while no block comes
 FEES = b""  # beside keys of pools
 
 
-class Places:
+class Places(Part):
     """Those pools rest on, until the undo ring reaches no deeper."""
 
-    def __init__(
-        self,
-        port: Port,
-        progress: Progress,
-        confirming: Confirming,
-        roster: Roster,
-    ) -> None:
-        self.intake = port.intake
-        self._call = port.call
-        self._progress = progress
+    def __init__(self, shared: Shared, confirming: Confirming) -> None:
+        super().__init__(shared)
         self._confirming = confirming
-        self._roster = roster
         # Blocks of the node, sure when proven to be the stream's -> the pools read there; FEES at the
         # one up to which the node told protocol fees.
         self._places: dict[Witness, set[bytes]] = {}

@@ -1,7 +1,6 @@
 """What the main thread waits for while it starts or reads again, and what it shows of it."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -9,7 +8,6 @@ from arena.writer.sync.port import Port
 from arena.writer.sync.standing import StreamBroken
 from arena.writer.sync.starts import Metrics
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 

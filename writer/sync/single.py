@@ -4,55 +4,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
-from arena.errors import (
-    ArenaError,
-    ArenaFull,
-    CoverageError,
-    InvalidEventData,
-    NotLive,
-    Scraper,
-)
+from arena.errors import ArenaError, ArenaFull, CoverageError, InvalidEventData, NotLive, Scraper
 from arena.writer.sync.agreement import Agreement
 from arena.writer.sync.candidate import Candidate
-from arena.writer.sync.confirming import Confirming
-from arena.writer.sync.membership import Membership
-from arena.writer.sync.places import Places
-from arena.writer.sync.port import Port
-from arena.writer.sync.progress import Progress
-from arena.writer.sync.roster import (
-    Roster,
-)
-from arena.writer.sync.source import OUTDATED, Source
+from arena.writer.sync.parts import Shared
+from arena.writer.sync.source import OUTDATED
 from arena.writer.sync.starts import INCREMENTAL
+from arena.writer.sync.ways import Parts, Way
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
-class Single:
+class Single(Way):
     """Pools that wait are read a batch at a time."""
 
-    def __init__(
-        self,
-        port: Port,
-        progress: Progress,
-        source: Source,
-        confirming: Confirming,
-        places: Places,
-        roster: Roster,
-        membership: Membership,
-    ) -> None:
-        self.intake = port.intake
-        self._call = port.call
-        self._progress = progress
-        self._source = source
-        self._confirming = confirming
-        self._branch = confirming.branch
-        self._places = places
-        self._roster = roster
-        self._membership = membership
+    def __init__(self, shared: Shared, parts: Parts) -> None:
+        super().__init__(shared, parts)
         self.on_added: Callable[[Sequence[bytes], int], None] = lambda keys, head_block: None
 
     async def read_again(self, keys: Sequence[bytes]) -> dict[bytes, bool | ArenaError]:

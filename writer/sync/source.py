@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from typing import TypeVar
 
 from arena.errors import (
     BlockUnavailable,
@@ -20,12 +19,9 @@ from arena.writer.node.meanings import LASTING, meaning
 from arena.writer.scrapers import PoolScraper
 from arena.writer.scrapers.described import Described
 from arena.writer.sync.candidate import Candidate
-from arena.writer.sync.port import Port
-from arena.writer.sync.progress import Progress
+from arena.writer.sync.parts import Part, Shared
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
 
 OUTDATED = (
     "its values carry no block hash and are from before the stream lost blocks, so they may be of "
@@ -43,20 +39,17 @@ PASSING = (
 )
 
 
-class Source:
+class Source(Part):
     """`described` tells pools that are not what they are listed as."""
 
     def __init__(
         self,
-        port: Port,
-        progress: Progress,
+        shared: Shared,
         *,
         scraper: PoolScraper,
         described: Described | None,
     ) -> None:
-        self.intake = port.intake
-        self._call = port.call
-        self._progress = progress
+        super().__init__(shared)
         self.scraper = scraper
         self.described = described
         # For a source that trails: the newest loss, its newest block first seen after it, and the

@@ -1,6 +1,5 @@
 """What the parts of the feed thread's half share: arena, kept blocks, and what the stream has lost."""
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,12 +12,7 @@ from arena.writer.sync.agreement import Witness
 from arena.writer.sync.applying import Processor
 from arena.writer.sync.candidate import Candidate, Moment, Verdict
 from arena.writer.sync.stage import Stage
-from arena.writer.sync.turning import (
-    NOT_YET,
-)
-
-log = logging.getLogger(__name__)
-
+from arena.writer.sync.turning import NOT_YET
 
 MAX_REVERT_TIMES = 4096
 
@@ -160,3 +154,14 @@ class Standing:
         needed = max((candidate.block_number for candidate in candidates), default=0)
         reached = head is not None and head >= needed
         return Verdict(tuple(again), None if reached else needed, self.stage.is_amid_reorg)
+
+
+class FeedPart:
+    """One duty of the feed thread's half."""
+
+    def __init__(self, standing: Standing) -> None:
+        self.standing = standing
+        self.stage = standing.stage
+        self.arena = standing.arena
+        self.buffer = standing.buffer
+        self.processor = standing.processor

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TypeVar
 
 from arena.errors import Scraper
 from arena.writer.node.head import SyncState
@@ -11,8 +10,6 @@ from arena.writer.sync.intake import Intake
 from arena.writer.sync.port import FeedThreadCall
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
 
 POLL_S = 1.0
 SAY_EVERY_S = 60.0

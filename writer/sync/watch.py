@@ -4,23 +4,17 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from typing import TypeVar
 
-from arena.errors import (
-    LogsRefused,
-    Scraper,
-)
+from arena.errors import LogsRefused, Scraper
 from arena.layouts.slots import UNISWAP_V4
 from arena.writer.node.client import NodeClient
 from arena.writer.stream.fees import fee_changes
 from arena.writer.sync.branch import Branch
 from arena.writer.sync.confirming import Confirming
+from arena.writer.sync.parts import Part, Shared
 from arena.writer.sync.places import Places
-from arena.writer.sync.port import Port
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
 
 WITNESS_PAUSE_S = 0.25
 WITNESS_FAILED_PAUSE_S = 2.0
@@ -29,21 +23,14 @@ SILENT_POLL_S = 1.0
 SILENT_S = 6.0
 
 
-class Watch:
+class Watch(Part):
     """Runs beside staying live; what the node refuses is asked again."""
 
     def __init__(
-        self,
-        port: Port,
-        confirming: Confirming,
-        places: Places,
-        *,
-        witness_pause_s: float,
+        self, shared: Shared, confirming: Confirming, places: Places, *, witness_pause_s: float
     ) -> None:
-        self.intake = port.intake
-        self._call = port.call
+        super().__init__(shared)
         self._confirming = confirming
-        self._branch = confirming.branch
         self._places = places
         self._witness_pause_s = witness_pause_s
         self._look_for_hashes = asyncio.Event()

@@ -1,0 +1,30 @@
+"""What the ways to live share: all pools read and joined, a gap closed, single pools read again."""
+
+from dataclasses import dataclass
+
+from arena.writer.sync.confirming import Confirming
+from arena.writer.sync.membership import Membership
+from arena.writer.sync.parts import Part, Shared
+from arena.writer.sync.places import Places
+from arena.writer.sync.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The duties that each way calls upon."""
+
+    source: Source
+    confirming: Confirming
+    places: Places
+    membership: Membership
+
+
+class Way(Part):
+    """A way by which pools become live."""
+
+    def __init__(self, shared: Shared, parts: Parts) -> None:
+        super().__init__(shared)
+        self._source = parts.source
+        self._confirming = parts.confirming
+        self._places = parts.places
+        self._membership = parts.membership
