@@ -19,11 +19,11 @@ from arena.segment import (
     DIRECTORY,
     ROOM_ERRNOS,
     available_nbytes,
+    create_segment,
     no_room,
     open_segment,
     segment_name,
     set_access,
-    unlink,
 )
 
 # struct flock of 64-bit Linux: l_type, l_whence, l_start, l_len, l_pid.
@@ -151,20 +151,7 @@ class ControlSegment:
         Whoever wants to write takes the lock next; the creator has no claim on it.
         """
         name = segment_name(name)
-        fd = open_segment(name, writable=True, create=True, mode=mode)
-        try:
-            set_access(fd, name, mode, group)
-            try:
-                os.ftruncate(fd, nbytes)
-                os.posix_fallocate(fd, 0, nbytes)
-            except OSError as error:
-                if error.errno not in ROOM_ERRNOS:
-                    raise
-                raise no_room(name, nbytes, available_nbytes(fd)) from error
-        except BaseException:
-            os.close(fd)  # nobody can hold the lock through it yet
-            unlink(name)
-            raise
+        fd = create_segment(name, nbytes, nbytes, mode, group)  # nobody can hold its lock yet
         return cls._take(name, nbytes, writable=True, created_fd=fd)
 
     @classmethod

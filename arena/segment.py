@@ -163,6 +163,32 @@ def set_access(fd: int, name: str, mode: int, group: str | int | None) -> None:
         ) from error
 
 
+def create_segment(
+    name: str, nbytes: int, reserve_bytes: int, mode: int, group: str | int | None
+) -> int:
+    """Descriptor of a new segment of `nbytes` zero bytes, the first `reserve_bytes` with pages behind
+    them. FileExistsError; ArenaFull when the file system has too few; nothing is left behind then."""
+    fd = open_segment(name, writable=True, create=True, mode=mode)
+    try:
+        set_access(fd, name, mode, group)
+        try:
+            os.ftruncate(fd, nbytes)
+            os.posix_fallocate(fd, 0, reserve_bytes)
+        except OSError as error:
+            if error.errno not in ROOM_ERRNOS:
+                raise
+            os.ftruncate(fd, 0)
+            if error.errno == errno.EFBIG:  # the limit counts the whole size, holes too
+                limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+                raise no_room(name, nbytes, limit) from error
+            raise no_room(name, reserve_bytes, available_nbytes(fd)) from error
+    except BaseException:
+        os.close(fd)
+        unlink(name)
+        raise
+    return fd
+
+
 class Segment:
     """One mapped data segment. `map` is read-only unless it was created or opened writable."""
 
@@ -188,21 +214,8 @@ class Segment:
         file system has too few pages; nothing is left behind then.
         """
         unlink(name)
-        fd = open_segment(name, writable=True, create=True, mode=mode)
+        fd = create_segment(name, nbytes, reserve_bytes, mode, group)
         try:
-            set_access(fd, name, mode, group)
-            try:
-                os.ftruncate(fd, nbytes)
-                os.posix_fallocate(fd, 0, reserve_bytes)
-            except OSError as error:
-                if error.errno not in ROOM_ERRNOS:
-                    raise
-                os.ftruncate(fd, 0)
-                if error.errno == errno.EFBIG:  # the limit counts the whole size, holes too
-                    raise no_room(
-                        name, nbytes, resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-                    ) from error
-                raise no_room(name, reserve_bytes, available_nbytes(fd)) from error
             return cls(name, fd, mmap.mmap(fd, nbytes), nbytes)
         except BaseException:
             os.close(fd)

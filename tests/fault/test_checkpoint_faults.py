@@ -25,6 +25,7 @@ from arena.images import ArenaImage
 from arena.layouts import slots
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
+from arena.writer.host.room import Access, Capacities
 from arena.writer.node.client import Header
 from arena.writer.sync import checkpoint_file as checkpoint_module
 from arena.writer.sync.checkpoint_file import (
@@ -351,10 +352,8 @@ def test_the_next_older_one_is_used(
 def open_with(name: str, folder: Path, hashes: dict[int, bytes]) -> tuple[WriterArena, bool]:
     return open_arena(
         name,
-        max_pools=16,
-        tick_bytes=1 << 16,
-        mode=0o600,
-        group=None,
+        Capacities(max_pools=16, tick_bytes=1 << 16),
+        Access(),
         chain_id=CHAIN,
         node=Node(hashes),  # type: ignore[arg-type]
         folder=folder,

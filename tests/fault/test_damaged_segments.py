@@ -23,6 +23,7 @@ from arena.layouts import header as layout
 from arena.layouts import slots
 from arena.layouts.slots import STATUS_LIVE, STATUS_SYNCING
 from arena.values import PoolValues
+from arena.writer.host.room import Access, Capacities
 from arena.writer.node.client import Header
 from arena.writer.sync.restart import open_arena
 from arena.writing import WriterArena
@@ -287,10 +288,8 @@ def test_a_chain_of_undo_entries_that_leads_back_to_itself_ends(arena_name: str)
 def open_with(name: str, folder: Path, node: Node | None = NODE) -> tuple[WriterArena, bool]:
     return open_arena(
         name,
-        max_pools=16,
-        tick_bytes=1 << 16,
-        mode=0o600,
-        group=None,
+        Capacities(max_pools=16, tick_bytes=1 << 16),
+        Access(),
         chain_id=1,
         node=node,  # type: ignore[arg-type]
         folder=folder,

@@ -35,6 +35,7 @@ import arena
 from arena.errors import Scraper
 from arena.layouts.slots import STATUS_LIVE
 from arena.native import ffi
+from arena.writer.host.room import Access, Capacities
 from arena.writer.node.rpc_node import RpcNode
 from arena.writer.protocols.storage import PoolTarget
 from arena.writer.sync.checkpoint_file import checkpoint_files
@@ -460,10 +461,8 @@ class Run:
         work = partial(
             open_arena,
             self.name,
-            max_pools=self.plan.life.max_pools,
-            tick_bytes=self.plan.life.tick_bytes,
-            mode=0o600,
-            group=None,
+            Capacities(self.plan.life.max_pools, self.plan.life.tick_bytes),
+            Access(),
             chain_id=1,
             node=self.node,
             folder=self.folder,

@@ -1,6 +1,7 @@
 """The programs' entry points."""
 
 import sys
+from functools import partial
 
 try:
     from arena.writer.cli.terminal import enter
@@ -17,32 +18,9 @@ except ImportError as error:  # the reader package installs without them
         "pip install 'pool-state-arena[writer]'"
     ) from error
 
-
-def writer() -> None:
-    """Entry point of arena-writer."""
-    enter(app, "arena-writer")
-
-
-def record() -> None:
-    """Entry point of arena-record."""
-    enter(record_app, "arena-record")
-
-
-def replay() -> None:
-    """Entry point of arena-replay."""
-    enter(replay_app, "arena-replay")
-
-
-def bridge() -> None:
-    """Entry point of arena-bridge."""
-    enter(bridge_app, "arena-bridge")
-
-
-def verify() -> None:
-    """Entry point of arena-verify."""
-    enter(verify_app, "arena-verify")
-
-
-def demo() -> None:
-    """Entry point of arena-demo."""
-    enter(demo_app, "arena-demo")
+writer = partial(enter, app, "arena-writer")
+record = partial(enter, record_app, "arena-record")
+replay = partial(enter, replay_app, "arena-replay")
+bridge = partial(enter, bridge_app, "arena-bridge")
+verify = partial(enter, verify_app, "arena-verify")
+demo = partial(enter, demo_app, "arena-demo")

@@ -9,6 +9,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
@@ -33,6 +34,7 @@ _SPLIT_NBYTES = 1 << 20  # notifications are small; large answers come alone
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?", re.ASCII)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What one client may ask for at once. Sizes in bytes, times in seconds.
 
@@ -40,33 +42,17 @@ class Limits:
     which callers find out by a refusal and then ask for less at a time.
     """
 
-    __slots__ = (
-        "concurrency",
-        "first_pause_s",
-        "max_request_nbytes",
-        "max_response_nbytes",
-        "timeout_s",
-        "tries",
-    )
+    timeout_s: float = 30.0
+    tries: int = 5
+    concurrency: int = 4
+    max_request_nbytes: int = 8 << 20
+    max_response_nbytes: int = 160 << 20
+    first_pause_s: float = FIRST_PAUSE_S
 
-    def __init__(
-        self,
-        *,
-        timeout_s: float = 30.0,
-        tries: int = 5,
-        concurrency: int = 4,
-        max_request_nbytes: int = 8 << 20,
-        max_response_nbytes: int = 160 << 20,
-        first_pause_s: float = FIRST_PAUSE_S,
-    ) -> None:
-        if min(timeout_s, tries, concurrency, max_request_nbytes, max_response_nbytes) <= 0:
+    def __post_init__(self) -> None:
+        sizes = self.max_request_nbytes, self.max_response_nbytes
+        if min(self.timeout_s, self.tries, self.concurrency, *sizes) <= 0:
             raise ValueError("every limit is above 0")
-        self.timeout_s = timeout_s
-        self.tries = tries
-        self.concurrency = concurrency
-        self.max_request_nbytes = max_request_nbytes
-        self.max_response_nbytes = max_response_nbytes
-        self.first_pause_s = first_pause_s
 
 
 class Transient(Exception):

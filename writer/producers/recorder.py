@@ -12,6 +12,7 @@ import orjson
 
 from arena.native import lib
 from arena.writer.host.shortage import remedy_of
+from arena.writer.host.sidetasks import all_or_error
 from arena.writer.host.sockets import check_peer, peer_of
 from arena.writer.producers.recording import Cutter, whole_frames
 from arena.writer.producers.recording_file import FLUSH_S, LONGEST_PAUSE_S, RecordingFile
@@ -53,15 +54,12 @@ class Recorder:
 
     async def run(self) -> None:
         """Record until cancelled, with everything whole on disk then. OSError of writing, PeerRefused."""
-        tasks = [asyncio.ensure_future(self._record())]
+        works = [self._record()]
         if self._arena_name is not None:
-            tasks.append(asyncio.ensure_future(self._keep_states(self._arena_name)))
+            works.append(self._keep_states(self._arena_name))
         try:
-            await asyncio.gather(*tasks)
+            await all_or_error(works)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             self._file.close()
             log.info("event=recorded file=%s last_block=%s", self._file.path, self.last_block)
 

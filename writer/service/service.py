@@ -137,11 +137,8 @@ class Service:
             asyncio.to_thread(
                 open_arena,
                 settings.name,
-                max_pools=settings.capacities.max_pools,
-                tick_bytes=settings.capacities.tick_bytes,
-                undo_bytes=settings.capacities.undo_bytes,
-                mode=settings.access.mode,
-                group=settings.access.group,
+                settings.capacities,
+                settings.access,
                 chain_id=settings.chain_id,
                 node=None if settings.starts_cold else self._node,
                 folder=settings.state_folder,

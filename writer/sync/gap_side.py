@@ -135,10 +135,7 @@ class GapSide(FeedPart):
         self.buffer.keep_blocks = self.standing.history_blocks
         self.applied = None
         self.standing.not_late_above(ancestor)
-        self.stage.goes("gap closed")
-        self.arena.set_phase(self.stage.phase())
-        if self.processor.has_stale:
-            self.standing.notify("stale")
+        self.standing.goes_live("gap closed")
         return True
 
     def give_up(self, reason: str) -> None:

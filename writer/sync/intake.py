@@ -376,10 +376,7 @@ class Intake:
         }
         self.fees.told = []  # the node is asked again, from the first block kept on
         self.gap.applied = None
-        self.stage.goes("joined")
-        self.arena.set_phase(self.stage.phase())
-        if self.processor.has_stale:
-            self.standing.notify("stale")
+        self.standing.goes_live("joined")
         return verdict
 
     def join_failed(self, reason: str) -> None:

@@ -8,7 +8,8 @@ node nothing ties what was left to the chain, so the arena begins empty.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from arena.errors import (
@@ -20,7 +21,7 @@ from arena.errors import (
     LayoutMismatch,
 )
 from arena.layouts.slots import STATUS_LIVE, STATUS_SYNCING, UNDO_RECORD
-from arena.segment import UNDO_NBYTES
+from arena.writer.host.room import Access, Capacities
 from arena.writer.node.client import NodeClient
 from arena.writer.sync.checkpoint_file import Checkpoint, usable_checkpoints
 from arena.writing import WriterArena
@@ -43,62 +44,57 @@ def state_folder(name: str) -> Path:
 
 def open_arena(
     name: str,
+    capacities: Capacities,
+    access: Access,
     *,
-    max_pools: int,
-    tick_bytes: int,
-    mode: int,
-    group: str | None,
     chain_id: int,
     node: NodeClient | None,
     folder: Path | None,
-    undo_bytes: int = UNDO_NBYTES,
 ) -> tuple[WriterArena, bool]:
     """The arena, and whether it holds pools to go on from. Blocks.
 
     `folder` is that of the checkpoints. ArenaBusy and what WriterArena.create raises; what the node
     raises when it cannot be asked, and then nothing that was left is touched.
     """
+    create = partial(
+        WriterArena.create,
+        name,
+        max_pools=capacities.max_pools,
+        tick_bytes=capacities.tick_bytes,
+        undo_bytes=capacities.undo_bytes,
+        mode=access.mode,
+        group=access.group,
+    )
     if node is not None:
-        found = _from_segment(name, mode, group, chain_id, node)
+        found = _from_segment(name, access, chain_id, node)
         if found is not None:
-            undo_records = undo_bytes // UNDO_RECORD.itemsize
-            if (
-                max_pools > found.max_pools
-                or tick_bytes > found.tick_bytes
-                or undo_records > found.undo_bytes // UNDO_RECORD.itemsize
-            ):
-                found.grow(
-                    max_pools=max(max_pools, found.max_pools),
-                    max_tokens=max(2 * max_pools, found.max_tokens),
-                    tick_bytes=max(tick_bytes, found.tick_bytes),
-                    undo_bytes=max(undo_bytes, found.undo_bytes),
-                )
+            _make_room(found, capacities)
             return found, True
         if folder is not None:
-            restored = _from_checkpoint(
-                name, max_pools, tick_bytes, undo_bytes, mode, group, chain_id, node, folder
-            )
+            restored = _from_checkpoint(create, chain_id, node, folder)
             if restored is not None:
                 return restored, True
-    return (
-        WriterArena.create(
-            name,
-            max_pools=max_pools,
-            tick_bytes=tick_bytes,
-            undo_bytes=undo_bytes,
-            mode=mode,
-            group=group,
-            chain_id=chain_id,
-        ),
-        False,
-    )
+    return create(chain_id=chain_id), False
 
 
-def _from_segment(
-    name: str, mode: int, group: str | None, chain_id: int, node: NodeClient
-) -> WriterArena | None:
+def _make_room(arena: WriterArena, wanted: Capacities) -> None:
+    undo_records = wanted.undo_bytes // UNDO_RECORD.itemsize
+    if (
+        wanted.max_pools > arena.max_pools
+        or wanted.tick_bytes > arena.tick_bytes
+        or undo_records > arena.undo_bytes // UNDO_RECORD.itemsize
+    ):
+        arena.grow(
+            max_pools=max(wanted.max_pools, arena.max_pools),
+            max_tokens=max(2 * wanted.max_pools, arena.max_tokens),
+            tick_bytes=max(wanted.tick_bytes, arena.tick_bytes),
+            undo_bytes=max(wanted.undo_bytes, arena.undo_bytes),
+        )
+
+
+def _from_segment(name: str, access: Access, chain_id: int, node: NodeClient) -> WriterArena | None:
     try:
-        found = WriterArena.take_over(name, mode=mode, group=group)
+        found = WriterArena.take_over(name, mode=access.mode, group=access.group)
     except ArenaMissing:
         return None
     except (ArenaNotReady, ArenaPermission, LayoutMismatch) as error:
@@ -132,15 +128,7 @@ def _from_segment(
 
 
 def _from_checkpoint(
-    name: str,
-    max_pools: int,
-    tick_bytes: int,
-    undo_bytes: int,
-    mode: int,
-    group: str | None,
-    chain_id: int,
-    node: NodeClient,
-    folder: Path,
+    create: Callable[..., WriterArena], chain_id: int, node: NodeClient, folder: Path
 ) -> WriterArena | None:
     unconfirmed: set[Path] = set()
 
@@ -158,16 +146,7 @@ def _from_checkpoint(
         folder, chain_id=chain_id, is_canonical=is_canonical
     ):
         try:
-            arena = WriterArena.create(
-                name,
-                max_pools=max_pools,
-                tick_bytes=tick_bytes,
-                undo_bytes=undo_bytes,
-                mode=mode,
-                group=group,
-                chain_id=chain_id or checkpoint.chain_id,
-                image=image,
-            )
+            arena = create(chain_id=chain_id or checkpoint.chain_id, image=image)
         except (ArenaFull, LayoutMismatch, CheckpointRefused) as error:
             log.warning(
                 "event=checkpoint_refused error=%s reason=%r",

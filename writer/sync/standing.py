@@ -75,6 +75,13 @@ class Standing:
         self.arena.undo_clear()
         self.processor.forget_stale()
 
+    def goes_live(self, what: str) -> None:
+        """To the stage that `what` leads to; pools that went stale on the way are told of now."""
+        self.stage.goes(what)
+        self.arena.set_phase(self.stage.phase())
+        if self.processor.has_stale:
+            self.notify("stale")
+
     def not_late_above(self, block_number: int) -> None:
         """All blocks above came, or come, with the events of every pool that has values."""
         for key, late in self.late.items():
