@@ -378,11 +378,6 @@ class WriterArena:
         return self._live().head_block
 
     @property
-    def committed(self) -> int:
-        """Number of the last commit; 0 = none yet."""
-        return int(self._live().header.committed)
-
-    @property
     def generation(self) -> int:
         """Number of the data segment, from 1."""
         return self._live().number
@@ -417,11 +412,6 @@ class WriterArena:
         """More than three quarters of the tick heap were handed out at some time."""
         head = self._live().header
         return bool(4 * head.heap_top > 3 * head.heap_nbytes)
-
-    @property
-    def slot_count(self) -> int:
-        """Slots given out so far; slots are 0 .. slot_count - 1."""
-        return int(self._live().header.slots_used)
 
     @property
     def native(self) -> Any:

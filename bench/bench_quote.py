@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness import Report, against, alternate, arguments
+from workload import limbs_array
 
 import arena
-from arena.layouts.words import limbs_array
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
 from arena.writing import WriterArena

@@ -51,7 +51,7 @@ def main() -> None:
             for turn in range(options.repeat + 1):
                 buffer = EventBuffer(count + 1_000)
                 first = 1 + turn * (count // 300)
-                assert not buffer.append(blocks(keys, count, 0.1, first=first, seed=turn))
+                buffer.append(blocks(keys, count, 0.1, first=first, seed=turn))
                 assert buffer.event_count == count
                 buffers.append(buffer)
             turns = iter(buffers)

@@ -1,12 +1,12 @@
 """Synthetic pools and events for the benchmarks: V3-like pools of 60 ticks, blocks of 300 events."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from arena.layouts.events import EVENT
-from arena.layouts.words import limbs_array
 from arena.native import ffi, lib
 
 Events = npt.NDArray[np.void]
@@ -20,6 +20,17 @@ def symmetric_ticks(count: int) -> tuple[tuple[tuple[int, int, int], ...], int]:
     below = [(-k * SPACING, 10**15, 10**15) for k in range(half, 0, -1)]
     above = [(k * SPACING, 10**15, -(10**15)) for k in range(1, half + 1)]
     return tuple(below + above), half * 10**15
+
+
+def limbs_array(values: Sequence[int], count: int) -> npt.NDArray[np.uint64]:
+    """(len(values), count) array of little-endian 64-bit limbs, signed ones too."""
+    nbytes = 8 * count
+    mask = (1 << (64 * count)) - 1
+    for value in values:
+        if not -(1 << (64 * count - 1)) <= value <= mask:
+            raise OverflowError(f"{value} does not fit {64 * count} bits")
+    data = b"".join((value & mask).to_bytes(nbytes, "little") for value in values)
+    return np.frombuffer(bytearray(data), dtype="<u8").reshape(len(values), count)
 
 
 @dataclass

@@ -28,24 +28,6 @@ def from_limbs(limbs: Sequence[int] | npt.NDArray[np.uint64]) -> int:
     return value
 
 
-def from_limbs_signed(limbs: Sequence[int] | npt.NDArray[np.uint64]) -> int:
-    """Two's complement value of little-endian limbs."""
-    value = from_limbs(limbs)
-    bits = 64 * len(limbs)
-    return value - (1 << bits) if value >> (bits - 1) else value
-
-
-def limbs_array(values: Sequence[int], count: int) -> npt.NDArray[np.uint64]:
-    """(len(values), count) array of limbs; the same range rule as to_limbs."""
-    nbytes = 8 * count
-    mask = (1 << (64 * count)) - 1
-    for value in values:
-        if not -(1 << (64 * count - 1)) <= value <= mask:
-            raise OverflowError(f"{value} does not fit {64 * count} bits")
-    data = b"".join((value & mask).to_bytes(nbytes, "little") for value in values)
-    return np.frombuffer(bytearray(data), dtype=U8).reshape(len(values), count)
-
-
 def ints_from_limbs(array: npt.NDArray[np.uint64], *, signed: bool = False) -> list[int]:
     """Python ints of an (n, count) array of limbs."""
     count = array.shape[1]

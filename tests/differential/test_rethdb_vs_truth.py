@@ -17,7 +17,7 @@ from arena.writer.protocols.reading import read_targets
 from arena.writer.protocols.storage import PoolTarget, slot_key
 from arena.writer.protocols.uniswap_v3 import PANCAKESWAP_V3_LAYOUT, V3_LAYOUT
 from arena.writer.scrapers import rethdb
-from arena.writer.scrapers.reth_tables import DatabaseAccess
+from arena.writer.scrapers.reth_tables import DatabaseAccess, has_code
 from arena.writer.scrapers.rethdb import RethDB, read_batch
 
 TRUTH = truth()
@@ -262,8 +262,9 @@ def test_raw_words_and_accounts_are_read_for_comparison(v2_rest: DatabaseAccess)
         (from_hex(TRUTH["probes"]["absentAccount"]), [slot_key(0)]),
         (from_hex(TRUTH["probes"]["externallyOwnedAccount"]), []),
     ]
-    pair, absent, owned = rethdb.read_words(v2_rest, requests)
+    with v2_rest.open() as environment, environment.read() as txn:
+        assert [has_code(txn, address) for address, _ in requests] == [True, None, False]
+    pair, absent, _ = rethdb.read_words(v2_rest, requests)
     assert pair.values == (packed, 0, int(pool["token0"], 16))
-    assert (pair.has_code, absent.has_code, owned.has_code) == (True, None, False)
     assert pair.block_number == BLOCK
     assert absent.values == (0,)

@@ -387,7 +387,7 @@ def test_without_any_usable_source_the_arena_begins_empty(
     found, is_warm = open_with(arena_name, tmp_path, {100: b"\xee" * 32})
     with found:
         assert not is_warm
-        assert found.slot_count == 0
+        assert found.pools() == {}
         found.close(unlink=True)
     with pytest.raises(ArenaMissing):
         arena.attach(arena_name, timeout=0)

@@ -332,7 +332,7 @@ def test_a_start_falls_back_and_says_why(
         found, is_warm = open_with(arena_name, tmp_path)
     with found:
         assert not is_warm
-        assert found.slot_count == 0
+        assert found.pools() == {}
         found.close(unlink=True)
     (line,) = [each for each in caplog.messages if "segment_refused" in each]
     assert "error=ArenaDamaged" in line
@@ -533,7 +533,7 @@ def test_whatever_is_changed_a_writer_goes_on_or_refuses(arena_name: str) -> Non
         with writer:
             for records in chain.onwards(events=12, blocks=3):
                 writer.apply(records)
-            for slot in range(writer.slot_count):
+            for slot in range(writer.native.arena.header.slots_used):
                 with contextlib.suppress(ArenaError, ValueError):
                     writer.install(slot, PoolValues(HEAD, 500, reserve0=1, reserve1=1))
             writer.commit()

@@ -380,7 +380,7 @@ print(json.dumps(found))
         slot = writer.add_pool(V2)
         writer.install(slot, PoolValues(1, 3000, reserve0=1, reserve1=2))
         writer.commit()
-        assert writer.committed == 1
+        assert writer.native.arena.header.committed == 1
         writer.close(unlink=True)
 
 
@@ -401,7 +401,8 @@ def test_take_over_continues_at_the_last_commit(arena_name: str) -> None:
     with process(WRITER, arena_name):
         pass  # killed
     with WriterArena.take_over(arena_name) as writer:
-        assert (writer.generation, writer.committed, writer.head_block) == (1, 1, 5)
+        assert (writer.generation, writer.head_block) == (1, 5)
+        assert writer.native.arena.header.committed == 1
         slot = writer.find(V2.key)
         assert slot == 0
         writer.install(slot, PoolValues(6, 3000, reserve0=7, reserve1=8), slots.STATUS_LIVE)
@@ -444,7 +445,7 @@ def test_spec_reads_back_what_was_added(arena_name: str) -> None:
             assert writer.find(spec.key) == index
         cut = writer.add_pool(PoolSpec(b"\x24" * 20, slots.UNISWAP_V2, long_symbol, OTHER, 3000))
         assert writer.spec(cut).token0.symbol == "é" * 16
-        assert writer.slot_count == 4
+        assert writer.native.arena.header.slots_used == 4
         with pytest.raises(IndexError):
             writer.spec(4)
         assert writer.find(b"\x99" * 20) is None

@@ -243,7 +243,6 @@ class DatabaseFacts:
     layout: str
     page_nbytes: int
     data_nbytes: int
-    transaction_id: int
     block_number: int | None
     refusal: Scraper | None
     checkpoints: dict[str, Checkpoint | None]
@@ -266,7 +265,6 @@ def inspect(access: DatabaseAccess) -> DatabaseFacts:
             layout=storage_layout(txn),
             page_nbytes=txn.page_nbytes(),
             data_nbytes=(folder / "mdbx.dat").stat().st_size,
-            transaction_id=txn.id,
             block_number=block_number,
             refusal=refusal,
             checkpoints={stage: checkpoint_of(txn, stage) for stage in STAGES},

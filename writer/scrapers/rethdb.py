@@ -38,7 +38,6 @@ from arena.writer.scrapers.reth_tables import (
     DatabaseFacts,
     HashedStorage,
     check_fork,
-    has_code,
     inspect,
     read_is_canonical,
     state_block,
@@ -105,10 +104,9 @@ def read_block_number(access: DatabaseAccess) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Values of an account's slots at a block; `has_code` is None when there is no account."""
+    """Values of an account's slots at a block."""
 
     block_number: int
-    has_code: bool | None
     values: tuple[int, ...]
 
 
@@ -121,7 +119,6 @@ def read_words(
         return [
             Words(
                 block_number,
-                has_code(txn, address),
                 tuple(txn.read_words("HashedStorages", keccak256(address), SlotList(slots))),
             )
             for address, slots in requests

@@ -17,26 +17,6 @@ HISTORY_EVENTS = 400_000  # kept while live, 77 MB: 80 blocks at ten times mainn
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
-    """A block arrived that does not follow the last one.
-
-    `found` > `expected`: blocks `first` .. `last` are missing. `found` < `expected`: blocks from
-    `found` on were replaced without having been reverted first (`first` > `last`).
-    """
-
-    expected: int
-    found: int
-
-    @property
-    def first(self) -> int:
-        return self.expected
-
-    @property
-    def last(self) -> int:
-        return self.found - 1
-
-
-@dataclass(frozen=True, slots=True)
 class _Kept:
     number: int
     event_count: int
@@ -93,12 +73,12 @@ class EventBuffer:
         """The newest canonical block known, also when it is not kept; the next must follow it."""
         return self._tip
 
-    def append(self, records: Records) -> list[Gap]:
+    def append(self, records: Records) -> None:
         """Take over complete units, as `Feed.receive` returns them.
 
-        Returns a Gap for each block that does not follow the one before; it is kept all the same.
-        Raises BufferOverflow (fields capacity, attempted, block) when a block does not fit: blocks
-        before it are kept, it and everything after it are not.
+        A block that does not follow the one before is kept all the same. Raises BufferOverflow
+        (fields capacity, attempted, block) when a block does not fit: blocks before it are kept, it
+        and everything after it are not.
         """
         kinds = records["kind"]
         begins = np.flatnonzero(kinds == lib.PSA_EVENT_BEGIN_BLOCK)
@@ -107,7 +87,6 @@ class EventBuffer:
             raise ValueError("records are not complete units")
         numbers = records["block_number"][begins].tolist()
         reverts = (records["flags"][begins] & lib.PSA_EVENT_IS_REVERT).tolist()
-        gaps: list[Gap] = []
         # One copy for the batch; blocks are views of it, so it lives until its last block goes.
         kept = records.copy() if not all(reverts) else records
         for begin, end, number, is_revert in zip(
@@ -118,16 +97,12 @@ class EventBuffer:
                 continue
             event_count = end - begin - 1
             self._make_room(number, event_count)
-            expected = number if self._tip is None else self._tip + 1
-            if number != expected:
-                gaps.append(Gap(expected=expected, found=number))
-                if number < expected:
-                    self._revert(number)
+            if self._tip is not None and number <= self._tip:
+                self._revert(number)
             self._tip = number
             if event_count <= self._limit:
                 self._blocks.append(_Kept(number, event_count, kept[begin : end + 1]))
                 self.event_count += event_count
-        return gaps
 
     @property
     def _limit(self) -> int:

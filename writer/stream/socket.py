@@ -65,7 +65,7 @@ class Feed:
     `clock`, `sleep` and `uniform` stand for time.monotonic, an
     interruptible sleep (seconds -> whether it was interrupted) and random.random.
 
-    Counters over all connections: `connections`, `frames`, `bytes`, `refusals` (failed attempts).
+    Counters over all connections: `connections`, `frames`, `bytes`.
     """
 
     def __init__(
@@ -88,7 +88,6 @@ class Feed:
         self.peer: Peer | None = None  # of the present or last connection
         self._peer_uid = peer_uid
         self.connections = 0
-        self.refusals = 0
         self.received_ns = 0  # CLOCK_MONOTONIC of the last bytes
         self._dialect = DIALECTS[dialect]
         self._max_block_events = max_block_events
@@ -141,16 +140,6 @@ class Feed:
         return self._past_bytes + int(self._feed.bytes)
 
     @property
-    def connection_frames(self) -> int:
-        """Frames seen on the present or last connection; faults count from the same zero."""
-        return int(self._feed.frames)
-
-    @property
-    def is_in_reorg(self) -> bool:
-        """A ReorgStart has been received on this connection and no ReorgComplete since."""
-        return bool(self._feed.reorg_open)
-
-    @property
     def open_block(self) -> int | None:
         """Number of the block being received."""
         if self._feed.state != lib.PSA_FEED_IN_BLOCK:
@@ -191,7 +180,6 @@ class Feed:
         except OSError as error:
             if client is not None:
                 client.close()
-            self.refusals += 1
             self._schedule()
             # Once, and again each time the pause is at its longest; in between is noise.
             loud = (

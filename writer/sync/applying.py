@@ -5,7 +5,7 @@ import logging
 from arena.native import lib
 from arena.values import Fault
 from arena.writer.stream.history import Records
-from arena.writer.sync.faultlog import FaultLog, named_counters
+from arena.writer.sync.faultlog import FaultLog
 from arena.writing import WriterArena
 
 log = logging.getLogger(__name__)
@@ -67,10 +67,6 @@ class Processor:
         """A new scrape of everything settles whatever went stale so far."""
         self._stale_count = int(self.arena.counters[lib.PSA_COUNTER_POOLS_STALE])
         self._seen_stale_count = self._stale_count
-
-    def statistics(self) -> dict[str, int]:
-        """Counters by name; see named_counters."""
-        return named_counters(self.arena.counters)
 
     def _account(self) -> list[Fault]:
         faults, dropped = self.arena.take_faults()

@@ -99,7 +99,6 @@ class GapClosing(Way):
     def _is_closed(self, head: int, ancestor: int, missing: int) -> None:
         self.gaps_closed += 1
         self._progress.metrics.gaps_closed = self.gaps_closed
-        self._progress.metrics.blocks_fetched += missing
         self._progress.enter("live")
         log.info(
             "event=gap_closed head=%d ancestor=%d undone=%d fetched=%d",

@@ -22,13 +22,12 @@ from arena.writer.sync.fees import Fees
 from arena.writer.sync.gap_side import GapSide
 from arena.writer.sync.members import Members
 from arena.writer.sync.stage import Values
-from arena.writer.sync.standing import Standing
+from arena.writer.sync.standing import MAX_REVERT_TIMES, Standing
 from arena.writer.sync.turning import first_break, turns
 
 log = logging.getLogger(__name__)
 
 HISTORY_BLOCKS = 1024  # as many as the undo ring
-MAX_REVERT_TIMES = 4096
 
 
 class Intake:

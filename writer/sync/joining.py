@@ -92,7 +92,6 @@ class Joining(Way):
                     self.intake.go_live, epoch, list(joined.values()), earlier
                 )
             if verdict.is_clear:
-                self._progress.metrics.blocks_fetched += len(earlier)
                 break
             await self._progress.show()
             wanted = [spec for spec in specs if spec.key in verdict.again]

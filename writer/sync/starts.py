@@ -36,9 +36,7 @@ class Metrics:
     reference_block: int | None = None
     buffered_events: int = 0
     source_block: int | None = None
-    blocks_fetched: int = 0
     gaps_closed: int = 0
-    events_replayed: int = 0
     phase_s: dict[str, float] = field(default_factory=dict)
     _phase_started: float = field(default_factory=time.monotonic)
     _scrape_started: float | None = None
