@@ -333,7 +333,7 @@ class Run:
         while self.clock.now < limit:
             is_written = not self.plan.life.checkpoint_every or checkpoint_files(self.folder)
             is_enough = not is_known or (self.coordinator.known() and is_written)
-            if self.coordinator.is_live and is_enough:
+            if self.coordinator.intake.stage.is_live and is_enough:
                 break
             await asyncio.sleep(40 * POLL_S)
 
@@ -601,7 +601,7 @@ class Run:
     def _settled(self) -> None:
         is_behind = self.bridge is not None and not self.bridge.is_at_tip
         if self.writer.thread.is_idle and not self.wire.unread() and not is_behind:
-            self.world.settled(is_live=self.coordinator.is_live)
+            self.world.settled(is_live=self.coordinator.intake.stage.is_live)
 
     async def _pass(self, times: float) -> None:
         await asyncio.sleep(self.plan.pace_s * times * self.rng.choice((0.0, 0.1, 1.0, 5.0)))
@@ -653,7 +653,7 @@ class Run:
 
     def look(self) -> dict[str, Any] | None:
         """One snapshot; its live pools must be in the state of one block of its number."""
-        is_joined = not self.is_down and self.coordinator.is_live
+        is_joined = not self.is_down and self.coordinator.intake.stage.is_live
         try:
             number, states = self._read()
         except UNLUCKY:

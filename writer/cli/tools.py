@@ -2,8 +2,10 @@
 
 import json
 import logging
+from collections.abc import Callable
 from contextlib import closing
-from functools import partial
+from functools import partial, wraps
+from typing import TypeVar
 
 import typer
 
@@ -16,175 +18,175 @@ from arena.writer.cli.options import (
     VerifyOptions,
 )
 from arena.writer.cli.taking import takes
-from arena.writer.cli.terminal import EXIT_DIFFERENT, configure_logging, refusing, run_until_signal
+from arena.writer.cli.terminal import (
+    EXIT_DIFFERENT,
+    configure_logging,
+    enter,
+    refusing,
+    run_until_signal,
+)
 from arena.writer.cli.values import check_address, parse_mode, parse_size
 from arena.writer.host.room import Access
 from arena.writer.host.shortage import check_files
 from arena.writer.host.sockets import check_path
 
 log = logging.getLogger(__name__)
+Declared = TypeVar("Declared")
 
 
-replay_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+def program(
+    name: str, declared: type[Declared]
+) -> Callable[[Callable[[Declared], None]], Callable[[], None]]:
+    """A function of a `declared` as the entry point of the program of that name."""
+
+    def wrap(body: Callable[[Declared], None]) -> Callable[[], None]:
+        @wraps(body)
+        def command(options: Declared) -> None:
+            with refusing(name):
+                body(options)
+
+        commands = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        commands.command()(takes(declared)(command))
+        return partial(enter, commands, name)
+
+    return wrap
 
 
-@replay_app.command()
-@takes(ReplayOptions)
-def replay_command(options: ReplayOptions) -> None:
+@program("arena-replay", ReplayOptions)
+def replay(options: ReplayOptions) -> None:
     """Serve a recorded event stream to any number of clients, then end."""
     configure_logging(options.log_level)
-    with refusing("arena-replay"):
-        from arena.writer.producers.replay import (
-            ReplayServer,
-            pace_of,
-            read_recording,
-            write_states,
+    from arena.writer.producers.replay import (
+        ReplayServer,
+        pace_of,
+        read_recording,
+        write_states,
+    )
+
+    check_files()
+    if sum((options.speed is not None, options.rate is not None, options.at_once)) > 1:
+        raise typer.BadParameter("--speed, --rate and --at-once exclude each other")
+    first = options.from_block
+    recording = read_recording(options.file, from_block=first)
+    pace = None
+    if not options.at_once:
+        pace = pace_of(recording, speed=options.speed, rate=options.rate, first=first)
+    if options.states is not None:
+        write_states(recording, options.states)
+    log.info(
+        "event=recording file=%s blocks=%d first=%d last=%d frames=%d bytes=%d states_block=%s",
+        options.file,
+        recording.block_count,
+        recording.first_block,
+        recording.last_block,
+        recording.frame_count,
+        len(recording.data),
+        recording.states_block,
+    )
+    server = ReplayServer(recording, options.socket)
+    run_until_signal(
+        partial(
+            server.run,
+            pace=pace,
+            wait_for_client=options.wait_client,
+            linger_s=options.linger,
         )
-
-        check_files()
-        if sum((options.speed is not None, options.rate is not None, options.at_once)) > 1:
-            raise typer.BadParameter("--speed, --rate and --at-once exclude each other")
-        first = options.from_block
-        recording = read_recording(options.file, from_block=first)
-        pace = None
-        if not options.at_once:
-            pace = pace_of(recording, speed=options.speed, rate=options.rate, first=first)
-        if options.states is not None:
-            write_states(recording, options.states)
-        log.info(
-            "event=recording file=%s blocks=%d first=%d last=%d frames=%d bytes=%d states_block=%s",
-            options.file,
-            recording.block_count,
-            recording.first_block,
-            recording.last_block,
-            recording.frame_count,
-            len(recording.data),
-            recording.states_block,
-        )
-        server = ReplayServer(recording, options.socket)
-        run_until_signal(
-            partial(
-                server.run,
-                pace=pace,
-                wait_for_client=options.wait_client,
-                linger_s=options.linger,
-            )
-        )
+    )
 
 
-record_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@record_app.command()
-@takes(RecordOptions)
-def record_command(options: RecordOptions) -> None:
+@program("arena-record", RecordOptions)
+def record(options: RecordOptions) -> None:
     """Record an event stream with its arrival times until SIGTERM or SIGINT."""
     configure_logging(options.log_level)
-    with refusing("arena-record"):
-        from arena.writer.producers.recorder import Recorder
-        from arena.writer.producers.recording_file import RecordingFile
+    from arena.writer.producers.recorder import Recorder
+    from arena.writer.producers.recording_file import RecordingFile
 
-        if options.states_every is not None and options.arena is None:
-            raise ValueError("--states-every needs --arena")
-        user_id(options.owner)  # refused now, not with the first state
-        check_path(options.socket)
-        check_files()
-        target = RecordingFile(options.file)
-        with closing(target):
-            recorder = Recorder(
-                options.socket,
-                target,
-                arena_name=options.arena,
-                owner=options.owner,
-                peer_uid=None if options.feed_uid is None else user_id(options.feed_uid),
-                states_every=options.states_every,
-            )
-            run_until_signal(recorder.run)
-
-
-bridge_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    if options.states_every is not None and options.arena is None:
+        raise ValueError("--states-every needs --arena")
+    user_id(options.owner)  # refused now, not with the first state
+    check_path(options.socket)
+    check_files()
+    target = RecordingFile(options.file)
+    with closing(target):
+        recorder = Recorder(
+            options.socket,
+            target,
+            arena_name=options.arena,
+            owner=options.owner,
+            peer_uid=None if options.feed_uid is None else user_id(options.feed_uid),
+            states_every=options.states_every,
+        )
+        run_until_signal(recorder.run)
 
 
-@bridge_app.command()
-@takes(BridgeOptions)
-def bridge_command(options: BridgeOptions) -> None:
+@program("arena-bridge", BridgeOptions)
+def bridge(options: BridgeOptions) -> None:
     """Follow any node's chain and serve its pool events to any number of clients."""
     configure_logging(options.log_level)
-    with refusing("arena-bridge"):
-        from arena.writer.producers.bridge import Bridge, BridgeSettings
+    from arena.writer.producers.bridge import Bridge, BridgeSettings
 
-        check_files()
-        check_path(options.socket)
-        check_address(options.node)
-        bridge = Bridge(
-            BridgeSettings(
-                node=options.node,
-                pools=options.pools,
-                socket=options.socket,
-                access=Access(parse_mode(options.mode), options.group),
-                chain_id=options.chain_id,
-                poll_s=options.poll,
-                client_nbytes=parse_size(options.client_buffer),
-                dialect=options.dialect.value,
-            )
+    check_files()
+    check_path(options.socket)
+    check_address(options.node)
+    served = Bridge(
+        BridgeSettings(
+            node=options.node,
+            pools=options.pools,
+            socket=options.socket,
+            access=Access(parse_mode(options.mode), options.group),
+            chain_id=options.chain_id,
+            poll_s=options.poll,
+            client_nbytes=parse_size(options.client_buffer),
+            dialect=options.dialect.value,
         )
-        with closing(bridge):
-            bridge.check_chain()
-            run_until_signal(bridge.run, on_hangup=bridge.reload)
+    )
+    with closing(served):
+        served.check_chain()
+        run_until_signal(served.run, on_hangup=served.reload)
 
 
-verify_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@verify_app.command()
-@takes(VerifyOptions)
-def verify_command(options: VerifyOptions) -> None:
+@program("arena-verify", VerifyOptions)
+def verify(options: VerifyOptions) -> None:
     """Compare a running arena with a node at the arena's block; exit code 1 when anything differs."""
     configure_logging(options.log_level)
-    with refusing("arena-verify"):
-        from arena.writer.node.jsonrpc import JsonRpc
-        from arena.writer.service.verify import verify
+    from arena.writer.node.jsonrpc import JsonRpc
+    from arena.writer.service.verify import verify as compare
 
-        with JsonRpc(options.rpc) as client:
-            found = verify(
-                options.name,
-                client,
-                sample=options.sample,
-                timeout_s=options.timeout,
-                owner=options.owner,
-            )
-        for each in found.differences:
-            print(json.dumps(each.as_dict()) if options.as_json else each.line())
-        differ = len({each.key for each in found.differences})
-        total = {
-            "block": found.block_number,
-            "compared": found.compared,
-            "differ": differ,
-            "not_live": dict(found.not_live),
-        }
-        if options.as_json:
-            print(json.dumps(total))
-        else:
-            for key, status in found.not_live:
-                print(f"{key} is {status}: not compared")
-            print(
-                f"{found.compared} pools compared at block {found.block_number}, {differ} differ"
-                + (f", {len(found.not_live)} not live" if found.not_live else "")
-            )
-        if found.differences:
-            raise typer.Exit(EXIT_DIFFERENT)
-
-
-demo_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    with JsonRpc(options.rpc) as client:
+        found = compare(
+            options.name,
+            client,
+            sample=options.sample,
+            timeout_s=options.timeout,
+            owner=options.owner,
+        )
+    for each in found.differences:
+        print(json.dumps(each.as_dict()) if options.as_json else each.line())
+    differ = len({each.key for each in found.differences})
+    total = {
+        "block": found.block_number,
+        "compared": found.compared,
+        "differ": differ,
+        "not_live": dict(found.not_live),
+    }
+    if options.as_json:
+        print(json.dumps(total))
+    else:
+        for key, status in found.not_live:
+            print(f"{key} is {status}: not compared")
+        print(
+            f"{found.compared} pools compared at block {found.block_number}, {differ} differ"
+            + (f", {len(found.not_live)} not live" if found.not_live else "")
+        )
+    if found.differences:
+        raise typer.Exit(EXIT_DIFFERENT)
 
 
-@demo_app.command()
-@takes(DemoOptions)
-def demo_command(options: DemoOptions) -> None:
+@program("arena-demo", DemoOptions)
+def demo(options: DemoOptions) -> None:
     """Show the whole chain on a shipped recording: no node, no network, about 20 seconds."""
-    with refusing("arena-demo"):
-        from arena.writer.demo import run_demo
+    from arena.writer.demo import run_demo
 
-        code = run_demo(blocks_per_s=options.rate, plain=options.plain)
-        if code:
-            raise typer.Exit(code)
+    code = run_demo(blocks_per_s=options.rate, plain=options.plain)
+    if code:
+        raise typer.Exit(code)

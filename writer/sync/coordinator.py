@@ -150,10 +150,6 @@ class Coordinator:
         self._is_tight |= what == "tight"
         self._progress.moved.set()
 
-    @property
-    def is_live(self) -> bool:
-        return self.intake.stage.is_live
-
     async def cold_start(self) -> Metrics:
         """Fill a fresh arena and go live.
 
