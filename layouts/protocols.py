@@ -43,6 +43,8 @@ class ProtocolRow:
     default_fee_pips: int | None = None  # of a pool whose fee a list leaves out; None: it may not
     max_tick_spacing: int = 0
     key_nbytes: int = 20
+    has_listed_fee: bool = True  # False: read with the state, may change; `fee_pips` of a spec is 0
+    is_in_feeds: bool = True  # False: its events come from a node's logs alone
 
     @property
     def has_ticks(self) -> bool:
@@ -96,6 +98,7 @@ PROTOCOLS = {
 }
 CONSTANT_PRODUCT = tuple(number for number, row in PROTOCOLS.items() if not row.has_ticks)
 PROTOCOL_NAMES = {number: row.name for number, row in PROTOCOLS.items()}
+FEED_NAMES = {number: row.name for number, row in PROTOCOLS.items() if row.is_in_feeds}
 PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
 
 # What a feed brings besides, by its numbers: counted, never applied.
