@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.layouts.slots import SOLIDLY, UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 
 FEE_DENOMINATOR_PIPS = 1_000_000
 # Concentrated liquidity (TickMath of v3-core and v4-core): a price lies in [MIN, MAX).
@@ -94,6 +94,16 @@ PROTOCOLS = {
             max_tick_spacing=32767,  # TickMath.MAX_TICK_SPACING: the greatest int16
             key_nbytes=32,
         ),
+        ProtocolRow(
+            SOLIDLY,
+            "solidly",
+            Family.CONSTANT_PRODUCT,
+            ("reserve0", "reserve1"),
+            applied_counter=144,
+            max_fee_pips=FEE_DENOMINATOR_PIPS,
+            has_listed_fee=False,
+            is_in_feeds=False,
+        ),
     )
 }
 CONSTANT_PRODUCT = tuple(number for number, row in PROTOCOLS.items() if not row.has_ticks)
@@ -140,6 +150,10 @@ LISTED_NAMES = (
     # Contracts, storage and events are Uniswap's.
     ListedName("sushiswap_v2", UNISWAP_V2, "sushi_v2"),
     ListedName("sushiswap_v3", UNISWAP_V3, "sushi_v3"),
+    # Volatile pairs: of the newer contracts, then of Solidly's own and Velodrome V1.
+    ListedName("solidly", SOLIDLY, "aerodrome"),
+    ListedName("velodrome_v2", SOLIDLY),
+    ListedName("solidly_v1", SOLIDLY, "velodrome_v1", layout="solidly_v1"),
 )
 
 
