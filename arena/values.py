@@ -65,8 +65,8 @@ def pack_line(protocol: int, values: PoolValues, status: int, unsure: int) -> An
     line = ffi.new("psa_line *")
     row, fee = PROTOCOLS[protocol], values.fee_pips
     if not row.has_ticks:
-        _limit(values.reserve0, 112, "reserve0")
-        _limit(values.reserve1, 112, "reserve1")
+        _limit(values.reserve0, 128, "reserve0")
+        _limit(values.reserve1, 128, "reserve1")
         low, liquidity = values.reserve0, values.reserve1
     else:
         _limit(values.sqrt_price_x96, 160, "sqrt_price_x96")

@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from arena.layouts.protocols import NOT_HELD, PROTOCOL_NAMES, PROTOCOLS
+from arena.layouts.protocols import FEED_NAMES, NOT_HELD, PROTOCOLS
 from arena.layouts.slots import (
     LINE,
     SLAB,
@@ -232,6 +232,6 @@ COUNTER_NAMES: dict[int, str] = {
     **{COUNTER_FAULTS + index: f"fault_{name}" for index, name in enumerate(_FAULTS)},
     **{
         COUNTER_UNSUPPORTED + number: f"unsupported_{name}"
-        for number, name in (PROTOCOL_NAMES | NOT_HELD).items()
+        for number, name in (FEED_NAMES | NOT_HELD).items()
     },
 }

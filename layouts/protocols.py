@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.layouts.slots import SOLIDLY, UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 
 FEE_DENOMINATOR_PIPS = 1_000_000
 # Concentrated liquidity (TickMath of v3-core and v4-core): a price lies in [MIN, MAX).
@@ -43,6 +43,8 @@ class ProtocolRow:
     default_fee_pips: int | None = None  # of a pool whose fee a list leaves out; None: it may not
     max_tick_spacing: int = 0
     key_nbytes: int = 20
+    has_listed_fee: bool = True  # False: read with the state, may change; `fee_pips` of a spec is 0
+    is_in_feeds: bool = True  # False: its events come from a node's logs alone
 
     @property
     def has_ticks(self) -> bool:
@@ -92,10 +94,21 @@ PROTOCOLS = {
             max_tick_spacing=32767,  # TickMath.MAX_TICK_SPACING: the greatest int16
             key_nbytes=32,
         ),
+        ProtocolRow(
+            SOLIDLY,
+            "solidly",
+            Family.CONSTANT_PRODUCT,
+            ("reserve0", "reserve1"),
+            applied_counter=144,
+            max_fee_pips=FEE_DENOMINATOR_PIPS,
+            has_listed_fee=False,
+            is_in_feeds=False,
+        ),
     )
 }
 CONSTANT_PRODUCT = tuple(number for number, row in PROTOCOLS.items() if not row.has_ticks)
 PROTOCOL_NAMES = {number: row.name for number, row in PROTOCOLS.items()}
+FEED_NAMES = {number: row.name for number, row in PROTOCOLS.items() if row.is_in_feeds}
 PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
 
 # What a feed brings besides, by its numbers: counted, never applied.
@@ -137,6 +150,10 @@ LISTED_NAMES = (
     # Contracts, storage and events are Uniswap's.
     ListedName("sushiswap_v2", UNISWAP_V2, "sushi_v2"),
     ListedName("sushiswap_v3", UNISWAP_V3, "sushi_v3"),
+    # Volatile pairs: of the newer contracts, then of Solidly's own and Velodrome V1.
+    ListedName("solidly", SOLIDLY, "aerodrome"),
+    ListedName("velodrome_v2", SOLIDLY),
+    ListedName("solidly_v1", SOLIDLY, "velodrome_v1", layout="solidly_v1"),
 )
 
 

@@ -151,6 +151,7 @@ UNDO_RECORD = record(
 UNISWAP_V2 = 0  # ProtocolRow in protocols.py says the rest
 UNISWAP_V3 = 1
 UNISWAP_V4 = 2
+SOLIDLY = 16
 
 STATUS_ABSENT = 0
 STATUS_SYNCING = 1

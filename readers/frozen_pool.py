@@ -56,7 +56,7 @@ class FrozenPool(CopyQuotes):
 
     @property
     def protocol(self) -> str:
-        """uniswap_v2, uniswap_v3 or uniswap_v4."""
+        """uniswap_v2, uniswap_v3, uniswap_v4 or solidly."""
         return PROTOCOLS[int(self._row["protocol"][0])].name
 
     @property

@@ -120,7 +120,7 @@ class Pool(SharedQuotes):
 
     @property
     def protocol(self) -> str:
-        """uniswap_v2, uniswap_v3 or uniswap_v4."""
+        """uniswap_v2, uniswap_v3, uniswap_v4 or solidly."""
         return PROTOCOL_NAMES[int(self._row()["protocol"][0])]
 
     @property

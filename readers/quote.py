@@ -138,8 +138,8 @@ def quote_error(status: int, key: str, amount: int | None, flags: int) -> Except
     what = "the batch's arguments" if amount is None else f"{amount} {side} pool {key}, {way}"
     if status == lib.PSA_BAD_ARGUMENT:
         return cls(
-            f"{what}: an option does not fit the pool: V2 takes no price limit, "
-            "and only V4 pools with a dynamic fee or hooks take lp_fee"
+            f"{what}: an option does not fit the pool: pairs take no price limit, Solidly's "
+            "no exact output, and only V4 pools with a dynamic fee or hooks take lp_fee"
         )
     text = f"{what}: {lib_name(status)}"
     remedy = {

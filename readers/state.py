@@ -22,8 +22,9 @@ class PoolState:
     """Everything known about one pool, from one version.
 
     `block_number, tx_index, log_index` are the position of the last applied event; without one since the
-    scrape they are (`base_block`, 0, 0). `protocol` is uniswap_v2, uniswap_v3 or uniswap_v4, `status`
-    live, syncing, stale or removed. Fields the protocol does not have are None. V2 has reserves (wei);
+    scrape they are (`base_block`, 0, 0). `protocol` is uniswap_v2, uniswap_v3, uniswap_v4 or solidly,
+    `status` live, syncing, stale or removed. Fields the protocol does not have are None. V2 and Solidly
+    have reserves (wei);
     V3 and V4 have sqrt_price_x96 (Q64.96), tick, liquidity, tick_spacing and ticks, ascending (tick,
     liquidity_gross, liquidity_net); V4 also protocol_fee (24 bits as stored), lp_fee (pips), the
     fee_block at which one was read or told last, and hooks. `fee_pips` of a V4 pool is the fee of its

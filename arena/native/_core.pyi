@@ -17,6 +17,7 @@ class Lib:
     PSA_CURVE_TRICRYPTO: Final[int]
     PSA_BALANCER_V2_WEIGHTED: Final[int]
     PSA_FLUID: Final[int]
+    PSA_SOLIDLY: Final[int]
     PSA_PROTOCOL_UNKNOWN: Final[int]
     PSA_STATUS_ABSENT: Final[int]
     PSA_STATUS_SYNCING: Final[int]

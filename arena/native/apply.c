@@ -114,7 +114,9 @@ static void on_reverted(psa_writer *writer, const psa_event *event, uint32_t slo
     }
     psa_edit_begin(writer, slot, &edit);
     psa_line *line = &edit.line;
-    int result = psa_families[psa_kind_family[event->kind]].revert(writer, &edit, event);
+    uint32_t protocol = arena->statics[slot].protocol;
+    int result = PSA_INVALID_EVENT_DATA;
+    if (psa_takes(protocol, event)) result = psa_families[psa_family_of(protocol)].revert(writer, &edit, event);
     if (line->block_number >= event->block_number) { /* the branch that replaces it starts here */
         line->block_number = event->block_number - 1;
         line->tx_index = UINT32_MAX;

@@ -12,6 +12,7 @@ static inline int psa_load_family(const psa_line *line, const row_fields *row, u
     switch (psa_family_of(row->protocol)) {
     case PSA_FAMILY_PAIR: return psa_v2_load(line, row, flags, lp_fee, arrays, pool);
     case PSA_FAMILY_CONCENTRATED: return psa_cl_load(line, row, flags, lp_fee, arrays, pool);
+    case PSA_FAMILY_SOLIDLY: return psa_solidly_load(line, row, flags, lp_fee, arrays, pool);
     default: return PSA_UNSUPPORTED_PROTOCOL;
     }
 }
@@ -23,6 +24,8 @@ static inline int psa_quote_family(const pool_state *pool, const psa_u256 *amoun
     case PSA_FAMILY_PAIR: return psa_v2_quote(pool, amount, limit, zero_for_one, exact_in, result);
     case PSA_FAMILY_CONCENTRATED:
         return psa_cl_quote(pool, amount, limit, zero_for_one, exact_in, result);
+    case PSA_FAMILY_SOLIDLY:
+        return psa_solidly_quote(pool, amount, limit, zero_for_one, exact_in, result);
     default: return PSA_UNSUPPORTED_PROTOCOL;
     }
 }

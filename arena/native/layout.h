@@ -25,6 +25,7 @@
 #define PSA_CURVE_TRICRYPTO 6
 #define PSA_BALANCER_V2_WEIGHTED 7
 #define PSA_FLUID 8
+#define PSA_SOLIDLY 16            /* as those from here on, in no feed */
 #define PSA_PROTOCOL_UNKNOWN 255  /* seed: a protocol string outside the three */
 
 /* pool status, in the version line */
@@ -59,8 +60,8 @@
 #define PSA_PHASE_GAP 6           /* events were lost; reason says which blocks */
 #define PSA_PHASE_STOPPED 7
 
-/* counters in the data header; [APPLIED + protocol * 8 + kind - PSA_EVENT_V2_SYNC] for the three
- * protocols, of which V4 has one more, [FAULTS + status - PSA_POOL_NOT_FOUND], [UNSUPPORTED + protocol] */
+/* counters in the data header; [APPLIED + protocol * 8 + kind - PSA_EVENT_V2_SYNC] for the
+ * protocols held, of which V4 has one more, [FAULTS + status - PSA_POOL_NOT_FOUND], [UNSUPPORTED + protocol] */
 #define PSA_COUNTER_BLOCKS 0
 #define PSA_COUNTER_BLOCKS_REVERTED 1
 #define PSA_COUNTER_COMMITS 2

@@ -14,6 +14,7 @@ enum {
     PSA_FAMILY_NONE,         /* of numbers that are no protocol with pools */
     PSA_FAMILY_PAIR,         /* two reserves */
     PSA_FAMILY_CONCENTRATED, /* price, liquidity and ticks */
+    PSA_FAMILY_SOLIDLY,      /* two reserves that 112 bits need not hold, and a fee of their own unit */
     PSA_FAMILY_COUNT
 };
 
@@ -22,6 +23,7 @@ static const uint8_t psa_protocol_family[256] = {
     [PSA_UNISWAP_V2] = PSA_FAMILY_PAIR,
     [PSA_UNISWAP_V3] = PSA_FAMILY_CONCENTRATED,
     [PSA_UNISWAP_V4] = PSA_FAMILY_CONCENTRATED,
+    [PSA_SOLIDLY] = PSA_FAMILY_SOLIDLY,
 };
 
 static const uint8_t psa_kind_family[256] = {
@@ -38,7 +40,8 @@ static inline uint32_t psa_family_of(uint32_t protocol) { return psa_protocol_fa
 
 /* Whether its lines hold two reserves, and name no ticks. */
 static inline int psa_has_reserves(uint32_t protocol) {
-    return psa_family_of(protocol) == PSA_FAMILY_PAIR;
+    uint32_t family = psa_family_of(protocol);
+    return family == PSA_FAMILY_PAIR || family == PSA_FAMILY_SOLIDLY;
 }
 
 /* Whether an event can be one of a pool of `protocol`. */
@@ -81,6 +84,18 @@ int psa_v2_load(const psa_line *line, const row_fields *row, uint32_t flags, uin
                 const psa_tick_arrays *arrays, pool_state *pool);
 int psa_v2_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 *limit,
                  int zero_for_one, int exact_in, psa_quote_result *result);
+
+/* solidly.c */
+int psa_solidly_apply(psa_writer *writer, psa_edit *edit, const psa_event *event);
+int psa_solidly_revert(psa_writer *writer, psa_edit *edit, const psa_event *event);
+int psa_solidly_settle(psa_writer *writer, psa_edit *edit, const psa_event *event);
+int psa_solidly_fits(const psa_arena *arena, const psa_static *row, const psa_line *line);
+int psa_solidly_admits(const psa_static *row, const psa_line *values, const int32_t *ticks,
+                       const uint64_t *gross, const uint64_t *net, uint32_t count);
+int psa_solidly_load(const psa_line *line, const row_fields *row, uint32_t flags, uint32_t lp_fee,
+                     const psa_tick_arrays *arrays, pool_state *pool);
+int psa_solidly_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 *limit,
+                      int zero_for_one, int exact_in, psa_quote_result *result);
 
 /* apply_cl.c */
 int psa_cl_apply(psa_writer *writer, psa_edit *edit, const psa_event *event);

@@ -1,10 +1,10 @@
 """The bridge's dialect: bytes as docs/reference/wire.md says, and no other stream is taken for it."""
 
 import struct
-from typing import Any
 
 import numpy as np
 import pytest
+from builders.decoding import decode
 
 from arena.layouts.events import EVENT
 from arena.native import ffi, lib
@@ -35,24 +35,6 @@ def block(*updates: tuple[int, bytes]) -> bytes:
     middle = [update(seq, *each) for seq, each in enumerate(updates, 2)]
     end = frame(struct.pack("<IQQQ", END, len(updates) + 2, 7, len(updates)))
     return begin + b"".join(middle) + end
-
-
-def decode(data: bytes, dialect: int = lib.PSA_DIALECT_UNKNOWN) -> tuple[Any, Any, int]:
-    """(records handed over, the feed, the status) of one call."""
-    feed = ffi.new("psa_feed *")
-    lib.psa_feed_open(feed, dialect)
-    events = np.zeros(64, EVENT)
-    consumed, ready = ffi.new("uint64_t *"), ffi.new("uint32_t *")
-    status = lib.psa_feed_decode(
-        feed,
-        ffi.from_buffer("uint8_t[]", data),
-        len(data),
-        ffi.cast("psa_event *", ffi.from_buffer(events)),
-        len(events),
-        consumed,
-        ready,
-    )
-    return events[: ready[0]].copy(), feed, status
 
 
 FEES = ((26, struct.pack("<I", 700 << 12 | 300)), (25, swap_body(3300, 1)), (25, swap_body(5, 0)))

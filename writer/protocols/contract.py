@@ -143,8 +143,8 @@ class PoolProtocol(ABC):
         row = self.row
         tokens = fields.token("token0"), fields.token("token1")
         factory = fields.hex("factory", (20,)) if fields.record.get("factory") else bytes(20)
-        fee_pips = row.default_fee_pips
-        if fee_pips is None or fields.is_given("fee"):
+        fee_pips = row.default_fee_pips if row.has_listed_fee else 0
+        if fee_pips is None or (row.has_listed_fee and fields.is_given("fee")):
             fee_pips = fields.integer("fee", 0, row.max_fee_pips)
         spacing = 0
         if row.has_ticks:

@@ -23,8 +23,9 @@ def pool_record(target: PoolTarget) -> dict[str, Any]:
         "protocol": target.layout.name,
         "token0": _token_record(spec.token0),
         "token1": _token_record(spec.token1),
-        "fee": spec.fee_pips,
     }
+    if row.has_listed_fee:
+        record["fee"] = spec.fee_pips
     if row.has_ticks:
         record["tick_spacing"] = spec.tick_spacing
     if row.is_managed:

@@ -7,13 +7,14 @@ from arena.specs import PoolSpec
 from arena.values import PoolValues
 from arena.writer.node.client import Log
 from arena.writer.protocols.contract import LogEvent, PoolProtocol, refusal
+from arena.writer.protocols.solidly import Solidly
 from arena.writer.protocols.storage import PoolTarget, StorageLayout
 from arena.writer.protocols.uniswap_v2 import UniswapV2
 from arena.writer.protocols.uniswap_v3 import UniswapV3
 from arena.writer.protocols.uniswap_v4 import UniswapV4
 
 HELD: dict[int, PoolProtocol] = {
-    each.number: each for each in (UniswapV2(), UniswapV3(), UniswapV4())
+    each.number: each for each in (UniswapV2(), UniswapV3(), UniswapV4(), Solidly())
 }
 
 EVENT_TOPICS = {

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from arena.errors import PoolInvalid
@@ -22,6 +23,10 @@ def pool_stages(target: PoolTarget, block_number: int) -> Stages:
     values = yield from protocol_of(target.spec).stages(target, block_number)
     check_pool(target.spec, values)
     return values
+
+
+def _at(target: PoolTarget, wanted: SlotList) -> PoolTarget:
+    return replace(target, account=wanted.account) if wanted.account else target
 
 
 class SlotReader(Protocol):
@@ -53,7 +58,7 @@ def read_targets(
         except PoolInvalid as error:
             outcomes[index] = error
     while waiting:
-        answers = read([(targets[index], wanted) for index, _, wanted in waiting])
+        answers = read([(_at(targets[index], wanted), wanted) for index, _, wanted in waiting])
         running, waiting = waiting, []
         for (index, stages, wanted), answer in zip(running, answers, strict=True):
             if isinstance(answer, PoolInvalid):

@@ -31,15 +31,19 @@ class StorageLayout:
 
 @dataclass(frozen=True, slots=True)
 class PoolTarget:
-    """A pool together with where its words lie: the account that holds them, and the layout."""
+    """A pool together with where its words lie: the account that holds them, and the layout.
+
+    `account` names another one, where some of them lie elsewhere.
+    """
 
     spec: PoolSpec
     layout: StorageLayout
+    account: bytes = b""
 
     @property
     def address(self) -> bytes:
-        """The 20-byte account whose storage holds the pool."""
-        return account_of(self.spec)
+        """The 20-byte account whose storage holds the words."""
+        return self.account or account_of(self.spec)
 
 
 def account_of(spec: PoolSpec) -> bytes:
@@ -72,13 +76,20 @@ class SlotList:
     """Slots of one account in the order their values are wanted.
 
     `keys` are 32-byte slots. `hashed` are their keccak256, computed once on first use: the keys of
-    a node's hashed tables. Lists that all V3 pools of a spacing share are built once.
+    a node's hashed tables. Lists that all V3 pools of a spacing share are built once. `account` is
+    another one than the pool's own, or empty.
     """
 
-    __slots__ = ("_hash_slot", "_hashed", "_sorted", "keys")
+    __slots__ = ("_hash_slot", "_hashed", "_sorted", "account", "keys")
 
-    def __init__(self, keys: Iterable[bytes], hash_slot: Callable[[bytes], bytes] = keccak256):
+    def __init__(
+        self,
+        keys: Iterable[bytes],
+        hash_slot: Callable[[bytes], bytes] = keccak256,
+        account: bytes = b"",
+    ):
         self.keys = tuple(keys)
+        self.account = account
         self._hash_slot = hash_slot
         self._hashed: tuple[bytes, ...] | None = None
         self._sorted: tuple[tuple[int, ...], tuple[bytes, ...], bytes] | None = None

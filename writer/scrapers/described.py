@@ -30,6 +30,7 @@ _SELECTORS = {
     "token0": "0x0dfe1681",
     "token1": "0xd21220a7",
     "factory": "0xc45a0155",
+    "stable": "0x22be3de1",
 }
 _WORD_CHARS = 2 + 64
 CALLS_AT_ONCE = 500
@@ -52,6 +53,8 @@ def contradictions_of(spec: PoolSpec, told: Mapping[str, int]) -> Iterator[tuple
         function = "fee" if name == "fee_pips" else "tickSpacing"
         if told.get(function, listed) != listed:
             yield name, listed, told[function]
+    if told.get("stable", 0):
+        yield "curve", "volatile", "stable"
     for name, address in (
         ("token0", spec.token0.address),
         ("token1", spec.token1.address),

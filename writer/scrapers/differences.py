@@ -42,7 +42,9 @@ def _shown(value: Any) -> Any:
 
 def compared_fields(protocol: int) -> tuple[str, ...]:
     """The fields of PoolValues that two readings of a pool must have the same, besides ticks."""
-    return tuple(name for name in PROTOCOLS[protocol].state_fields if name not in _OTHERWISE)
+    row = PROTOCOLS[protocol]
+    fields = tuple(name for name in row.state_fields if name not in _OTHERWISE)
+    return fields if row.has_listed_fee else ("fee_pips", *fields)
 
 
 def differences(

@@ -125,7 +125,9 @@ class StateLine(PoolFields):
         found = {name: self._state_field(name, block_number) for name in row.state_fields}
         spacing, hooks = found.pop("tick_spacing", 0), found.pop("hooks", bytes(20))
         return (
-            PoolSpec(key, row.number, *tokens, fee_pips, spacing, factory, hooks),
+            PoolSpec(
+                key, row.number, *tokens, fee_pips * row.has_listed_fee, spacing, factory, hooks
+            ),
             PoolValues(block_number, found.get("lp_fee", fee_pips), **found),
         )
 

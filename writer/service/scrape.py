@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import orjson
 
 from arena.errors import BlockUnavailable, DatabaseRefused, PoolInvalid
-from arena.layouts.protocols import PROTOCOL_NAMES
+from arena.layouts.protocols import PROTOCOLS
 from arena.specs import TokenSpec
 from arena.statelines import pool_line, token
 from arena.writer.lists.pool_list import read_pool_list
@@ -120,6 +120,7 @@ def _failed_record(error: PoolInvalid) -> dict[str, Any]:
 
 def _record(pool: ScrapedPool) -> dict[str, Any]:
     spec, values = pool.spec, pool.values
+    row = PROTOCOLS[spec.protocol]
 
     def value_of(name: str) -> Any:
         if name == "hooks":
@@ -127,12 +128,12 @@ def _record(pool: ScrapedPool) -> dict[str, Any]:
         return spec.tick_spacing if name == "tick_spacing" else getattr(values, name)
 
     return pool_line(
-        PROTOCOL_NAMES[spec.protocol],
+        row.name,
         pool=_hex(spec.key),
         block=values.block_number,
         tokens=(_token(spec.token0), _token(spec.token1)),
         factory=_hex(spec.factory),
-        fee_pips=spec.fee_pips,
+        fee_pips=spec.fee_pips if row.has_listed_fee else values.fee_pips,
         value_of=value_of,
     )
 

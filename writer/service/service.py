@@ -236,6 +236,7 @@ class Service:
             node=self._node,
             gap_timeout_s=settings.gap_timeout_s,
             described=self._described,
+            brings_all=self._producer is not None or settings.dialect == "bridge",
             side_tasks=side_tasks,
             observe=self._observe_start,
         )

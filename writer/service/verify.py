@@ -145,6 +145,6 @@ def _compare(state: Any, theirs: Mapping[bytes, PoolValues | PoolInvalid]) -> It
         yield Difference(key, "pool", "live", f"{type(values).__name__}: {values}")
         return
     protocol = PROTOCOL_NUMBERS[state.protocol]
-    fields = {name: getattr(state, name) for name in compared_fields(protocol)}
-    ours = PoolValues(state.block_number, state.fee_pips, ticks=state.ticks or (), **fields)
+    fields = {name: getattr(state, name) for name in ("fee_pips", *compared_fields(protocol))}
+    ours = PoolValues(state.block_number, ticks=state.ticks or (), **fields)
     yield from differences(key, protocol, ours, values)

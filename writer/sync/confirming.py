@@ -95,13 +95,9 @@ class Confirming(Part):
 
     async def still_differing(self, branch: Branch) -> int:
         """Forget a block that differed and that the stream has reverted since; a mark of now."""
-
-        def look() -> tuple[int, bool]:
-            known = () if branch.differing is None else (branch.differing,)
-            return self.intake.buffer.mark(), len(self.intake.standing.valid(known)) == len(known)
-
-        mark, differs = await self._call(look)
-        if not differs:
+        known = () if branch.differing is None else (branch.differing,)
+        mark, valid = await self._call(self.intake.standing.valid_now, known)
+        if not valid:
             branch.differing = None
         return mark
 

@@ -63,7 +63,7 @@ class Coordinator:
     told with `closes_gaps`. `targets` is the list the scraper began with, where change_pools is used.
     `gap_timeout_s` is how long that is tried before pools are read anew, `unsure_s` how long nothing
     but time and fee need show that node and stream are on one branch. `described` tells pools that
-    are not what they are listed as.
+    are not what they are listed as; `brings_all` as in Source.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Coordinator:
         gap_timeout_s: float = 30.0,
         witness_pause_s: float = WITNESS_PAUSE_S,
         described: Described | None = None,
+        brings_all: bool = False,
         unsure_s: float = UNSURE_S,
         side_tasks: SideTasks | None = None,
         observe: Callable[[Metrics], None] = lambda metrics: None,
@@ -91,7 +92,7 @@ class Coordinator:
         port = Port(intake, call)
         self._progress = Progress(port, observe)
         shared = Shared(port, self._progress, self._roster, self._branch)
-        self._source = Source(shared, scraper=scraper, described=described)
+        self._source = Source(shared, scraper=scraper, described=described, brings_all=brings_all)
         confirming = Confirming(shared, gap_timeout_s=gap_timeout_s, unsure_s=unsure_s)
         places = Places(shared, confirming)
         self._membership = Membership(shared, self._source, places)
@@ -180,7 +181,11 @@ class Coordinator:
         }
         witnesses = await self._call(self.intake.gap.adopt)
         held = await self._call(self.intake.members.pools)
-        other = [key for key in held if key not in specs or not held[key].is_same(specs[key])]
+        other = [
+            key
+            for key, spec in held.items()
+            if key not in specs or not spec.is_same(specs[key]) or not self._source.brings(spec)
+        ]
         if self._source.described is not None:
             same = [held[key] for key in held.keys() - set(other)]
             other += await asyncio.to_thread(self._source.described.wrong_of, same)

@@ -15,6 +15,8 @@ from arena.errors import (
     RpcUnavailable,
     Scraper,
 )
+from arena.layouts.protocols import PROTOCOLS
+from arena.specs import PoolSpec
 from arena.writer.node.meanings import LASTING, meaning
 from arena.writer.scrapers import PoolScraper
 from arena.writer.scrapers.described import Described
@@ -40,7 +42,8 @@ PASSING = (
 
 
 class Source(Part):
-    """`described` tells pools that are not what they are listed as."""
+    """`described` tells pools that are not what they are listed as; `brings_all`: the stream has the
+    events of every protocol, as one that a bridge makes of a node's logs has."""
 
     def __init__(
         self,
@@ -48,10 +51,12 @@ class Source(Part):
         *,
         scraper: PoolScraper,
         described: Described | None,
+        brings_all: bool,
     ) -> None:
         super().__init__(shared)
         self.scraper = scraper
         self.described = described
+        self._brings_all = brings_all
         # For a source that trails: the newest loss, its newest block first seen after it, and the
         # newest loss after which that block was seen to move.
         self._seen: tuple[int, int] | None = None
@@ -92,10 +97,16 @@ class Source(Part):
             known, before = await self._call(self.intake.standing.known_at, epoch, as_of_ns)
             mark, losses = min(mark, known), min(losses, before)
         trails = self.trails
+        untold = [pool.spec for pool in scrape.pools if not self.brings(pool.spec)]
         return [
             Candidate(pool, mark, trails, 0 if pool.spec.key in scrape.outdated else losses)
             for pool in scrape.pools
-        ], scrape.invalid
+            if self.brings(pool.spec)
+        ], (*scrape.invalid, *map(_not_told, untold))
+
+    def brings(self, spec: PoolSpec) -> bool:
+        """Whether the stream has the events of that pool."""
+        return self._brings_all or PROTOCOLS[spec.protocol].is_in_feeds
 
     def _note(self, losses: int, block_number: int) -> None:
         """A source that trails stood at that block after `losses` were noticed: what it wrote since
@@ -104,3 +115,13 @@ class Source(Part):
             self._seen = losses, block_number
         elif self._seen[1] != block_number:
             self._moved_after = losses
+
+
+def _not_told(spec: PoolSpec) -> PoolInvalid:
+    found = f"no feed has the events of {PROTOCOLS[spec.protocol].name}"
+    return PoolInvalid(
+        f"pool 0x{spec.key.hex()} is not installed: {found}; they come from a node's logs: run with "
+        "--node, or with --dialect bridge beside an arena-bridge",
+        key=spec.key,
+        found=found,
+    )

@@ -126,6 +126,10 @@ class Standing:
             if (lowest := self.buffer.reverts_since(each.mark)) is None or lowest > each.number
         ]
 
+    def valid_now(self, witnesses: Sequence[Witness]) -> tuple[int, list[Witness]]:
+        """A mark of now, and those that are valid."""
+        return self.buffer.mark(), self.valid(witnesses)
+
     def valid_at(self, moment: Moment, witnesses: Sequence[Witness]) -> list[Witness]:
         """The witnesses that hold for a copy taken then, too: no revert came in between, no gap, which
         may have been closed by turning back blocks without any, and no pool went, with whose events a
