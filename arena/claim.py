@@ -10,21 +10,21 @@ from arena.layouts import header as layout
 from arena.lock import ControlSegment
 from arena.native import ffi, lib
 from arena.office import write_state
-from arena.segment import DIRECTORY, Segment, data_name, unlink
+from arena.segment import DIRECTORY, Access, Segment, data_name, unlink
 
 log = logging.getLogger(__name__)
 
 _CLAIM_TRIES = 64
 
 
-def claim(name: str, mode: int, group: str | int | None) -> ControlSegment:
+def claim(name: str, access: Access) -> ControlSegment:
     """The locked control segment of a name in this build's layout, created or replaced as needed."""
     for _ in range(_CLAIM_TRIES):
         try:
             control = ControlSegment.attach_writable(name, layout.CONTROL_NBYTES)
         except ArenaMissing:
             try:
-                control = ControlSegment.create(name, layout.CONTROL_NBYTES, mode=mode, group=group)
+                control = ControlSegment.create(name, layout.CONTROL_NBYTES, access)
             except FileExistsError:
                 continue
         try:

@@ -33,7 +33,7 @@ from arena.lock import ControlSegment
 from arena.mapping import MappedArena
 from arena.native import ffi, lib, lib_name, raise_status
 from arena.office import Office, write_phase, write_state
-from arena.segment import Segment, data_name, segment_name, unlink
+from arena.segment import Access, Segment, data_name, segment_name, unlink
 from arena.writable import FULL, WritableGeneration
 
 # Of psa_writer: what is not in the segment and must survive a change of it.
@@ -65,11 +65,10 @@ class Hold:
         """Go on in a new generation, between two commits. ArenaFull, and nothing changed, when shared
         memory has no room for both."""
         old = self.generation
-        number, access = old.number + 1, os.fstat(old.segment.fd)
+        number, found = old.number + 1, os.fstat(old.segment.fd)
         packed = capacities.packed(self.name)
-        segment = _new_generation(
-            self.name, number, packed, access.st_mode & 0o777, access.st_gid, old.arena
-        )
+        access = Access(found.st_mode & 0o777, found.st_gid)
+        segment = _new_generation(self.name, number, packed, access, old.arena)
         try:
             fresh = ffi.from_buffer("psa_header *", segment.map, require_writable=True)
             fresh.origin = old.header.origin
@@ -113,9 +112,8 @@ class Hold:
 def create(
     name: str,
     capacities: Capacities,
+    access: Access,
     *,
-    mode: int,
-    group: str | int | None,
     chain_id: int,
     image: ArenaImage | None,
 ) -> Hold:
@@ -125,7 +123,7 @@ def create(
     if source is not None:
         capacities = capacities.at_least(Capacities.of(source))
     packed = capacities.packed(name)
-    control = claim(name, mode, group)
+    control = claim(name, access)
     shared = control_pointer(control)
     previous = control_generation(shared)
     if previous > _MAX_GENERATION:
@@ -137,9 +135,9 @@ def create(
         write_phase(shared, layout.PHASE_NUMBERS["starting"])
         if control_state(shared) != layout.STATE_READY:
             write_state(shared, layout.STATE_CREATING)
-        control.set_access(mode, group)
+        control.set_access(access)
         number = previous + 1
-        segment = _new_generation(name, number, packed, mode, group, source)
+        segment = _new_generation(name, number, packed, access, source)
         hold = Hold(control, segment)
         shared.data_nbytes = segment.nbytes
         shared.created_unix_ns = time.time_ns()
@@ -160,7 +158,7 @@ def create(
     return hold
 
 
-def take_over(name: str, *, mode: int | None, group: str | int | None) -> Hold:
+def take_over(name: str, access: Access | None) -> Hold:
     """Continue on the segment a dead or closed writer left; what WriterArena.take_over says."""
     name = segment_name(name)
     control = ControlSegment.attach_writable(name, layout.CONTROL_NBYTES)
@@ -185,9 +183,9 @@ def take_over(name: str, *, mode: int | None, group: str | int | None) -> Hold:
         unlink(data_name(name, number + 1))
         supersede(name, number - 1)
         segment = Segment.attach(data_name(name, number), writable=True)
-        if mode is not None:
-            control.set_access(mode, group)
-            segment.set_access(mode, group)
+        if access is not None:
+            control.set_access(access)
+            segment.set_access(access)
         MappedArena(segment, number).close()  # checks the header
         hold = Hold(control, segment)
         _settle_statuses(hold.generation, phase)
@@ -217,12 +215,7 @@ def _settle_statuses(generation: WritableGeneration, phase: str) -> None:
 
 
 def _new_generation(
-    name: str,
-    generation: int,
-    capacities: Any,
-    mode: int,
-    group: str | int | None,
-    source: Any | None,
+    name: str, generation: int, capacities: Any, access: Access, source: Any | None
 ) -> Segment:
     """A data segment, empty or with the content of `source`, that nothing names yet. ArenaFull."""
     nbytes = int(lib.psa_arena_nbytes(capacities))
@@ -233,8 +226,7 @@ def _new_generation(
         - int(capacities.heap_nbytes)
         - int(capacities.undo_record_count) * slots.UNDO_RECORD.itemsize
         - PAGE_NBYTES,
-        mode=mode,
-        group=group,
+        access=access,
     )
     try:
         base = ffi.from_buffer("uint8_t *", segment.map, require_writable=True)

@@ -17,7 +17,9 @@ from arena.errors import ArenaBusy, ArenaNotReady
 from arena.owner import check_owner, user_id
 from arena.segment import (
     DIRECTORY,
+    PRIVATE,
     ROOM_ERRNOS,
+    Access,
     available_nbytes,
     create_segment,
     no_room,
@@ -143,15 +145,14 @@ class ControlSegment:
         )
 
     @classmethod
-    def create(
-        cls, name: str, nbytes: int, *, mode: int = 0o600, group: str | int | None = None
-    ) -> Self:
+    def create(cls, name: str, nbytes: int, access: Access = PRIVATE) -> Self:
         """Create a control segment of `nbytes` zero bytes, and map it. FileExistsError if there is one.
 
         Whoever wants to write takes the lock next; the creator has no claim on it.
         """
         name = segment_name(name)
-        fd = create_segment(name, nbytes, nbytes, mode, group)  # nobody can hold its lock yet
+        # Nobody can hold its lock yet.
+        fd = create_segment(name, nbytes, reserve_bytes=nbytes, access=access)
         return cls._take(name, nbytes, writable=True, created_fd=fd)
 
     @classmethod
@@ -249,9 +250,9 @@ class ControlSegment:
         """Whether the name still leads to this file."""
         return _linked(self.name) == self._identity
 
-    def set_access(self, mode: int, group: str | int | None) -> None:
+    def set_access(self, access: Access) -> None:
         """Change group and mode. ArenaPermission when this user may not."""
-        set_access(self._require().fds[0], self.name, mode, group)
+        set_access(self._require().fds[0], self.name, access)
 
     def close(self) -> None:
         """Let go, of the lock too; the file closes when its last user in this process is gone."""

@@ -14,6 +14,7 @@ import os
 import re
 import resource
 import stat
+from dataclasses import dataclass
 from typing import Self
 
 import posix_ipc
@@ -37,6 +38,17 @@ _MAX_NBYTES = 1 << 46  # half of what a process can address; no writer makes one
 
 # How the system says that a segment is larger than what is left, or allowed.
 ROOM_ERRNOS = {errno.ENOSPC, errno.EFBIG, errno.ENOMEM, errno.EDQUOT}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Permission bits, and the group that owns it: a name, a number, or None for the user's own."""
+
+    mode: int = 0o600
+    group: str | int | None = None
+
+
+PRIVATE = Access()
 
 
 def segment_name(name: str) -> str:
@@ -150,27 +162,26 @@ def group_id(group: str | int | None) -> int:
         raise ValueError(f"no group named {group!r}") from error
 
 
-def set_access(fd: int, name: str, mode: int, group: str | int | None) -> None:
+def set_access(fd: int, name: str, access: Access) -> None:
     """Give a segment its group and mode; the umask has no say."""
     try:
-        gid = group_id(group)
+        gid = group_id(access.group)
         if gid != -1:
             os.fchown(fd, -1, gid)
-        os.fchmod(fd, mode)
+        os.fchmod(fd, access.mode)
     except PermissionError as error:
         raise ArenaPermission(
-            f"cannot set mode {mode:#o} and group {group} of {name}: {error.strerror}", name=name
+            f"cannot set mode {access.mode:#o} and group {access.group} of {name}: {error.strerror}",
+            name=name,
         ) from error
 
 
-def create_segment(
-    name: str, nbytes: int, reserve_bytes: int, mode: int, group: str | int | None
-) -> int:
+def create_segment(name: str, nbytes: int, *, reserve_bytes: int, access: Access) -> int:
     """Descriptor of a new segment of `nbytes` zero bytes, the first `reserve_bytes` with pages behind
     them. FileExistsError; ArenaFull when the file system has too few; nothing is left behind then."""
-    fd = open_segment(name, writable=True, create=True, mode=mode)
+    fd = open_segment(name, writable=True, create=True, mode=access.mode)
     try:
-        set_access(fd, name, mode, group)
+        set_access(fd, name, access)
         try:
             os.ftruncate(fd, nbytes)
             os.posix_fallocate(fd, 0, reserve_bytes)
@@ -200,13 +211,7 @@ class Segment:
 
     @classmethod
     def create(
-        cls,
-        name: str,
-        nbytes: int,
-        *,
-        reserve_bytes: int,
-        mode: int = 0o600,
-        group: str | int | None = None,
+        cls, name: str, nbytes: int, *, reserve_bytes: int, access: Access = PRIVATE
     ) -> Self:
         """New segment of `nbytes` zero bytes, the first `reserve_bytes` with pages behind them.
 
@@ -214,7 +219,7 @@ class Segment:
         file system has too few pages; nothing is left behind then.
         """
         unlink(name)
-        fd = create_segment(name, nbytes, reserve_bytes, mode, group)
+        fd = create_segment(name, nbytes, reserve_bytes=reserve_bytes, access=access)
         try:
             return cls(name, fd, mmap.mmap(fd, nbytes), nbytes)
         except BaseException:
@@ -253,9 +258,9 @@ class Segment:
         if self.fd >= 0:
             os.close(self.fd)
 
-    def set_access(self, mode: int, group: str | int | None) -> None:
+    def set_access(self, access: Access) -> None:
         """Change the mode and, unless None, the group."""
-        set_access(self.fd, self.name, mode, group)
+        set_access(self.fd, self.name, access)
 
     def close(self) -> None:
         """Close the descriptor and let go of the mapping; views of it stay valid."""

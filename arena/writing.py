@@ -12,7 +12,7 @@ from arena.layouts import slots
 from arena.layouts.protocols import PROTOCOLS
 from arena.native import ffi, lib
 from arena.reads import NO_POOL, is_visible, read_pool, slots_where
-from arena.segment import UNDO_NBYTES
+from arena.segment import PRIVATE, UNDO_NBYTES, Access
 from arena.specs import PoolSpec, pad_key, read_spec
 from arena.values import Fault, PoolValues, pack_line, pack_ticks, read_fault, unpack
 from arena.writable import WritableGeneration
@@ -45,8 +45,7 @@ class WriterArena:
         undo_blocks: int = 1024,
         undo_bytes: int = UNDO_NBYTES,
         undo_records: int | None = None,
-        mode: int = 0o600,
-        group: str | int | None = None,
+        access: Access = PRIVATE,
         chain_id: int = 0,
         image: ArenaImage | None = None,
     ) -> Self:
@@ -68,22 +67,19 @@ class WriterArena:
             undo_blocks=undo_blocks,
             undo_records=undo_records,
         )
-        hold = create(name, capacities, mode=mode, group=group, chain_id=chain_id, image=image)
+        hold = create(name, capacities, access, chain_id=chain_id, image=image)
         return cls(hold)
 
     @classmethod
-    def take_over(
-        cls, name: str, *, mode: int | None = None, group: str | int | None = None
-    ) -> Self:
+    def take_over(cls, name: str, access: Access | None = None) -> Self:
         """Continue on the segment a dead or closed writer left, at its last commit.
 
-        `mode`, and then `group`, are the permissions from now on; None leaves them. Pools that were live
-        then still are, at that block, also those it showed as syncing while a gap was open; those it
-        was just reading are stale.
+        `access` is that from now on; None leaves it. Pools that were live then still are, at that
+        block, also those it showed as syncing while a gap was open; those it was just reading are stale.
         ArenaMissing, ArenaPermission, ArenaBusy, LayoutMismatch; ArenaDamaged when it was cut short or
         its content contradicts itself; ArenaNotReady when its creation was never finished.
         """
-        return cls(take_over(name, mode=mode, group=group))
+        return cls(take_over(name, access))
 
     def grow(
         self,

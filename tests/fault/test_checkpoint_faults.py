@@ -23,9 +23,10 @@ import arena
 from arena.errors import ArenaMissing, CheckpointRefused
 from arena.images import ArenaImage
 from arena.layouts import slots
+from arena.segment import Access
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
-from arena.writer.host.room import Access, Capacities
+from arena.writer.host.room import Capacities
 from arena.writer.node.client import Header
 from arena.writer.sync import checkpoint_file as checkpoint_module
 from arena.writer.sync.checkpoint_file import (

@@ -22,8 +22,9 @@ from arena.errors import ArenaBusy, ArenaDamaged, ArenaError, LayoutMismatch
 from arena.layouts import header as layout
 from arena.layouts import slots
 from arena.layouts.slots import STATUS_LIVE, STATUS_SYNCING
+from arena.segment import Access
 from arena.values import PoolValues
-from arena.writer.host.room import Access, Capacities
+from arena.writer.host.room import Capacities
 from arena.writer.node.client import Header
 from arena.writer.sync.restart import open_arena
 from arena.writing import WriterArena

@@ -35,7 +35,8 @@ import arena
 from arena.errors import Scraper
 from arena.layouts.slots import STATUS_LIVE
 from arena.native import ffi
-from arena.writer.host.room import Access, Capacities
+from arena.segment import Access
+from arena.writer.host.room import Capacities
 from arena.writer.node.rpc_node import RpcNode
 from arena.writer.protocols.storage import PoolTarget
 from arena.writer.sync.checkpoint_file import checkpoint_files

@@ -21,7 +21,7 @@ from arena.lock import ControlSegment
 from arena.mapping import MappedArena
 from arena.native import ffi
 from arena.readers import attach
-from arena.segment import Segment, data_name, segment_name, unlink
+from arena.segment import Access, Segment, data_name, segment_name, unlink
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
 from arena.writing import WriterArena
@@ -199,7 +199,7 @@ pointer[0] = b"x"
 def test_mode_is_what_was_asked_whatever_the_umask(arena_name: str, mode: int) -> None:
     before = os.umask(0o077)
     try:
-        writer = WriterArena.create(arena_name, mode=mode, **SMALL)
+        writer = WriterArena.create(arena_name, access=Access(mode), **SMALL)
     finally:
         os.umask(before)
     with writer:
@@ -210,7 +210,7 @@ def test_mode_is_what_was_asked_whatever_the_umask(arena_name: str, mode: int) -
 
 def test_group_is_given_to_both_segments(arena_name: str) -> None:
     group = 12 if os.geteuid() == 0 else os.getgid()
-    with WriterArena.create(arena_name, mode=0o640, group=group, **SMALL) as writer:
+    with WriterArena.create(arena_name, access=Access(0o640, group), **SMALL) as writer:
         for name in (arena_name, f"{arena_name}.1"):
             assert (SHM / name).stat().st_gid == group
         writer.close(unlink=True)
@@ -218,7 +218,7 @@ def test_group_is_given_to_both_segments(arena_name: str) -> None:
 
 def test_unknown_group_is_refused_and_leaves_nothing(arena_name: str) -> None:
     with pytest.raises(ValueError, match="no group"):
-        WriterArena.create(arena_name, group="no-such-group-here", **SMALL)
+        WriterArena.create(arena_name, access=Access(group="no-such-group-here"), **SMALL)
     assert not list(SHM.glob(arena_name + "*"))
 
 

@@ -57,8 +57,9 @@ def test_a_feed_without_its_events_keeps_a_pair_out(brings_all: bool) -> None:
 
     standing = SimpleNamespace(known_now=None)
     port: Any = SimpleNamespace(intake=SimpleNamespace(standing=standing), call=call)
-    parts: Any = {"scraper": Scraper(), "described": None, "brings_all": brings_all}
-    source = Source(port, SimpleNamespace(), **parts)
+    shared: Any = SimpleNamespace(port=port, progress=None, roster=None, branch=None)
+    scraper: Any = Scraper()
+    source = Source(shared, scraper=scraper, described=None, brings_all=brings_all)
     candidates, invalid = asyncio.run(source.read([PAIR.key, V2.key], 0))
     assert [each.key for each in candidates] == ([PAIR.key, V2.key] if brings_all else [V2.key])
     assert [error.key for error in invalid] == ([] if brings_all else [PAIR.key])

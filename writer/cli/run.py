@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from arena.owner import user_id
+from arena.segment import Access
 from arena.writer.cli import config
 from arena.writer.cli.options import Dialect, RunOptions
 from arena.writer.cli.terminal import private_folder, progress_display, reload_log_level
 from arena.writer.cli.values import parse_mode, parse_size, parse_undo
-from arena.writer.host.room import Access, Capacities
+from arena.writer.host.room import Capacities
 from arena.writer.lists.files import FilePools
 from arena.writer.lists.nats import NatsPools
 from arena.writer.lists.saved import SavedList

@@ -10,6 +10,7 @@ from typing import TypeVar
 import typer
 
 from arena.owner import user_id
+from arena.segment import Access
 from arena.writer.cli.options import (
     BridgeOptions,
     DemoOptions,
@@ -26,7 +27,6 @@ from arena.writer.cli.terminal import (
     run_until_signal,
 )
 from arena.writer.cli.values import check_address, parse_mode, parse_size
-from arena.writer.host.room import Access
 from arena.writer.host.shortage import check_files
 from arena.writer.host.sockets import check_path
 

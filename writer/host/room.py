@@ -1,16 +1,8 @@
-"""What an arena or a socket takes of the machine, and whom it lets in."""
+"""What an arena takes of the machine."""
 
 from dataclasses import dataclass
 
 from arena.segment import UNDO_NBYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Permission bits, and the group that owns it: a name, a number, or None for the user's own."""
-
-    mode: int = 0o600
-    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,6 @@ class Block:
 
     number: int
     hash: bytes
-    parent_hash: bytes
     timestamp: int
 
 
@@ -101,7 +100,6 @@ def _block(rpc: JsonRpc, method: str, which: str) -> Block | None:
     return Block(
         quantity(rpc, method, found.get("number")),
         content_of(rpc, method, found.get("hash"), 32),
-        content_of(rpc, method, found.get("parentHash"), 32),
         quantity(rpc, method, found.get("timestamp")),
     )
 

@@ -29,7 +29,7 @@ from arena.errors import (
     Scraper,
 )
 from arena.native import lib
-from arena.writer.host.room import Access
+from arena.segment import Access
 from arena.writer.host.versions import file_signature
 from arena.writer.lists.pool_list import read_pool_list
 from arena.writer.lists.reports import report_refused

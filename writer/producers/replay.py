@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from arena.errors import Connection, Deserialization
-from arena.writer.host.room import Access
+from arena.segment import Access
 from arena.writer.host.sockets import check_path
 from arena.writer.producers.recording import Recording, check_stream, is_recording, load_recording
 
@@ -242,7 +242,8 @@ def listen(path: str, access: Access) -> socket.socket:
     mask = os.umask(0o177)
     try:
         listener.bind(birth)
-        if (group := access.group) is not None:
+        if access.group is not None:
+            group = str(access.group)
             shutil.chown(birth, group=int(group) if group.isdigit() else group)
         os.chmod(birth, access.mode)
         listener.listen(64)

@@ -151,7 +151,7 @@ class RpcScraper:
 
     def read_pools_at(self, number: int, block_hash: bytes, keys: Sequence[bytes]) -> Scrape:
         """Values of these pools at the end of that block. BlockUnavailable, RpcError."""
-        return self.read_at(Block(number, block_hash, bytes(32), 0), keys)
+        return self.read_at(Block(number, block_hash, 0), keys)
 
     def close(self) -> None:
         """Close the connections."""

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from arena.writer.host.room import Access, Capacities
+from arena.segment import Access
+from arena.writer.host.room import Capacities
 
 
 @dataclass(frozen=True, slots=True)

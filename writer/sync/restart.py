@@ -21,7 +21,8 @@ from arena.errors import (
     LayoutMismatch,
 )
 from arena.layouts.slots import STATUS_LIVE, STATUS_SYNCING, UNDO_RECORD
-from arena.writer.host.room import Access, Capacities
+from arena.segment import Access
+from arena.writer.host.room import Capacities
 from arena.writer.node.client import NodeClient
 from arena.writer.sync.checkpoint_file import Checkpoint, usable_checkpoints
 from arena.writing import WriterArena
@@ -62,8 +63,7 @@ def open_arena(
         max_pools=capacities.max_pools,
         tick_bytes=capacities.tick_bytes,
         undo_bytes=capacities.undo_bytes,
-        mode=access.mode,
-        group=access.group,
+        access=access,
     )
     if node is not None:
         found = _from_segment(name, access, chain_id, node)
@@ -94,7 +94,7 @@ def _make_room(arena: WriterArena, wanted: Capacities) -> None:
 
 def _from_segment(name: str, access: Access, chain_id: int, node: NodeClient) -> WriterArena | None:
     try:
-        found = WriterArena.take_over(name, mode=access.mode, group=access.group)
+        found = WriterArena.take_over(name, access)
     except ArenaMissing:
         return None
     except (ArenaNotReady, ArenaPermission, LayoutMismatch) as error:
