@@ -29,6 +29,7 @@ from arena.writer.scrapers.described import Described
 from arena.writer.sync.agreement import Witness
 from arena.writer.sync.branch import Branch
 from arena.writer.sync.confirming import Confirming
+from arena.writer.sync.courses import Parts
 from arena.writer.sync.gap import GapClosing
 from arena.writer.sync.intake import Intake
 from arena.writer.sync.joining import Joining
@@ -43,7 +44,6 @@ from arena.writer.sync.source import Source
 from arena.writer.sync.standing import StreamBroken
 from arena.writer.sync.starts import COLD_START, Metrics, Preset
 from arena.writer.sync.watch import WITNESS_PAUSE_S, Watch
-from arena.writer.sync.ways import Parts
 
 log = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ from arena.errors import (
     Scraper,
 )
 from arena.writer.sync.agreement import Witness
+from arena.writer.sync.courses import Course, Parts
 from arena.writer.sync.parts import Shared
 from arena.writer.sync.standing import StreamBroken
-from arena.writer.sync.ways import Parts, Way
 
 log = logging.getLogger(__name__)
 
 
-class GapClosing(Way):
+class GapClosing(Course):
     """The main thread's half: asks for what is missing, as often as it takes."""
 
     def __init__(self, shared: Shared, parts: Parts) -> None:

@@ -13,11 +13,11 @@ from arena.writer.scrapers import ScrapedPool
 from arena.writer.stream.compare import NodeBlock
 from arena.writer.sync.agreement import Agreement
 from arena.writer.sync.candidate import Candidate, Verdict
+from arena.writer.sync.courses import Course, Parts
 from arena.writer.sync.parts import Shared
 from arena.writer.sync.source import OUTDATED, PASSING
 from arena.writer.sync.starts import Metrics, Preset
 from arena.writer.sync.watch import Watch
-from arena.writer.sync.ways import Parts, Way
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ INSTALL_TICKS = 8192
 MAX_BACKFILL_BLOCKS = 512
 
 
-class Joining(Way):
+class Joining(Course):
     """One attempt after another, until the arena is live."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the ways to live share: all pools read and joined, a gap closed, single pools read again."""
+"""What the courses to live share: all pools read and joined, a gap closed, single pools read again."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from arena.writer.sync.source import Source
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The duties that each way calls upon."""
+    """The duties that each of them calls upon."""
 
     source: Source
     confirming: Confirming
@@ -19,8 +19,8 @@ class Parts:
     membership: Membership
 
 
-class Way(Part):
-    """A way by which pools become live."""
+class Course(Part):
+    """A course by which pools become live."""
 
     def __init__(self, shared: Shared, parts: Parts) -> None:
         super().__init__(shared)
