@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 UINT64_MASK = (1 << 64) - 1
-U8 = np.dtype("<u8")
 
 
 def to_limbs(value: int, count: int) -> tuple[int, ...]:

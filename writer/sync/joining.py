@@ -97,7 +97,7 @@ class Joining(Course):
             wanted = [spec for spec in specs if spec.key in verdict.again]
             if wanted:
                 if time.monotonic() >= deadline:
-                    self._refuse_reverted(joined, verdict, deadline)
+                    self._refuse_reverted(joined, verdict)
                 self._progress.metrics.pools_done = len(joined) - len(wanted)
                 log.info("event=scrape_again pools=%d reason=reverted", len(wanted))
                 self._progress.enter("scraping")
@@ -313,9 +313,7 @@ class Joining(Course):
             first_block=first,
         )
 
-    def _refuse_reverted(
-        self, joined: dict[bytes, Candidate], verdict: Verdict, deadline: float
-    ) -> None:
+    def _refuse_reverted(self, joined: dict[bytes, Candidate], verdict: Verdict) -> None:
         candidate = joined[verdict.again[0]]
         key = candidate.key
         raise CoverageError(
