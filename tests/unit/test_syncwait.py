@@ -13,7 +13,7 @@ from arena.writer.sync.syncwait import wait_until_synced
 
 
 def state(reason: str | None, age_s: float = 0.0, number: int = 7) -> SyncState:
-    return SyncState(Block(number, bytes(32), bytes(32), 0), age_s, reason)
+    return SyncState(Block(number, bytes(32), 0), age_s, reason)
 
 
 class Played:
