@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from builders.decoding import decode
+from builders.reth_database import keccak
 
 import arena
 from arena.errors import (
@@ -131,9 +132,8 @@ def storage(chain: Recorded, state: Row, lower: int) -> Mapping[tuple[bytes, byt
 
 
 def custom_fee_slot(pool: bytes) -> bytes:
-    sha3 = pytest.importorskip("sha3")
     place = pool.rjust(32, b"\0") + FEES_SLOT.to_bytes(32, "big")
-    return bytes(sha3.keccak_256(place).digest())
+    return keccak(place)
 
 
 def install(writer: WriterArena, target: PoolTarget, values: PoolValues) -> None:

@@ -5,7 +5,6 @@ The replay stands still from live until the program says that it follows, so a s
 
 import contextlib
 import csv
-import importlib.util
 import re
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 import arena
 import arena.writer.demo
@@ -178,9 +178,7 @@ def test_follow_and_export(tmp_path: Path, arena_name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="needs pyarrow")
 def test_follow_and_export_to_parquet(tmp_path: Path, arena_name: str) -> None:
-    parquet = importlib.import_module("pyarrow.parquet")
     play("follow_and_export.py", tmp_path, arena_name, "changes.parquet")
     rows = parquet.read_table(tmp_path / "changes.parquet").to_pylist()
     assert len({row["pool"] for row in rows}) == POOLS

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.model
 
 def run(command: list[str], folder: Path) -> str:
     done = subprocess.run(
-        command, cwd=folder, check=False, capture_output=True, text=True, timeout=240
+        command, cwd=folder, check=False, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
