@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from builders import reth_database
@@ -34,6 +33,7 @@ from builders.reth_database import (
     unpack,
 )
 from builders.reth_pools import from_hex, state_of, targets_of, true_state
+from roles.child import Child
 from roles.reth_children import die, hold_a_transaction, open_segments, signal_facts
 
 from arena import errors
@@ -54,45 +54,12 @@ CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x20000, 0x10000000, 0x20000000
 MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096
 
 
-class Node:
-    """The process that writes. A context manager; ends it, killed or not."""
+class Node(Child):
+    """The process that writes."""
 
     def __init__(self, database: Path, seed: int = 1) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, reth_database.__file__, str(database), str(seed)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__(reth_database.__file__, database, str(seed))
         assert self.answer().startswith("ready")
-
-    def answer(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def tell(self, command: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-
-    def do(self, command: str) -> str:
-        self.tell(command)
-        return self.answer()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(SECONDS)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
 
 
 @pytest.fixture

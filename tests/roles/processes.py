@@ -12,9 +12,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+States = dict[str, Any]
 READER = Path(__file__).resolve().parent / "reader_process.py"
 SHM = Path("/dev/shm")
 SECONDS = 30.0
@@ -26,6 +26,16 @@ def remove_segments(name: str) -> None:
     for entry in SHM.iterdir():
         if entry.name == name or entry.name.startswith(name + "."):
             entry.unlink(missing_ok=True)
+
+
+def exit_code(process: subprocess.Popen[Any]) -> int:
+    """Of a process that is to end now; one that does not is killed, and that is an error."""
+    try:
+        return process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
 
 
 class WriterProcess:
@@ -74,22 +84,12 @@ class WriterProcess:
         """End it with SIGTERM and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
+        return exit_code(self.process)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
         try:
             ended_before = self.process.poll()
             code = self.stop()
@@ -136,22 +136,12 @@ class BridgeProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
         was_killed = self.process.poll() == -signal.SIGKILL
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(signal.SIGTERM)
-        try:
-            code = self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
+        code = exit_code(self.process)
         if value is not None:
             value.add_note(f"bridge's log ends:\n{self.log.read_text()[-4000:]}")
         else:
@@ -197,12 +187,7 @@ class ReaderProcess:
         assert result["ok"], result
 
     def expect(
-        self,
-        block_number: int,
-        states: dict[str, Any],
-        *,
-        settle: bool = False,
-        seconds: float = SECONDS,
+        self, block_number: int, states: States, *, settle: bool = False, seconds: float = SECONDS
     ) -> None:
         """Check that every pool of `states`, and the block number, is exactly this.
 
@@ -213,12 +198,7 @@ class ReaderProcess:
         self.check_expected(block_number)
 
     def tell_expected(
-        self,
-        block_number: int,
-        states: dict[str, Any],
-        *,
-        settle: bool = True,
-        seconds: float = SECONDS,
+        self, block_number: int, states: States, *, settle: bool = True, seconds: float = SECONDS
     ) -> None:
         """Begin what `expect` does, so that several readers look at the same time."""
         changed = {key: state for key, state in states.items() if self._known.get(key) != state}
@@ -248,21 +228,12 @@ class ReaderProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
         try:
-            code = self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            raise
+            code = exit_code(self._process)
         finally:
             self._process.stdout.close()
         if value is None:

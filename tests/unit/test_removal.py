@@ -115,12 +115,6 @@ def writer(arena_name: str) -> Iterator[WriterArena]:
         found.close(unlink=True)
 
 
-@pytest.fixture
-def pools(writer: WriterArena) -> Iterator[Arena]:
-    with attach(writer.name) as found:
-        yield found
-
-
 class Dying:
     """arena.native.lib, but one function ends the process that calls it."""
 
@@ -764,17 +758,22 @@ def test_growth_wakes_who_waits_for_a_block(writer: WriterArena, pools: Arena) -
     later.join()
 
 
+def die_growing(writer: WriterArena, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`at`: the function of arena.native.lib that its growth does not come back from."""
+    with monkeypatch.context() as patch:
+        patch.setattr(generations, "lib", Dying(at))
+        with pytest.raises(KeyboardInterrupt):
+            writer.grow(max_pools=8)
+    writer.close(unlink=False)
+
+
 def test_a_growth_that_died_half_way_is_finished_by_the_next_writer(
     arena_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after the new generation was named, before the old one was marked."""
     with make(arena_name) as first, attach(arena_name) as pools:
         fill(first)
-        with monkeypatch.context() as patch:
-            patch.setattr(generations, "lib", Dying("psa_supersede"))
-            with pytest.raises(KeyboardInterrupt):
-                first.grow(max_pools=8)
-        first.close(unlink=False)
+        die_growing(first, "psa_supersede", monkeypatch)
         assert pools.generation == 1
         with WriterArena.take_over(arena_name) as second:
             assert (second.generation, pools.generation) == (2, 2)
@@ -789,11 +788,7 @@ def test_a_generation_that_was_never_named_is_removed_by_the_next_writer(
 ) -> None:
     with make(arena_name) as first, attach(arena_name) as pools:
         fill(first)
-        with monkeypatch.context() as patch:
-            patch.setattr(generations, "lib", Dying("psa_store_release_u64"))
-            with pytest.raises(KeyboardInterrupt):
-                first.grow(max_pools=8)
-        first.close(unlink=False)
+        die_growing(first, "psa_store_release_u64", monkeypatch)
         with WriterArena.take_over(arena_name) as second:
             assert (second.generation, pools.generation) == (1, 1)
             assert number_of(pools[key(0)].state()) == 10**18 + START

@@ -1,18 +1,16 @@
 """Segments, the writer lock and the two handles on them, on real shared memory and real processes."""
 
-import json
 import os
 import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
 
 import posix_ipc
 import pytest
+from roles.child import one_pool_writer, run_python
 
 from arena import errors
 from arena.control import control_pointer
@@ -32,56 +30,6 @@ TOKEN = TokenSpec(bytes(19) + b"\1", 18, "ONE")
 OTHER = TokenSpec(bytes(19) + b"\2", None, "TWO")
 V2 = PoolSpec(b"\x11" * 20, slots.UNISWAP_V2, TOKEN, OTHER, 3000)
 
-
-def run(code: str, *arguments: str) -> Any:
-    """What another Python process prints, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@contextmanager
-def process(code: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """Another Python process that has printed its first line; killed at the end."""
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-c", code, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    try:
-        assert child.stdout.readline(), "the process ended early"
-        yield child, child.stdout
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
-        if child.stdin is not None:
-            child.stdin.close()
-
-
-# A writer in a process of its own: creates, commits one pool, waits to be told to go.
-WRITER = """
-import sys
-from arena.specs import PoolSpec, TokenSpec
-from arena.values import PoolValues
-from arena.writing import WriterArena
-w = WriterArena.create(sys.argv[1], max_pools=16, tick_bytes=65536, undo_blocks=16, undo_records=64)
-t = TokenSpec(bytes(20), 18, "T")
-slot = w.add_pool(PoolSpec(b"\\x11" * 20, 0, t, t, 3000))
-w.install(slot, PoolValues(5, 3000, reserve0=1000, reserve1=2000), 2)
-w.set_head(5)
-w.commit()
-print("ready", flush=True)
-sys.stdin.readline()
-"""
 
 HOLDER = """
 import json, sys
@@ -242,7 +190,7 @@ def test_lock_excludes_other_processes_and_names_the_holder(
 ) -> None:
     control.lock()
     assert control.holder() == os.getpid()
-    assert run(HOLDER, arena_name) == os.getpid()
+    assert run_python(HOLDER, arena_name) == os.getpid()
     refused = """
 import json, sys
 from arena.errors import ArenaBusy
@@ -254,13 +202,13 @@ try:
 except ArenaBusy as error:
     print(json.dumps([error.pid, str(error)]))
 """
-    pid, text = run(refused, arena_name)
+    pid, text = run_python(refused, arena_name)
     assert pid == os.getpid()
     assert str(pid) in text
     control.unlock()
     assert control.holder() is None
-    assert run(HOLDER, arena_name) is None
-    assert run(refused, arena_name) == "got it"
+    assert run_python(HOLDER, arena_name) is None
+    assert run_python(refused, arena_name) == "got it"
 
 
 def test_lock_excludes_a_second_writer_in_the_same_process(
@@ -271,7 +219,7 @@ def test_lock_excludes_a_second_writer_in_the_same_process(
     with pytest.raises(errors.ArenaBusy, match=str(os.getpid())):
         second.lock()
     second.close()
-    assert run(HOLDER, arena_name) == os.getpid()
+    assert run_python(HOLDER, arena_name) == os.getpid()
 
 
 def test_closing_other_handles_in_the_process_keeps_the_lock(
@@ -285,7 +233,7 @@ def test_closing_other_handles_in_the_process_keeps_the_lock(
             other = opening(arena_name, 4096)
             assert other.map[:8] == bytes(8)
             other.close()
-        assert run(HOLDER, arena_name) == os.getpid()
+        assert run_python(HOLDER, arena_name) == os.getpid()
     # One more descriptor and its duplicate inside mmap, however often it is opened.
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
@@ -306,7 +254,7 @@ def test_reader_opened_before_the_writer_does_not_cost_it_the_lock(
     reader = ControlSegment.attach(arena_name, 4096)
     control.lock()
     reader.close()
-    assert run(HOLDER, arena_name) == os.getpid()
+    assert run_python(HOLDER, arena_name) == os.getpid()
 
 
 def test_forked_child_does_not_hold_the_lock(control: ControlSegment) -> None:
@@ -326,11 +274,10 @@ def test_forked_child_does_not_hold_the_lock(control: ControlSegment) -> None:
 
 
 def test_lock_is_gone_after_kill(arena_name: str) -> None:
-    with process(WRITER, arena_name) as (child, _):
+    with one_pool_writer(arena_name) as child:
         reader = ControlSegment.attach(arena_name, 4096)
         assert reader.holder() == child.pid
         child.kill()
-        child.wait()
         assert reader.holder() is None
         reader.close()
     unlink("/" + arena_name)
@@ -375,8 +322,8 @@ for opening in (WriterArena.create, WriterArena.take_over):
         found.append(error.pid)
 print(json.dumps(found))
 """
-        assert run(other, arena_name) == [os.getpid()] * 2
-        assert run(HOLDER, arena_name) == os.getpid()
+        assert run_python(other, arena_name) == [os.getpid()] * 2
+        assert run_python(HOLDER, arena_name) == os.getpid()
         slot = writer.add_pool(V2)
         writer.install(slot, PoolValues(1, 3000, reserve0=1, reserve1=2))
         writer.commit()
@@ -385,7 +332,7 @@ print(json.dumps(found))
 
 
 def test_new_generation_replaces_a_dead_writers(arena_name: str) -> None:
-    with process(WRITER, arena_name):
+    with one_pool_writer(arena_name):
         pass  # killed
     with WriterArena.create(arena_name, **SMALL) as writer:
         assert writer.generation == 2
@@ -398,7 +345,7 @@ def test_new_generation_replaces_a_dead_writers(arena_name: str) -> None:
 
 
 def test_take_over_continues_at_the_last_commit(arena_name: str) -> None:
-    with process(WRITER, arena_name):
+    with one_pool_writer(arena_name):
         pass  # killed
     with WriterArena.take_over(arena_name) as writer:
         assert (writer.generation, writer.committed, writer.head_block) == (1, 1, 5)
@@ -630,7 +577,7 @@ def test_forked_child_closing_the_writer_harms_nothing(arena_name: str) -> None:
         with attach(arena_name, timeout=0) as arena:
             assert arena.phase == "live"
             assert arena.writer_alive
-        assert run(HOLDER, arena_name) == os.getpid()
+        assert run_python(HOLDER, arena_name) == os.getpid()
         writer.close(unlink=True)
 
 

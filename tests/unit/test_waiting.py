@@ -28,12 +28,6 @@ def writer(arena_name: str) -> Iterator[WriterArena]:
         found.close(unlink=True)
 
 
-@pytest.fixture
-def pools(writer: WriterArena) -> Iterator[Arena]:
-    with attach(writer.name) as found:
-        yield found
-
-
 def mine(writer: WriterArena, number: int) -> None:
     writer.set_head(number)
     writer.commit()
