@@ -5,14 +5,12 @@ out; each is killed after a random short while. After every kill the whole arena
 that the stream has at its head block. Another process takes snapshots all the time.
 """
 
-import json
 import os
 import random
 
 import pytest
 from roles import kill as roles
-from roles.child import Child
-from roles.nursery import Nursery
+from roles.nursery import Nursery, Watcher
 
 import arena
 from arena.specs import PoolSpec, TokenSpec
@@ -60,10 +58,9 @@ def test_killed_writers_leave_every_committed_block_intact(rounds: int, arena_na
     inside = advanced = 0
     with (
         Nursery(roles.__file__, arena_name) as nursery,
-        Child(roles.__file__, "reader", arena_name) as reader,
+        Watcher(roles.__file__, arena_name) as reader,
         arena.attach(arena_name, timeout=10, require_writer=False) as pools,
     ):
-        assert reader.answer() == "ready"
         for _ in range(rounds):
             before = pools.head_block
             nursery.kill_a_writer(chance.uniform(0, 0.004))
@@ -77,8 +74,7 @@ def test_killed_writers_leave_every_committed_block_intact(rounds: int, arena_na
             advanced += head > before
             inside += bool((pools.versions["lines"]["stamp"] > view.commit).any())
         assert not pools.writer_alive
-        reader.tell()
-        counts = json.loads(reader.answer())
+        counts = reader.counts()
     print(f"killed inside a block: {inside} of {rounds}, head advanced in {advanced}; {counts}")
     assert inside > rounds // 10, "the kills did not hit writers at work"
     assert advanced > rounds // 10

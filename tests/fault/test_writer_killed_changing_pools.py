@@ -5,15 +5,13 @@ and their values, are those of the head block, whatever the dead writer was at; 
 every slot that shows no pool.
 """
 
-import json
 import os
 import random
 from pathlib import Path
 
 import pytest
 from roles import churn as roles
-from roles.child import Child
-from roles.nursery import Nursery
+from roles.nursery import Nursery, Watcher
 
 import arena
 from arena.layouts import slots
@@ -65,10 +63,9 @@ def test_killed_writers_leave_each_pool_whole_or_gone_and_lose_no_slot(
     advanced = in_growth = inside = 0
     with (
         Nursery(roles.__file__, arena_name) as nursery,
-        Child(roles.__file__, "reader", arena_name) as reader,
+        Watcher(roles.__file__, arena_name) as reader,
         arena.attach(arena_name, timeout=10, require_writer=False) as pools,
     ):
-        assert reader.answer() == "ready"
         for turn in range(rounds):
             before = check(pools)
             nursery.kill_a_writer(chance.uniform(0, 0.02))
@@ -87,8 +84,7 @@ def test_killed_writers_leave_each_pool_whole_or_gone_and_lose_no_slot(
                     assert owner.native.arena.header.pool_count == len(pools)
                     owner.close(unlink=False)
                 assert len(list(Path("/dev/shm").glob(f"{arena_name}.*"))) == 1
-        reader.tell()
-        counts = json.loads(reader.answer())
+        counts = reader.counts()
     print(f"of {rounds} kills {in_growth} in a growth, {inside} in a commit; {advanced}; {counts}")
     assert advanced > rounds // 10
     assert in_growth > 0 or rounds < 100

@@ -1,5 +1,6 @@
 """A process that forks writers to be killed, one after the other: both ends of it."""
 
+import json
 import os
 import signal
 import sys
@@ -23,6 +24,19 @@ class Nursery(Child):
         signal.sigtimedwait([], after_s)
         os.kill(pid, signal.SIGKILL)
         assert self.answer() == "dead"
+
+
+class Watcher(Child):
+    """`script` as a process; its role `reader` looks until it is told to stop, and answers counts."""
+
+    def __init__(self, script: str, name: str) -> None:
+        super().__init__(script, "reader", name)
+        assert self.answer() == "ready"
+
+    def counts(self) -> dict[str, int]:
+        self.tell("stop")
+        found: dict[str, int] = json.loads(self.answer())
+        return found
 
 
 def nurse(write_for_ever: Callable[[], None]) -> None:

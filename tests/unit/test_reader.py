@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from builders.arenas import unlinked
 from roles.child import Child
 
 import arena as package
@@ -86,10 +87,9 @@ def make(name: str, **options: Any) -> WriterArena:
 
 @pytest.fixture
 def writer(arena_name: str) -> Iterator[WriterArena]:
-    with make(arena_name) as found:
+    with unlinked(make(arena_name)) as found:
         fill(found)
         yield found
-        found.close(unlink=True)
 
 
 def next_block(writer: WriterArena, number: int, reserve0: int) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from builders.arenas import unlinked
 
 from arena import errors
 from arena.readers import Arena, attach, waiting
@@ -22,10 +23,9 @@ SECONDS = 30.0
 
 @pytest.fixture
 def writer(arena_name: str) -> Iterator[WriterArena]:
-    with WriterArena.create(arena_name, max_pools=4, tick_bytes=1 << 20) as found:
+    with unlinked(WriterArena.create(arena_name, max_pools=4, tick_bytes=1 << 20)) as found:
         mine(found, HEAD)
         yield found
-        found.close(unlink=True)
 
 
 def mine(writer: WriterArena, number: int) -> None:
