@@ -20,8 +20,7 @@ from typing import Any
 
 import pytest
 from builders.history import frames_of
-from chains.market import Market
-from chains.process import Node
+from chains.market import Market, traded_market
 from chains.producer import NodeProducer
 from roles.processes import BridgeProcess
 
@@ -81,11 +80,7 @@ def same(client: Client, expected: bytes | bytearray) -> None:
 
 @pytest.fixture
 def market(tmp_path: Path) -> Iterator[Market]:
-    with Node(tmp_path) as node:
-        made = Market(node, seed=31)
-        made.create_pools(v2=10, v3=10, v4=10, cake=10)
-        for _ in range(5):
-            made.step(10)
+    with traded_market(tmp_path, seed=31, each=10) as made:
         yield made
 
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from builders.history import Producer, Universe, write_states
-from chains.market import Market
+from chains.market import Market, traded_market
 from chains.mirror import DatabaseMirror
-from chains.process import Node
 from chains.producer import NodeProducer
 from doubles.feed_server import FeedServer
 from doubles.node_server import NodeServer
@@ -106,11 +105,7 @@ def test_a_database_that_is_missing_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def market(tmp_path: Path) -> Iterator[Market]:
-    with Node(tmp_path) as node:
-        made = Market(node, seed=9)
-        made.create_pools(v2=5, v3=5, v4=5, cake=5)
-        for _ in range(5):
-            made.step(10)
+    with traded_market(tmp_path, seed=9, each=5) as made:
         (tmp_path / "pools.json").write_text(json.dumps(made.pool_list()))
         yield made
 

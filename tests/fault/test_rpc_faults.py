@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from chains.market import Market
+from builders.shown import scraped
+from chains.market import Market, traded_market
 from chains.process import Node
 from doubles.proxy import Fault, FaultyServer, node_answer, plain_answer
 
@@ -810,28 +811,8 @@ def test_an_answer_to_another_request_is_never_taken(given: Any, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
-    with Node(tmp_path_factory.mktemp("node")) as node:
-        made = Market(node, seed=11)
-        made.create_pools(v2=4, v3=4, v4=4, cake=4)
-        for _ in range(5):
-            made.step(10)
+    with traded_market(tmp_path_factory.mktemp("node"), seed=11, each=4) as made:
         yield made
-
-
-def plain(pool: Any) -> dict[str, Any]:
-    """The fields the getters give."""
-    values = pool.values
-    if not pool.spec.tick_spacing:
-        return {"reserve0": values.reserve0, "reserve1": values.reserve1}
-    found = {
-        "sqrt_price_x96": values.sqrt_price_x96,
-        "tick": values.tick,
-        "liquidity": values.liquidity,
-        "ticks": [list(item) for item in values.ticks],
-    }
-    if len(pool.spec.key) == 32:
-        found |= {"protocol_fee": values.protocol_fee, "lp_fee": values.lp_fee}
-    return found
 
 
 def scraper(market: Market, address: str, **more: Any) -> RpcScraper:
@@ -846,7 +827,7 @@ def read(source: RpcScraper) -> dict[str, dict[str, Any]]:
     finally:
         source.close()
     assert found.invalid == ()
-    return {"0x" + pool.spec.key.hex(): plain(pool) for pool in found.pools}
+    return scraped(found)
 
 
 def methods(request: Any) -> set[str]:

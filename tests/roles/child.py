@@ -15,6 +15,16 @@ ONE_POOL = TESTS / "roles" / "one_pool.py"
 SECONDS = 60.0
 
 
+def exit_code(process: subprocess.Popen[Any]) -> int:
+    """Of a process that is to end now; one that does not is killed, and that is an error."""
+    try:
+        return process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
 def run_python(code: str, *arguments: str, prefix: tuple[str, ...] = ()) -> Any:
     """What another Python process prints, as JSON; `prefix`: the command that starts it."""
     done = subprocess.run(
@@ -31,9 +41,10 @@ def run_python(code: str, *arguments: str, prefix: tuple[str, ...] = ()) -> Any:
 class Child:
     """`python -P` with `words` behind it, which may import from tests; a context manager that kills it."""
 
-    def __init__(self, *words: str | Path) -> None:
+    def __init__(self, *words: str | Path, cwd: Path | None = None) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-P", *words],
+            cwd=cwd,
             env=os.environ | {"PYTHONPATH": str(TESTS)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -57,6 +68,12 @@ class Child:
     def do(self, command: str) -> str:
         self.tell(command)
         return self.answer()
+
+    def end(self) -> int:
+        """Close its stdin, which ends it; its exit code."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return exit_code(self.process)
 
     def kill(self) -> None:
         self.process.kill()

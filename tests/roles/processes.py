@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from roles.child import Child, exit_code
+
 States = dict[str, Any]
 READER = Path(__file__).resolve().parent / "reader_process.py"
 SHM = Path("/dev/shm")
@@ -26,16 +28,6 @@ def remove_segments(name: str) -> None:
     for entry in SHM.iterdir():
         if entry.name == name or entry.name.startswith(name + "."):
             entry.unlink(missing_ok=True)
-
-
-def exit_code(process: subprocess.Popen[Any]) -> int:
-    """Of a process that is to end now; one that does not is killed, and that is an error."""
-    try:
-        return process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise
 
 
 class WriterProcess:
@@ -153,28 +145,19 @@ class ReaderProcess:
 
     def __init__(self, folder: Path, name: str, *, seconds: float = SECONDS) -> None:
         self._known: dict[str, Any] = {}
-        self._process = subprocess.Popen(
-            [sys.executable, str(READER), name, str(seconds)],
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._child = Child(READER, name, str(seconds), cwd=folder)
 
     def tell(self, **command: Any) -> None:
         """Give a command without waiting for its answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
+        self._child.tell(json.dumps(command))
 
     def has_answered(self) -> bool:
         """`answer` would not wait."""
-        return bool(select.select([self._process.stdout], [], [], 0)[0])
+        return bool(select.select([self._child.process.stdout], [], [], 0)[0])
 
     def answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, f"the reader ended with {self._process.wait()}"
+        line = self._child.answer()
+        assert line, f"the reader ended with {self._child.process.wait()}"
         result: dict[str, Any] = json.loads(line)
         return result
 
@@ -229,12 +212,7 @@ class ReaderProcess:
         return self
 
     def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            code = exit_code(self._process)
-        finally:
-            self._process.stdout.close()
+        with self._child:
+            code = self._child.end()
         if value is None:
             assert code == 0, f"the reader ended with {code}"
