@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+from arena.writer.sync.restart import open_arena
 from arena.writing import WriterArena
 
 
@@ -12,3 +15,17 @@ def unlinked(writer: WriterArena) -> Iterator[WriterArena]:
     with writer:
         yield writer
         writer.close(unlink=True)
+
+
+def open_small(name: str, folder: Path, *, chain_id: int, node: Any) -> tuple[WriterArena, bool]:
+    """What a writer begins with, checkpoints in `folder`; whether it is one that was there before."""
+    return open_arena(
+        name,
+        max_pools=16,
+        tick_bytes=1 << 16,
+        mode=0o600,
+        group=None,
+        chain_id=chain_id,
+        node=node,
+        folder=folder,
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders.arenas import open_small
 from builders.deep_blocks import Chain, Key
 from conftest import SEED
 
@@ -24,7 +25,6 @@ from arena.layouts import slots
 from arena.layouts.slots import STATUS_LIVE, STATUS_SYNCING
 from arena.values import PoolValues
 from arena.writer.node.client import Header
-from arena.writer.sync.restart import open_arena
 from arena.writing import WriterArena
 
 SHM = Path("/dev/shm")
@@ -285,16 +285,7 @@ def test_a_chain_of_undo_entries_that_leads_back_to_itself_ends(arena_name: str)
 
 
 def open_with(name: str, folder: Path, node: Node | None = NODE) -> tuple[WriterArena, bool]:
-    return open_arena(
-        name,
-        max_pools=16,
-        tick_bytes=1 << 16,
-        mode=0o600,
-        group=None,
-        chain_id=1,
-        node=node,  # type: ignore[arg-type]
-        folder=folder,
-    )
+    return open_small(name, folder, chain_id=1, node=node)
 
 
 @pytest.mark.parametrize("head", [0, 100, HEAD - 1])

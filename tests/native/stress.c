@@ -306,6 +306,13 @@ typedef struct {
     psa_commit_record pin;
 } reader;
 
+static void add_reader(reader *total, const reader *one) {
+    total->reads += one->reads;
+    total->torn += one->torn;
+    total->contended += one->contended;
+    total->too_old += one->too_old;
+}
+
 static void count_read(reader *self, int status, int holds) {
     self->reads++;
     if (status == PSA_OK) self->torn += !holds;
@@ -392,13 +399,6 @@ static void print_reader(const reader *total, double seconds) {
            (unsigned long long)total->reads, (double)total->reads / seconds,
            (unsigned long long)total->torn, (unsigned long long)total->contended,
            (unsigned long long)total->too_old);
-}
-
-static void add_reader(reader *total, const reader *one) {
-    total->reads += one->reads;
-    total->torn += one->torn;
-    total->contended += one->contended;
-    total->too_old += one->too_old;
 }
 
 static int has_failed(const reader *total, int unchecked) { return (total->torn != 0) != unchecked; }

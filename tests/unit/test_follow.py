@@ -282,6 +282,18 @@ def test_a_reorg_below_what_is_kept_is_too_deep(
     assert advance(follower, node) == [universe.tip.number]
 
 
+def test_only_the_headers_that_are_missing_are_asked_for(
+    follower: Follower, node: ToldNode, universe: Universe
+) -> None:
+    advance(follower, node)
+    mine(universe, 10)
+    advance(follower, node)
+    node.asked.clear()
+    universe.mine()
+    advance(follower, node)
+    assert node.asked == []
+
+
 def test_too_long_an_absence_is_not_filled_in(
     follower: Follower, node: ToldNode, universe: Universe
 ) -> None:
@@ -301,15 +313,3 @@ def test_headers_that_change_while_they_are_read_are_refused(
     mine(universe, 2)
     with pytest.raises(ChainMoved):
         list(follower.advance(head))
-
-
-def test_only_the_headers_that_are_missing_are_asked_for(
-    follower: Follower, node: ToldNode, universe: Universe
-) -> None:
-    advance(follower, node)
-    mine(universe, 10)
-    advance(follower, node)
-    node.asked.clear()
-    universe.mine()
-    advance(follower, node)
-    assert node.asked == []

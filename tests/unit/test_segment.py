@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import posix_ipc
@@ -18,7 +19,7 @@ from arena.layouts import header, slots
 from arena.lock import ControlSegment
 from arena.mapping import MappedArena
 from arena.native import ffi
-from arena.readers import attach
+from arena.readers import PoolState, attach
 from arena.segment import Segment, data_name, segment_name, unlink
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
@@ -78,22 +79,27 @@ def test_segment_is_created_zeroed_with_its_size_and_reserved_pages(arena_name: 
         unlink("/" + arena_name)
 
 
-def test_segment_left_behind_is_replaced_not_reused(arena_name: str) -> None:
-    first = Segment.create("/" + arena_name, 4096, reserve_bytes=4096)
-    first.map[:4] = b"left"
-    second = Segment.create("/" + arena_name, 4096, reserve_bytes=4096)
+@contextmanager
+def created(name: str, nbytes: int = 4096) -> Iterator[Segment]:
+    """A segment that is gone afterwards."""
+    segment = Segment.create("/" + name, nbytes, reserve_bytes=4096)
     try:
-        assert second.map[:4] == bytes(4)
-        assert first.map[:4] == b"left"
+        yield segment
     finally:
-        first.close()
-        second.close()
-        unlink("/" + arena_name)
+        segment.close()
+        unlink("/" + name)
+
+
+def test_segment_left_behind_is_replaced_not_reused(arena_name: str) -> None:
+    with created(arena_name) as first:
+        first.map[:4] = b"left"
+        with created(arena_name) as second:
+            assert second.map[:4] == bytes(4)
+            assert first.map[:4] == b"left"
 
 
 def test_attaching_maps_the_whole_segment_and_never_resizes_it(arena_name: str) -> None:
-    owner = Segment.create("/" + arena_name, 12345, reserve_bytes=4096)
-    try:
+    with created(arena_name, 12345) as owner:
         owner.map[12344] = 7
         for writable in (False, True):
             found = Segment.attach("/" + arena_name, writable=writable)
@@ -101,28 +107,18 @@ def test_attaching_maps_the_whole_segment_and_never_resizes_it(arena_name: str) 
             assert found.map[12344] == 7
             found.close()
         assert (SHM / arena_name).stat().st_size == 12345
-    finally:
-        owner.close()
-        unlink("/" + arena_name)
 
 
 def test_read_only_mapping_refuses_python_writes(arena_name: str) -> None:
-    owner = Segment.create("/" + arena_name, 4096, reserve_bytes=4096)
-    found = Segment.attach("/" + arena_name)
-    try:
+    with created(arena_name), closing(Segment.attach("/" + arena_name)) as found:
         with pytest.raises(TypeError):
             found.map[0] = 1
         with pytest.raises(BufferError):
             ffi.from_buffer("char *", found.map, require_writable=True)
-    finally:
-        found.close()
-        owner.close()
-        unlink("/" + arena_name)
 
 
 def test_read_only_mapping_cannot_be_written_at_all(arena_name: str) -> None:
     """A store through a raw pointer ends the process: the protection is the kernel's."""
-    owner = Segment.create("/" + arena_name, 4096, reserve_bytes=4096)
     code = """
 import sys
 from arena.native import ffi
@@ -132,15 +128,12 @@ pointer = ffi.from_buffer("char *", segment.map)
 assert pointer[0] == b"\\0"
 pointer[0] = b"x"
 """
-    try:
+    with created(arena_name) as owner:
         done = subprocess.run(
             [sys.executable, "-P", "-c", code, arena_name], check=False, timeout=60
         )
         assert done.returncode == -signal.SIGSEGV
         assert owner.map[0] == 0
-    finally:
-        owner.close()
-        unlink("/" + arena_name)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
@@ -344,6 +337,12 @@ def test_new_generation_replaces_a_dead_writers(arena_name: str) -> None:
         writer.close(unlink=True)
 
 
+def seen(name: str) -> tuple[PoolState, int]:
+    """The V2 pool's state and the head, as a reader has them."""
+    with attach(name) as pools:
+        return pools[V2.key].state(), pools.head_block
+
+
 def test_take_over_continues_at_the_last_commit(arena_name: str) -> None:
     with one_pool_writer(arena_name):
         pass  # killed
@@ -354,9 +353,8 @@ def test_take_over_continues_at_the_last_commit(arena_name: str) -> None:
         writer.install(slot, PoolValues(6, 3000, reserve0=7, reserve1=8), slots.STATUS_LIVE)
         writer.set_head(6)
         writer.commit()
-        with attach(arena_name) as arena:
-            state = arena[V2.key].state()
-            assert (state.reserve0, state.reserve1, arena.head_block) == (7, 8, 6)
+        state, head = seen(arena_name)
+        assert (state.reserve0, state.reserve1, head) == (7, 8, 6)
         writer.close(unlink=True)
 
 
@@ -444,9 +442,8 @@ def test_values_that_do_not_fit_are_invalid_and_change_nothing(
         with pytest.raises(errors.InvalidEventData):
             writer.install(slot, PoolValues(**{"block_number": 2, "fee_pips": 1, **values}))
         writer.commit()
-        with attach(arena_name) as arena:
-            state = arena[V2.key].state()
-            assert (state.reserve0, state.reserve1, state.block_number) == (5, 6, 1)
+        state, _ = seen(arena_name)
+        assert (state.reserve0, state.reserve1, state.block_number) == (5, 6, 1)
         writer.close(unlink=True)
 
 
