@@ -14,14 +14,13 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 from harness import Report, against, alternate, arguments
-from workload import encode
+from workload import BLOCK, encode, in_blocks
 
 from arena.layouts.events import EVENT
 from arena.native import ffi, lib
 
 PIECE = 256 * 1024
 RECORDS = 16_384
-BLOCK = 300
 SHARES = {"v3 swap": 0.45, "v2": 0.25, "v4 swap": 0.20, "liquidity": 0.10}
 
 
@@ -60,15 +59,7 @@ def events_of(count: int, *, is_seed: bool) -> npt.NDArray[np.void]:
     else:
         events["stream_seq"] = np.arange(events.size).reshape(shape)
         events["timestamp"] = 1_700_000_000
-    for column, kind in ((0, lib.PSA_EVENT_BEGIN_BLOCK), (-1, lib.PSA_EVENT_END_BLOCK)):
-        edge = np.zeros(shape[0], EVENT)
-        edge["kind"] = kind
-        for name in ("block_number", "stream_seq", "timestamp"):
-            edge[name] = events[name][:, column]
-        events[:, column] = edge
-    events["flags"][:, 0] = lib.PSA_EVENT_HAS_BASE_FEE
-    events["words"][:, -1, 0] = BLOCK
-    return events.reshape(-1)
+    return in_blocks(events)
 
 
 class Decoder:

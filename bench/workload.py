@@ -99,6 +99,19 @@ class PrivateArena:
         lib.psa_commit(self.writer)
 
 
+def in_blocks(events: Events) -> Events:
+    """Rows of BLOCK + 2 records as one stream: the first and the last begin and end a block."""
+    for column, kind in ((0, lib.PSA_EVENT_BEGIN_BLOCK), (-1, lib.PSA_EVENT_END_BLOCK)):
+        edge = np.zeros(len(events), EVENT)
+        edge["kind"] = kind
+        for name in ("block_number", "stream_seq", "timestamp"):
+            edge[name] = events[name][:, column]
+        events[:, column] = edge
+    events["flags"][:, 0] = lib.PSA_EVENT_HAS_BASE_FEE
+    events["words"][:, -1, 0] = BLOCK
+    return events.reshape(-1)
+
+
 def blocks(
     keys: npt.NDArray[np.uint8], count: int, liquidity_share: float, *, first: int, seed: int
 ) -> Events:
@@ -128,15 +141,7 @@ def blocks(
     events["words"][changes] = 0
     events["tick_lower"][changes] = lower[changes] * SPACING
     events["tick_upper"][changes] = (lower + random.integers(1, 30, shape))[changes] * SPACING
-    for column, kind in ((0, lib.PSA_EVENT_BEGIN_BLOCK), (-1, lib.PSA_EVENT_END_BLOCK)):
-        edge = np.zeros(shape[0], dtype=EVENT)
-        edge["kind"] = kind
-        for name in ("block_number", "stream_seq", "timestamp"):
-            edge[name] = events[name][:, column]
-        events[:, column] = edge
-    events["flags"][:, 0] = lib.PSA_EVENT_HAS_BASE_FEE
-    events["words"][:, -1, 0] = BLOCK
-    return events.reshape(-1)
+    return in_blocks(events)
 
 
 def encode(events: Events, dialect: int) -> bytes:

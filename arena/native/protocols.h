@@ -55,62 +55,47 @@ static inline int psa_takes(uint32_t protocol, const psa_event *event) {
     }
 }
 
+/* Functions of a family. `psa_take_event`: PSA_OK, or a failure that changes nothing. */
+typedef int psa_take_event(psa_writer *writer, psa_edit *edit, const psa_event *event);
+typedef int psa_check_line(const psa_arena *arena, const psa_static *row, const psa_line *line);
+typedef int psa_check_values(const psa_static *row, const psa_line *values, const int32_t *ticks,
+                             const uint64_t *gross, const uint64_t *net, uint32_t count);
+typedef int psa_load_line(const psa_line *line, const row_fields *row, uint32_t flags, uint32_t lp_fee,
+                          const psa_tick_arrays *arrays, pool_state *pool);
+typedef int psa_quote_pool(const pool_state *pool, const psa_u256 *amount, const psa_u256 *limit,
+                           int zero_for_one, int exact_in, psa_quote_result *result);
+
 typedef struct {
-    /* Change the line and its ticks as the event says. A failure changes neither. */
-    int (*apply)(psa_writer *writer, psa_edit *edit, const psa_event *event);
-    /* Turn back a reverted event of a block the undo ring does not hold. */
-    int (*revert)(psa_writer *writer, psa_edit *edit, const psa_event *event);
-    /* Take the values an epilogue brings. */
-    int (*settle)(psa_writer *writer, psa_edit *edit, const psa_event *event);
-    /* Whether a line found in a segment is one the next commit can start from. */
-    int (*fits)(const psa_arena *arena, const psa_static *row, const psa_line *line);
-    /* Whether values to be installed agree with each other; as psa_pool_install. */
-    int (*admits)(const psa_static *row, const psa_line *values, const int32_t *ticks,
-                  const uint64_t *gross, const uint64_t *net, uint32_t count);
+    psa_take_event *apply;    /* change the line and its ticks as the event says */
+    psa_take_event *revert;   /* turn back an event of a block the undo ring does not hold */
+    psa_take_event *settle;   /* take the values an epilogue brings */
+    psa_check_line *fits;     /* whether a line found in a segment is one to start from */
+    psa_check_values *admits; /* whether values to be installed agree; as psa_pool_install */
 } psa_family;
 
 extern const psa_family psa_families[PSA_FAMILY_COUNT];
 
-/* apply_v2.c */
-int psa_v2_apply(psa_writer *writer, psa_edit *edit, const psa_event *event);
-int psa_v2_revert(psa_writer *writer, psa_edit *edit, const psa_event *event);
-int psa_v2_settle(psa_writer *writer, psa_edit *edit, const psa_event *event);
-int psa_v2_fits(const psa_arena *arena, const psa_static *row, const psa_line *line);
-int psa_v2_admits(const psa_static *row, const psa_line *values, const int32_t *ticks,
-                  const uint64_t *gross, const uint64_t *net, uint32_t count);
+/* apply_v2.c, swap_v2.c */
+psa_take_event psa_v2_apply, psa_v2_revert, psa_v2_settle;
+psa_check_line psa_v2_fits;
+psa_check_values psa_v2_admits;
+psa_load_line psa_v2_load;
+psa_quote_pool psa_v2_quote;
 
-/* swap_v2.c */
-int psa_v2_load(const psa_line *line, const row_fields *row, uint32_t flags, uint32_t lp_fee,
-                const psa_tick_arrays *arrays, pool_state *pool);
-int psa_v2_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 *limit,
-                 int zero_for_one, int exact_in, psa_quote_result *result);
-
-/* solidly.c */
-int psa_solidly_apply(psa_writer *writer, psa_edit *edit, const psa_event *event);
-int psa_solidly_revert(psa_writer *writer, psa_edit *edit, const psa_event *event);
-int psa_solidly_settle(psa_writer *writer, psa_edit *edit, const psa_event *event);
-int psa_solidly_fits(const psa_arena *arena, const psa_static *row, const psa_line *line);
-int psa_solidly_admits(const psa_static *row, const psa_line *values, const int32_t *ticks,
-                       const uint64_t *gross, const uint64_t *net, uint32_t count);
-int psa_solidly_load(const psa_line *line, const row_fields *row, uint32_t flags, uint32_t lp_fee,
-                     const psa_tick_arrays *arrays, pool_state *pool);
-int psa_solidly_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 *limit,
-                      int zero_for_one, int exact_in, psa_quote_result *result);
-
-/* apply_cl.c */
-int psa_cl_apply(psa_writer *writer, psa_edit *edit, const psa_event *event);
-int psa_cl_revert(psa_writer *writer, psa_edit *edit, const psa_event *event);
-int psa_cl_settle(psa_writer *writer, psa_edit *edit, const psa_event *event);
-int psa_cl_fits(const psa_arena *arena, const psa_static *row, const psa_line *line);
-int psa_cl_admits(const psa_static *row, const psa_line *values, const int32_t *ticks,
-                  const uint64_t *gross, const uint64_t *net, uint32_t count);
+/* apply_cl.c, swap_cl.c */
+psa_take_event psa_cl_apply, psa_cl_revert, psa_cl_settle;
+psa_check_line psa_cl_fits;
+psa_check_values psa_cl_admits;
+psa_load_line psa_cl_load;
+psa_quote_pool psa_cl_quote;
 /* The new protocol fee of V4, words[0], if a contract takes it. */
 int psa_cl_set_protocol_fee(psa_line *line, const psa_event *event);
 
-/* swap_cl.c */
-int psa_cl_load(const psa_line *line, const row_fields *row, uint32_t flags, uint32_t lp_fee,
-                const psa_tick_arrays *arrays, pool_state *pool);
-int psa_cl_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 *limit_given,
-                 int zero_for_one, int exact_in, psa_quote_result *result);
+/* solidly.c */
+psa_take_event psa_solidly_apply, psa_solidly_revert, psa_solidly_settle;
+psa_check_line psa_solidly_fits;
+psa_check_values psa_solidly_admits;
+psa_load_line psa_solidly_load;
+psa_quote_pool psa_solidly_quote;
 
 #endif

@@ -6,6 +6,7 @@ little-endian u32 length and that many payload bytes.
 """
 
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -45,7 +46,47 @@ def raw(key: str) -> bytes:
     return bytes.fromhex(key[2:])
 
 
-class Exex:
+class _Dialect(ABC):
+    """Whole blocks out of a dialect's frames, with the events of the `tracked` pools, None for all."""
+
+    def __init__(self, tracked: set[str] | None) -> None:
+        self.tracked = tracked
+
+    @abstractmethod
+    def _begin_block(self, block: Block, *, is_revert: bool) -> bytes: ...
+
+    @abstractmethod
+    def update(self, event: Event, block: Block, *, is_revert: bool = False) -> bytes | None: ...
+
+    @abstractmethod
+    def end(self, number: int, updates: int) -> bytes: ...
+
+    def block(self, block: Block) -> bytes:
+        """BeginBlock, the updates in order, EndBlock; empty blocks too."""
+        return self._envelope(block, block.events, is_revert=False)
+
+    def reverted_block(self, block: Block, order: Order) -> bytes:
+        """The block as a revert: payloads not negated, newest event first if `order` says so."""
+        events = block.events if order == "oldest-first" else block.events[::-1]
+        return self._envelope(block, events, is_revert=True)
+
+    def _envelope(self, block: Block, events: Iterable[Event], *, is_revert: bool) -> bytes:
+        out = [self._begin_block(block, is_revert=is_revert)]
+        for event in events:
+            update = self.update(event, block, is_revert=is_revert)
+            if update is not None:
+                out.append(update)
+        out.append(self.end(block.number, len(out) - 1))
+        return b"".join(out)
+
+    def bare_reorg(self, old: Sequence[Block], new: Sequence[Block], order: Order) -> list[bytes]:
+        """Reverted blocks, then new ones, each as bytes of its own; no envelope, no epilogues."""
+        reverted = old if order == "oldest-first" else old[::-1]
+        out = [self.reverted_block(block, order) for block in reverted]
+        return out + [self.block(block) for block in new]
+
+
+class Exex(_Dialect):
     """Frames of the exex dialect, with one running stream_seq.
 
     `v2_deltas` sends signed V2Swap and V2Liquidity, also in reverted blocks, instead of one V2Sync
@@ -62,11 +103,11 @@ class Exex:
         tracked: set[str] | None = None,
         is_bridge: bool = False,
     ) -> None:
+        super().__init__(tracked)
         self.is_bridge = is_bridge
         self.next_seq = first_seq
         self.base_fee = base_fee
         self.v2_deltas = v2_deltas
-        self.tracked = tracked
 
     def _frame(self, payload: bytes) -> bytes:
         return frame(payload[:1] + b"PSA" + payload[4:] if self.is_bridge else payload)
@@ -136,23 +177,8 @@ class Exex:
         update_type = {"Swap": _SWAP, "Mint": _MINT, "Burn": _BURN}[event.kind]
         return update_type, 0 if event.kind == "Swap" else 1, i256(delta0) + i256(delta1)
 
-    def block(self, block: Block) -> bytes:
-        """BeginBlock, the updates in order, EndBlock; empty blocks too."""
-        return self._envelope(block, block.events, is_revert=False)
-
-    def reverted_block(self, block: Block, order: Order) -> bytes:
-        """The block as a revert: payloads not negated, newest event first if `order` says so."""
-        events = block.events if order == "oldest-first" else block.events[::-1]
-        return self._envelope(block, events, is_revert=True)
-
-    def _envelope(self, block: Block, events: Iterable[Event], *, is_revert: bool) -> bytes:
-        out = [self.begin(block.number, block.timestamp, is_revert=is_revert)]
-        for event in events:
-            update = self.update(event, block, is_revert=is_revert)
-            if update is not None:
-                out.append(update)
-        out.append(self.end(block.number, len(out) - 1))
-        return b"".join(out)
+    def _begin_block(self, block: Block, *, is_revert: bool) -> bytes:
+        return self.begin(block.number, block.timestamp, is_revert=is_revert)
 
     def reorg_start(self, old: Sequence[Block], new: Sequence[Block]) -> bytes:
         return self._frame(struct.pack("<IQ", 6, self._seq()) + _range(old) + _range(new))
@@ -198,12 +224,6 @@ class Exex:
         out.append(self.reorg_complete(tip))
         return b"".join(out)
 
-    def bare_reorg(self, old: Sequence[Block], new: Sequence[Block], order: Order) -> list[bytes]:
-        """The same without envelope and epilogues: only blocks, each as bytes of its own."""
-        reverted = old if order == "oldest-first" else old[::-1]
-        out = [self.reverted_block(block, order) for block in reverted]
-        return out + [self.block(block) for block in new]
-
 
 def _identifier(key: str) -> bytes:
     value = raw(key)
@@ -224,7 +244,7 @@ def _range(blocks: Sequence[Block]) -> bytes:
     return struct.pack("<BQBQQ", 1, blocks[0].number, 1, blocks[-1].number, len(blocks))
 
 
-class Seed:
+class Seed(_Dialect):
     """Frames of the seed dialect; `tagged` writes message names, otherwise variant indices.
 
     V2 amounts are what the pool gains on each side (Burn: magnitudes, as Mint). V3 and V4 amounts
@@ -235,8 +255,8 @@ class Seed:
     _NAMES = ("BeginBlock", "PoolUpdate", "EndBlock")
 
     def __init__(self, *, tagged: bool, tracked: set[str] | None = None) -> None:
+        super().__init__(tracked)
         self.tagged = tagged
-        self.tracked = tracked
 
     def _message(self, index: int, fields: bytes) -> bytes:
         if self.tagged:
@@ -288,27 +308,8 @@ class Seed:
             )
         )
 
-    def block(self, block: Block) -> bytes:
-        return self._envelope(block, block.events, is_revert=False)
-
-    def reverted_block(self, block: Block, order: Order) -> bytes:
-        events = block.events if order == "oldest-first" else block.events[::-1]
-        return self._envelope(block, events, is_revert=True)
-
-    def _envelope(self, block: Block, events: Iterable[Event], *, is_revert: bool) -> bytes:
-        out = [self.begin(block.number, is_revert=is_revert)]
-        for event in events:
-            update = self.update(event, block, is_revert=is_revert)
-            if update is not None:
-                out.append(update)
-        out.append(self.end(block.number, len(out) - 1))
-        return b"".join(out)
-
-    def bare_reorg(self, old: Sequence[Block], new: Sequence[Block], order: Order) -> list[bytes]:
-        """Reverted blocks, then new ones, each as bytes of its own; the dialect has no envelope."""
-        reverted = old if order == "oldest-first" else old[::-1]
-        out = [self.reverted_block(block, order) for block in reverted]
-        return out + [self.block(block) for block in new]
+    def _begin_block(self, block: Block, *, is_revert: bool) -> bytes:
+        return self.begin(block.number, is_revert=is_revert)
 
 
 def _string(text: str) -> bytes:

@@ -58,8 +58,7 @@ HOOKS = {v4_id(hooks): hooks for hooks in ("0x" + "00" * 20, "0x" + "10" + "00" 
 V4_IDS = tuple(HOOKS)
 
 
-@dataclass(frozen=True, slots=True)
-class PoolFacts:
+class PoolFacts(NamedTuple):
     key: str
     protocol: str
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 CHAINS = ("v2_chain", "v3_chain", "v4_chain", "reorg")
@@ -48,8 +48,7 @@ def records(name: str) -> Iterator[dict[str, Any]]:
             yield _numbers(json.loads(line))
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     address: str
     decimals: int
     symbol: str

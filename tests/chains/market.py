@@ -2,8 +2,10 @@
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from chains.evm import (
@@ -625,3 +627,16 @@ class Market:
                 entry |= {"pool_id": pool.key, "hooks": pool.hooks}
             listed.append(entry)
         return listed
+
+
+@contextmanager
+def traded_market(
+    folder: Path, *, seed: int, each: int, blocks: int = 5, operations: int = 10
+) -> Iterator[Market]:
+    """A node with `each` pools of the four kinds, and so many blocks of trading behind them."""
+    with Node(folder) as node:
+        market = Market(node, seed=seed)
+        market.create_pools(v2=each, v3=each, v4=each, cake=each)
+        for _ in range(blocks):
+            market.step(operations)
+        yield market

@@ -5,7 +5,6 @@ one commit a block. Which slots those are is worked out here; nothing of the pro
 """
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from builders.reth_database import NodeDatabase, keccak, pool_place, word32
@@ -171,10 +170,5 @@ class DatabaseMirror:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()

@@ -12,7 +12,6 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from roles.processes import BridgeProcess, ReaderProcess, WriterProcess
@@ -181,12 +180,7 @@ class Proof:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
         if value is not None and self.writer is not None:
             value.add_note(f"writer's log ends:\n{self.writer_log()[-4000:]}")
         self.close()

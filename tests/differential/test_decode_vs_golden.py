@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.native_wire import encode_once
 from oracle import wire_oracle as oracle
 
 from arena.layouts.events import EVENT
@@ -251,22 +252,10 @@ def test_uniswap_records_encode_to_the_oracles_bytes(name: str) -> None:
     """One record at a time, without source bytes; g05..g11 keep the forms g15 lacks."""
     decoder = Decoder()
     decoder.take(stream(name))
-    nbytes, failed = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-    out = bytearray(512)
     checked = 0
     for index, (expected, message) in enumerate(expected_records(name)):
         record = decoder.records[index : index + 1]
-        status = lib.psa_encode(
-            ffi.from_buffer("psa_event[]", record),
-            1,
-            lib.PSA_DIALECT_EXEX,
-            ffi.NULL,
-            0,
-            ffi.from_buffer("uint8_t[]", out),
-            len(out),
-            nbytes,
-            failed,
-        )
+        status, out, nbytes, _ = encode_once(record, lib.PSA_DIALECT_EXEX)
         is_listed = message["type"] == "ReorgComplete" and "slot0_resync_required" in message
         if expected.payload_at or (is_listed and message["slot0_resync_required"]):
             assert status == lib.PSA_INVALID_EVENT_DATA
@@ -277,7 +266,7 @@ def test_uniswap_records_encode_to_the_oracles_bytes(name: str) -> None:
             want = oracle.encode(message, "g15")
         else:
             want = oracle.encode(message, dialect_name(name))
-        assert bytes(out[: nbytes[0]]) == oracle.frame(want)
+        assert out[:nbytes] == oracle.frame(want)
         checked += 1
     assert checked > 4
 
@@ -355,23 +344,6 @@ def record(**fields: Any) -> np.ndarray:
     return one
 
 
-def encode_one(one: np.ndarray, dialect: int, capacity: int = 512) -> tuple[int, bytes, int, int]:
-    nbytes, failed = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-    out = bytearray(capacity)
-    status = lib.psa_encode(
-        ffi.from_buffer("psa_event[]", one),
-        len(one),
-        dialect,
-        ffi.NULL,
-        0,
-        ffi.from_buffer("uint8_t[]", out),
-        capacity,
-        nbytes,
-        failed,
-    )
-    return status, bytes(out), nbytes[0], failed[0]
-
-
 BOTH = (lib.PSA_DIALECT_EXEX, lib.PSA_DIALECT_SEED_INDEXED)
 EXEX_ONLY, SEED_ONLY = BOTH[:1], BOTH[1:]
 
@@ -405,22 +377,22 @@ def test_records_a_dialect_cannot_carry_are_named(
 ) -> None:
     for dialect in dialects:
         good = record()
-        assert encode_one(good, dialect)[0] == lib.PSA_OK
-        status, _, _, failed = encode_one(np.concatenate([good, record(**fields)]), dialect)
+        assert encode_once(good, dialect)[0] == lib.PSA_OK
+        status, _, _, failed = encode_once(np.concatenate([good, record(**fields)]), dialect)
         assert (status, failed) == (lib.PSA_INVALID_EVENT_DATA, 1)
 
 
 @pytest.mark.parametrize("dialect", [0, 5])
 def test_encoding_to_no_dialect_is_a_bad_argument(dialect: int) -> None:
-    assert encode_one(record(), dialect)[0] == lib.PSA_BAD_ARGUMENT
+    assert encode_once(record(), dialect)[0] == lib.PSA_BAD_ARGUMENT
 
 
 def test_encoding_needs_exactly_the_bytes_it_says() -> None:
     two = np.concatenate([record(), record(tick=5)])
-    status, whole, nbytes, _ = encode_one(two, lib.PSA_DIALECT_EXEX)
+    status, whole, nbytes, _ = encode_once(two, lib.PSA_DIALECT_EXEX)
     assert (status, nbytes) == (lib.PSA_OK, 2 * 153)
     for capacity in (nbytes - 1, nbytes, nbytes + 1):
-        status, out, needed, _ = encode_one(two, lib.PSA_DIALECT_EXEX, capacity)
+        status, out, needed, _ = encode_once(two, lib.PSA_DIALECT_EXEX, capacity)
         assert needed == nbytes
         assert status == (lib.PSA_OK if capacity >= nbytes else lib.PSA_BUFFER_TOO_SMALL)
         kept = min(capacity, nbytes) // 153 * 153

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.shown import shown
 from chains.evm_data import Chain, Pool, load, records
 from oracle.chain_oracle import plain_record
 from oracle.swap_oracle import v4_total_fee
@@ -71,17 +72,6 @@ def header_of(row: dict[str, Any]) -> Any:
             "baseFeePerGas": "0x0",
         }
     )
-
-
-def shown(state: Any) -> dict[str, Any]:
-    if state.protocol == "uniswap_v2":
-        return {"reserve0": state.reserve0, "reserve1": state.reserve1}
-    return {
-        "sqrt_price_x96": state.sqrt_price_x96,
-        "tick": state.tick,
-        "liquidity": state.liquidity,
-        "ticks": [list(tick) for tick in state.ticks],
-    }
 
 
 class SwapFees:

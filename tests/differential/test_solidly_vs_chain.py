@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders.decoding import decode
+from builders.native_wire import decode
 from builders.reth_database import keccak
 
 import arena

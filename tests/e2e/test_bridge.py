@@ -20,8 +20,7 @@ from typing import Any
 
 import pytest
 from builders.history import frames_of
-from chains.market import Market
-from chains.process import Node
+from chains.market import Market, traded_market
 from chains.producer import NodeProducer
 from roles.processes import BridgeProcess
 
@@ -81,11 +80,7 @@ def same(client: Client, expected: bytes | bytearray) -> None:
 
 @pytest.fixture
 def market(tmp_path: Path) -> Iterator[Market]:
-    with Node(tmp_path) as node:
-        made = Market(node, seed=31)
-        made.create_pools(v2=10, v3=10, v4=10, cake=10)
-        for _ in range(5):
-            made.step(10)
+    with traded_market(tmp_path, seed=31, each=10) as made:
         yield made
 
 
@@ -111,6 +106,19 @@ def start(
     producer = NodeProducer(market, is_bridge="exex" not in more)
     producer.follow()  # the newest block, which was sent before anybody listened
     return bridge, producer
+
+
+@contextlib.contextmanager
+def listening(
+    market: Market, folder: Path, pools: Path, *more: str, node: str | None = None
+) -> Iterator[tuple[BridgeProcess, NodeProducer, Client]]:
+    """A bridge that knows of its first client."""
+    bridge, producer = start(market, folder, pools, *more, node=node)
+    with bridge:
+        client = Client(bridge.socket)
+        bridge.wait_log("event=client_connected clients=1")
+        yield bridge, producer, client
+        client.close()
 
 
 def stop_and_reorg(market: Market, bridge: BridgeProcess, turn: int) -> None:
@@ -253,10 +261,7 @@ def test_a_changed_list_counts_from_the_next_block(
 def test_a_chain_cut_back_is_a_revert_without_new_blocks(
     market: Market, tmp_path: Path, pools: Path
 ) -> None:
-    bridge, producer = start(market, tmp_path, pools, node=market.node.ws)
-    with bridge:
-        client = Client(bridge.socket)
-        bridge.wait_log("event=client_connected clients=1")
+    with listening(market, tmp_path, pools, node=market.node.ws) as (_, producer, client):
         expected = bytearray()
         for _ in range(6):
             market.step(10)
@@ -268,16 +273,12 @@ def test_a_chain_cut_back_is_a_revert_without_new_blocks(
         market.step(10)
         expected += producer.follow()
         same(client, expected)
-        client.close()
 
 
 def test_a_chain_that_joins_nothing_sent_means_a_new_connection(
     market: Market, tmp_path: Path, pools: Path
 ) -> None:
-    bridge, producer = start(market, tmp_path, pools, "--poll", "0.01")
-    with bridge:
-        client = Client(bridge.socket)
-        bridge.wait_log("event=client_connected clients=1")
+    with listening(market, tmp_path, pools, "--poll", "0.01") as (bridge, producer, client):
         market.step(10)
         same(client, producer.follow())
         market.node.call("anvil_reset")
@@ -295,18 +296,14 @@ def test_a_chain_that_joins_nothing_sent_means_a_new_connection(
         begin, end = frames_of(bytes(again.data))[:2]
         assert (begin[4], end[4]) == (1, 3)
         assert begin[16:24] == end[16:24]
-        for each in (client, again):
-            each.close()
+        again.close()
 
 
 def test_a_node_that_stays_away_ends_the_connections(
     market: Market, tmp_path: Path, pools: Path
 ) -> None:
     """Readers are told by the writer whose stream ended; nothing else tells them."""
-    bridge, producer = start(market, tmp_path, pools, node=market.node.ws)
-    with bridge:
-        client = Client(bridge.socket)
-        bridge.wait_log("event=client_connected clients=1")
+    with listening(market, tmp_path, pools, node=market.node.ws) as (bridge, producer, client):
         market.step(10)
         same(client, producer.follow())
         market.node.process.send_signal(signal.SIGSTOP)
@@ -320,8 +317,7 @@ def test_a_node_that_stays_away_ends_the_connections(
         bridge.wait_log("event=client_connected clients=1", times=2)
         market.step(10)
         same(again, producer.follow())
-        for each in (client, again):
-            each.close()
+        again.close()
 
 
 def test_the_socket_has_the_rights_asked_for(market: Market, tmp_path: Path, pools: Path) -> None:

@@ -63,6 +63,12 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def stop(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+    code, _, err = end(process)
+    assert code == 0, err
+
+
 def until(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
     limit = time.monotonic() + SECONDS
     while not condition():
@@ -108,9 +114,7 @@ def feed(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Path:
 def test_a_writer_follows_a_replay_shows_its_status_and_cleans_up(
     start: Callable[..., subprocess.Popen[str]], feed: Path, arena_name: str
 ) -> None:
-    writer = start(
-        "arena-writer", "run", "--name", arena_name, "--socket", feed, "--states", STATES
-    )
+    writer = start("arena-writer", *run_words(arena_name, feed, STATES))
     pools = arena.attach(arena_name, timeout=SECONDS)
     until(lambda: pools.phase == "live" and pools.head_block == 103, writer)
     found = status(arena_name)
@@ -133,9 +137,7 @@ def test_a_writer_follows_a_replay_shows_its_status_and_cleans_up(
 def test_status_for_people_names_phase_and_pools(
     start: Callable[..., subprocess.Popen[str]], feed: Path, arena_name: str
 ) -> None:
-    writer = start(
-        "arena-writer", "run", "--name", arena_name, "--socket", feed, "--states", STATES
-    )
+    writer = start("arena-writer", *run_words(arena_name, feed, STATES))
     pools = arena.attach(arena_name, timeout=SECONDS)
     until(lambda: pools.phase == "live", writer)
     code, out, err = end(start("arena-writer", "status", arena_name))
@@ -151,12 +153,10 @@ def test_status_for_people_names_phase_and_pools(
 def test_keep_segment_leaves_the_last_block_readable(
     start: Callable[..., subprocess.Popen[str]], feed: Path, arena_name: str
 ) -> None:
-    words = ["--name", arena_name, "--socket", feed, "--states", STATES, "--keep-segment"]
-    writer = start("arena-writer", "run", *words)
+    writer = start("arena-writer", *run_words(arena_name, feed, STATES), "--keep-segment")
     pools = arena.attach(arena_name, timeout=SECONDS)
     until(lambda: pools.phase == "live" and pools.head_block == 103, writer)
-    writer.send_signal(signal.SIGTERM)
-    assert end(writer)[0] == 0
+    stop(writer)
     found = status(arena_name)
     assert found is not None
     assert (found["state"], found["phase"], found["head_block"]) == ("closed", "stopped", 103)
@@ -188,15 +188,13 @@ def test_a_dump_of_one_arena_starts_another_with_the_same_numbers(
         key: (s.reserve0, s.reserve1) for key, s in first.items()
     }
     for process in (writer, other):
-        process.send_signal(signal.SIGTERM)
-        assert end(process)[0] == 0
+        stop(process)
 
 
 def test_an_idle_writer_keeps_its_heartbeat(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, arena_name: str
 ) -> None:
-    words = ["--name", arena_name, "--socket", tmp_path / "none", "--states", STATES]
-    writer = start("arena-writer", "run", *words)
+    writer = start("arena-writer", *run_words(arena_name, tmp_path / "none", STATES))
     pools = arena.attach(arena_name, timeout=SECONDS)
     until(lambda: pools.phase == "connecting", writer)
     ages = []
@@ -206,8 +204,7 @@ def test_an_idle_writer_keeps_its_heartbeat(
         return sum(after < before for before, after in pairwise(ages)) >= 5
 
     until(renewed, writer)
-    writer.send_signal(signal.SIGTERM)
-    assert end(writer)[0] == 0
+    stop(writer)
 
 
 @pytest.mark.slow
@@ -215,14 +212,13 @@ def test_the_states_may_appear_after_the_writer_has_started(
     start: Callable[..., subprocess.Popen[str]], feed: Path, tmp_path: Path, arena_name: str
 ) -> None:
     late = tmp_path / "late.jsonl"
-    writer = start("arena-writer", "run", "--name", arena_name, "--socket", feed, "--states", late)
+    writer = start("arena-writer", *run_words(arena_name, feed, late))
     pools = arena.attach(arena_name, timeout=SECONDS)
     until(lambda: pools.phase == "scraping", writer)
     (tmp_path / "next").write_bytes(STATES.read_bytes())
     (tmp_path / "next").rename(late)
     until(lambda: pools.phase == "live" and pools.head_block == 103, writer)
-    writer.send_signal(signal.SIGTERM)
-    assert end(writer)[0] == 0
+    stop(writer)
 
 
 @pytest.mark.slow

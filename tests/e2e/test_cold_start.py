@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 from builders.history import frames_of
-from chains.market import DYNAMIC_FEE, Market
+from chains.market import DYNAMIC_FEE, Market, traded_market
 from chains.mirror import DatabaseMirror
-from chains.process import Node
 from chains.producer import NodeProducer
 from doubles.feed_server import FeedServer
 from doubles.proxy import Fault, FaultyServer, lagging_answer
@@ -40,13 +39,9 @@ PIECE_NBYTES = 30_000
 @pytest.fixture
 def market(tmp_path: Path) -> Iterator[Market]:
     """On a node of its own: beyond some 500 blocks the node moves old states to disk and is slow."""
-    with Node(tmp_path) as node:
-        made = Market(node, seed=77)
-        made.create_pools(v2=75, v3=75, v4=75, cake=75)
+    with traded_market(tmp_path, seed=77, each=75, operations=15) as made:
         assert len(made.pools) == 300
         assert any(pool.fee_pips == DYNAMIC_FEE for pool in made.pools)
-        for _ in range(5):
-            made.step(15)
         yield made
 
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from builders.history import Producer, Universe, write_states
-from chains.market import Market
+from chains.market import Market, traded_market
 from chains.mirror import DatabaseMirror
-from chains.process import Node
 from chains.producer import NodeProducer
 from doubles.feed_server import FeedServer
 from doubles.node_server import NodeServer
@@ -21,10 +20,12 @@ from doubles.proxy import FaultyServer, node_answer
 SECONDS = 60
 
 
+PROGRAM = str(Path(sys.executable).parent / "arena-writer")
+
+
 def doctor(*options: str) -> tuple[int, list[dict[str, Any]]]:
-    program = str(Path(sys.executable).parent / "arena-writer")
     done = subprocess.run(
-        [program, "doctor", "--json", *options],
+        [PROGRAM, "doctor", "--json", *options],
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -32,6 +33,18 @@ def doctor(*options: str) -> tuple[int, list[dict[str, Any]]]:
     )
     assert done.returncode in (0, 2), done.stderr
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def doctor_of_a_stream(
+    server: FeedServer, stream: bytes, *options: str
+) -> tuple[int, list[dict[str, Any]]]:
+    """The same, of a server that sends `stream` once the doctor is connected."""
+    words = ["doctor", "--json", "--wait", "30", "--socket", str(server.socket_path), *options]
+    with subprocess.Popen([PROGRAM, *words], stdout=subprocess.PIPE, text=True) as process:
+        server.await_clients(1)
+        server.send_bytes(stream)
+        out, _ = process.communicate(timeout=SECONDS)
+    return process.returncode, [json.loads(line) for line in out.splitlines()]
 
 
 def about(findings: list[dict[str, Any]], subject: str) -> list[dict[str, Any]]:
@@ -52,20 +65,9 @@ def test_a_start_that_would_work(universe: Universe, tmp_path: Path) -> None:
         FeedServer(tmp_path / "feed.sock", stream, tmp_path / "stream.bin") as server,
         NodeServer(universe.chain) as node,
     ):
-        options = ("--socket", str(server.socket_path), "--states", str(tmp_path / "states.jsonl"))
-        with subprocess.Popen(
-            [
-                str(Path(sys.executable).parent / "arena-writer"),
-                *("doctor", "--json", "--wait", "30", "--rpc", node.address, *options),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            server.await_clients(1)
-            server.send(0, len(stream))
-            out, _ = process.communicate(timeout=SECONDS)
-        findings = [json.loads(line) for line in out.splitlines()]
-    assert process.returncode == 0, findings
+        options = ("--states", str(tmp_path / "states.jsonl"), "--rpc", node.address)
+        code, findings = doctor_of_a_stream(server, stream, *options)
+    assert code == 0, findings
     assert about(findings, "socket")[0]["block"] == universe.tip.number
     assert about(findings, "states")[0]["block"] == universe.tip.number - 1
     assert about(findings, "node")[0]["chain_id"] == 1
@@ -106,11 +108,7 @@ def test_a_database_that_is_missing_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def market(tmp_path: Path) -> Iterator[Market]:
-    with Node(tmp_path) as node:
-        made = Market(node, seed=9)
-        made.create_pools(v2=5, v3=5, v4=5, cake=5)
-        for _ in range(5):
-            made.step(10)
+    with traded_market(tmp_path, seed=9, each=5) as made:
         (tmp_path / "pools.json").write_text(json.dumps(made.pool_list()))
         yield made
 
@@ -132,20 +130,8 @@ def test_database_and_node_agree(market: Market, tmp_path: Path) -> None:
         for _ in range(3):
             market.step(5)
         options = beside(market, mirror, tmp_path)
-        with subprocess.Popen(
-            [
-                str(Path(sys.executable).parent / "arena-writer"),
-                *("doctor", "--json", "--wait", "30", "--socket", str(server.socket_path)),
-                *options,
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            server.await_clients(1)
-            server.send_bytes(producer.follow())
-            out, _ = process.communicate(timeout=SECONDS)
-        findings = [json.loads(line) for line in out.splitlines()]
-        assert process.returncode == 0, findings
+        code, findings = doctor_of_a_stream(server, producer.follow(), *options)
+        assert code == 0, findings
         (database,) = about(findings, "database")
         assert (database["layout"], database["block"]) == ("v2", old["number"])
         assert set(database["stages"].values()) == {old["number"]}

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chains.market import Market
+from builders.shown import scraped
+from chains.market import Market, traded_market
 from chains.mirror import DatabaseMirror
-from chains.process import Node
 
 from arena.errors import AccountMissing, BlockUnavailable, PoolInvalid
 from arena.writer.lists.pool_list import parse_pool_list
@@ -37,11 +37,8 @@ WRITER = str(Path(sys.executable).parent / "arena-writer")
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
     """300 pools of the four kinds with some trading behind them."""
-    with Node(tmp_path_factory.mktemp("node")) as node:
-        made = Market(node, seed=2024)
-        made.create_pools(v2=75, v3=75, v4=75, cake=75)
-        for _ in range(20):
-            made.step(15)
+    folder = tmp_path_factory.mktemp("node")
+    with traded_market(folder, seed=2024, each=75, blocks=20, operations=15) as made:
         assert len(made.pools) == 300
         yield made
 
@@ -50,25 +47,6 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
 def truth(market: Market) -> dict[str, dict[str, Any]]:
     states = market.states()
     assert sum(len(state.get("ticks", ())) for state in states.values()) > 3000
-    return states
-
-
-def plain(found: Scrape) -> dict[str, dict[str, Any]]:
-    """By pool, the fields the getters give."""
-    states: dict[str, dict[str, Any]] = {}
-    for pool in found.pools:
-        values = pool.values
-        state: dict[str, Any] = {"reserve0": values.reserve0, "reserve1": values.reserve1}
-        if pool.spec.tick_spacing:
-            state = {
-                "sqrt_price_x96": values.sqrt_price_x96,
-                "tick": values.tick,
-                "liquidity": values.liquidity,
-                "ticks": [list(item) for item in values.ticks],
-            }
-        if len(pool.spec.key) == 32:
-            state |= {"protocol_fee": values.protocol_fee, "lp_fee": values.lp_fee}
-        states["0x" + pool.spec.key.hex()] = state
     return states
 
 
@@ -95,7 +73,7 @@ def test_300_pools_equal_the_getters(
     found = read(scraper(market, transport, way=way))
     assert found.invalid == ()
     assert {pool.values.block_number for pool in found.pools} == {market.node.block()["number"]}
-    assert plain(found) == truth
+    assert scraped(found) == truth
 
 
 @pytest.mark.slow
@@ -105,7 +83,7 @@ def test_300_pools_equal_the_getters_without_the_newer_methods(
 ) -> None:
     found = read(scraper(market, way=way))
     assert found.invalid == ()
-    assert plain(found) == truth
+    assert scraped(found) == truth
 
 
 @pytest.mark.parametrize("transport", ["ws", "ipc"])
@@ -114,7 +92,7 @@ def test_older_methods_through_every_transport(
     market: Market, truth: dict[str, Any], way: Way, transport: str
 ) -> None:
     keys = [pool.key for pool in market.pools if pool.tick_spacing != 1]
-    assert plain(read(scraper(market, transport, keys, way=way))) == {
+    assert scraped(read(scraper(market, transport, keys, way=way))) == {
         key: truth[key] for key in keys
     }
 
@@ -143,7 +121,7 @@ def test_an_older_block_is_read_as_it_was(market: Market) -> None:
         assert source.get_current_block_number() == old["number"]
         found = read(source)
         assert {pool.values.block_number for pool in found.pools} == {old["number"]}
-        assert plain(found) == {key: before[key] for key in keys}
+        assert scraped(found) == {key: before[key] for key in keys}
 
 
 @pytest.mark.parametrize("way", [Way.storage_values, Way.code_override, Way.storage_at])
@@ -178,7 +156,7 @@ def test_values_read_while_blocks_are_made_are_those_of_their_block(
     source.close()
     for scrape in found:
         (number,) = {pool.values.block_number for pool in scrape.pools}
-        assert plain(scrape) == market.states(number, keys), f"block {number}"
+        assert scraped(scrape) == market.states(number, keys), f"block {number}"
 
 
 def test_blocks_are_named_as_the_node_names_them(market: Market) -> None:
@@ -239,7 +217,7 @@ def test_pools_described_wrongly_fail_and_the_others_do_not(market: Market) -> N
         assert {"0x" + error.key.hex(): type(error) for error in found.invalid} == {
             key: kind for key, (_, kind) in wrong.items()
         }
-        assert plain(found) == market.states(keys=good)
+        assert scraped(found) == market.states(keys=good)
 
 
 def test_a_key_that_is_not_listed_is_invalid(market: Market) -> None:
@@ -314,7 +292,7 @@ def test_the_printed_file_is_one_a_writer_starts_from(market: Market, tmp_path: 
     states.write_text(run.stdout)
     content = read_state_file(states)
     assert content.head_block == market.node.block()["number"]
-    assert plain(Scrape(tuple(content.pools.values()))) == market.states(keys=good)
+    assert scraped(Scrape(tuple(content.pools.values()))) == market.states(keys=good)
     assert content.pools.keys() == content.specs.keys()
 
 

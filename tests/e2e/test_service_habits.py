@@ -284,20 +284,24 @@ def test_every_block_that_was_shown_live_has_a_latency(
     assert writer.stop() == 0
 
 
-@pytest.mark.slow
-def test_scrapes_leave_the_writer_lock_alone(
-    run: Callable[..., Writer], words: list[object], arena_name: str
-) -> None:
+@pytest.fixture
+def measured(run: Callable[..., Writer], words: list[object], arena_name: str) -> Writer:
+    """A live writer with a page of metrics."""
     writer = run(*words, "--metrics-port", "0")
     live(arena_name).close()
+    return writer
+
+
+@pytest.mark.slow
+def test_scrapes_leave_the_writer_lock_alone(measured: Writer, arena_name: str) -> None:
     for _ in range(3):
-        page(writer.port())
+        page(measured.port())
     second = run(*words)
     assert second.process.wait(SECONDS) == 2
-    assert f"ArenaBusy: /{arena_name} has a living writer, process {writer.process.pid}" in (
+    assert f"ArenaBusy: /{arena_name} has a living writer, process {measured.process.pid}" in (
         second.text()
     )
-    assert writer.stop() == 0
+    assert measured.stop() == 0
 
 
 @pytest.mark.slow
@@ -317,13 +321,9 @@ def test_the_metrics_answer_while_there_is_no_stream(
 
 
 @pytest.mark.slow
-def test_the_page_of_metrics_names_what_a_scrape_shows(
-    run: Callable[..., Writer], words: list[object], arena_name: str
-) -> None:
-    writer = run(*words, "--metrics-port", "0")
-    live(arena_name).close()
+def test_the_page_of_metrics_names_what_a_scrape_shows(measured: Writer) -> None:
     limit = time.monotonic() + SECONDS
-    while "arena_start_duration_seconds" not in (found := page(writer.port())):
+    while "arena_start_duration_seconds" not in (found := page(measured.port())):
         assert time.monotonic() < limit, "the start is counted a moment after readers see it"
         time.sleep(0.05)
     shown: dict[str, set[str]] = {}
@@ -334,7 +334,7 @@ def test_the_page_of_metrics_names_what_a_scrape_shows(
                 name = family.name
             labels = set(sample.labels) - {"le"}
             shown[name] = shown.get(name, set()) | labels
-    assert writer.stop() == 0
+    assert measured.stop() == 0
     text = (DOCS / "reference" / "metrics.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `((?:arena|process)_\w+)` \|([^|]*)\|", text, re.M)
     documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}

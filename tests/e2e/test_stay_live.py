@@ -34,6 +34,17 @@ def proof(request: pytest.FixtureRequest, tmp_path: Path, arena_name: str) -> It
         yield made
 
 
+@contextlib.contextmanager
+def small_proof(folder: Path, arena_name: str, seed: int, *options: str) -> Iterator[Proof]:
+    """Three pools of each kind, live; `options` are the writer's."""
+    with Proof(
+        folder, arena_name, seed=seed, pools=3, embedded=True, writer_options=options
+    ) as proof:
+        proof.wait_live()
+        proof.block(settle=True)
+        yield proof
+
+
 def wait_for(proof: Proof, statuses: dict[str, str | None]) -> None:
     """Trade until a reader of our own sees these statuses; None is an unknown pool."""
     limit = time.monotonic() + SECONDS
@@ -106,9 +117,7 @@ def test_pools_are_added_and_removed_while_the_others_stay_live(proof: Proof) ->
 def test_a_pool_that_leaves_and_returns_at_once_is_read_anew(
     tmp_path: Path, arena_name: str
 ) -> None:
-    with Proof(tmp_path, arena_name, seed=42, pools=3, embedded=True) as proof:
-        proof.wait_live()
-        proof.block(settle=True)
+    with small_proof(tmp_path, arena_name, 42) as proof:
         keys = [pool.key for pool in proof.market.pools]
         proof.watched = keys[::4]
         for index in range(4):
@@ -136,11 +145,7 @@ def test_a_pool_that_leaves_and_returns_at_once_is_read_anew(
 
 def test_more_pools_than_fit_lead_to_a_larger_generation(tmp_path: Path, arena_name: str) -> None:
     options = ("--max-pools", "8", "--tick-bytes", "16K")
-    with Proof(
-        tmp_path, arena_name, seed=44, pools=3, embedded=True, writer_options=options
-    ) as proof:
-        proof.wait_live()
-        proof.block(settle=True)
+    with small_proof(tmp_path, arena_name, 44, *options) as proof:
         with arena.attach(arena_name) as pools:
             first = pools.generation
             assert first > 1
@@ -247,11 +252,7 @@ def corrupt(name: str, key: str) -> None:
 
 def test_the_audit_finds_a_wrong_pool_and_heals_it(tmp_path: Path, arena_name: str) -> None:
     options = ("--audit-every", "3", "--audit-pools", "12")
-    with Proof(
-        tmp_path, arena_name, seed=43, pools=3, embedded=True, writer_options=options
-    ) as proof:
-        proof.wait_live()
-        proof.block(settle=True)
+    with small_proof(tmp_path, arena_name, 43, *options) as proof:
         keys = [pool.key for pool in proof.market.pools]
         # The trader trades elsewhere, so that no event corrects the price by itself.
         wrong = next(p for p in proof.market.pools if p.kind == "uniswap_v3")

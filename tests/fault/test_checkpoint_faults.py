@@ -17,16 +17,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.arenas import open_small
 from conftest import SEED
 
 import arena
 from arena.errors import ArenaMissing, CheckpointRefused
 from arena.images import ArenaImage
 from arena.layouts import slots
-from arena.segment import Access
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
-from arena.writer.host.room import Capacities
 from arena.writer.node.client import Header
 from arena.writer.sync import checkpoint_file as checkpoint_module
 from arena.writer.sync.checkpoint_file import (
@@ -38,7 +37,7 @@ from arena.writer.sync.checkpoint_file import (
     usable_checkpoints,
     write_checkpoint,
 )
-from arena.writer.sync.restart import open_arena, state_folder
+from arena.writer.sync.restart import state_folder
 from arena.writing import WriterArena
 
 CHAIN = 31337
@@ -351,14 +350,7 @@ def test_the_next_older_one_is_used(
 
 
 def open_with(name: str, folder: Path, hashes: dict[int, bytes]) -> tuple[WriterArena, bool]:
-    return open_arena(
-        name,
-        Capacities(max_pools=16, tick_bytes=1 << 16),
-        Access(),
-        chain_id=CHAIN,
-        node=Node(hashes),  # type: ignore[arg-type]
-        folder=folder,
-    )
+    return open_small(name, folder, chain_id=CHAIN, node=Node(hashes))
 
 
 def test_an_arena_begins_with_a_checkpoint_and_readers_follow(

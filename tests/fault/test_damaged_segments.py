@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders.arenas import open_small
 from builders.deep_blocks import Chain, Key
 from conftest import SEED
 
@@ -22,11 +23,8 @@ from arena.errors import ArenaBusy, ArenaDamaged, ArenaError, LayoutMismatch
 from arena.layouts import header as layout
 from arena.layouts import slots
 from arena.layouts.slots import STATUS_LIVE, STATUS_SYNCING
-from arena.segment import Access
 from arena.values import PoolValues
-from arena.writer.host.room import Capacities
 from arena.writer.node.client import Header
-from arena.writer.sync.restart import open_arena
 from arena.writing import WriterArena
 
 SHM = Path("/dev/shm")
@@ -287,14 +285,7 @@ def test_a_chain_of_undo_entries_that_leads_back_to_itself_ends(arena_name: str)
 
 
 def open_with(name: str, folder: Path, node: Node | None = NODE) -> tuple[WriterArena, bool]:
-    return open_arena(
-        name,
-        Capacities(max_pools=16, tick_bytes=1 << 16),
-        Access(),
-        chain_id=1,
-        node=node,  # type: ignore[arg-type]
-        folder=folder,
-    )
+    return open_small(name, folder, chain_id=1, node=node)
 
 
 @pytest.mark.parametrize("head", [0, 100, HEAD - 1])

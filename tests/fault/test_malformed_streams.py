@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.native_wire import decode_once
 from oracle import wire_oracle as oracle
 
 from arena import errors
@@ -84,7 +85,6 @@ def decode(chunks: Iterator[bytes], *, is_end_an_error: bool) -> Outcome:
     feed = ffi.new("psa_feed *")
     lib.psa_feed_open(feed, lib.PSA_DIALECT_UNKNOWN)
     events = np.zeros(512, EVENT)
-    consumed, ready = ffi.new("uint64_t *"), ffi.new("uint32_t *")
     rest = b""
 
     def fault(name: str) -> None:
@@ -96,28 +96,17 @@ def decode(chunks: Iterator[bytes], *, is_end_an_error: bool) -> Outcome:
         rest += chunk
         status = lib.PSA_INVALID_MESSAGE
         while status == lib.PSA_INVALID_MESSAGE:
-            status = lib.psa_feed_decode(
-                feed,
-                ffi.from_buffer("uint8_t[]", rest),
-                len(rest),
-                ffi.from_buffer("psa_event[]", events),
-                len(events),
-                consumed,
-                ready,
-            )
-            outcome.apply(events[: ready[0]])
-            opened = events[ready[0] : ready[0] + feed.open_count].copy()
+            status, consumed, ready = decode_once(feed, rest, events)
+            outcome.apply(events[:ready])
+            opened = events[ready : ready + feed.open_count].copy()
             events[: len(opened)] = opened
-            rest = rest[consumed[0] :]
+            rest = rest[consumed:]
             if status != lib.PSA_OK:
                 fault(CLASSES[status])
         if status != lib.PSA_OK:
             # Everything after the defect is ignored.
             before = feed.frames
-            again = lib.psa_feed_decode(
-                feed, ffi.from_buffer("uint8_t[]", b"\1\0\0\0\0"), 5, ffi.NULL, 0, consumed, ready
-            )
-            assert (again, consumed[0], ready[0]) == (status, 0, 0)
+            assert decode_once(feed, b"\1\0\0\0\0", events[:0]) == (status, 0, 0)
             assert feed.frames == before
             return outcome
     outcome.discarded = feed.frames_dropped

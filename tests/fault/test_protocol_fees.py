@@ -6,6 +6,7 @@ Real processes and sockets; the true fee is the one the test mined.
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,15 +108,19 @@ class FeeStage(Stage):
             assert time.monotonic() < limit, (found, self.fee, self.writer.log_tail())
             time.sleep(0.02)
 
+    def start_with_a_fee(self) -> None:
+        self.start()
+        self.send(self.mine(2, fee=7 << 12 | 5))
+        self.wait_fee()
+
 
 SWAP = "0x40e9cecb9f5f1f1c5b9c97dec2917b7ee92e57ba5563708daca94dd84ad7112f"
 
 
 @pytest.fixture
 def stage(tmp_path: Path, arena_name: str) -> Iterator[FeeStage]:
-    found = FeeStage(tmp_path, arena_name)
-    yield found
-    found.close()
+    with closing(FeeStage(tmp_path, arena_name)) as found:
+        yield found
 
 
 def test_a_changed_fee_comes_from_the_node(stage: FeeStage) -> None:
@@ -138,9 +143,7 @@ def test_the_last_change_of_a_block_counts(stage: FeeStage) -> None:
 
 @pytest.mark.slow
 def test_a_fee_of_a_reverted_block_is_read_again(stage: FeeStage) -> None:
-    stage.start()
-    stage.send(stage.mine(2, fee=7 << 12 | 5))
-    stage.wait_fee()
+    stage.start_with_a_fee()
     stage.send(stage.reorg(1, 2))
     assert stage.fee == 0
     # What is written before the writer has had the reorg may be of either branch.
@@ -152,9 +155,7 @@ def test_a_fee_of_a_reverted_block_is_read_again(stage: FeeStage) -> None:
 
 @pytest.mark.slow
 def test_a_revert_above_it_leaves_the_fee_alone(stage: FeeStage) -> None:
-    stage.start()
-    stage.send(stage.mine(2, fee=7 << 12 | 5))
-    stage.wait_fee()
+    stage.start_with_a_fee()
     stage.send(stage.mine(2))
     stage.send(stage.reorg(2, 3))
     stage.equal()

@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from builders import reth_database
@@ -34,6 +33,7 @@ from builders.reth_database import (
     unpack,
 )
 from builders.reth_pools import from_hex, state_of, targets_of, true_state
+from roles.child import Child
 from roles.reth_children import die, hold_a_transaction, open_segments, signal_facts
 
 from arena import errors
@@ -54,45 +54,12 @@ CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x20000, 0x10000000, 0x20000000
 MS_RDONLY, MS_REMOUNT, MS_BIND = 1, 32, 4096
 
 
-class Node:
-    """The process that writes. A context manager; ends it, killed or not."""
+class Node(Child):
+    """The process that writes."""
 
     def __init__(self, database: Path, seed: int = 1) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, reth_database.__file__, str(database), str(seed)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__(reth_database.__file__, database, str(seed))
         assert self.answer().startswith("ready")
-
-    def answer(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def tell(self, command: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-
-    def do(self, command: str) -> str:
-        self.tell(command)
-        return self.answer()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(SECONDS)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
-    ) -> None:
-        self.kill()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
 
 
 @pytest.fixture
@@ -636,23 +603,27 @@ def test_another_file_is_not_a_database(content: bytes, database: Path, folder: 
     refused(lambda: read_block_number(access(folder)), errors.DatabaseDamaged, str(database))
 
 
-def test_a_database_of_something_else_is_named(folder: Path) -> None:
+@contextlib.contextmanager
+def written(folder: Path) -> Iterator[Any]:
+    """A new database in `folder`, and the one transaction that is committed into it."""
     (folder / "db").mkdir()
     opened = NodeDatabase(folder / "db", upper_nbytes=1 << 28)
     with opened.write() as txn:
-        txn.put("Metadata", b"key", b"value")
+        yield txn
     opened.close()
+
+
+def test_a_database_of_something_else_is_named(folder: Path) -> None:
+    with written(folder) as txn:
+        txn.put("Metadata", b"key", b"value")
     refused(
         lambda: read_block_number(access(folder)), errors.DatabaseDamaged, "not a Reth database"
     )
 
 
 def test_a_node_before_its_first_sync_is_not_at_rest(folder: Path) -> None:
-    (folder / "db").mkdir()
-    opened = NodeDatabase(folder / "db", upper_nbytes=1 << 28)
-    with opened.write() as txn:
+    with written(folder) as txn:
         txn.put("StageCheckpoints", b"Headers", b"\x01\x05")
-    opened.close()
     refused(lambda: read_block_number(access(folder)), errors.NotAtRest, "first sync")
 
 
@@ -722,12 +693,12 @@ def test_no_library_at_all_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_wheels_python_package_is_never_imported(database: Path, folder: Path) -> None:
-    program = (
-        "import sys\n"
-        "from arena.writer.scrapers.rethdb import DatabaseAccess, read_block_number\n"
-        f"assert read_block_number(DatabaseAccess({str(folder)!r})) == {BLOCK}\n"
-        "assert 'mdbx' not in sys.modules\n"
-    )
+    program = f"""
+import sys
+from arena.writer.scrapers.rethdb import DatabaseAccess, read_block_number
+assert read_block_number(DatabaseAccess({str(folder)!r})) == {BLOCK}
+assert 'mdbx' not in sys.modules
+"""
     subprocess.run([sys.executable, "-P", "-c", program], check=True, timeout=SECONDS)
 
 
@@ -804,22 +775,19 @@ def test_close_ends_a_read_and_every_process(database: Path, folder: Path) -> No
 
 
 def test_reader_processes_end_with_a_killed_writer(database: Path, folder: Path) -> None:
-    program = (
-        "import time\n"
-        "from arena.writer.scrapers.rethdb import RethDB\n"
-        "if __name__ == '__main__':\n"
-        f"    reader = RethDB({str(folder)!r}, [], scraping_concurrency=2)\n"
-        "    reader.get_current_block_number()\n"
-        "    print(*reader._executor._processes, flush=True)\n"
-        "    time.sleep(600)\n"
-    )
+    program = f"""
+import time
+from arena.writer.scrapers.rethdb import RethDB
+if __name__ == "__main__":
+    reader = RethDB({str(folder)!r}, [], scraping_concurrency=2)
+    reader.get_current_block_number()
+    print(*reader._executor._processes, flush=True)
+    time.sleep(600)
+"""
     script = folder / "owner.py"
     script.write_text(program)
-    with subprocess.Popen(
-        [sys.executable, "-P", script], stdout=subprocess.PIPE, text=True
-    ) as owner:
-        assert owner.stdout is not None
-        pids = [int(pid) for pid in owner.stdout.readline().split()]
+    with Child(script) as owner:
+        pids = [int(pid) for pid in owner.answer().split()]
         assert pids
         assert all(is_alive(pid) for pid in pids)
         owner.kill()
@@ -845,17 +813,14 @@ def test_reader_processes_inherit_neither_signals_nor_the_arena(
 
 def test_a_slot_below_the_row_found_last_is_absent_without_a_look_up(folder: Path) -> None:
     """Accounts of 0, 1, 2 and many rows, words of every size, asked in any order."""
-    (folder / "db").mkdir()
-    opened = NodeDatabase(folder / "db", upper_nbytes=1 << 28)
     stored: dict[tuple[bytes, bytes], int] = {}
-    with opened.write() as txn:
+    with written(folder) as txn:
         txn.set_checkpoints(7)
         for account, count in enumerate((0, 1, 2, 300, 5000)):
             for slot in range(0, 3 * count, 3):
                 word = int.from_bytes(keccak(b"%d %d" % (account, slot))[: 1 + slot % 32], "big")
                 stored[bytes([account]) * 20, slot_key(slot)] = word
                 txn.set_word(keccak(bytes([account]) * 20), keccak(slot_key(slot)), word)
-    opened.close()
     with access(folder).open() as environment, environment.read() as txn:
         for account in range(5):
             address = bytes([account]) * 20

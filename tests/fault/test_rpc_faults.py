@@ -10,12 +10,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from chains.market import Market
+from builders.shown import scraped
+from chains.market import Market, traded_market
 from chains.process import Node
 from doubles.proxy import Fault, FaultyServer, node_answer, plain_answer
 
@@ -39,6 +41,13 @@ CHAIN_ID = 31337
 
 def quick(**changed: Any) -> Limits:
     return Limits(**{"timeout_s": 10.0, "tries": 4, "first_pause_s": 0.01} | changed)
+
+
+@contextmanager
+def asking(*behaviour: Any) -> Iterator[JsonRpc]:
+    """A client of a FaultyServer of that behaviour."""
+    with FaultyServer(*behaviour) as server, JsonRpc(server.http, quick()) as rpc:
+        yield rpc
 
 
 # Transport
@@ -227,21 +236,13 @@ def test_one_odd_call_of_a_batch_costs_no_other() -> None:
 
 @pytest.mark.parametrize("body", [b"7", b"{}", b'{"id":99,"result":1}', b"[]"])
 def test_an_answer_that_is_none_is_an_error(body: bytes) -> None:
-    with (
-        FaultyServer(plain_answer, lambda *_: Fault(body=body)) as server,
-        JsonRpc(server.http, quick()) as rpc,
-        pytest.raises(RpcAnswerInvalid),
-    ):
+    with asking(plain_answer, lambda *_: Fault(body=body)) as rpc, pytest.raises(RpcAnswerInvalid):
         rpc.call("any_method")
 
 
 @pytest.mark.parametrize("body", [b"7", b"null", b"true", b"{}"])
 def test_an_answer_to_a_batch_that_is_none_is_an_error(body: bytes) -> None:
-    with (
-        FaultyServer(plain_answer, lambda *_: Fault(body=body)) as server,
-        JsonRpc(server.http, quick()) as rpc,
-        pytest.raises(RpcAnswerInvalid),
-    ):
+    with asking(plain_answer, lambda *_: Fault(body=body)) as rpc, pytest.raises(RpcAnswerInvalid):
         rpc.batch([("any_method", [])])
 
 
@@ -646,10 +647,7 @@ def told(current: int, highest: Any) -> dict[str, Any]:
     ids=str,
 )
 def test_a_node_without_its_chain_is_syncing(syncing: Any, number: int, age_s: float) -> None:
-    with (
-        FaultyServer(chain_answer(syncing, number, age_s)) as server,
-        JsonRpc(server.http, quick()) as rpc,
-    ):
+    with asking(chain_answer(syncing, number, age_s)) as rpc:
         state = sync_state(rpc)
         assert state.reason is not None
         assert "syncing" in state.reason
@@ -677,10 +675,7 @@ def test_a_node_without_its_chain_is_syncing(syncing: Any, number: int, age_s: f
     ids=str,
 )
 def test_a_node_with_its_chain_is_not_syncing(syncing: Any, number: int, age_s: float) -> None:
-    with (
-        FaultyServer(chain_answer(syncing, number, age_s)) as server,
-        JsonRpc(server.http, quick()) as rpc,
-    ):
+    with asking(chain_answer(syncing, number, age_s)) as rpc:
         state = sync_state(rpc)
     assert state.reason is None
     assert state.is_old == (age_s > 2 * HOUR_S)
@@ -810,28 +805,8 @@ def test_an_answer_to_another_request_is_never_taken(given: Any, tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
-    with Node(tmp_path_factory.mktemp("node")) as node:
-        made = Market(node, seed=11)
-        made.create_pools(v2=4, v3=4, v4=4, cake=4)
-        for _ in range(5):
-            made.step(10)
+    with traded_market(tmp_path_factory.mktemp("node"), seed=11, each=4) as made:
         yield made
-
-
-def plain(pool: Any) -> dict[str, Any]:
-    """The fields the getters give."""
-    values = pool.values
-    if not pool.spec.tick_spacing:
-        return {"reserve0": values.reserve0, "reserve1": values.reserve1}
-    found = {
-        "sqrt_price_x96": values.sqrt_price_x96,
-        "tick": values.tick,
-        "liquidity": values.liquidity,
-        "ticks": [list(item) for item in values.ticks],
-    }
-    if len(pool.spec.key) == 32:
-        found |= {"protocol_fee": values.protocol_fee, "lp_fee": values.lp_fee}
-    return found
 
 
 def scraper(market: Market, address: str, **more: Any) -> RpcScraper:
@@ -846,7 +821,14 @@ def read(source: RpcScraper) -> dict[str, dict[str, Any]]:
     finally:
         source.close()
     assert found.invalid == ()
-    return {"0x" + pool.spec.key.hex(): plain(pool) for pool in found.pools}
+    return scraped(found)
+
+
+def assert_found(market: Market, server: FaultyServer, way: Way) -> None:
+    """The scraper takes this way, and reads the true states by it."""
+    source = scraper(market, server.http)
+    assert source.way(source.block()) is way
+    assert read(source) == market.states()
 
 
 def methods(request: Any) -> set[str]:
@@ -918,9 +900,7 @@ def test_words_about_the_way_are_not_taken_for_words_about_the_block(market: Mar
         return None
 
     with FaultyServer(node_answer(market.node.port), rule) as server:
-        source = scraper(market, server.http)
-        assert source.way(source.block()) is Way.extsload
-        assert read(source) == market.states()
+        assert_found(market, server, Way.extsload)
 
 
 @pytest.mark.node
@@ -938,9 +918,7 @@ def test_a_node_that_ignores_the_override_is_found_out(market: Market) -> None:
         return Fault(error=(-32601, "no such method")) if no_values else None
 
     with FaultyServer(without_override, rule) as server:
-        source = scraper(market, server.http)
-        assert source.way(source.block()) is Way.extsload
-        assert read(source) == market.states()
+        assert_found(market, server, Way.extsload)
 
 
 @pytest.mark.node
@@ -955,9 +933,7 @@ def test_a_way_that_gives_other_words_is_not_taken(market: Market) -> None:
         return answer
 
     with FaultyServer(wrong_values) as server:
-        source = scraper(market, server.http)
-        assert source.way(source.block()) is Way.code_override
-        assert read(source) == market.states()
+        assert_found(market, server, Way.code_override)
 
 
 @pytest.mark.node

@@ -3,21 +3,19 @@
 Each fault is made for real, in processes of their own where it needs one.
 """
 
-import json
 import math
 import os
 import signal
 import struct
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from roles.child import one_pool_writer, run_python
 
 from arena import errors
 from arena.layouts import header, slots
@@ -30,45 +28,6 @@ from arena.writing import WriterArena
 SHM = Path("/dev/shm")
 SMALL = {"max_pools": 16, "tick_bytes": 65536, "undo_blocks": 16, "undo_records": 64}
 KEY = b"\x11" * 20
-
-WRITER = """
-import sys
-import threading
-import time
-from arena.specs import PoolSpec, TokenSpec
-from arena.values import PoolValues
-from arena.writing import WriterArena
-w = WriterArena.create(sys.argv[1], max_pools=16, tick_bytes=65536, undo_blocks=16, undo_records=64)
-t = TokenSpec(bytes(20), 18, "T")
-slot = w.add_pool(PoolSpec(b"\\x11" * 20, 0, t, t, 3000))
-w.install(slot, PoolValues(5, 3000, reserve0=1000, reserve1=2000), 2)
-w.set_head(5)
-w.commit()
-w.set_phase("live")
-print("ready", flush=True)
-sys.stdin.readline()
-"""
-
-
-@contextmanager
-def writer_process(name: str) -> Iterator[subprocess.Popen[str]]:
-    """A writer with one committed pool in a process of its own; killed at the end."""
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-c", WRITER, name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdin is not None
-    try:
-        assert child.stdout.readline() == "ready\n"
-        yield child
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
-        child.stdin.close()
 
 
 def remove(name: str) -> None:
@@ -141,12 +100,11 @@ def test_closed_arena_whose_next_writer_starts_is_not_ready(arena_name: str) -> 
 
 
 def test_killed_writer_is_dead_to_new_readers_and_its_state_readable(arena_name: str) -> None:
-    with writer_process(arena_name) as child, attach(arena_name) as before:
+    with one_pool_writer(arena_name) as child, attach(arena_name) as before:
         assert before.writer_alive
         assert before.writer_pid == child.pid
         assert before.wait_live(0) == 5
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.kill()
         assert before.writer_pid is None
         assert not before.writer_alive
         assert before[KEY].quote_exact_in(10, zero_for_one=True).amount_out == 19
@@ -204,15 +162,7 @@ print(json.dumps(found))
 
 def open_as_nobody(name: str, *owner: str) -> Any:
     """What attaching and creating do for a user without rights (for ourselves, unless root)."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", OPEN, name, *owner],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return run_python(OPEN, name, *owner)
 
 
 @pytest.mark.slow
@@ -471,23 +421,17 @@ print(json.dumps(found))
 
 def test_full_shared_memory_is_an_error_with_numbers_not_a_crash(arena_name: str) -> None:
     """A private /dev/shm of two megabytes; the limit on file sizes where mounting is forbidden."""
-    command = [sys.executable, "-P", "-c", FULL, arena_name]
-    mounted = [
+    mounted = (
         *("unshare", "--mount", "--propagation", "private", "sh", "-c"),
         'mount -t tmpfs -o size=2m none /dev/shm && exec "$@"',
         "sh",
-    ]
-    may_mount = subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode == 0
-    limited = ["bash", "-c", 'ulimit -f 2048 && exec "$@"', "bash"]  # in KiB
-    done = subprocess.run(
-        [*mounted, *command, "mounted"] if may_mount else [*limited, *command, "limited"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    may_mount = subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode == 0
+    limited = ("bash", "-c", 'ulimit -f 2048 && exec "$@"', "bash")  # in KiB
+    if may_mount:
+        found = run_python(FULL, arena_name, "mounted", prefix=mounted)
+    else:
+        found = run_python(FULL, arena_name, "limited", prefix=limited)
     text, requested, available = found["create"]
     assert requested > 2 << 20
     assert str(requested) in text
@@ -515,15 +459,7 @@ try:
 except errors.ArenaFull as error:
     print(json.dumps(error.requested_bytes))
 """
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, arena_name],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) > 1 << 20
+    assert run_python(code, arena_name) > 1 << 20
     assert not list(SHM.glob(arena_name + "*"))
 
 
@@ -533,7 +469,7 @@ except errors.ArenaFull as error:
 def test_writers_killed_one_after_the_other_leave_a_usable_arena(arena_name: str) -> None:
     """Each next writer gets the lock at once and finds what the one before committed."""
     token = TokenSpec(bytes(20), 18, "T")
-    with writer_process(arena_name):
+    with one_pool_writer(arena_name):
         pass
     for turn in range(5):
         child = os.fork()
@@ -563,8 +499,8 @@ def test_writers_killed_one_after_the_other_leave_a_usable_arena(arena_name: str
 
 
 def test_a_hung_writer_keeps_the_lock_and_loses_its_pulse(arena_name: str) -> None:
-    with writer_process(arena_name) as child:
-        child.send_signal(signal.SIGSTOP)
+    with one_pool_writer(arena_name) as child:
+        child.process.send_signal(signal.SIGSTOP)
         with attach(arena_name, timeout=0, heartbeat_limit=0.0) as pools:
             assert pools.writer_pid == child.pid
             assert not pools.writer_alive

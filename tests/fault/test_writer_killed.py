@@ -5,15 +5,12 @@ out; each is killed after a random short while. After every kill the whole arena
 that the stream has at its head block. Another process takes snapshots all the time.
 """
 
-import json
 import os
 import random
-import signal
-import subprocess
-import sys
 
 import pytest
 from roles import kill as roles
+from roles.nursery import Nursery, Watcher
 
 import arena
 from arena.specs import PoolSpec, TokenSpec
@@ -51,26 +48,6 @@ def create(name: str) -> None:
         owner.close(unlink=False)
 
 
-def role(which: str, name: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-P", roles.__file__, which, name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def answer(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def tell(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-
-
 @pytest.mark.parametrize("rounds", ROUNDS)
 def test_killed_writers_leave_every_committed_block_intact(rounds: int, arena_name: str) -> None:
     create(arena_name)
@@ -79,36 +56,25 @@ def test_killed_writers_leave_every_committed_block_intact(rounds: int, arena_na
     chance = random.Random(seed)
     states = roles.expected()
     inside = advanced = 0
-    with role("nursery", arena_name) as nursery, role("reader", arena_name) as reader:
-        try:
-            assert answer(nursery) == "ready"
-            assert answer(reader) == "ready"
-            with arena.attach(arena_name, timeout=10, require_writer=False) as pools:
-                for _ in range(rounds):
-                    before = pools.head_block
-                    tell(nursery)
-                    pid = int(answer(nursery))
-                    assert answer(nursery) == "writing"
-                    signal.sigtimedwait([], chance.uniform(0, 0.004))
-                    os.kill(pid, signal.SIGKILL)
-                    assert answer(nursery) == "dead"
-                    with pools.snapshot() as view:
-                        head = view.block_number
-                        found = [
-                            roles.shown(view[roles.key(n)].state()) for n in range(roles.POOLS)
-                        ]
-                    position = (head - roles.FIRST - 1) % roles.LAP
-                    want = states[position] if head > roles.FIRST else roles.start_state()
-                    assert found == want, f"block {head}"
-                    assert head >= before
-                    advanced += head > before
-                    inside += bool((pools.versions["lines"]["stamp"] > view.commit).any())
-                assert not pools.writer_alive
-            tell(reader)
-            counts = json.loads(answer(reader))
-        finally:
-            nursery.kill()
-            reader.kill()
+    with (
+        Nursery(roles.__file__, arena_name) as nursery,
+        Watcher(roles.__file__, arena_name) as reader,
+        arena.attach(arena_name, timeout=10, require_writer=False) as pools,
+    ):
+        for _ in range(rounds):
+            before = pools.head_block
+            nursery.kill_a_writer(chance.uniform(0, 0.004))
+            with pools.snapshot() as view:
+                head = view.block_number
+                found = [roles.shown(view[roles.key(n)].state()) for n in range(roles.POOLS)]
+            position = (head - roles.FIRST - 1) % roles.LAP
+            want = states[position] if head > roles.FIRST else roles.start_state()
+            assert found == want, f"block {head}"
+            assert head >= before
+            advanced += head > before
+            inside += bool((pools.versions["lines"]["stamp"] > view.commit).any())
+        assert not pools.writer_alive
+        counts = reader.counts()
     print(f"killed inside a block: {inside} of {rounds}, head advanced in {advanced}; {counts}")
     assert inside > rounds // 10, "the kills did not hit writers at work"
     assert advanced > rounds // 10

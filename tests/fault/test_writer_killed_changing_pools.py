@@ -5,16 +5,13 @@ and their values, are those of the head block, whatever the dead writer was at; 
 every slot that shows no pool.
 """
 
-import json
 import os
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from roles import churn as roles
+from roles.nursery import Nursery, Watcher
 
 import arena
 from arena.layouts import slots
@@ -22,26 +19,6 @@ from arena.specs import PoolSpec, TokenSpec
 from arena.writing import WriterArena
 
 ROUNDS = [20, pytest.param(200, marks=pytest.mark.slow)]
-
-
-def role(which: str, name: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-P", roles.__file__, which, name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def answer(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def tell(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
 
 
 def check(pools: arena.Arena) -> int:
@@ -84,39 +61,30 @@ def test_killed_writers_leave_each_pool_whole_or_gone_and_lose_no_slot(
     print(f"seed {seed}")
     chance = random.Random(seed)
     advanced = in_growth = inside = 0
-    with role("nursery", arena_name) as nursery, role("reader", arena_name) as reader:
-        try:
-            assert answer(nursery) == "ready"
-            assert answer(reader) == "ready"
-            with arena.attach(arena_name, timeout=10, require_writer=False) as pools:
-                for turn in range(rounds):
-                    before = check(pools)
-                    tell(nursery)
-                    pid = int(answer(nursery))
-                    assert answer(nursery) == "writing"
-                    signal.sigtimedwait([], chance.uniform(0, 0.02))
-                    os.kill(pid, signal.SIGKILL)
-                    assert answer(nursery) == "dead"
-                    head = check(pools)
-                    assert head >= before
-                    advanced += head > before
-                    inside += bool((pools.versions["lines"]["stamp"] > pools.committed).any())
-                    left = len(list(Path("/dev/shm").glob(f"{arena_name}.*")))
-                    assert left in (1, 2)
-                    in_growth += left == 2
-                    if turn % 10 == 0:
-                        with WriterArena.take_over(arena_name) as owner:
-                            assert check(pools) == owner.head_block
-                            assert free_slots(owner) == roles.SLOTS - len(pools)
-                            assert len(owner.pools()) == len(pools)
-                            assert owner.native.arena.header.pool_count == len(pools)
-                            owner.close(unlink=False)
-                        assert len(list(Path("/dev/shm").glob(f"{arena_name}.*"))) == 1
-            tell(reader)
-            counts = json.loads(answer(reader))
-        finally:
-            nursery.kill()
-            reader.kill()
+    with (
+        Nursery(roles.__file__, arena_name) as nursery,
+        Watcher(roles.__file__, arena_name) as reader,
+        arena.attach(arena_name, timeout=10, require_writer=False) as pools,
+    ):
+        for turn in range(rounds):
+            before = check(pools)
+            nursery.kill_a_writer(chance.uniform(0, 0.02))
+            head = check(pools)
+            assert head >= before
+            advanced += head > before
+            inside += bool((pools.versions["lines"]["stamp"] > pools.committed).any())
+            left = len(list(Path("/dev/shm").glob(f"{arena_name}.*")))
+            assert left in (1, 2)
+            in_growth += left == 2
+            if turn % 10 == 0:
+                with WriterArena.take_over(arena_name) as owner:
+                    assert check(pools) == owner.head_block
+                    assert free_slots(owner) == roles.SLOTS - len(pools)
+                    assert len(owner.pools()) == len(pools)
+                    assert owner.native.arena.header.pool_count == len(pools)
+                    owner.close(unlink=False)
+                assert len(list(Path("/dev/shm").glob(f"{arena_name}.*"))) == 1
+        counts = reader.counts()
     print(f"of {rounds} kills {in_growth} in a growth, {inside} in a commit; {advanced}; {counts}")
     assert advanced > rounds // 10
     assert in_growth > 0 or rounds < 100

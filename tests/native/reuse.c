@@ -13,25 +13,14 @@
  *
  * Prints counts; exits 0 when nothing was wrong (unchecked: when something was), 1 otherwise, 2 on misuse.
  */
-#define _GNU_SOURCE
-#include "../../arena/native/arena.h"
-#include "../../arena/native/atomics.h"
+#include "basics.h"
 
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
+#include "../../arena/native/atomics.h"
 
 #define PLAN 2048
 #define MAX_SLOTS 64
 #define MAX_KEYS (3 * MAX_SLOTS)
 #define MAX_PAIRS 12
-#define SPACING 10
 #define ABSENT (-1)
 
 enum { REMOVE, ADD, INSTALL };
@@ -44,25 +33,6 @@ typedef struct {
 } plan;
 
 static plan the_plan;
-static int stop; /* atomic */
-
-static uint64_t mix(uint64_t a, uint64_t b, uint64_t salt) {
-    uint64_t z = a * UINT64_C(0x9e3779b97f4a7c15) + (b << 32) + salt * UINT64_C(0xd1342543de82ef95);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
-static void fail(const char *what, long status) {
-    fprintf(stderr, "%s: %ld\n", what, status);
-    exit(1);
-}
-
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
 
 /* ---- the plan ---- */
 
@@ -204,16 +174,6 @@ static int line_holds(const psa_line *line, const pool *want) {
 
 /* ---- writer ---- */
 
-typedef struct {
-    psa_writer writer;
-    uint8_t *base;
-    uint64_t nbytes;
-    uint64_t *touched;
-    uint32_t *dirty;
-    uint64_t aborts;
-    uint64_t takeovers;
-} load;
-
 static void open_writer(load *run) {
     int status = psa_writer_open(&run->writer, run->base, run->nbytes, -1, run->touched, run->dirty);
     if (status == PSA_OK) status = psa_slots_reclaim(&run->writer);
@@ -296,14 +256,8 @@ static psa_capacities capacities_for(uint32_t slots) {
 }
 
 static void start_load(load *run, uint8_t *base, uint64_t nbytes, uint32_t slots) {
-    static const uint8_t digest[32] = {1};
     psa_capacities capacities = capacities_for(slots);
-    *run = (load){.base = base, .nbytes = nbytes};
-    run->touched = calloc(slots, sizeof(*run->touched));
-    run->dirty = calloc(slots, sizeof(*run->dirty));
-    if (!run->touched || !run->dirty) fail("calloc", 0);
-    int status = psa_arena_format(base, nbytes, &capacities, 1, digest);
-    if (status != PSA_OK) fail("psa_arena_format", status);
+    format_load(run, base, nbytes, &capacities);
     open_writer(run);
     for (uint32_t key = 0; key < slots; key++)
         if (add(run, key) != PSA_OK) fail("add", (long)key);
@@ -497,111 +451,26 @@ static void print_reader(const reader *total, double seconds) {
            (unsigned long long)total->contended);
 }
 
-/* ---- modes ---- */
-
-static int run_threads(double seconds, uint32_t readers, uint32_t slots, int unchecked) {
-    psa_capacities capacities = capacities_for(slots);
-    uint64_t nbytes = psa_arena_nbytes(&capacities);
-    uint8_t *base = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED) fail("mmap", 0);
-    load run;
-    start_load(&run, base, nbytes, slots);
-    psa_arena arena;
-    int status = psa_arena_open(&arena, base, nbytes);
-    if (status != PSA_OK) fail("psa_arena_open", status);
-    reader *all = calloc(readers, sizeof(*all));
-    pthread_t *threads = calloc(readers, sizeof(*threads));
-    if (!all || !threads) fail("calloc", 0);
-    uint64_t since = now_ns();
-    for (uint32_t i = 0; i < readers; i++) {
-        all[i] = (reader){.arena = &arena, .seed = i, .unchecked = unchecked};
-        if (pthread_create(&threads[i], NULL, run_reader, &all[i]) != 0) fail("pthread_create", i);
-    }
-    while ((double)(now_ns() - since) / 1e9 < seconds) one_commit(&run);
-    __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
-    reader total = {0};
-    for (uint32_t i = 0; i < readers; i++) {
-        pthread_join(threads[i], NULL);
-        total.reads += all[i].reads;
-        total.wrong += all[i].wrong;
-        total.gone += all[i].gone;
-        total.unknown += all[i].unknown;
-        total.too_old += all[i].too_old;
-        total.contended += all[i].contended;
-    }
-    print_reader(&total, (double)(now_ns() - since) / 1e9);
-    finish_load(&run, since);
-    free(all);
-    free(threads);
-    munmap(base, nbytes);
-    return total.reads == 0 || total.gone == 0 || (total.wrong != 0) != unchecked;
+static void add_reader(reader *total, const reader *one) {
+    total->reads += one->reads;
+    total->wrong += one->wrong;
+    total->gone += one->gone;
+    total->unknown += one->unknown;
+    total->too_old += one->too_old;
+    total->contended += one->contended;
 }
 
-static int run_writer(const char *path, double seconds, uint32_t slots) {
-    psa_capacities capacities = capacities_for(slots);
-    uint64_t nbytes = psa_arena_nbytes(&capacities);
-    char building[4096];
-    snprintf(building, sizeof(building), "%s.building", path);
-    int fd = open(building, O_RDWR | O_CREAT | O_EXCL, 0600);
-    if (fd < 0 || ftruncate(fd, (off_t)nbytes) != 0) fail(building, fd);
-    uint8_t *base = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (base == MAP_FAILED) fail("mmap", 0);
-    load run;
-    start_load(&run, base, nbytes, slots);
-    if (rename(building, path) != 0) fail("rename", 0);
-    uint64_t since = now_ns();
-    while ((double)(now_ns() - since) / 1e9 < seconds) one_commit(&run);
-    finish_load(&run, since);
-    return 0;
+static int has_failed(const reader *total, int unchecked) {
+    return total->gone == 0 || (total->wrong != 0) != unchecked;
 }
 
-static int run_reader_process(const char *path, uint64_t reads) {
-    int fd = -1;
-    for (int i = 0; i < 1000 && fd < 0; i++) {
-        fd = open(path, O_RDONLY);
-        if (fd < 0) usleep(10000);
-    }
-    struct stat info;
-    if (fd < 0 || fstat(fd, &info) != 0) fail(path, fd);
-    uint8_t *base = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
-    if (base == MAP_FAILED) fail("mmap", 0);
-    psa_arena arena;
-    int status = psa_arena_open(&arena, base, (uint64_t)info.st_size);
-    if (status != PSA_OK) fail("psa_arena_open", status);
-    make_plan(&the_plan, arena.max_pools);
-    reader self = {.arena = &arena, .seed = (uint32_t)getpid(), .limit = reads};
-    uint64_t first = PSA_LOAD_ACQUIRE(&arena.header->reused), since = now_ns();
-    run_reader(&self);
-    print_reader(&self, (double)(now_ns() - since) / 1e9);
-    uint64_t reused = PSA_LOAD_ACQUIRE(&arena.header->reused) - first;
-    printf("meanwhile %llu slots used again\n", (unsigned long long)reused);
-    return self.wrong != 0 || self.gone == 0 || reused == 0;
-}
+static uint64_t progress(const psa_arena *arena) { return PSA_LOAD_ACQUIRE(&arena->header->reused); }
 
-static unsigned long number(const char *text, unsigned long low, unsigned long high) {
-    char *end;
-    unsigned long value = strtoul(text, &end, 10);
-    if (end == text || *end != 0 || value < low || value > high) {
-        fprintf(stderr, "%s is not a number from %lu to %lu\n", text, low, high);
-        exit(2);
-    }
-    return value;
-}
+static void prepare(uint32_t slots) { make_plan(&the_plan, slots); }
 
-int main(int argc, char **argv) {
-    setvbuf(stdout, NULL, _IOLBF, 0);
-    const char *mode = argc > 1 ? argv[1] : "";
-    if (argc == 5 && strcmp(mode, "reader") != 0)
-        make_plan(&the_plan, (uint32_t)number(argv[4], 2, MAX_SLOTS));
-    if (argc == 5 && (!strcmp(mode, "threads") || !strcmp(mode, "unchecked")))
-        return run_threads((double)number(argv[2], 1, 86400), (uint32_t)number(argv[3], 1, 256),
-                           the_plan.slots, !strcmp(mode, "unchecked"));
-    if (argc == 5 && !strcmp(mode, "writer"))
-        return run_writer(argv[2], (double)number(argv[3], 1, 86400), the_plan.slots);
-    if (argc == 4 && !strcmp(mode, "reader"))
-        return run_reader_process(argv[2], number(argv[3], 1, UINT64_C(1) << 60));
-    fprintf(stderr, "usage: reuse threads|unchecked SECONDS READERS SLOTS\n"
-                    "       reuse writer PATH SECONDS SLOTS\n"
-                    "       reuse reader PATH READS\n");
-    return 2;
-}
+#define PROGRESS "slots used again"
+#define NAME "reuse"
+#define SIZE "SLOTS"
+#define LEAST_SIZE 2
+#define MOST_SIZE MAX_SLOTS
+#include "modes.h"

@@ -14,47 +14,15 @@
  *
  * Prints counts; exits 0 when nothing was wrong (unchecked: when something was), 1 otherwise, 2 on misuse.
  */
-#define _GNU_SOURCE
-#include "../../arena/native/arena.h"
+#include "basics.h"
+
 #include "../../arena/native/versions.h"
 
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
-
 #define STRIDE 4
-#define SPACING 10
 #define POSITIONS 64
 #define MAX_TICKS 128
-#define MAX_POOLS 4096
 #define FIRST_BLOCK 4096
 #define FEE_STATUS (UINT32_C(3000) | (uint32_t)PSA_STATUS_LIVE << 24)
-
-static int stop; /* atomic */
-
-static uint64_t mix(uint64_t a, uint64_t b, uint64_t salt) {
-    uint64_t z = a * UINT64_C(0x9e3779b97f4a7c15) + (b << 32) + salt * UINT64_C(0xd1342543de82ef95);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
-static void fail(const char *what, long status) {
-    fprintf(stderr, "%s: %ld\n", what, status);
-    exit(1);
-}
-
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
 
 /* ---- what pool i must hold after block b ---- */
 
@@ -151,18 +119,11 @@ static int ticks_hold(const psa_line *line, uint32_t pool, const int32_t *ticks,
 
 /* ---- writer ---- */
 
-typedef struct {
-    psa_writer writer;
-    uint8_t *base;
-    uint64_t nbytes;
-    uint64_t *touched;
-    uint32_t *dirty;
-    psa_event *events;
-    uint64_t block;
-    uint32_t pools;
-    uint64_t aborts;
-    uint64_t takeovers;
-} load;
+static uint32_t pool_count;
+static uint64_t next_block = FIRST_BLOCK - STRIDE + 1;
+static psa_event *the_events; /* room for one block */
+
+static void prepare(uint32_t pools) { pool_count = pools; }
 
 static void pool_key(uint32_t pool, uint8_t *key) {
     for (uint64_t i = 0; i < 4; i++) {
@@ -222,20 +183,20 @@ static uint64_t pool_events(psa_event *events, uint32_t pool, uint64_t block) {
     return count + 1;
 }
 
-static uint64_t block_events(load *run, uint64_t block) {
+static uint64_t block_events(uint64_t block) {
     uint64_t count = 0;
-    psa_event *begin = event_of(&run->events[count++], 0, block, PSA_EVENT_BEGIN_BLOCK, 0);
+    psa_event *begin = event_of(&the_events[count++], 0, block, PSA_EVENT_BEGIN_BLOCK, 0);
     begin->timestamp = mix(block, 0, 16);
     begin->words[0] = mix(block, 0, 17);
-    for (uint32_t pool = 0; pool < run->pools; pool++)
-        if ((pool + block) % STRIDE == 0) count += pool_events(&run->events[count], pool, block);
-    psa_event *end = event_of(&run->events[count++], 0, block, PSA_EVENT_END_BLOCK, 0);
+    for (uint32_t pool = 0; pool < pool_count; pool++)
+        if ((pool + block) % STRIDE == 0) count += pool_events(&the_events[count], pool, block);
+    psa_event *end = event_of(&the_events[count++], 0, block, PSA_EVENT_END_BLOCK, 0);
     end->stream_seq = mix(block, 0, 18);
     return count;
 }
 
 static void apply_events(load *run, uint64_t count) {
-    int status = psa_apply(&run->writer, run->events, count, 0, PSA_NO_SLOT);
+    int status = psa_apply(&run->writer, the_events, count, 0, PSA_NO_SLOT);
     if (status != PSA_OK) fail("psa_apply", status);
     if (run->writer.fault_count != 0) fail("fault", (long)run->writer.faults[0].status);
 }
@@ -247,7 +208,7 @@ static void open_writer(load *run) {
 
 /* Begin the block after the next, which touches other pools, and give it up. */
 static void abandon_block(load *run, int as_dead) {
-    uint64_t count = block_events(run, run->block + 1);
+    uint64_t count = block_events(next_block + 1);
     apply_events(run, as_dead ? count - 1 : count / 2);
     if (as_dead) open_writer(run);
     else psa_abort(&run->writer);
@@ -255,11 +216,11 @@ static void abandon_block(load *run, int as_dead) {
     run->aborts += as_dead == 0;
 }
 
-static void apply_block(load *run) {
-    if (run->block % 512 < 8) abandon_block(run, 0);
-    if (run->block % 4096 >= 4088) abandon_block(run, 1);
-    apply_events(run, block_events(run, run->block));
-    run->block++;
+static void one_commit(load *run) {
+    if (next_block % 512 < 8) abandon_block(run, 0);
+    if (next_block % 4096 >= 4088) abandon_block(run, 1);
+    apply_events(run, block_events(next_block));
+    next_block++;
 }
 
 static void install(load *run, uint32_t pool) {
@@ -310,37 +271,31 @@ static psa_capacities capacities_for(uint32_t pools) {
 
 /* Install the pools and apply STRIDE blocks, so that every line is one the checks know. */
 static void start_load(load *run, uint8_t *base, uint64_t nbytes, uint32_t pools) {
-    static const uint8_t digest[32] = {1};
     psa_capacities capacities = capacities_for(pools);
-    *run = (load){.base = base, .nbytes = nbytes, .block = FIRST_BLOCK - STRIDE + 1, .pools = pools};
-    run->touched = calloc(pools, sizeof(*run->touched));
-    run->dirty = calloc(pools, sizeof(*run->dirty));
-    run->events = calloc(2 + 4 * (size_t)pools, sizeof(*run->events));
-    if (!run->touched || !run->dirty || !run->events) fail("calloc", 0);
-    int status = psa_arena_format(base, nbytes, &capacities, 1, digest);
-    if (status != PSA_OK) fail("psa_arena_format", status);
+    format_load(run, base, nbytes, &capacities);
+    the_events = calloc(2 + 4 * (size_t)pools, sizeof(*the_events));
+    if (!the_events) fail("calloc", 0);
     open_writer(run);
     for (uint32_t pool = 0; pool < pools; pool++) install(run, pool);
     psa_commit(&run->writer);
-    for (int i = 0; i < STRIDE; i++) apply_block(run);
+    for (int i = 0; i < STRIDE; i++) one_commit(run);
 }
 
 static void finish_load(load *run, uint64_t since_ns) {
     double seconds = (double)(now_ns() - since_ns) / 1e9;
-    uint64_t blocks = run->block - FIRST_BLOCK - 1;
+    uint64_t blocks = next_block - FIRST_BLOCK - 1;
     printf("writer: %llu commits, %.0f/s, %llu aborts, %llu take-overs\n", (unsigned long long)blocks,
            (double)blocks / seconds, (unsigned long long)run->aborts,
            (unsigned long long)run->takeovers);
     free(run->touched);
     free(run->dirty);
-    free(run->events);
+    free(the_events);
 }
 
 /* ---- readers ---- */
 
 typedef struct {
     const psa_arena *arena;
-    uint32_t pools;
     uint32_t seed;
     int unchecked;
     uint64_t limit; /* reads; 0 = until stop */
@@ -350,6 +305,13 @@ typedef struct {
     uint64_t too_old;
     psa_commit_record pin;
 } reader;
+
+static void add_reader(reader *total, const reader *one) {
+    total->reads += one->reads;
+    total->torn += one->torn;
+    total->contended += one->contended;
+    total->too_old += one->too_old;
+}
 
 static void count_read(reader *self, int status, int holds) {
     self->reads++;
@@ -399,27 +361,27 @@ static void read_ticks(reader *self, uint32_t pool, uint64_t commit) {
 static void read_snapshot(reader *self, const uint64_t *slots, psa_line *lines) {
     uint32_t failed;
     pin_commit(self);
-    int status = psa_snapshot(self->arena, slots, self->pools, self->pin.stamp, lines, &failed);
+    int status = psa_snapshot(self->arena, slots, pool_count, self->pin.stamp, lines, &failed);
     if (status != PSA_OK) {
         count_read(self, status, 0);
         return;
     }
-    for (uint32_t pool = 0; pool < self->pools; pool++)
+    for (uint32_t pool = 0; pool < pool_count; pool++)
         count_read(self, PSA_OK, line_holds(&lines[pool], pool) &&
                                      block_holds(self, &lines[pool], pool, self->pin.stamp));
 }
 
 static void *run_reader(void *argument) {
     reader *self = argument;
-    uint64_t *slots = calloc(self->pools, sizeof(*slots));
-    psa_line *lines = calloc(self->pools, sizeof(*lines));
+    uint64_t *slots = calloc(pool_count, sizeof(*slots));
+    psa_line *lines = calloc(pool_count, sizeof(*lines));
     if (!slots || !lines) fail("calloc", 0);
-    for (uint32_t i = 0; i < self->pools; i++) slots[i] = i;
+    for (uint32_t i = 0; i < pool_count; i++) slots[i] = i;
     uint64_t state = mix(self->seed, 0, 2), turn = 0;
     pin_commit(self);
     while (self->limit ? self->reads < self->limit : !__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
         state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-        uint32_t pool = (uint32_t)((state >> 33) % self->pools);
+        uint32_t pool = (uint32_t)((state >> 33) % pool_count);
         turn++;
         if (turn % 64 == 0) pin_commit(self);
         uint64_t commit = state >> 63 ? self->pin.stamp : 0;
@@ -439,110 +401,13 @@ static void print_reader(const reader *total, double seconds) {
            (unsigned long long)total->too_old);
 }
 
-/* ---- modes ---- */
+static int has_failed(const reader *total, int unchecked) { return (total->torn != 0) != unchecked; }
 
-static int run_threads(double seconds, uint32_t readers, uint32_t pools, int unchecked) {
-    psa_capacities capacities = capacities_for(pools);
-    uint64_t nbytes = psa_arena_nbytes(&capacities);
-    uint8_t *base =
-        mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED) fail("mmap", 0);
-    load run;
-    start_load(&run, base, nbytes, pools);
-    psa_arena arena;
-    int status = psa_arena_open(&arena, base, nbytes);
-    if (status != PSA_OK) fail("psa_arena_open", status);
-    reader *all = calloc(readers, sizeof(*all));
-    pthread_t *threads = calloc(readers, sizeof(*threads));
-    if (!all || !threads) fail("calloc", 0);
-    uint64_t since = now_ns();
-    for (uint32_t i = 0; i < readers; i++) {
-        all[i] = (reader){.arena = &arena, .pools = pools, .seed = i, .unchecked = unchecked};
-        if (pthread_create(&threads[i], NULL, run_reader, &all[i]) != 0) fail("pthread_create", i);
-    }
-    while ((double)(now_ns() - since) / 1e9 < seconds) apply_block(&run);
-    __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
-    reader total = {0};
-    for (uint32_t i = 0; i < readers; i++) {
-        pthread_join(threads[i], NULL);
-        total.reads += all[i].reads;
-        total.torn += all[i].torn;
-        total.contended += all[i].contended;
-        total.too_old += all[i].too_old;
-    }
-    print_reader(&total, (double)(now_ns() - since) / 1e9);
-    finish_load(&run, since);
-    free(all);
-    free(threads);
-    munmap(base, nbytes);
-    return total.reads == 0 || (total.torn != 0) != unchecked;
-}
+static uint64_t progress(const psa_arena *arena) { return PSA_LOAD_ACQUIRE(&arena->header->committed); }
 
-static int run_writer(const char *path, double seconds, uint32_t pools) {
-    psa_capacities capacities = capacities_for(pools);
-    uint64_t nbytes = psa_arena_nbytes(&capacities);
-    char building[4096];
-    snprintf(building, sizeof(building), "%s.building", path);
-    int fd = open(building, O_RDWR | O_CREAT | O_EXCL, 0600);
-    if (fd < 0 || ftruncate(fd, (off_t)nbytes) != 0) fail(building, fd);
-    uint8_t *base = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (base == MAP_FAILED) fail("mmap", 0);
-    load run;
-    start_load(&run, base, nbytes, pools);
-    if (rename(building, path) != 0) fail("rename", 0);
-    uint64_t since = now_ns();
-    while ((double)(now_ns() - since) / 1e9 < seconds) apply_block(&run);
-    finish_load(&run, since);
-    return 0;
-}
-
-static int run_reader_process(const char *path, uint64_t reads) {
-    int fd = -1;
-    for (int i = 0; i < 1000 && fd < 0; i++) {
-        fd = open(path, O_RDONLY);
-        if (fd < 0) usleep(10000);
-    }
-    struct stat info;
-    if (fd < 0 || fstat(fd, &info) != 0) fail(path, fd);
-    uint8_t *base = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
-    if (base == MAP_FAILED) fail("mmap", 0);
-    psa_arena arena;
-    int status = psa_arena_open(&arena, base, (uint64_t)info.st_size);
-    if (status != PSA_OK) fail("psa_arena_open", status);
-    reader self = {.arena = &arena, .pools = arena.max_pools, .seed = (uint32_t)getpid()};
-    self.limit = reads;
-    uint64_t first = PSA_LOAD_ACQUIRE(&arena.header->committed), since = now_ns();
-    run_reader(&self);
-    double seconds = (double)(now_ns() - since) / 1e9;
-    print_reader(&self, seconds);
-    uint64_t commits = PSA_LOAD_ACQUIRE(&arena.header->committed) - first;
-    printf("meanwhile %llu commits\n", (unsigned long long)commits);
-    return self.torn != 0 || commits == 0;
-}
-
-static unsigned long number(const char *text, unsigned long low, unsigned long high) {
-    char *end;
-    unsigned long value = strtoul(text, &end, 10);
-    if (end == text || *end != 0 || value < low || value > high) {
-        fprintf(stderr, "%s is not a number from %lu to %lu\n", text, low, high);
-        exit(2);
-    }
-    return value;
-}
-
-int main(int argc, char **argv) {
-    setvbuf(stdout, NULL, _IOLBF, 0);
-    const char *mode = argc > 1 ? argv[1] : "";
-    if (argc == 5 && (!strcmp(mode, "threads") || !strcmp(mode, "unchecked")))
-        return run_threads((double)number(argv[2], 1, 86400), (uint32_t)number(argv[3], 1, 256),
-                           (uint32_t)number(argv[4], 1, MAX_POOLS), !strcmp(mode, "unchecked"));
-    if (argc == 5 && !strcmp(mode, "writer"))
-        return run_writer(argv[2], (double)number(argv[3], 1, 86400),
-                          (uint32_t)number(argv[4], 1, MAX_POOLS));
-    if (argc == 4 && !strcmp(mode, "reader"))
-        return run_reader_process(argv[2], number(argv[3], 1, UINT64_C(1) << 60));
-    fprintf(stderr, "usage: stress threads|unchecked SECONDS READERS POOLS\n"
-                    "       stress writer PATH SECONDS POOLS\n"
-                    "       stress reader PATH READS\n");
-    return 2;
-}
+#define PROGRESS "commits"
+#define NAME "stress"
+#define SIZE "POOLS"
+#define LEAST_SIZE 1
+#define MOST_SIZE 4096
+#include "modes.h"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.native_arena import PrivateArena
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.swap_oracle import v4_total_fee
@@ -19,44 +20,16 @@ from arena.layouts.events import EVENT
 from arena.native import ffi, lib
 
 NO_SLOT = 2**32 - 1
-DIGEST = bytes(32)
 Q96 = 1 << 96
 SPACING = 10
 
 
-class Core:
+class Core(PrivateArena):
     """One arena in private memory with its writer."""
 
-    def __init__(
-        self,
-        *,
-        undo_entries: int = 64,
-        undo_records: int = 4096,
-        max_pools: int = 64,
-        heap_nbytes: int = 1 << 20,
-    ) -> None:
-        capacities = ffi.new("psa_capacities *")
-        capacities.max_pools = max_pools
-        capacities.max_tokens = 16
-        capacities.undo_entry_count = undo_entries
-        capacities.undo_record_count = undo_records
-        capacities.heap_nbytes = heap_nbytes
-        self.nbytes = lib.psa_arena_nbytes(capacities)
-        self.memory = np.zeros(self.nbytes // 8 + 8, dtype="<u8")
-        start = -(self.memory.ctypes.data // 8) % 8
-        self.base = ffi.cast("uint8_t *", self.memory.ctypes.data + 8 * start)
-        assert lib.psa_arena_format(self.base, self.nbytes, capacities, 1, DIGEST) == lib.PSA_OK
-        self.touched = ffi.new("uint64_t[]", max_pools)
-        self.dirty = ffi.new("uint32_t[]", max_pools)
-        self.open()
-
-    def open(self) -> None:
-        self.writer = ffi.new("psa_writer *")
-        status = lib.psa_writer_open(
-            self.writer, self.base, self.nbytes, -1, self.touched, self.dirty
-        )
-        assert status == lib.PSA_OK
-        self.arena = ffi.addressof(self.writer.arena)
+    def __init__(self, **capacities: int) -> None:
+        usual = {"max_pools": 64, "max_tokens": 16, "undo_entry_count": 64, "heap_nbytes": 1 << 20}
+        super().__init__(**{"undo_record_count": 4096} | usual | capacities)
 
     def add(self, key: bytes, protocol: int, *, block: int, price: int = Q96) -> int:
         row = ffi.new("psa_static *")
@@ -431,19 +404,29 @@ def test_a_reverted_fee_below_a_scrape_makes_the_pool_stale(update: tuple[Any, .
     assert core.writer.fault_count == 0
 
 
-def test_a_revert_below_the_ring_makes_touched_pools_stale_and_an_epilogue_settles_them() -> None:
-    core = Core(undo_entries=4)
+def past_the_ring() -> tuple[Core, dict[bytes, int]]:
+    """Ten blocks over an undo ring of four; V3 is touched in 103 alone, V2 in the others."""
+    core = Core(undo_entry_count=4)
     _, slots = fresh(core)
     for block in range(101, 111):
         update = (V3, "swap", Q96 + block, 0, 0) if block == 103 else (V2, "sync", block, block)
         core.apply(frame(block, [update], revert=False, seq=block))
+    return core, slots
+
+
+def revert_past_the_ring(core: Core) -> None:
+    for block in range(110, 102, -1):
+        updates = [(V3, "swap", Q96 + block, 0, 0)] if block == 103 else []
+        core.apply(frame(block, updates, revert=True, seq=200))
+
+
+def test_a_revert_below_the_ring_makes_touched_pools_stale_and_an_epilogue_settles_them() -> None:
+    core, slots = past_the_ring()
     start = np.zeros(1, dtype=EVENT)
     start["kind"] = lib.PSA_EVENT_REORG_START
     start["stream_seq"] = 200
     core.apply(start)
-    for block in range(110, 102, -1):
-        updates = [(V3, "swap", Q96 + block, 0, 0)] if block == 103 else []
-        core.apply(frame(block, updates, revert=True, seq=200))
+    revert_past_the_ring(core)
     final = np.zeros(3, dtype=EVENT)
     final["block_number"] = 102
     final["stream_seq"] = 300
@@ -465,14 +448,8 @@ def test_a_revert_below_the_ring_makes_touched_pools_stale_and_an_epilogue_settl
 
 
 def test_a_revert_below_the_ring_without_epilogue_leaves_touched_pools_stale() -> None:
-    core = Core(undo_entries=4)
-    _, slots = fresh(core)
-    for block in range(101, 111):
-        update = (V3, "swap", Q96 + block, 0, 0) if block == 103 else (V2, "sync", block, block)
-        core.apply(frame(block, [update], revert=False, seq=block))
-    for block in range(110, 102, -1):
-        updates = [(V3, "swap", Q96 + block, 0, 0)] if block == 103 else []
-        core.apply(frame(block, updates, revert=True, seq=200))
+    core, slots = past_the_ring()
+    revert_past_the_ring(core)
     assert core.pool(slots[V2])["status"] == lib.PSA_STATUS_STALE
     assert core.pool(slots[V3])["status"] == lib.PSA_STATUS_STALE
     assert core.pool(slots[V4])["status"] == lib.PSA_STATUS_LIVE

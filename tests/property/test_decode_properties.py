@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders.native_wire import decode_once, encode_once
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import wire_oracle as oracle
@@ -232,31 +233,21 @@ def decode(data: bytes, cuts: list[int], capacity: int) -> tuple[np.ndarray, lis
     """All records and faults, `data` handed over in pieces, in exactly sized allocations."""
     feed = ffi.new("psa_feed *")
     lib.psa_feed_open(feed, lib.PSA_DIALECT_UNKNOWN)
-    consumed, ready = ffi.new("uint64_t *"), ffi.new("uint32_t *")
     events = np.zeros(capacity, EVENT)
     units: list[np.ndarray] = []
     faults: list[oracle.Fault] = []
     at = 0
     for end in [*sorted(min(cut, len(data)) for cut in cuts), len(data)]:
         while True:
-            piece = ffi.from_buffer("uint8_t[]", data[at:end])
-            status = lib.psa_feed_decode(
-                feed,
-                piece,
-                end - at,
-                ffi.from_buffer("psa_event[]", events),
-                len(events),
-                consumed,
-                ready,
-            )
-            count, open_count = ready[0], feed.open_count
+            status, consumed, count = decode_once(feed, data[at:end], events)
+            open_count = feed.open_count
             unit = events[:count].copy()
             shift_offsets(unit, at)
             units.append(unit)
             opened = events[count : count + open_count].copy()
-            shift_offsets(opened, -consumed[0])  # the next call counts from where this one ended
+            shift_offsets(opened, -consumed)  # the next call counts from where this one ended
             events[:open_count] = opened
-            at += consumed[0]
+            at += consumed
             if status == lib.PSA_BLOCK_TOO_LARGE:
                 events = np.concatenate([events, np.zeros(len(events), EVENT)])
             elif status == lib.PSA_OK:
@@ -339,10 +330,8 @@ def consume(data: bytes) -> oracle.Consumer:
 @pytest.mark.slow
 @given(STREAMS)
 def test_generated_messages_decode_to_their_fields(stream: tuple[str, Any]) -> None:
-    dialect, messages = stream
-    data = oracle.stream_of(messages, dialect)
-    records, faults = decode(data, [], 64)
-    consumer = consume(data)
+    data = oracle.stream_of(stream[1], stream[0])
+    (records, faults), consumer = decode(data, [], 64), consume(data)
     assert faults == consumer.faults
     assert_as_oracle(data, records, consumer)
 
@@ -378,21 +367,10 @@ def test_encoding_decoded_blocks_gives_the_same_bytes(stream: tuple[str, Any]) -
         "seed_tagged": lib.PSA_DIALECT_SEED_TAGGED,
         "seed_indexed": lib.PSA_DIALECT_SEED_INDEXED,
     }
-    nbytes, failed = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-    out = bytearray(len(data))
-    status = lib.psa_encode(
-        ffi.from_buffer("psa_event[]", kept),
-        len(kept),
-        number.get(dialect, lib.PSA_DIALECT_EXEX),
-        ffi.from_buffer("uint8_t[]", data),
-        len(data),
-        ffi.from_buffer("uint8_t[]", out),
-        len(out),
-        nbytes,
-        failed,
-    )
-    assert status == lib.PSA_OK, failed[0]
-    assert bytes(out[: nbytes[0]]) == want
+    chosen = number.get(dialect, lib.PSA_DIALECT_EXEX)
+    status, out, nbytes, failed = encode_once(kept, chosen, len(data), data)
+    assert status == lib.PSA_OK, failed
+    assert out[:nbytes] == want
 
 
 def recorded() -> list[bytes]:

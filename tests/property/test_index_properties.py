@@ -8,8 +8,8 @@ step the writer's look-up, the readers' look-up and every reference ever seen ar
 import random
 from dataclasses import dataclass, field
 
-import numpy as np
 import pytest
+from builders.native_arena import PrivateArena
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,28 +20,21 @@ BUCKETS = 16
 PASSED = 2**32 - 1
 
 
-class Core:
+class Core(PrivateArena):
     """One arena in private memory with its writer."""
 
     def __init__(self) -> None:
-        capacities = ffi.new("psa_capacities *", [CAPACITY, 4, 4, 0, 16, 4096])
-        self.nbytes = lib.psa_arena_nbytes(capacities)
-        self.memory = np.zeros(self.nbytes // 8 + 8, dtype="<u8")
-        start = -(self.memory.ctypes.data // 8) % 8
-        self.base = ffi.cast("uint8_t *", self.memory.ctypes.data + 8 * start)
-        assert lib.psa_arena_format(self.base, self.nbytes, capacities, 1, bytes(32)) == lib.PSA_OK
-        self.touched = ffi.new("uint64_t[]", CAPACITY)
-        self.dirty = ffi.new("uint32_t[]", CAPACITY)
-        self.open()
+        super().__init__(
+            max_pools=CAPACITY,
+            max_tokens=4,
+            undo_entry_count=4,
+            undo_record_count=16,
+            heap_nbytes=4096,
+        )
 
     def open(self) -> None:
-        self.writer = ffi.new("psa_writer *")
-        status = lib.psa_writer_open(
-            self.writer, self.base, self.nbytes, -1, self.touched, self.dirty
-        )
-        assert status == lib.PSA_OK
+        super().open()
         assert lib.psa_slots_reclaim(self.writer) == lib.PSA_OK
-        self.arena = ffi.addressof(self.writer.arena)
 
     def add(self, key: bytes) -> tuple[int, int]:
         row = ffi.new("psa_static *", {"key": key, "key_nbytes": 32, "protocol": 0})

@@ -7,12 +7,12 @@ the same list. Malformed messages lie between the others and must change nothing
 import json
 from typing import Any
 
+from builders.listed import described
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle.whitelist_oracle import MANAGER, Described, ListOracle
+from oracle.whitelist_oracle import MANAGER, ListOracle
 
 from arena.errors import PoolMessageInvalid
-from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.writer.lists.messages import (
     SUFFIXES,
     Kind,
@@ -24,7 +24,6 @@ from arena.writer.lists.messages import (
 from arena.writer.lists.source import PoolChange
 from arena.writer.protocols.storage import PoolTarget
 
-VERSIONS = {UNISWAP_V2: "v2", UNISWAP_V3: "v3", UNISWAP_V4: "v4"}
 SPELLINGS = {"v2": ["v2", "uniswap_v2"], "v3": ["v3", "UniswapV3"], "v4": ["v4", "uniswap_v4"]}
 # Six pools, so that messages meet; the last two exist in no protocol that is held.
 POOLS = [
@@ -111,19 +110,6 @@ def parsed(subject: str, payload: bytes, *, canonical: bool = False) -> PoolMess
         return parse_message(content, subject=subject, suffix=suffix, canonical_publisher=canonical)
     except PoolMessageInvalid:
         return None
-
-
-def described(target: PoolTarget) -> Described:
-    spec = target.spec
-    return (
-        spec.key.hex(),
-        VERSIONS[spec.protocol],
-        spec.fee_pips,
-        spec.tick_spacing,
-        spec.factory.hex(),
-        spec.hooks.hex(),
-        *[(each.address.hex(), each.decimals, each.symbol) for each in (spec.token0, spec.token1)],
-    )
 
 
 def follow(built: dict[bytes, PoolTarget], step: PoolChange) -> None:

@@ -19,6 +19,7 @@ from arena.native import lib
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
 from arena.writing import WriterArena
+from roles.nursery import nurse
 
 LAP = 360
 SLOTS = 6
@@ -152,19 +153,7 @@ def write_for_ever(name: str) -> None:
 
 
 def nursery(name: str) -> None:
-    """Fork one writer per "go"; answer with its pid, and with its end once it was killed."""
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            try:
-                os.write(1, f"{os.getpid()}\n".encode())  # by itself, so that it comes first
-                write_for_ever(name)
-            except BaseException as error:
-                os.write(1, f"failed {error!r}\n".encode())
-            os._exit(1)
-        os.waitpid(child, 0)
-        print("dead", flush=True)
+    nurse(lambda: write_for_ever(name))
 
 
 # What a reader may meet while pools come and go.

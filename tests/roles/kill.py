@@ -16,6 +16,7 @@ import arena
 from arena.layouts.events import EVENT
 from arena.native import lib
 from arena.writing import WriterArena
+from roles.nursery import nurse
 
 LAP = 512
 PER_BLOCK = 40
@@ -156,20 +157,8 @@ def write_for_ever(name: str, lap: np.ndarray[Any, Any]) -> None:
 
 
 def nursery(name: str) -> None:
-    """Fork one writer per "go"; answer with its pid, and with its end once it was killed."""
     lap = lap_events()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            try:
-                os.write(1, f"{os.getpid()}\n".encode())  # by itself, so that it comes first
-                write_for_ever(name, lap)
-            except BaseException as error:
-                os.write(1, f"failed {error!r}\n".encode())
-            os._exit(1)
-        os.waitpid(child, 0)
-        print("dead", flush=True)
+    nurse(lambda: write_for_ever(name, lap))
 
 
 def reader(name: str) -> None:

@@ -12,9 +12,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+from roles.child import Child, exit_code
+
+States = dict[str, Any]
 READER = Path(__file__).resolve().parent / "reader_process.py"
 SHM = Path("/dev/shm")
 SECONDS = 30.0
@@ -74,22 +76,12 @@ class WriterProcess:
         """End it with SIGTERM and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
+        return exit_code(self.process)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
         try:
             ended_before = self.process.poll()
             code = self.stop()
@@ -136,22 +128,12 @@ class BridgeProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
         was_killed = self.process.poll() == -signal.SIGKILL
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(signal.SIGTERM)
-        try:
-            code = self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
+        code = exit_code(self.process)
         if value is not None:
             value.add_note(f"bridge's log ends:\n{self.log.read_text()[-4000:]}")
         else:
@@ -163,28 +145,19 @@ class ReaderProcess:
 
     def __init__(self, folder: Path, name: str, *, seconds: float = SECONDS) -> None:
         self._known: dict[str, Any] = {}
-        self._process = subprocess.Popen(
-            [sys.executable, str(READER), name, str(seconds)],
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._child = Child(READER, name, str(seconds), cwd=folder)
 
     def tell(self, **command: Any) -> None:
         """Give a command without waiting for its answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
+        self._child.tell(json.dumps(command))
 
     def has_answered(self) -> bool:
         """`answer` would not wait."""
-        return bool(select.select([self._process.stdout], [], [], 0)[0])
+        return bool(select.select([self._child.process.stdout], [], [], 0)[0])
 
     def answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, f"the reader ended with {self._process.wait()}"
+        line = self._child.answer()
+        assert line, f"the reader ended with {self._child.process.wait()}"
         result: dict[str, Any] = json.loads(line)
         return result
 
@@ -197,12 +170,7 @@ class ReaderProcess:
         assert result["ok"], result
 
     def expect(
-        self,
-        block_number: int,
-        states: dict[str, Any],
-        *,
-        settle: bool = False,
-        seconds: float = SECONDS,
+        self, block_number: int, states: States, *, settle: bool = False, seconds: float = SECONDS
     ) -> None:
         """Check that every pool of `states`, and the block number, is exactly this.
 
@@ -213,12 +181,7 @@ class ReaderProcess:
         self.check_expected(block_number)
 
     def tell_expected(
-        self,
-        block_number: int,
-        states: dict[str, Any],
-        *,
-        settle: bool = True,
-        seconds: float = SECONDS,
+        self, block_number: int, states: States, *, settle: bool = True, seconds: float = SECONDS
     ) -> None:
         """Begin what `expect` does, so that several readers look at the same time."""
         changed = {key: state for key, state in states.items() if self._known.get(key) != state}
@@ -248,22 +211,8 @@ class ReaderProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            code = self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            raise
-        finally:
-            self._process.stdout.close()
+    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
+        with self._child:
+            code = self._child.end()
         if value is None:
             assert code == 0, f"the reader ended with {code}"

@@ -36,19 +36,9 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from builders.shown import shown
+
 import arena
-
-
-def shown(state: Any) -> dict[str, Any]:
-    """The fields that are compared, as JSON has them."""
-    if state.protocol == "uniswap_v2":
-        return {"reserve0": int(state.reserve0), "reserve1": int(state.reserve1)}
-    return {
-        "sqrt_price_x96": int(state.sqrt_price_x96),
-        "tick": int(state.tick),
-        "liquidity": int(state.liquidity),
-        "ticks": [[int(tick), int(gross), int(net)] for tick, gross, net in state.ticks],
-    }
 
 
 def digest(states: dict[str, Any]) -> str:

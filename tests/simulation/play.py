@@ -30,6 +30,7 @@ from typing import Any
 from unittest.mock import patch
 
 from builders.history import FAULTS, Delivery, ListChange, disturb, frames_of
+from builders.shown import shown
 
 import arena
 from arena.errors import Scraper
@@ -849,17 +850,6 @@ class Run:
         shutil.rmtree(
             self.folder, ignore_errors=True
         )  # checkpoints are numbered by what lies there
-
-
-def shown(state: Any) -> dict[str, Any]:
-    if state.protocol == "uniswap_v2":
-        return {"reserve0": state.reserve0, "reserve1": state.reserve1}
-    return {
-        "sqrt_price_x96": state.sqrt_price_x96,
-        "tick": state.tick,
-        "liquidity": state.liquidity,
-        "ticks": [list(tick) for tick in state.ticks],
-    }
 
 
 def play(seed: str, name: str, folder: Path) -> Run:

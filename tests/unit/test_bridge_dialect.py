@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from builders.decoding import decode
+from builders.native_wire import decode, decode_once, encode_once
 
 from arena.layouts.events import EVENT
 from arena.native import ffi, lib
@@ -70,21 +70,13 @@ def test_frames_split_anywhere_are_read_the_same() -> None:
         feed = ffi.new("psa_feed *")
         lib.psa_feed_open(feed, lib.PSA_DIALECT_UNKNOWN)
         events = np.zeros(64, EVENT)
-        consumed, ready = ffi.new("uint64_t *"), ffi.new("uint32_t *")
         rest = b""
         for start in range(0, len(data), size):
             rest += data[start : start + size]
-            assert not lib.psa_feed_decode(
-                feed,
-                ffi.from_buffer("uint8_t[]", rest),
-                len(rest),
-                ffi.cast("psa_event *", ffi.from_buffer(events)),
-                len(events),
-                consumed,
-                ready,
-            )
-            rest = rest[consumed[0] :]
-            parts.append(events[: ready[0]].copy())
+            status, consumed, ready = decode_once(feed, rest, events)
+            assert status == lib.PSA_OK
+            rest = rest[consumed:]
+            parts.append(events[:ready].copy())
         assert np.concatenate(parts).tobytes() == decode(data)[0].tobytes()
 
 
@@ -136,20 +128,9 @@ def test_fees_are_refused_in_a_stream_of_another_producer(body: tuple[int, bytes
 
 def test_generation_15_carries_no_protocol_fee_and_a_swap_without_its_fee() -> None:
     records, _, _ = decode(block(*FEES))
-    nbytes, failed = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-    out = bytearray(4096)
     for chosen, expected in ((records, lib.PSA_INVALID_EVENT_DATA), (records[[0, 2]], lib.PSA_OK)):
-        chosen = np.ascontiguousarray(chosen)
-        status = lib.psa_encode(
-            ffi.cast("psa_event *", ffi.from_buffer(chosen)),
-            len(chosen),
-            lib.PSA_DIALECT_EXEX,
-            ffi.NULL,
-            0,
-            ffi.from_buffer("uint8_t[]", out),
-            len(out),
-            nbytes,
-            failed,
+        status, _, nbytes, _ = encode_once(
+            np.ascontiguousarray(chosen), lib.PSA_DIALECT_EXEX, capacity=4096
         )
         assert status == expected
-    assert nbytes[0] == 41 + 157
+    assert nbytes == 41 + 157

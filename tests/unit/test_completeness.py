@@ -395,6 +395,18 @@ def test_numbers_that_begin_anew_in_each_transaction() -> None:
         Reader(node).read()
 
 
+def assert_holes_are_learned(node: LyingNode, numbers: range) -> None:
+    """The first blocks are held back for their holes, those after them are not."""
+    reader = Reader(node)
+    for number in numbers:
+        if number < 5 + HOLES_LEARNED:
+            with pytest.raises(NodeBehind, match="have holes"):
+                reader.read(number)
+            reader.now += SETTLE_S
+        whole = reader.read(number)
+        assert (list(whole.logs), whole.doubtful) == (known(node.truth[number]), frozenset())
+
+
 @pytest.mark.parametrize(("tx_index", "log_index"), [(0, 0), (3, 0), (1, 2), (2, 0)])
 def test_a_log_of_the_chains_own_may_have_any_number(tx_index: int, log_index: int) -> None:
     numbers = range(5, 10)
@@ -405,14 +417,7 @@ def test_a_log_of_the_chains_own_may_have_any_number(tx_index: int, log_index: i
         return [*logs, replace(own, block_number=number, block_hash=hash_of(number))]
 
     node = node_of(*numbers, by_hash=with_own, by_number=with_own)
-    reader = Reader(node)
-    for number in numbers:
-        if number < 5 + HOLES_LEARNED:
-            with pytest.raises(NodeBehind, match="have holes"):
-                reader.read(number)
-            reader.now += SETTLE_S
-        whole = reader.read(number)
-        assert (list(whole.logs), whole.doubtful) == (known(node.truth[number]), frozenset())
+    assert_holes_are_learned(node, numbers)
     node.by_receipts = list
     whole = Reader(node).read()
     assert (list(whole.logs), whole.doubtful) == (known(node.truth[5]), frozenset())
@@ -475,14 +480,7 @@ def test_numbers_that_have_holes_are_learned() -> None:
     node = node_of(*numbers)
     for number in numbers:
         node.truth[number] = [replace(log, log_index=3 * log.log_index) for log in logs_of(number)]
-    reader = Reader(node)
-    for number in numbers:
-        if number < 5 + HOLES_LEARNED:
-            with pytest.raises(NodeBehind, match="have holes"):
-                reader.read(number)
-            reader.now += SETTLE_S
-        whole = reader.read(number)
-        assert (list(whole.logs), whole.doubtful) == (known(node.truth[number]), frozenset())
+    assert_holes_are_learned(node, numbers)
 
 
 ADDRESS = RpcRefused("refused", code=-32701, reason="Please specify an address in your request")

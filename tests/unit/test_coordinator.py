@@ -73,6 +73,25 @@ def make(arena_name: str) -> Iterator[Callable[..., Bench]]:
         bench.close()
 
 
+def prepared(
+    make: Callable[..., Bench], now: dict[bytes, Any], **more: Any
+) -> tuple[Bench, ListScraper]:
+    """A bench whose list is the pools of `now`, which is what the source has of them."""
+    scraper = ListScraper(*now)
+    scraper.now = dict(now)
+    return make(scraper, **more), scraper
+
+
+def live_bench(make: Callable[..., Bench], *keys: bytes, **more: Any) -> tuple[Bench, ListScraper]:
+    """Live at block 101, every pool's number 7."""
+    scraper = ListScraper(*keys)
+    scraper.now = {key: values(key, 100, 7) for key in (V2_KEY, V3_KEY, OTHER_KEY)}
+    bench = make(scraper, **more)
+    bench.send(block(101))
+    bench.run(bench.coordinator.cold_start())
+    return bench, scraper
+
+
 def test_each_pool_takes_exactly_the_blocks_after_its_own(make: Callable[..., Bench]) -> None:
     scraper = ListScraper(V2_KEY, V3_KEY, OTHER_KEY)
     scraper.now = {
@@ -95,9 +114,7 @@ def test_each_pool_takes_exactly_the_blocks_after_its_own(make: Callable[..., Be
 
 
 def test_blocks_after_the_switch_are_applied_at_once(make: Callable[..., Bench]) -> None:
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: values(V3_KEY, 100, 50)}
-    bench = make(scraper)
+    bench, _ = prepared(make, {V3_KEY: values(V3_KEY, 100, 50)})
     bench.send(block(101))
     bench.run(bench.coordinator.cold_start())
     bench.send(block(102, mint(V3_KEY, 5)), block(103, mint(V3_KEY, -20)))
@@ -108,9 +125,11 @@ def test_blocks_after_the_switch_are_applied_at_once(make: Callable[..., Bench])
 def test_values_older_than_the_block_before_the_first_whole_one_are_refused(
     make: Callable[..., Bench], scraped: int, live: bool
 ) -> None:
-    scraper = ListScraper(V2_KEY, V3_KEY)
-    scraper.now = {V2_KEY: values(V2_KEY, 101, 7), V3_KEY: values(V3_KEY, scraped, 50)}
-    bench = make(scraper, scrape_timeout_s=0.0)
+    bench, _ = prepared(
+        make,
+        {V2_KEY: values(V2_KEY, 101, 7), V3_KEY: values(V3_KEY, scraped, 50)},
+        scrape_timeout_s=0.0,
+    )
     bench.send(block(101))
     if live:
         bench.run(bench.coordinator.cold_start())
@@ -125,9 +144,7 @@ def test_values_older_than_the_block_before_the_first_whole_one_are_refused(
 
 
 def test_a_source_behind_the_stream_is_waited_for(make: Callable[..., Bench]) -> None:
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: values(V3_KEY, 97, 1)}
-    bench = make(scraper)
+    bench, scraper = prepared(make, {V3_KEY: values(V3_KEY, 97, 1)})
     bench.send(block(101, mint(V3_KEY, 3)))
 
     def advance(keys: list[bytes]) -> None:
@@ -142,9 +159,7 @@ def test_a_source_behind_the_stream_is_waited_for(make: Callable[..., Bench]) ->
 def test_live_waits_until_the_stream_has_reached_the_newest_scrape(
     make: Callable[..., Bench],
 ) -> None:
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: values(V3_KEY, 103, 60)}
-    bench = make(scraper)
+    bench, _ = prepared(make, {V3_KEY: values(V3_KEY, 103, 60)})
     bench.send(block(101, mint(V3_KEY, 3)))
 
     async def start() -> None:
@@ -188,9 +203,7 @@ def test_a_revert_at_the_scraped_block_makes_the_pool_read_again(
 def test_a_revert_that_was_known_before_the_read_costs_no_second_one(
     make: Callable[..., Bench],
 ) -> None:
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: values(V3_KEY, 102, 222)}
-    bench = make(scraper)
+    bench, scraper = prepared(make, {V3_KEY: values(V3_KEY, 102, 222)})
     bench.send(block(101), block(102), block(102, revert=True), block(102), block(103))
     bench.run(bench.coordinator.cold_start())
     assert scraper.reads == [V3_KEY]
@@ -210,9 +223,7 @@ def test_a_source_dated_before_a_revert_is_not_believed(make: Callable[..., Benc
 def test_an_interrupted_start_begins_again_with_the_next_whole_block(
     make: Callable[..., Bench],
 ) -> None:
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: values(V3_KEY, 101, 10)}
-    bench = make(scraper)
+    bench, scraper = prepared(make, {V3_KEY: values(V3_KEY, 101, 10)})
     bench.send(block(101, mint(V3_KEY, 1)))
 
     def interrupt() -> None:
@@ -276,18 +287,14 @@ def test_an_arena_that_cannot_grow_leaves_pools_out_and_the_others_go_live(
 
 
 def test_no_installable_pool_at_all_is_an_error(make: Callable[..., Bench]) -> None:
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: PoolInvalid("no", key=V3_KEY)}
-    bench = make(scraper)
+    bench, _ = prepared(make, {V3_KEY: PoolInvalid("no", key=V3_KEY)})
     bench.send(block(101))
     with pytest.raises(ArenaRegistry, match="none of the 1"):
         bench.run(bench.coordinator.cold_start())
 
 
 def test_errors_of_the_source_end_a_cold_start(make: Callable[..., Bench]) -> None:
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: Scraper("the source is gone")}
-    bench = make(scraper)
+    bench, _ = prepared(make, {V3_KEY: Scraper("the source is gone")})
     bench.send(block(101))
     with pytest.raises(Scraper, match="the source is gone"):
         bench.run(bench.coordinator.cold_start())
@@ -297,9 +304,7 @@ def test_errors_of_the_source_end_a_cold_start(make: Callable[..., Bench]) -> No
 def test_the_buffer_holds_its_capacity_and_not_one_event_more(
     make: Callable[..., Bench], extra: int
 ) -> None:
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
-    bench = make(scraper, buffer_events=4)
+    bench, _ = prepared(make, {V3_KEY: values(V3_KEY, 100, 7)}, buffer_events=4)
     bench.send(block(101, *[mint(V3_KEY, 1)] * 2), block(102, *[mint(V3_KEY, 1)] * (2 + extra)))
     if extra:
         with pytest.raises(BufferOverflow, match="its capacity is 4"):
@@ -310,9 +315,7 @@ def test_the_buffer_holds_its_capacity_and_not_one_event_more(
 
 
 def test_calls_at_the_wrong_time_are_refused(make: Callable[..., Bench]) -> None:
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
-    bench = make(scraper)
+    bench, _ = prepared(make, {V3_KEY: values(V3_KEY, 100, 7)})
     bench.send(block(101))
     with pytest.raises(NotLive):
         bench.run(bench.coordinator.run_live())
@@ -328,11 +331,7 @@ def test_calls_at_the_wrong_time_are_refused(make: Callable[..., Bench]) -> None
 def test_a_missing_block_makes_all_pools_stale_until_they_are_read_again(
     make: Callable[..., Bench],
 ) -> None:
-    scraper = ListScraper(V2_KEY, V3_KEY)
-    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
-    bench = make(scraper)
-    bench.send(block(101))
-    bench.run(bench.coordinator.cold_start())
+    bench, scraper = live_bench(make, V2_KEY, V3_KEY)
     bench.send(block(102), block(105, mint(V3_KEY, 2)))
     assert {bench.status(key) for key in scraper.keys} == {"stale"}
     phase = bench.reader.phase_record
@@ -346,9 +345,7 @@ def test_a_missing_block_makes_all_pools_stale_until_they_are_read_again(
 
 
 def test_a_block_that_comes_twice_without_a_revert_is_a_gap(make: Callable[..., Bench]) -> None:
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
-    bench = make(scraper)
+    bench, _ = prepared(make, {V3_KEY: values(V3_KEY, 100, 7)})
     bench.send(block(101))
     bench.run(bench.coordinator.cold_start())
     bench.send(block(102, mint(V3_KEY, 1)), block(102, mint(V3_KEY, 5)))
@@ -359,9 +356,7 @@ def test_a_block_that_comes_twice_without_a_revert_is_a_gap(make: Callable[..., 
 def test_a_lost_connection_leaves_values_and_the_next_block_opens_a_gap(
     make: Callable[..., Bench],
 ) -> None:
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
-    bench = make(scraper)
+    bench, _ = prepared(make, {V3_KEY: values(V3_KEY, 100, 7)})
     bench.send(block(101, mint(V3_KEY, 1)))
     bench.run(bench.coordinator.cold_start())
     bench.intake.disconnected("Connection: end of stream")
@@ -411,9 +406,7 @@ def test_a_reorg_told_twice_is_a_loss(
     make: Callable[..., Bench], envelope: bool, together: bool
 ) -> None:
     """Without new blocks between the two: the second would take the same events back again."""
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: values(V3_KEY, 103, 17)}
-    bench = make(scraper)
+    bench, _ = prepared(make, {V3_KEY: values(V3_KEY, 103, 17)})
     # Taken back by its events: the values were read behind it.
     bench.send(block(102), block(103, mint(V3_KEY, 7)))
     bench.run(bench.coordinator.cold_start())
@@ -519,9 +512,7 @@ def test_a_connection_that_begins_inside_a_reorg_has_no_gap(make: Callable[..., 
 
 
 def test_half_a_reorg_is_taken_back_when_the_connection_ends(make: Callable[..., Bench]) -> None:
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
-    bench = make(scraper)
+    bench, _ = prepared(make, {V3_KEY: values(V3_KEY, 100, 7)})
     bench.send(block(101), block(102, mint(V3_KEY, 1)))
     bench.run(bench.coordinator.cold_start())
     start = np.zeros(1, EVENT)
@@ -537,9 +528,7 @@ def test_a_reorg_that_begins_inside_another_is_taken_back_to_before_both(
 ) -> None:
     """The end of one and the beginning of the next were lost: the head is that of the last commit, so
     the history must be, too."""
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
-    bench = make(scraper)
+    bench, _ = prepared(make, {V3_KEY: values(V3_KEY, 100, 7)})
     bench.send(block(101))
     bench.run(bench.coordinator.cold_start())
     bench.send(block(102, mint(V3_KEY, 1)), block(103))
@@ -559,9 +548,7 @@ def test_a_reorg_that_begins_inside_another_is_taken_back_to_before_both(
 def test_resync_shows_why_it_cannot_go_on_and_goes_on_when_it_can(
     make: Callable[..., Bench],
 ) -> None:
-    scraper = ListScraper(V3_KEY)
-    scraper.now = {V3_KEY: values(V3_KEY, 100, 7)}
-    bench = make(scraper, scrape_timeout_s=0.0)
+    bench, scraper = prepared(make, {V3_KEY: values(V3_KEY, 100, 7)}, scrape_timeout_s=0.0)
     bench.send(block(101))
     bench.run(bench.coordinator.cold_start())
     bench.send(block(105))
@@ -772,11 +759,7 @@ def test_an_old_state_file_ends_a_start_interrupted_by_a_loss_with_the_reason(
 def test_one_stale_pool_is_exchanged_while_the_others_stay_live(
     make: Callable[..., Bench],
 ) -> None:
-    scraper = ListScraper(V3_KEY, OTHER_KEY)
-    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
-    bench = make(scraper)
-    bench.send(block(101))
-    bench.run(bench.coordinator.cold_start())
+    bench, scraper = live_bench(make, V3_KEY, OTHER_KEY)
     go_stale(bench)
     assert "stale" in bench.notices
     scraper.now = {V3_KEY: values(V3_KEY, 102, 500)}
@@ -789,11 +772,7 @@ def test_one_stale_pool_is_exchanged_while_the_others_stay_live(
 def test_a_pool_caught_up_alone_survives_reverts_of_those_blocks(
     make: Callable[..., Bench],
 ) -> None:
-    scraper = ListScraper(V3_KEY, OTHER_KEY)
-    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
-    bench = make(scraper)
-    bench.send(block(101))
-    bench.run(bench.coordinator.cold_start())
+    bench, scraper = live_bench(make, V3_KEY, OTHER_KEY)
     go_stale(bench)
     scraper.now = {V3_KEY: values(V3_KEY, 102, 500)}
     assert bench.run(bench.read_again(V3_KEY))
@@ -807,11 +786,7 @@ def test_a_pool_caught_up_alone_survives_reverts_of_those_blocks(
 def test_values_that_meet_the_same_bad_event_again_are_not_installed(
     make: Callable[..., Bench],
 ) -> None:
-    scraper = ListScraper(V3_KEY, OTHER_KEY)
-    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
-    bench = make(scraper)
-    bench.send(block(101))
-    bench.run(bench.coordinator.cold_start())
+    bench, scraper = live_bench(make, V3_KEY, OTHER_KEY)
     go_stale(bench)
     scraper.now = {V3_KEY: values(V3_KEY, 101, 8)}
     assert not bench.run(bench.read_again(V3_KEY))
@@ -822,11 +797,7 @@ def test_values_that_meet_the_same_bad_event_again_are_not_installed(
 def test_run_live_reads_stale_pools_again_and_resyncs_after_gaps(
     make: Callable[..., Bench],
 ) -> None:
-    scraper = ListScraper(V3_KEY, OTHER_KEY)
-    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
-    bench = make(scraper)
-    bench.send(block(101))
-    bench.run(bench.coordinator.cold_start())
+    bench, scraper = live_bench(make, V3_KEY, OTHER_KEY)
 
     async def live() -> None:
         staying = asyncio.ensure_future(bench.coordinator.run_live())
@@ -850,11 +821,7 @@ def test_a_buffer_that_overflows_while_one_pool_is_read_again_does_not_end_the_w
     make: Callable[..., Bench],
 ) -> None:
     """A gap opens during the read, and more comes than is kept before the source answers."""
-    scraper = ListScraper(V3_KEY, OTHER_KEY)
-    scraper.now = {key: values(key, 100, 7) for key in scraper.keys}
-    bench = make(scraper, buffer_events=2)
-    bench.send(block(101))
-    bench.run(bench.coordinator.cold_start())
+    bench, scraper = live_bench(make, V3_KEY, OTHER_KEY, buffer_events=2)
 
     def overflow(keys: list[bytes]) -> None:
         scraper.on_read = lambda keys: None
@@ -989,14 +956,12 @@ def hex_of(key: bytes) -> str:
     return "0x" + key.hex()
 
 
-def live_bench(make: Callable[..., Bench], *keys: bytes, **more: Any) -> tuple[Bench, ListScraper]:
-    """Live at block 101, every pool's number 7."""
-    scraper = ListScraper(*keys)
-    scraper.now = {key: values(key, 100, 7) for key in (V2_KEY, V3_KEY, OTHER_KEY)}
-    bench = make(scraper, **more)
-    bench.send(block(101))
-    bench.run(bench.coordinator.cold_start())
-    return bench, scraper
+async def add_other(bench: Bench, *blocks: np.ndarray) -> None:
+    """List OTHER_KEY; it goes live after `blocks`."""
+    bench.change(added=[OTHER_KEY])
+    await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
+    bench.send(*blocks)
+    await bench.until(lambda: bench.status(OTHER_KEY) == "live")
 
 
 def test_changes_before_the_arena_is_live_take_effect_when_it_is(
@@ -1366,9 +1331,11 @@ class Contradicted:
 
 
 def test_a_pool_that_the_chain_contradicts_is_not_installed(make: Callable[..., Bench]) -> None:
-    scraper = ListScraper(V2_KEY, V3_KEY)
-    scraper.now = {V2_KEY: values(V2_KEY, 100, 7), V3_KEY: values(V3_KEY, 100, 1000)}
-    bench = make(scraper, described=Contradicted(V3_KEY))
+    bench, _ = prepared(
+        make,
+        {V2_KEY: values(V2_KEY, 100, 7), V3_KEY: values(V3_KEY, 100, 1000)},
+        described=Contradicted(V3_KEY),
+    )
     bench.send(block(101))
     metrics = bench.run(bench.coordinator.cold_start())
     assert list(bench.reader) == [hex_of(V2_KEY)]
@@ -1443,34 +1410,8 @@ def test_a_pool_without_values_in_a_taken_over_arena_is_read_above_its_settle_bl
     assert set(scraper.reads) == {key}
 
 
-def test_a_stale_pool_of_a_taken_over_arena_is_read_again_alone(
-    make: Callable[..., Bench], arena_name: str
-) -> None:
-    def before(bench: Bench) -> None:
-        bench.arena.set_status(
-            bench.arena.pools()[V3_KEY], lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL
-        )
-        bench.arena.commit()
-
-    bench, scraper = take_over(make, arena_name, before=before)
-
-    async def live() -> None:
-        await bench.coordinator.warm_start()
-        assert (bench.status(V2_KEY), bench.status(V3_KEY)) == ("live", "stale")
-        async with bench.live():
-            bench.send(timed(106), timed(107))
-            await bench.until(lambda: bench.status(V3_KEY) == "live")
-
-    bench.run(live())
-    assert (bench.amount(V2_KEY), bench.amount(V3_KEY)) == (9, 60)
-    assert set(scraper.reads) == {V3_KEY}
-
-
-def test_pools_read_above_the_ancestor_go_stale_when_the_head_was_orphaned_meanwhile(
-    make: Callable[..., Bench], arena_name: str
-) -> None:
-    """Block 103 is turned back without its events, and V3_KEY's values are of it."""
-    bench, scraper = take_over(make, arena_name, fork=103)
+def assert_v3_is_read_again_alone(bench: Bench, scraper: ListScraper) -> None:
+    """After a warm start that leaves it stale."""
 
     async def live() -> None:
         await bench.coordinator.warm_start()
@@ -1483,6 +1424,27 @@ def test_pools_read_above_the_ancestor_go_stale_when_the_head_was_orphaned_meanw
     bench.run(live())
     assert (bench.amount(V2_KEY), bench.amount(V3_KEY)) == (9, 60)
     assert set(scraper.reads) == {V3_KEY}
+
+
+def test_a_stale_pool_of_a_taken_over_arena_is_read_again_alone(
+    make: Callable[..., Bench], arena_name: str
+) -> None:
+    def before(bench: Bench) -> None:
+        bench.arena.set_status(
+            bench.arena.pools()[V3_KEY], lib.PSA_STATUS_STALE, lib.PSA_UNSURE_ALL
+        )
+        bench.arena.commit()
+
+    bench, scraper = take_over(make, arena_name, before=before)
+    assert_v3_is_read_again_alone(bench, scraper)
+
+
+def test_pools_read_above_the_ancestor_go_stale_when_the_head_was_orphaned_meanwhile(
+    make: Callable[..., Bench], arena_name: str
+) -> None:
+    """Block 103 is turned back without its events, and V3_KEY's values are of it."""
+    bench, scraper = take_over(make, arena_name, fork=103)
+    assert_v3_is_read_again_alone(bench, scraper)
 
 
 def test_pools_of_a_join_that_failed_are_stale_for_the_next_writer(
@@ -1512,9 +1474,9 @@ def test_a_hash_learned_behind_a_gap_is_no_copys(
     make: Callable[..., Bench], arena_name: str
 ) -> None:
     """The gap turns block 103 back, and another block 103 takes its place."""
-    scraper = ListScraper(V2_KEY)
-    scraper.now = {V2_KEY: values(V2_KEY, 100, 7)}
-    bench = make(scraper, node=EmptyChain(fork=103), closes_gaps=True)
+    bench, _ = prepared(
+        make, {V2_KEY: values(V2_KEY, 100, 7)}, node=EmptyChain(fork=103), closes_gaps=True
+    )
     bench.send(timed(101), timed(102), timed(103))
     bench.run(bench.coordinator.cold_start())
     branch = bench.coordinator._branch
@@ -1560,10 +1522,7 @@ def test_a_hash_learned_without_a_pool_is_not_that_of_a_copy_that_has_it(
 
     async def live() -> None:
         async with bench.live():
-            bench.change(added=[OTHER_KEY])
-            await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
-            bench.send(timed(103), timed(104))
-            await bench.until(lambda: bench.status(OTHER_KEY) == "live")
+            await add_other(bench, timed(103), timed(104))
         assert (
             bench.intake.members.sample(9, [OTHER_KEY])[2].keys(),
             bench.intake.members.image(),
@@ -1578,6 +1537,16 @@ def test_a_hash_learned_without_a_pool_is_not_that_of_a_copy_that_has_it(
     bench.run(live())
 
 
+async def close_a_gap(bench: Bench) -> None:
+    """Block 105 is missing; the hashes of those before it are known."""
+    branch = bench.coordinator._branch
+    assert branch is not None
+    mark = bench.intake.buffer.mark()
+    branch.witnesses = [Witness(n, EmptyChain().hash_of(n), mark) for n in (102, 103, 104)]
+    bench.send(timed(106))
+    await bench.coordinator.resync()
+
+
 def test_a_late_pool_goes_stale_when_a_gap_turns_back_blocks_it_was_read_above(
     make: Callable[..., Bench],
 ) -> None:
@@ -1587,16 +1556,8 @@ def test_a_late_pool_goes_stale_when_a_gap_turns_back_blocks_it_was_read_above(
 
     async def live() -> None:
         async with bench.live():
-            bench.change(added=[OTHER_KEY])
-            await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
-            bench.send(timed(102), timed(103), timed(104))
-            await bench.until(lambda: bench.status(OTHER_KEY) == "live")
-        branch = bench.coordinator._branch
-        assert branch is not None
-        mark = bench.intake.buffer.mark()
-        branch.witnesses = [Witness(n, EmptyChain().hash_of(n), mark) for n in (102, 103, 104)]
-        bench.send(timed(106))
-        await bench.coordinator.resync()
+            await add_other(bench, timed(102), timed(103), timed(104))
+        await close_a_gap(bench)
 
     bench.run(live())
     assert (bench.status(V2_KEY), bench.status(OTHER_KEY)) == ("live", "stale")
@@ -1617,12 +1578,7 @@ def test_a_doubted_pool_goes_stale_when_a_gap_turns_back_the_block_in_doubt(
             scraper.now[V3_KEY] = values(V3_KEY, 104, 9)
             bench.send(timed(103), timed(104))
             await bench.until(lambda: bench.status(V3_KEY) == "live")
-        branch = bench.coordinator._branch
-        assert branch is not None
-        mark = bench.intake.buffer.mark()
-        branch.witnesses = [Witness(n, EmptyChain().hash_of(n), mark) for n in (102, 103, 104)]
-        bench.send(timed(106))
-        await bench.coordinator.resync()
+        await close_a_gap(bench)
 
     bench.run(live())
     assert (bench.status(V2_KEY), bench.status(V3_KEY)) == ("live", "stale")
@@ -1680,10 +1636,7 @@ def test_an_added_pool_is_never_read_again_below_its_settle_block(
 
     async def live() -> None:
         async with bench.live():
-            bench.change(added=[OTHER_KEY])
-            await bench.until(lambda: hex_of(OTHER_KEY) in bench.reader)
-            bench.send(block(102), block(103), block(104))
-            await bench.until(lambda: bench.status(OTHER_KEY) == "live")
+            await add_other(bench, block(102), block(103), block(104))
             before = len(scraper.reads)
             scraper.now[OTHER_KEY] = values(OTHER_KEY, 102, 50)
             bench.send(block(105, mint(OTHER_KEY, -1000)), block(105, revert=True))
@@ -1880,6 +1833,13 @@ def live_before_the_fork(
     return bench, node, start
 
 
+async def end_on_a(bench: Bench, node: ForkedNode, keys: Sequence[bytes]) -> None:
+    for _ in range(4 * UNSURE_BLOCKS):
+        await go_on(bench, node)
+    assert bench.amount(V2_KEY) == 5
+    assert are_live(bench, keys)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("is_seen", [False, True])
 def test_a_gap_closed_on_another_branch_is_found_when_the_node_comes_round(
@@ -1911,10 +1871,7 @@ def test_a_gap_closed_on_another_branch_is_found_when_the_node_comes_round(
                 assert not are_live(bench, keys)
             node.branch = "A"
             bench.coordinator._source.scraper.amounts["A"] = 5
-            for _ in range(4 * UNSURE_BLOCKS):
-                await go_on(bench, node)
-            assert bench.amount(V2_KEY) == 5
-            assert are_live(bench, keys)
+            await end_on_a(bench, node, keys)
 
     bench.run(scenario())
 
@@ -1939,10 +1896,7 @@ def test_a_gap_that_went_live_on_another_branch_is_closed_again_when_the_node_co
             while bench.amount(V2_KEY) != 6 or not are_live(bench, keys):
                 await go_on(bench, node)
             node.branch = "A"
-            for _ in range(4 * UNSURE_BLOCKS):
-                await go_on(bench, node)
-            assert bench.amount(V2_KEY) == 5
-            assert are_live(bench, keys)
+            await end_on_a(bench, node, keys)
 
     bench.run(scenario())
 
@@ -1979,10 +1933,7 @@ def test_a_start_that_lost_blocks_on_another_branch_is_found_when_the_node_comes
                 await go_on(bench, node)
             assert are_live(bench, keys), "nothing tells the branches apart"
             node.branch = "A"
-            for _ in range(4 * UNSURE_BLOCKS):
-                await go_on(bench, node)
-            assert bench.amount(V2_KEY) == 5
-            assert are_live(bench, keys)
+            await end_on_a(bench, node, keys)
 
     bench.run(scenario())
 
@@ -2272,9 +2223,13 @@ def test_hashes_of_blocks_that_only_look_the_same_are_not_kept(
 
 def test_hashes_that_cannot_be_learned_do_not_end_a_live_writer(make: Callable[..., Bench]) -> None:
     tasks = SideTasks(first_pause_s=0.001, longest_pause_s=0.01)
-    scraper = ListScraper(V2_KEY)
-    scraper.now = {V2_KEY: values(V2_KEY, 100, 7)}
-    bench = make(scraper, node=EmptyChain(), side_tasks=tasks, witness_pause_s=0.001)
+    bench, _ = prepared(
+        make,
+        {V2_KEY: values(V2_KEY, 100, 7)},
+        node=EmptyChain(),
+        side_tasks=tasks,
+        witness_pause_s=0.001,
+    )
     bench.send(timed(101))
 
     async def scenario() -> None:

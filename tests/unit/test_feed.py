@@ -549,17 +549,10 @@ def test_empty_blocks_are_limited_too(count: int, fits: bool) -> None:
     assert len(buffer) == min(count, 3)
 
 
-def test_reverts_newest_first_take_blocks_out() -> None:
+@pytest.mark.parametrize("reverted", [(7, 6), (6, 7)], ids=["newest first", "oldest first"])
+def test_reverts_in_either_order_take_blocks_out(reverted: tuple[int, int]) -> None:
     buffer = EventBuffer(100)
-    buffer.append(records_of(new(5), new(6, 2), new(7, 3), old(7), old(6)))
-    assert (kept(buffer), buffer.event_count, buffer.tip) == ([5], 1, 5)
-    buffer.append(records_of(new(6), new(7), new(8)))
-    assert kept(buffer) == [5, 6, 7, 8]
-
-
-def test_reverts_oldest_first_take_blocks_out() -> None:
-    buffer = EventBuffer(100)
-    buffer.append(records_of(new(5), new(6, 2), new(7, 3), old(6), old(7)))
+    buffer.append(records_of(new(5), new(6, 2), new(7, 3), *map(old, reverted)))
     assert (kept(buffer), buffer.event_count, buffer.tip) == ([5], 1, 5)
     buffer.append(records_of(new(6), new(7), new(8)))
     assert kept(buffer) == [5, 6, 7, 8]

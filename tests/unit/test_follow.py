@@ -78,11 +78,15 @@ class ToldNode:
         return [1 << 96 for _ in places]
 
 
+def mine(universe: Universe, blocks: int) -> None:
+    for _ in range(blocks):
+        universe.mine()
+
+
 @pytest.fixture
 def universe(rng: random.Random) -> Universe:
     made = Universe(rng)
-    for _ in range(5):
-        made.mine()
+    mine(made, 5)
     return made
 
 
@@ -142,8 +146,7 @@ def test_skipped_heads_are_filled_in(
 ) -> None:
     first = universe.tip.number
     advance(follower, node)
-    for _ in range(30):
-        universe.mine()
+    mine(universe, 30)
     assert advance(follower, node) == list(range(first + 1, first + 31))
 
 
@@ -237,8 +240,7 @@ def test_a_doubtful_block_that_is_reverted_leaves_its_pools_in_doubt(
     universe.mine()
     advance(follower, node)
     universe.cut(2)
-    for _ in range(3):
-        universe.mine()
+    mine(universe, 3)
     advance(follower, node)
     assert node.doubted[1:] == [(keys, universe.tip.number)]
     universe.cut(1)
@@ -261,8 +263,7 @@ def test_a_pool_that_was_not_asked_for_is_in_doubt_when_the_block_is_reverted(
     universe.mine()
     advance(follower, node)
     universe.cut(2)
-    for _ in range(3):
-        universe.mine()
+    mine(universe, 3)
     advance(follower, node)
     assert node.doubted == [(frozenset({everyone[-1].spec.key}), universe.tip.number)]
 
@@ -271,16 +272,26 @@ def test_a_reorg_below_what_is_kept_is_too_deep(
     follower: Follower, node: ToldNode, universe: Universe
 ) -> None:
     advance(follower, node)
-    for _ in range(25):
-        universe.mine()
+    mine(universe, 25)
     advance(follower, node)
     universe.cut(22)
-    for _ in range(23):
-        universe.mine()
+    mine(universe, 23)
     with pytest.raises(ReorgTooDeep, match="deeper than what is kept"):
         advance(follower, node)
     follower.forget()
     assert advance(follower, node) == [universe.tip.number]
+
+
+def test_only_the_headers_that_are_missing_are_asked_for(
+    follower: Follower, node: ToldNode, universe: Universe
+) -> None:
+    advance(follower, node)
+    mine(universe, 10)
+    advance(follower, node)
+    node.asked.clear()
+    universe.mine()
+    advance(follower, node)
+    assert node.asked == []
 
 
 def test_too_long_an_absence_is_not_filled_in(
@@ -296,24 +307,9 @@ def test_headers_that_change_while_they_are_read_are_refused(
     follower: Follower, node: ToldNode, universe: Universe
 ) -> None:
     advance(follower, node)
-    for _ in range(3):
-        universe.mine()
+    mine(universe, 3)
     head = node.head()
     universe.cut(2)
-    for _ in range(2):
-        universe.mine()
+    mine(universe, 2)
     with pytest.raises(ChainMoved):
         list(follower.advance(head))
-
-
-def test_only_the_headers_that_are_missing_are_asked_for(
-    follower: Follower, node: ToldNode, universe: Universe
-) -> None:
-    advance(follower, node)
-    for _ in range(10):
-        universe.mine()
-    advance(follower, node)
-    node.asked.clear()
-    universe.mine()
-    advance(follower, node)
-    assert node.asked == []

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders.listed import described
 from oracle.whitelist_oracle import Described, ListOracle
 
 from arena.errors import PoolMessageInvalid
-from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.writer.lists import messages as module
 from arena.writer.lists.messages import (
     REASONS,
@@ -31,7 +31,6 @@ POOL = "0xa7cb6c9ce55b9c03f4b89d419a3f8bd8654bb462"
 POOL_ID = "0x8968be2ca9290f9a553d64bd7a9383f875a7880d308620cb49569b593a621809"
 LOW, HIGH = "0x" + "11" * 20, "0x" + "22" * 20
 MANAGER = "0x000000000004444c5dc75cb358380d2e3de08a90"
-VERSIONS = {UNISWAP_V2: "v2", UNISWAP_V3: "v3", UNISWAP_V4: "v4"}
 
 
 def key(identity: str) -> bytes:
@@ -58,21 +57,6 @@ def full(*records: Any, **content: Any) -> PoolMessage:
 
 def minimal(kind: str, *ids: str, **content: Any) -> PoolMessage:
     return parse("minimal", type=kind, pools=list(ids), **content)
-
-
-def described(target: PoolTarget) -> Described:
-    """A target as the oracle writes it."""
-    spec = target.spec
-    tokens = [(t.address.hex(), t.decimals, t.symbol) for t in (spec.token0, spec.token1)]
-    return (
-        spec.key.hex(),
-        VERSIONS[spec.protocol],
-        spec.fee_pips,
-        spec.tick_spacing,
-        spec.factory.hex(),
-        spec.hooks.hex(),
-        *tokens,
-    )
 
 
 class Reader:

@@ -21,6 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from builders.arenas import unlinked
+from roles.child import Child
 
 import arena as package
 from arena import errors
@@ -85,15 +87,8 @@ def make(name: str, **options: Any) -> WriterArena:
 
 @pytest.fixture
 def writer(arena_name: str) -> Iterator[WriterArena]:
-    with make(arena_name) as found:
+    with unlinked(make(arena_name)) as found:
         fill(found)
-        yield found
-        found.close(unlink=True)
-
-
-@pytest.fixture
-def pools(writer: WriterArena) -> Iterator[Arena]:
-    with attach(writer.name) as found:
         yield found
 
 
@@ -743,14 +738,6 @@ w.close(unlink=True)
 
 def test_no_view_mixes_blocks_while_a_writer_runs_flat_out(arena_name: str) -> None:
     """Every number the writer stores in block n is made from n."""
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-c", BUSY_WRITER, arena_name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdin is not None
     keys = ["0x" + "01" * 20, "0x" + "02" * 20]
 
     def check(block: int, first: PoolState, second: PoolState) -> None:
@@ -767,8 +754,8 @@ def test_no_view_mixes_blocks_while_a_writer_runs_flat_out(arena_name: str) -> N
     def table(view: Any) -> tuple[int, Any]:
         return view.block_number, view.table()
 
-    try:
-        assert child.stdout.readline() == "ready\n"
+    with Child("-c", BUSY_WRITER, arena_name) as child:
+        assert child.answer() == "ready"
         with attach(arena_name) as pools:
             seen = set()
             for _ in range(150):
@@ -784,14 +771,8 @@ def test_no_view_mixes_blocks_while_a_writer_runs_flat_out(arena_name: str) -> N
                 quote = pools[keys[0]].quote_exact_out(1, zero_for_one=True)
                 assert quote.block_number >= block
             assert len(seen) > 1
-        child.stdin.write("stop\n")
-        child.stdin.flush()
-        assert child.wait(60) == 0
-    finally:
-        child.kill()
-        child.wait()
-        child.stdin.close()
-        child.stdout.close()
+        child.tell("stop")
+        assert child.process.wait(60) == 0
 
 
 def test_snapshot_of_keys_gives_up_within_its_budget(pools: Arena) -> None:
@@ -1030,21 +1011,11 @@ pools = arena.attach(sys.argv[1])
 print("ready", flush=True)
 print(pools.wait_block(after=int(sys.argv[2]), timeout=60), flush=True)
 """
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-c", code, writer.name, str(HEAD)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    try:
-        assert child.stdout.readline() == "ready\n"
+    with Child("-c", code, writer.name, str(HEAD)) as child:
+        assert child.answer() == "ready"
         next_block(writer, HEAD + 1, 5)
-        assert child.stdout.readline() == f"{HEAD + 1}\n"
-        assert child.wait(60) == 0
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
+        assert child.answer() == str(HEAD + 1)
+        assert child.process.wait(60) == 0
 
 
 # Health

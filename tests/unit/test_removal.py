@@ -8,11 +8,13 @@ import multiprocessing
 import pickle
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from builders.arenas import unlinked
 
 from arena import errors, generations
 from arena.images import ArenaImage
@@ -109,15 +111,8 @@ def fill(writer: WriterArena, count: int = 4) -> None:
 @pytest.fixture
 def writer(arena_name: str) -> Iterator[WriterArena]:
     """Four pools, 0 to 3, in an arena for four."""
-    with make(arena_name) as found:
+    with unlinked(make(arena_name)) as found:
         fill(found)
-        yield found
-        found.close(unlink=True)
-
-
-@pytest.fixture
-def pools(writer: WriterArena) -> Iterator[Arena]:
-    with attach(writer.name) as found:
         yield found
 
 
@@ -764,17 +759,22 @@ def test_growth_wakes_who_waits_for_a_block(writer: WriterArena, pools: Arena) -
     later.join()
 
 
-def test_a_growth_that_died_half_way_is_finished_by_the_next_writer(
-    arena_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed after the new generation was named, before the old one was marked."""
-    with make(arena_name) as first, attach(arena_name) as pools:
-        fill(first)
-        with monkeypatch.context() as patch:
-            patch.setattr(generations, "lib", Dying("psa_supersede"))
+@contextmanager
+def growth_that_died(name: str, at: str) -> Iterator[Arena]:
+    """A reader of an arena whose writer died growing it, in a function of arena.native.lib."""
+    with make(name) as writer, attach(name) as pools:
+        fill(writer)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(generations, "lib", Dying(at))
             with pytest.raises(KeyboardInterrupt):
-                first.grow(max_pools=8)
-        first.close(unlink=False)
+                writer.grow(max_pools=8)
+        writer.close(unlink=False)
+        yield pools
+
+
+def test_a_growth_that_died_half_way_is_finished_by_the_next_writer(arena_name: str) -> None:
+    """Killed after the new generation was named, before the old one was marked."""
+    with growth_that_died(arena_name, "psa_supersede") as pools:
         assert pools.generation == 1
         with WriterArena.take_over(arena_name) as second:
             assert (second.generation, pools.generation) == (2, 2)
@@ -784,20 +784,14 @@ def test_a_growth_that_died_half_way_is_finished_by_the_next_writer(
             second.close(unlink=True)
 
 
-def test_a_generation_that_was_never_named_is_removed_by_the_next_writer(
-    arena_name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with make(arena_name) as first, attach(arena_name) as pools:
-        fill(first)
-        with monkeypatch.context() as patch:
-            patch.setattr(generations, "lib", Dying("psa_store_release_u64"))
-            with pytest.raises(KeyboardInterrupt):
-                first.grow(max_pools=8)
-        first.close(unlink=False)
-        with WriterArena.take_over(arena_name) as second:
-            assert (second.generation, pools.generation) == (1, 1)
-            assert number_of(pools[key(0)].state()) == 10**18 + START
-            second.close(unlink=True)  # and the leak check looks for the other
+def test_a_generation_that_was_never_named_is_removed_by_the_next_writer(arena_name: str) -> None:
+    with (
+        growth_that_died(arena_name, "psa_store_release_u64") as pools,
+        WriterArena.take_over(arena_name) as second,
+    ):
+        assert (second.generation, pools.generation) == (1, 1)
+        assert number_of(pools[key(0)].state()) == 10**18 + START
+        second.close(unlink=True)  # and the leak check looks for the other
 
 
 def test_growth_without_room_leaves_the_present_generation(

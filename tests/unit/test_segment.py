@@ -1,18 +1,17 @@
 """Segments, the writer lock and the two handles on them, on real shared memory and real processes."""
 
-import json
 import os
 import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Any
 
 import posix_ipc
 import pytest
+from roles.child import one_pool_writer, run_python
 
 from arena import errors
 from arena.control import control_pointer
@@ -20,7 +19,7 @@ from arena.layouts import header, slots
 from arena.lock import ControlSegment
 from arena.mapping import MappedArena
 from arena.native import ffi
-from arena.readers import attach
+from arena.readers import PoolState, attach
 from arena.segment import Access, Segment, data_name, segment_name, unlink
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
@@ -32,56 +31,6 @@ TOKEN = TokenSpec(bytes(19) + b"\1", 18, "ONE")
 OTHER = TokenSpec(bytes(19) + b"\2", None, "TWO")
 V2 = PoolSpec(b"\x11" * 20, slots.UNISWAP_V2, TOKEN, OTHER, 3000)
 
-
-def run(code: str, *arguments: str) -> Any:
-    """What another Python process prints, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@contextmanager
-def process(code: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """Another Python process that has printed its first line; killed at the end."""
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-c", code, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    try:
-        assert child.stdout.readline(), "the process ended early"
-        yield child, child.stdout
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
-        if child.stdin is not None:
-            child.stdin.close()
-
-
-# A writer in a process of its own: creates, commits one pool, waits to be told to go.
-WRITER = """
-import sys
-from arena.specs import PoolSpec, TokenSpec
-from arena.values import PoolValues
-from arena.writing import WriterArena
-w = WriterArena.create(sys.argv[1], max_pools=16, tick_bytes=65536, undo_blocks=16, undo_records=64)
-t = TokenSpec(bytes(20), 18, "T")
-slot = w.add_pool(PoolSpec(b"\\x11" * 20, 0, t, t, 3000))
-w.install(slot, PoolValues(5, 3000, reserve0=1000, reserve1=2000), 2)
-w.set_head(5)
-w.commit()
-print("ready", flush=True)
-sys.stdin.readline()
-"""
 
 HOLDER = """
 import json, sys
@@ -130,22 +79,27 @@ def test_segment_is_created_zeroed_with_its_size_and_reserved_pages(arena_name: 
         unlink("/" + arena_name)
 
 
-def test_segment_left_behind_is_replaced_not_reused(arena_name: str) -> None:
-    first = Segment.create("/" + arena_name, 4096, reserve_bytes=4096)
-    first.map[:4] = b"left"
-    second = Segment.create("/" + arena_name, 4096, reserve_bytes=4096)
+@contextmanager
+def created(name: str, nbytes: int = 4096) -> Iterator[Segment]:
+    """A segment that is gone afterwards."""
+    segment = Segment.create("/" + name, nbytes, reserve_bytes=4096)
     try:
-        assert second.map[:4] == bytes(4)
-        assert first.map[:4] == b"left"
+        yield segment
     finally:
-        first.close()
-        second.close()
-        unlink("/" + arena_name)
+        segment.close()
+        unlink("/" + name)
+
+
+def test_segment_left_behind_is_replaced_not_reused(arena_name: str) -> None:
+    with created(arena_name) as first:
+        first.map[:4] = b"left"
+        with created(arena_name) as second:
+            assert second.map[:4] == bytes(4)
+            assert first.map[:4] == b"left"
 
 
 def test_attaching_maps_the_whole_segment_and_never_resizes_it(arena_name: str) -> None:
-    owner = Segment.create("/" + arena_name, 12345, reserve_bytes=4096)
-    try:
+    with created(arena_name, 12345) as owner:
         owner.map[12344] = 7
         for writable in (False, True):
             found = Segment.attach("/" + arena_name, writable=writable)
@@ -153,28 +107,18 @@ def test_attaching_maps_the_whole_segment_and_never_resizes_it(arena_name: str) 
             assert found.map[12344] == 7
             found.close()
         assert (SHM / arena_name).stat().st_size == 12345
-    finally:
-        owner.close()
-        unlink("/" + arena_name)
 
 
 def test_read_only_mapping_refuses_python_writes(arena_name: str) -> None:
-    owner = Segment.create("/" + arena_name, 4096, reserve_bytes=4096)
-    found = Segment.attach("/" + arena_name)
-    try:
+    with created(arena_name), closing(Segment.attach("/" + arena_name)) as found:
         with pytest.raises(TypeError):
             found.map[0] = 1
         with pytest.raises(BufferError):
             ffi.from_buffer("char *", found.map, require_writable=True)
-    finally:
-        found.close()
-        owner.close()
-        unlink("/" + arena_name)
 
 
 def test_read_only_mapping_cannot_be_written_at_all(arena_name: str) -> None:
     """A store through a raw pointer ends the process: the protection is the kernel's."""
-    owner = Segment.create("/" + arena_name, 4096, reserve_bytes=4096)
     code = """
 import sys
 from arena.native import ffi
@@ -184,15 +128,12 @@ pointer = ffi.from_buffer("char *", segment.map)
 assert pointer[0] == b"\\0"
 pointer[0] = b"x"
 """
-    try:
+    with created(arena_name) as owner:
         done = subprocess.run(
             [sys.executable, "-P", "-c", code, arena_name], check=False, timeout=60
         )
         assert done.returncode == -signal.SIGSEGV
         assert owner.map[0] == 0
-    finally:
-        owner.close()
-        unlink("/" + arena_name)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
@@ -242,7 +183,7 @@ def test_lock_excludes_other_processes_and_names_the_holder(
 ) -> None:
     control.lock()
     assert control.holder() == os.getpid()
-    assert run(HOLDER, arena_name) == os.getpid()
+    assert run_python(HOLDER, arena_name) == os.getpid()
     refused = """
 import json, sys
 from arena.errors import ArenaBusy
@@ -254,13 +195,13 @@ try:
 except ArenaBusy as error:
     print(json.dumps([error.pid, str(error)]))
 """
-    pid, text = run(refused, arena_name)
+    pid, text = run_python(refused, arena_name)
     assert pid == os.getpid()
     assert str(pid) in text
     control.unlock()
     assert control.holder() is None
-    assert run(HOLDER, arena_name) is None
-    assert run(refused, arena_name) == "got it"
+    assert run_python(HOLDER, arena_name) is None
+    assert run_python(refused, arena_name) == "got it"
 
 
 def test_lock_excludes_a_second_writer_in_the_same_process(
@@ -271,7 +212,7 @@ def test_lock_excludes_a_second_writer_in_the_same_process(
     with pytest.raises(errors.ArenaBusy, match=str(os.getpid())):
         second.lock()
     second.close()
-    assert run(HOLDER, arena_name) == os.getpid()
+    assert run_python(HOLDER, arena_name) == os.getpid()
 
 
 def test_closing_other_handles_in_the_process_keeps_the_lock(
@@ -285,7 +226,7 @@ def test_closing_other_handles_in_the_process_keeps_the_lock(
             other = opening(arena_name, 4096)
             assert other.map[:8] == bytes(8)
             other.close()
-        assert run(HOLDER, arena_name) == os.getpid()
+        assert run_python(HOLDER, arena_name) == os.getpid()
     # One more descriptor and its duplicate inside mmap, however often it is opened.
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
@@ -306,7 +247,7 @@ def test_reader_opened_before_the_writer_does_not_cost_it_the_lock(
     reader = ControlSegment.attach(arena_name, 4096)
     control.lock()
     reader.close()
-    assert run(HOLDER, arena_name) == os.getpid()
+    assert run_python(HOLDER, arena_name) == os.getpid()
 
 
 def test_forked_child_does_not_hold_the_lock(control: ControlSegment) -> None:
@@ -326,11 +267,10 @@ def test_forked_child_does_not_hold_the_lock(control: ControlSegment) -> None:
 
 
 def test_lock_is_gone_after_kill(arena_name: str) -> None:
-    with process(WRITER, arena_name) as (child, _):
+    with one_pool_writer(arena_name) as child:
         reader = ControlSegment.attach(arena_name, 4096)
         assert reader.holder() == child.pid
         child.kill()
-        child.wait()
         assert reader.holder() is None
         reader.close()
     unlink("/" + arena_name)
@@ -375,8 +315,8 @@ for opening in (WriterArena.create, WriterArena.take_over):
         found.append(error.pid)
 print(json.dumps(found))
 """
-        assert run(other, arena_name) == [os.getpid()] * 2
-        assert run(HOLDER, arena_name) == os.getpid()
+        assert run_python(other, arena_name) == [os.getpid()] * 2
+        assert run_python(HOLDER, arena_name) == os.getpid()
         slot = writer.add_pool(V2)
         writer.install(slot, PoolValues(1, 3000, reserve0=1, reserve1=2))
         writer.commit()
@@ -385,7 +325,7 @@ print(json.dumps(found))
 
 
 def test_new_generation_replaces_a_dead_writers(arena_name: str) -> None:
-    with process(WRITER, arena_name):
+    with one_pool_writer(arena_name):
         pass  # killed
     with WriterArena.create(arena_name, **SMALL) as writer:
         assert writer.generation == 2
@@ -397,8 +337,14 @@ def test_new_generation_replaces_a_dead_writers(arena_name: str) -> None:
         writer.close(unlink=True)
 
 
+def seen(name: str) -> tuple[PoolState, int]:
+    """The V2 pool's state and the head, as a reader has them."""
+    with attach(name) as pools:
+        return pools[V2.key].state(), pools.head_block
+
+
 def test_take_over_continues_at_the_last_commit(arena_name: str) -> None:
-    with process(WRITER, arena_name):
+    with one_pool_writer(arena_name):
         pass  # killed
     with WriterArena.take_over(arena_name) as writer:
         assert (writer.generation, writer.head_block) == (1, 5)
@@ -408,9 +354,8 @@ def test_take_over_continues_at_the_last_commit(arena_name: str) -> None:
         writer.install(slot, PoolValues(6, 3000, reserve0=7, reserve1=8), slots.STATUS_LIVE)
         writer.set_head(6)
         writer.commit()
-        with attach(arena_name) as arena:
-            state = arena[V2.key].state()
-            assert (state.reserve0, state.reserve1, arena.head_block) == (7, 8, 6)
+        state, head = seen(arena_name)
+        assert (state.reserve0, state.reserve1, head) == (7, 8, 6)
         writer.close(unlink=True)
 
 
@@ -498,9 +443,8 @@ def test_values_that_do_not_fit_are_invalid_and_change_nothing(
         with pytest.raises(errors.InvalidEventData):
             writer.install(slot, PoolValues(**{"block_number": 2, "fee_pips": 1, **values}))
         writer.commit()
-        with attach(arena_name) as arena:
-            state = arena[V2.key].state()
-            assert (state.reserve0, state.reserve1, state.block_number) == (5, 6, 1)
+        state, _ = seen(arena_name)
+        assert (state.reserve0, state.reserve1, state.block_number) == (5, 6, 1)
         writer.close(unlink=True)
 
 
@@ -631,7 +575,7 @@ def test_forked_child_closing_the_writer_harms_nothing(arena_name: str) -> None:
         with attach(arena_name, timeout=0) as arena:
             assert arena.phase == "live"
             assert arena.writer_alive
-        assert run(HOLDER, arena_name) == os.getpid()
+        assert run_python(HOLDER, arena_name) == os.getpid()
         writer.close(unlink=True)
 
 

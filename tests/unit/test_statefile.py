@@ -23,32 +23,25 @@ ONE_X96 = 1 << 96  # price of tick 0
 NO_HOOKS = "0x" + "00" * 20
 
 
-def v2(**changes: Any) -> dict[str, Any]:
+def record(protocol: str, **fields: Any) -> dict[str, Any]:
     return {
         "pool": POOL,
-        "protocol": "uniswap_v2",
+        "protocol": protocol,
         "block": 100,
         "token0": TOKEN0,
         "token1": TOKEN1,
-        "reserve0": "5000000000000000000000",
-        "reserve1": 7,
-    } | changes
+    } | fields
+
+
+def v2(**changes: Any) -> dict[str, Any]:
+    amounts = {"reserve0": "5000000000000000000000", "reserve1": 7}
+    return record("uniswap_v2", **amounts) | changes
 
 
 def v3(**changes: Any) -> dict[str, Any]:
-    return {
-        "pool": POOL,
-        "protocol": "uniswap_v3",
-        "block": 100,
-        "token0": TOKEN0,
-        "token1": TOKEN1,
-        "fee_pips": 500,
-        "tick_spacing": 10,
-        "sqrt_price_x96": str(ONE_X96),
-        "tick": 0,
-        "liquidity": "900",
-        "ticks": [[-20, "1000", "1000"], [-10, 100, -100], [10, "900", "-900"]],
-    } | changes
+    ticks = [[-20, "1000", "1000"], [-10, 100, -100], [10, "900", "-900"]]
+    price = {"sqrt_price_x96": str(ONE_X96), "tick": 0, "liquidity": "900", "ticks": ticks}
+    return record("uniswap_v3", fee_pips=500, tick_spacing=10, **price) | changes
 
 
 def v4(**changes: Any) -> dict[str, Any]:
@@ -411,12 +404,18 @@ def test_a_clock_set_back_makes_no_old_file_new_and_no_new_one_old(
     assert as_of_ns(scraper) > lost_ns
 
 
-def test_a_clock_set_back_since_a_file_was_written_makes_it_no_younger(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def exchanged(file: Path) -> StateFile:
+    """Looked at once; a newer file is in its place now."""
     scraper = StateFile(write(file, v2()))
     assert as_of_ns(scraper) > 0
-    write(tmp_path / "next", v2(block=101)).rename(file)
+    write(file.with_name("next"), v2(block=101)).rename(file)
+    return scraper
+
+
+def test_a_clock_set_back_since_a_file_was_written_makes_it_no_younger(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scraper = exchanged(file)
     written_ns = time.monotonic_ns()
     os.utime(file, ns=(0, time.time_ns() - 5_000_000_000))
     real_ns = time.time_ns
@@ -425,11 +424,9 @@ def test_a_clock_set_back_since_a_file_was_written_makes_it_no_younger(
 
 
 def test_a_clock_set_ahead_and_back_between_two_looks_makes_no_file_younger(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scraper = StateFile(write(file, v2()))
-    assert as_of_ns(scraper) > 0
-    write(tmp_path / "next", v2(block=101)).rename(file)
+    scraper = exchanged(file)
     os.utime(file, ns=(0, time.time_ns() + 11_000_000_000))  # so far ahead was the clock
     written_ns = time.monotonic_ns()
     time.sleep(0.3)

@@ -1,7 +1,7 @@
 """What a live writer does on the side, with a feed thread and a node that are played here."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +81,22 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
+def run_beside(side: Audit | Descriptions, story: Callable[[], Awaitable[None]]) -> None:
+    """Run `story` while `side` runs, and end that with it."""
+
+    async def go() -> None:
+        running = asyncio.ensure_future(side.run())
+        await story()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+
+
+def run_until(side: Audit | Descriptions, condition: Callable[[], bool]) -> None:
+    run_beside(side, lambda: until(condition))
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (audit_module, hashes):
@@ -92,8 +108,7 @@ def test_an_added_pool_is_looked_at_again_until_it_was_compared() -> None:
     played = Played()
     auditing = audit(played)
 
-    async def go() -> None:
-        running = asyncio.ensure_future(auditing.run())
+    async def story() -> None:
         await until(lambda: played.samples >= 3)
         assert not played.compared
         assert KEY in auditing.due
@@ -101,10 +116,8 @@ def test_an_added_pool_is_looked_at_again_until_it_was_compared() -> None:
         await until(lambda: not auditing.due)
         assert set(played.compared) == {KEY}
         assert not played.wrong
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
-    asyncio.run(asyncio.wait_for(go(), 30))
+    run_beside(auditing, story)
 
 
 def test_an_added_pool_that_differs_twice_is_made_stale() -> None:
@@ -113,13 +126,7 @@ def test_an_added_pool_that_differs_twice_is_made_stale() -> None:
     played.node = PoolValues(20, 3000, reserve0=5, reserve1=7)
     auditing = audit(played)
 
-    async def go() -> None:
-        running = asyncio.ensure_future(auditing.run())
-        await until(lambda: bool(played.wrong))
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    asyncio.run(asyncio.wait_for(go(), 30))
+    run_until(auditing, lambda: bool(played.wrong))
     assert played.wrong[:1] == [KEY]
     assert played.compared[:2] == [KEY, KEY]
 
@@ -132,13 +139,7 @@ def test_after_a_difference_all_pools_are_compared_once() -> None:
     played.all |= dict.fromkeys(others, SPEC)
     auditing = audit(played)
 
-    async def go() -> None:
-        running = asyncio.ensure_future(auditing.run())
-        await until(lambda: bool(played.wrong) and not auditing.due)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    asyncio.run(asyncio.wait_for(go(), 30))
+    run_until(auditing, lambda: bool(played.wrong) and not auditing.due)
     assert set(others) <= set(played.compared)
     assert max(played.compared.count(key) for key in others) == 1
 
@@ -160,13 +161,7 @@ def test_a_pool_whose_fee_the_chain_contradicts_is_made_stale() -> None:
     auditing = audit(played)
     auditing.described = Contradicted()  # type: ignore[assignment]
 
-    async def go() -> None:
-        running = asyncio.ensure_future(auditing.run())
-        await until(lambda: bool(played.wrong))
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    asyncio.run(asyncio.wait_for(go(), 30))
+    run_until(auditing, lambda: bool(played.wrong))
     assert played.wrong == [KEY]
 
 
@@ -206,11 +201,5 @@ def test_a_pool_whose_contract_speaks_late_is_made_stale() -> None:
         longest_pause_s=0.02,
     )
 
-    async def go() -> None:
-        running = asyncio.ensure_future(asking.run())
-        await until(lambda: bool(played.wrong))
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    asyncio.run(asyncio.wait_for(go(), 30))
+    run_until(asking, lambda: bool(played.wrong))
     assert played.wrong[0] == KEY

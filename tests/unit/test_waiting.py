@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from builders.arenas import unlinked
 
 from arena import errors
 from arena.readers import Arena, attach, waiting
@@ -22,15 +23,8 @@ SECONDS = 30.0
 
 @pytest.fixture
 def writer(arena_name: str) -> Iterator[WriterArena]:
-    with WriterArena.create(arena_name, max_pools=4, tick_bytes=1 << 20) as found:
+    with unlinked(WriterArena.create(arena_name, max_pools=4, tick_bytes=1 << 20)) as found:
         mine(found, HEAD)
-        yield found
-        found.close(unlink=True)
-
-
-@pytest.fixture
-def pools(writer: WriterArena) -> Iterator[Arena]:
-    with attach(writer.name) as found:
         yield found
 
 
