@@ -31,4 +31,9 @@ static inline void psa_settle_price(psa_line *line) {
         psa_line_set_status(line, PSA_STATUS_LIVE);
 }
 
+/* Reserves are those of the new branch now, and no block of it has touched the pool. */
+static inline void psa_settle_reserves(psa_line *line) {
+    if (line->scrape_block > line->base_block) line->scrape_block = line->base_block;
+}
+
 #endif

@@ -64,10 +64,8 @@ int psa_v2_revert(psa_writer *writer, psa_edit *edit, const psa_event *event) {
 
 int psa_v2_settle(psa_writer *writer, psa_edit *edit, const psa_event *event) {
     (void)writer;
-    psa_line *line = &edit->line;
-    int status = set_reserves(line, event);
-    /* Reserves are those of the new branch now, and no block of it has touched the pool. */
-    if (status == PSA_OK && line->scrape_block > line->base_block) line->scrape_block = line->base_block;
+    int status = set_reserves(&edit->line, event);
+    if (status == PSA_OK) psa_settle_reserves(&edit->line);
     return status;
 }
 

@@ -22,6 +22,6 @@ const psa_family psa_families[PSA_FAMILY_COUNT] = {
     [PSA_FAMILY_NONE] = {.apply = apply_none, .revert = revert_none, .admits = admits_none},
     [PSA_FAMILY_PAIR] = {psa_v2_apply, psa_v2_revert, psa_v2_settle, psa_v2_fits, psa_v2_admits},
     [PSA_FAMILY_CONCENTRATED] = {psa_cl_apply, psa_cl_revert, psa_cl_settle, psa_cl_fits, psa_cl_admits},
-    [PSA_FAMILY_SOLIDLY] = {psa_solidly_apply, psa_solidly_revert, psa_solidly_settle, psa_solidly_fits,
+    [PSA_FAMILY_SOLIDLY] = {psa_solidly_apply, psa_v2_revert, psa_solidly_settle, psa_solidly_fits,
                             psa_solidly_admits},
 };

@@ -92,7 +92,7 @@ psa_quote_pool psa_cl_quote;
 int psa_cl_set_protocol_fee(psa_line *line, const psa_event *event);
 
 /* solidly.c */
-psa_take_event psa_solidly_apply, psa_solidly_revert, psa_solidly_settle;
+psa_take_event psa_solidly_apply, psa_solidly_settle;
 psa_check_line psa_solidly_fits;
 psa_check_values psa_solidly_admits;
 psa_load_line psa_solidly_load;

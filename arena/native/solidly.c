@@ -28,17 +28,10 @@ int psa_solidly_apply(psa_writer *writer, psa_edit *edit, const psa_event *event
     return status;
 }
 
-int psa_solidly_revert(psa_writer *writer, psa_edit *edit, const psa_event *event) {
-    (void)event;
-    psa_make_stale(writer, edit, PSA_UNSURE_PRICE);
-    return PSA_OK;
-}
-
 int psa_solidly_settle(psa_writer *writer, psa_edit *edit, const psa_event *event) {
     (void)writer;
-    psa_line *line = &edit->line;
-    int status = set_reserves(line, event);
-    if (status == PSA_OK && line->scrape_block > line->base_block) line->scrape_block = line->base_block;
+    int status = set_reserves(&edit->line, event);
+    if (status == PSA_OK) psa_settle_reserves(&edit->line);
     return status;
 }
 

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
@@ -24,6 +25,7 @@ STATES_RETRY_S = 1.0
 AFTER_REVERT_S = 0.5  # longer than a writer is behind the stream
 
 
+@dataclass(slots=True)
 class Recorder:
     """Records what the producer at `socket` sends, across reconnects, until cancelled.
 
@@ -32,47 +34,37 @@ class Recorder:
     is the user whose process must answer on the socket, None anybody.
     """
 
-    def __init__(
-        self,
-        socket: Path,
-        file: RecordingFile,
-        *,
-        arena_name: str | None = None,
-        owner: int | str | None = None,
-        peer_uid: int | None = None,
-        states_every: int | None = None,
-    ) -> None:
-        self._socket = socket
-        self._file = file
-        self._arena_name = arena_name
-        self._owner = owner
-        self._peer_uid = peer_uid
-        self._states_every = states_every
-        self._states_due: int | None = None  # a block number
-        self.last_block: int | None = None
-        self._reverted_at = -math.inf  # of the monotonic clock
+    socket: Path
+    file: RecordingFile
+    arena_name: str | None = None
+    owner: int | str | None = None
+    peer_uid: int | None = None
+    states_every: int | None = None
+    last_block: int | None = field(default=None, init=False)
+    _states_due: int | None = field(default=None, init=False)  # a block number
+    _reverted_at: float = field(default=-math.inf, init=False)  # of the monotonic clock
 
     async def run(self) -> None:
         """Record until cancelled, with everything whole on disk then. OSError of writing, PeerRefused."""
         works = [self._record()]
-        if self._arena_name is not None:
-            works.append(self._keep_states(self._arena_name))
+        if self.arena_name is not None:
+            works.append(self._keep_states(self.arena_name))
         try:
             await all_or_error(works)
         finally:
-            self._file.close()
-            log.info("event=recorded file=%s last_block=%s", self._file.path, self.last_block)
+            self.file.close()
+            log.info("event=recorded file=%s last_block=%s", self.file.path, self.last_block)
 
     async def _record(self) -> None:
         pause = 0.1
         while True:
             try:
-                reader, writer = await asyncio.open_unix_connection(str(self._socket))
+                reader, writer = await asyncio.open_unix_connection(str(self.socket))
             except OSError as error:
                 log.log(
                     logging.WARNING if pause == 0.1 else logging.DEBUG,
                     "event=connect_refused socket=%s error=%r",
-                    self._socket,
+                    self.socket,
                     "; ".join(filter(None, (str(error), remedy_of(error)))),
                 )
                 await asyncio.sleep(pause)
@@ -88,21 +80,21 @@ class Recorder:
 
     def _look_at_peer(self, writer: asyncio.StreamWriter) -> None:
         peer = peer_of(writer.get_extra_info("socket"))
-        check_peer(os.fspath(self._socket), peer, self._peer_uid)
+        check_peer(os.fspath(self.socket), peer, self.peer_uid)
         log.info(
-            "event=connected socket=%s peer_pid=%d peer_uid=%d", self._socket, peer.pid, peer.uid
+            "event=connected socket=%s peer_pid=%d peer_uid=%d", self.socket, peer.pid, peer.uid
         )
 
     async def _record_connection(self, reader: asyncio.StreamReader) -> bool:
         """Until it ends; whether it brought a block."""
-        self._file.connect()
+        self.file.connect()
         cutter, pending, brought = Cutter(), bytearray(), False
         while True:
             try:
                 async with asyncio.timeout(FLUSH_S):
                     chunk = await reader.read(1 << 18)
             except TimeoutError:
-                self._file.flush()
+                self.file.flush()
                 continue
             except OSError as error:
                 log.warning("event=connection_lost reason=%r", str(error))
@@ -118,7 +110,7 @@ class Recorder:
                     log.warning("event=connection_dropped reason=%r", cutter.fault)
                     return brought
                 if cutter.has_begun:
-                    self._file.add(frame, now, step, is_between=cutter.is_between)
+                    self.file.add(frame, now, step, is_between=cutter.is_between)
                 for number in step.ended:
                     self._note(number)
                     brought = True
@@ -127,7 +119,7 @@ class Recorder:
         if self.last_block is not None and number <= self.last_block:
             self._reverted_at = time.monotonic()
         self.last_block = number
-        if self._arena_name is not None and self._states_due is None:
+        if self.arena_name is not None and self._states_due is None:
             self._states_due = number
 
     async def _keep_states(self, arena_name: str) -> None:
@@ -145,7 +137,7 @@ class Recorder:
             dump = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-c", "from arena.readers.cli import dump; dump()"),
                 arena_name,
-                *(() if self._owner is None else ("--owner", str(self._owner))),
+                *(() if self.owner is None else ("--owner", str(self.owner))),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )
@@ -163,12 +155,12 @@ class Recorder:
             if self._reverted_at >= began or last < block:
                 log.debug("event=states_dropped block=%d last_block=%d", block, last)
                 continue
-            self._file.add_states(block, content)
+            self.file.add_states(block, content)
             log.info("event=states_kept block=%d", block)
             said = False
             self._states_due = sys.maxsize
-            if self._states_every is not None:
-                self._states_due = block + self._states_every
+            if self.states_every is not None:
+                self._states_due = block + self.states_every
 
 
 def _dumped_block(content: bytes) -> int | None:
