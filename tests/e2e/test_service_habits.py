@@ -293,7 +293,9 @@ def measured(run: Callable[..., Writer], words: list[object], arena_name: str) -
 
 
 @pytest.mark.slow
-def test_scrapes_leave_the_writer_lock_alone(measured: Writer, arena_name: str) -> None:
+def test_scrapes_leave_the_writer_lock_alone(
+    measured: Writer, run: Callable[..., Writer], words: list[object], arena_name: str
+) -> None:
     for _ in range(3):
         page(measured.port())
     second = run(*words)
