@@ -14,7 +14,6 @@ import re
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import aiohttp
@@ -126,12 +125,7 @@ class JsonRpc:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     # The background thread
