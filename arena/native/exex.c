@@ -99,6 +99,16 @@ static inline int read_update(psa_event *event, message *out, const uint8_t *pay
     return status;
 }
 
+/* What BeginBlock, EndBlock and ReorgComplete have: a sequence number and a block. */
+static void take_mark(psa_event *event, message *out, uint8_t kind, uint32_t class,
+                      const uint8_t *payload) {
+    event->kind = kind;
+    event->stream_seq = wire_u64(payload + 4);
+    event->block_number = wire_u64(payload + 12);
+    out->class = class;
+    out->has_seq = 1;
+}
+
 static int read_begin(psa_event *event, message *out, const uint8_t *payload, uint64_t nbytes,
                       defect *bad) {
     memset(event, 0, sizeof *event);
@@ -106,17 +116,13 @@ static int read_begin(psa_event *event, message *out, const uint8_t *payload, ui
         return refuse(bad, "BeginBlock: payload length", nbytes, 37);
     uint8_t is_revert = payload[nbytes - 1];
     if (is_revert > 1) return refuse(bad, "BeginBlock: is_revert is no bool", is_revert, 1);
-    event->kind = PSA_EVENT_BEGIN_BLOCK;
-    event->stream_seq = wire_u64(payload + 4);
-    event->block_number = wire_u64(payload + 12);
+    take_mark(event, out, PSA_EVENT_BEGIN_BLOCK, MESSAGE_BEGIN, payload);
     event->timestamp = wire_u64(payload + 20);
     event->flags = is_revert;
     if (nbytes == 37) {
         event->words[0] = wire_u64(payload + 28);
         event->flags |= PSA_EVENT_HAS_BASE_FEE;
     }
-    out->class = MESSAGE_BEGIN;
-    out->has_seq = 1;
     return PSA_OK;
 }
 
@@ -124,12 +130,8 @@ static int read_end(psa_event *event, message *out, const uint8_t *payload, uint
                     defect *bad) {
     memset(event, 0, sizeof *event);
     if (nbytes != 28) return refuse(bad, "EndBlock: payload length", nbytes, 28);
-    event->kind = PSA_EVENT_END_BLOCK;
-    event->stream_seq = wire_u64(payload + 4);
-    event->block_number = wire_u64(payload + 12);
+    take_mark(event, out, PSA_EVENT_END_BLOCK, MESSAGE_END, payload);
     event->words[0] = wire_u64(payload + 20);
-    out->class = MESSAGE_END;
-    out->has_seq = 1;
     return PSA_OK;
 }
 
@@ -229,12 +231,8 @@ static int read_reorg_complete(psa_event *event, message *out, const uint8_t *pa
         out->list = payload + 28;
         out->list_count = count;
     }
-    event->kind = PSA_EVENT_REORG_COMPLETE;
-    event->stream_seq = wire_u64(payload + 4);
-    event->block_number = wire_u64(payload + 12);
+    take_mark(event, out, PSA_EVENT_REORG_COMPLETE, MESSAGE_REORG_COMPLETE, payload);
     event->words[0] = out->list_count;
-    out->class = MESSAGE_REORG_COMPLETE;
-    out->has_seq = 1;
     return PSA_OK;
 }
 
