@@ -9,7 +9,7 @@ from arena.capacities import Capacities
 from arena.generations import Hold, create, take_over
 from arena.images import ArenaImage, take_image
 from arena.layouts import slots
-from arena.layouts.protocols import PROTOCOLS
+from arena.layouts.protocols import PROTOCOLS, UNLISTED_FEES
 from arena.native import ffi, lib
 from arena.reads import NO_POOL, is_visible, read_pool, slots_where
 from arena.segment import PRIVATE, UNDO_NBYTES, Access
@@ -278,6 +278,13 @@ class WriterArena:
         for slot in np.flatnonzero(chosen).tolist():
             chosen[slot] = PROTOCOLS[present.arena.statics[slot].protocol].has_stored_fees
         return slots_where(chosen)
+
+    def slots_with_unlisted_fees(self) -> npt.NDArray[np.uint32]:
+        """(n,) slots of pools whose fee may change without an event, ascending."""
+        arena = self._live().arena
+        nbytes = arena.header.slots_used * slots.STATIC.itemsize
+        rows = np.frombuffer(ffi.buffer(arena.statics, nbytes), slots.STATIC)
+        return slots_where(np.isin(rows["protocol"], UNLISTED_FEES))
 
     # Blocks
 

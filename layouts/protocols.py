@@ -107,6 +107,7 @@ PROTOCOLS = {
     )
 }
 CONSTANT_PRODUCT = tuple(number for number, row in PROTOCOLS.items() if not row.has_ticks)
+UNLISTED_FEES = tuple(number for number, row in PROTOCOLS.items() if not row.has_listed_fee)
 PROTOCOL_NAMES = {number: row.name for number, row in PROTOCOLS.items()}
 FEED_NAMES = {number: row.name for number, row in PROTOCOLS.items() if row.is_in_feeds}
 PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}

@@ -31,8 +31,8 @@ LINE = record(
         ("stamp", "<u8", 0),  # commit that wrote it; 0 = never written, 2^64-1 = dropped
         ("sqrt_price_hi", "<u4", 8),  # V3/V4: bits 128..159 of sqrt_price_x96 (Q64.96); V2: 0
         ("tick", "<i4", 12),  # slot0 tick, [-887272, 887272]; V2: 0
-        ("a", ("<u8", 2), 16),  # V2: reserve0 (wei, u112); V3/V4: bits 0..127 of sqrt_price_x96
-        ("b", ("<u8", 2), 32),  # V2: reserve1 (wei, u112); V3/V4: liquidity in range (u128)
+        ("a", ("<u8", 2), 16),  # pairs: reserve0 (V2 u112); else bits 0..127 of sqrt_price_x96
+        ("b", ("<u8", 2), 32),  # pairs: reserve1 (V2 u112); else liquidity in range (u128)
         ("slab", "<u4", 48),  # tick slab, 64-byte units from the heap start; 0 = none
         ("tick_count", "<u4", 52),  # ticks in the slab
         ("current_index", "<u4", 56),  # number of ticks <= tick; [0, tick_count]
@@ -74,10 +74,10 @@ STATIC = record(
         ("hooks", ("u1", 20), 52),  # V4 hooks address; zero = none
         ("token0", "<u4", 72),  # token table index
         ("token1", "<u4", 76),  # token table index
-        ("fee_pips", "<u4", 80),  # fee of the pool, 1e-6; V4 dynamic: 0x800000
+        ("fee_pips", "<u4", 80),  # fee of the pool, 1e-6; V4 dynamic: 0x800000; Solidly: 0
         ("tick_spacing", "<i4", 84),  # V3/V4: [1, 32767]; V2: 0
         ("generation", "<u4", 88),  # uses of this slot, from 1; 0 while the row is written
-        ("protocol", "u1", 92),  # PSA_UNISWAP_V2, V3, V4
+        ("protocol", "u1", 92),  # PSA_UNISWAP_V2, V3, V4, PSA_SOLIDLY
         ("key_nbytes", "u1", 93),  # 20 or 32
         ("flags", "u1", 94),  # PSA_POOL_HOOKED, PSA_POOL_DYNAMIC_FEE
         ("reserved0", "u1", 95),  # zero

@@ -25,7 +25,7 @@ length=400
 if [ "$name" = decode ]; then
     length=4096
     for file in "$data"/wire/golden/*.bin "$data"/wire/malformed/*.bin; do
-        for dialect in 0 1 2 3; do
+        for dialect in 0 1 2 3 4; do
             seed=$corpus/$(basename "$file" .bin)-$dialect
             { printf "\\00$dialect\\021\\007"; head -c 4000 "$file"; } >"$seed"
         done

@@ -1,19 +1,22 @@
 """Solidly pairs on the way in: what a list says of them, what a contract does, and from which stream."""
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from arena.errors import PoolEntryInvalid, PoolInvalid
-from arena.layouts.slots import SOLIDLY, UNISWAP_V2
+from arena.layouts.slots import SOLIDLY, STATUS_LIVE, UNISWAP_V2
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
 from arena.writer.protocols.entry import PoolEntry, pool_record
+from arena.writer.protocols.held import check_pool
 from arena.writer.scrapers import Scrape, ScrapedPool
 from arena.writer.scrapers.described import contradictions_of
 from arena.writer.sync.source import Source
+from arena.writing import WriterArena
 
 TOKENS = (TokenSpec(b"\x22" * 20, 18, "A"), TokenSpec(b"\x33" * 20, 18, "B"))
 PAIR = PoolSpec(b"\x11" * 20, SOLIDLY, *TOKENS, 0, factory=b"\x44" * 20)
@@ -37,6 +40,24 @@ def test_a_list_names_such_a_pair_without_its_fee() -> None:
     assert PoolEntry("list", 1, pool_record(older)).target() == older != target
     with pytest.raises(PoolEntryInvalid, match="factory"):
         PoolEntry("list", 1, record | {"factory": None}).target()
+    with pytest.raises(PoolEntryInvalid, match="volatile"):
+        PoolEntry("list", 1, record | {"stable": True}).target()
+
+
+def test_a_pair_without_its_factory_is_refused_wherever_it_comes_from() -> None:
+    check_pool(PAIR, PoolValues(9, 3000))
+    with pytest.raises(PoolInvalid, match="no factory"):
+        check_pool(replace(PAIR, factory=bytes(20)), PoolValues(9, 3000))
+
+
+def test_pools_whose_fee_no_list_gives_are_known(arena_name: str) -> None:
+    with WriterArena.create(arena_name, max_pools=4, tick_bytes=1 << 16) as writer:
+        assert len(writer.slots_with_unlisted_fees()) == 0
+        for spec in (V2, PAIR):
+            writer.install(writer.add_pool(spec), PoolValues(9, 3000), status=STATUS_LIVE)
+        writer.commit()
+        assert writer.slots_with_unlisted_fees().tolist() == [writer.slot_of(PAIR.key)]
+        writer.close(unlink=True)
 
 
 @pytest.mark.parametrize("told", [0, 1])

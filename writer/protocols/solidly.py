@@ -72,7 +72,9 @@ class Solidly(PoolProtocol):
     functions = ("token0", "token1", "factory", "stable")
 
     def check(self, spec: PoolSpec, values: PoolValues) -> None:
-        """Fee, and the range of the reserves."""
+        """Factory, fee, and the range of the reserves."""
+        if not any(spec.factory):
+            raise refusal(spec, "no factory is named, which has its fee")
         step = FEE_DENOMINATOR_PIPS // _FEE_DENOMINATOR
         if values.fee_pips % step or not 0 <= values.fee_pips <= FEE_DENOMINATOR_PIPS:
             raise refusal(
@@ -110,8 +112,6 @@ class Solidly(PoolProtocol):
         else:
             words = yield SlotList(map(slot_key, _SLOTS))
             reserve0, reserve1 = _described(spec, dict(zip(_SLOTS, words, strict=True)))
-        if not any(spec.factory):
-            raise refusal(spec, "its list names no factory, which has its fee")
         slots = [_VOLATILE_FEE_SLOT[layout.name]]
         if not is_first_kind:
             slots.append(mapping_slot(int.from_bytes(spec.key, "big"), _FEES_SLOT))
@@ -128,6 +128,8 @@ class Solidly(PoolProtocol):
         spec = super().listed(fields, identity, key)
         if not any(spec.factory):
             fields.refuse("no `factory`", "add the pair's factory: it has the fee")
+        if fields.record.get("stable"):
+            fields.refuse("`stable` is true", "only volatile pairs are held")
         return spec
 
 

@@ -99,6 +99,17 @@ class Audit:
             await asyncio.sleep(POLL_S)
             again = await self._differences(head, known, {key: ours[key] for key in found})
             found = {key: again[key] for key in again if again[key]}
+        if fees := [key for key, rows in found.items() if all(r.field == "fee_pips" for r in rows)]:
+            # No event told of it; the pool says so, and is read again.
+            for each in (each for key in fees for each in found.pop(key)):
+                log.info(
+                    "event=fee_changed block=%d pool=0x%s from=%s to=%s",
+                    head,
+                    each.key.hex(),
+                    each.ours,
+                    each.theirs,
+                )
+            await self.call(self.intake.members.suspect, fees)
         for each in (each for rows in found.values() for each in rows):
             log.error(
                 "event=audit_difference block=%d pool=0x%s field=%s arena=%s node=%s",

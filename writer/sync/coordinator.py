@@ -29,7 +29,7 @@ from arena.writer.scrapers.described import Described
 from arena.writer.sync.agreement import Witness
 from arena.writer.sync.branch import Branch
 from arena.writer.sync.confirming import Confirming
-from arena.writer.sync.courses import Parts
+from arena.writer.sync.courses import Duties
 from arena.writer.sync.gap import GapClosing
 from arena.writer.sync.intake import Intake
 from arena.writer.sync.joining import Joining
@@ -97,7 +97,7 @@ class Coordinator:
         places = Places(shared, confirming)
         self._membership = Membership(shared, self._source, places)
         self._watch = Watch(shared, confirming, places, witness_pause_s=witness_pause_s)
-        parts = Parts(self._source, confirming, places, self._membership)
+        parts = Duties(self._source, confirming, places, self._membership)
         self._joining = Joining(
             shared, parts, self._watch, preset, scrape_timeout_s=scrape_timeout_s
         )

@@ -10,7 +10,7 @@ from arena.writer.sync.source import Source
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Duties:
     """The duties that each of them calls upon."""
 
     source: Source
@@ -22,9 +22,9 @@ class Parts:
 class Course(Part):
     """A course by which pools become live."""
 
-    def __init__(self, shared: Shared, parts: Parts) -> None:
+    def __init__(self, shared: Shared, duties: Duties) -> None:
         super().__init__(shared)
-        self._source = parts.source
-        self._confirming = parts.confirming
-        self._places = parts.places
-        self._membership = parts.membership
+        self._source = duties.source
+        self._confirming = duties.confirming
+        self._places = duties.places
+        self._membership = duties.membership

@@ -15,7 +15,7 @@ from arena.errors import (
     Scraper,
 )
 from arena.writer.sync.agreement import Witness
-from arena.writer.sync.courses import Course, Parts
+from arena.writer.sync.courses import Course, Duties
 from arena.writer.sync.parts import Shared
 from arena.writer.sync.standing import StreamBroken
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class GapClosing(Course):
     """The main thread's half: asks for what is missing, as often as it takes."""
 
-    def __init__(self, shared: Shared, parts: Parts) -> None:
+    def __init__(self, shared: Shared, parts: Duties) -> None:
         super().__init__(shared, parts)
         self.gaps_closed = 0
 

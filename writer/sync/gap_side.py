@@ -116,6 +116,8 @@ class GapSide(FeedPart):
             unknown |= set(self.arena.pools().values())
         if orphaned and not all(all_bring_fees(each[:1]) for each in orphaned):
             unknown |= set(self.arena.slots_with_fees_from(ancestor + 1).tolist())
+        # A fee that changes without an event may have changed in what was missing.
+        unknown |= set(self.arena.slots_with_unlisted_fees().tolist())
         unknown -= set(self.arena.unread_slots().tolist())  # those have no values to be unsure of
         self._fees.told = [each for each in self._fees.told if each[0] <= ancestor]
         missing = [block.records for block in blocks.missing]

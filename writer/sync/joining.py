@@ -13,7 +13,7 @@ from arena.writer.scrapers import ScrapedPool
 from arena.writer.stream.compare import NodeBlock
 from arena.writer.sync.agreement import Agreement
 from arena.writer.sync.candidate import Candidate, Verdict
-from arena.writer.sync.courses import Course, Parts
+from arena.writer.sync.courses import Course, Duties
 from arena.writer.sync.parts import Shared
 from arena.writer.sync.source import OUTDATED, PASSING
 from arena.writer.sync.starts import Metrics, Preset
@@ -32,7 +32,13 @@ class Joining(Course):
     """One attempt after another, until the arena is live."""
 
     def __init__(
-        self, shared: Shared, parts: Parts, watch: Watch, preset: Preset, *, scrape_timeout_s: float
+        self,
+        shared: Shared,
+        parts: Duties,
+        watch: Watch,
+        preset: Preset,
+        *,
+        scrape_timeout_s: float,
     ) -> None:
         super().__init__(shared, parts)
         self._watch = watch

@@ -3,6 +3,8 @@
 import random
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 from arena.errors import ArenaError
 from arena.images import ArenaImage
 from arena.native import lib
@@ -13,6 +15,8 @@ from arena.writer.sync.fees import Fees
 from arena.writer.sync.stage import Values
 from arena.writer.sync.standing import FeedPart, Standing
 from arena.writer.sync.turning import NOT_YET
+
+MOST_UNLISTED = 100  # of one sample: pools whose fee may change without an event
 
 
 class Members(FeedPart):
@@ -112,15 +116,19 @@ class Members(FeedPart):
     def sample(
         self, count: int, keys: Sequence[bytes]
     ) -> tuple[Moment, int, dict[bytes, PoolValues]] | None:
-        """Moment, head block and values of `count` random live pools and of those of `keys` that are
-        live; None unless live. Pools whose events the head block may lack are left out: they are not
-        compared when its hash is learned, so it may be another block's.
+        """Moment, head block and values of `count` random live pools, of those of `keys` that are live
+        and, with a count, of random ones whose fee may change without an event; None unless live.
+
+        Pools whose events the head block may lack are left out: they are not compared when its hash is
+        learned, so it may be another block's.
         """
         if not self.stage.is_whole:
             return None
         self.arena.commit()
         live = self.arena.slots_with(lib.PSA_STATUS_LIVE)
         chosen = set(random.sample(live.tolist(), min(count, len(live))))
+        if count and len(others := np.intersect1d(live, self.arena.slots_with_unlisted_fees())):
+            chosen |= set(random.sample(others.tolist(), min(MOST_UNLISTED, len(others))))
         chosen |= {slot for key in keys if (slot := self.arena.slot_of(key)) is not None}
         head = self.arena.head_block
         values = {}

@@ -24,7 +24,7 @@ class FeedThreadCall(Protocol):
 
 
 # All of it: tests/unit/test_port.py compares this list with the calls there are. What the main thread reads
-# by itself are single values that the feed thread sets at once: is_live, epoch, losses.
+# by itself, without asking, are single values that the feed thread sets at once.
 ASKED: tuple[Callable[..., Any], ...] = (
     *(Intake.joining_block, Intake.enter, Intake.progress, Intake.kept_range, Intake.idle_turns),
     *(Intake.head_block, Intake.live_head, Intake.install, Intake.go_live, Intake.join_failed),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from arena.errors import ArenaError, ArenaFull, CoverageError, InvalidEventData, NotLive, Scraper
 from arena.writer.sync.agreement import Agreement
 from arena.writer.sync.candidate import Candidate
-from arena.writer.sync.courses import Course, Parts
+from arena.writer.sync.courses import Course, Duties
 from arena.writer.sync.parts import Shared
 from arena.writer.sync.source import OUTDATED
 from arena.writer.sync.starts import INCREMENTAL
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class Single(Course):
     """Pools that wait are read a batch at a time."""
 
-    def __init__(self, shared: Shared, parts: Parts) -> None:
+    def __init__(self, shared: Shared, parts: Duties) -> None:
         super().__init__(shared, parts)
         self.on_added: Callable[[Sequence[bytes], int], None] = lambda keys, head_block: None
 
