@@ -31,6 +31,7 @@ import arena
 import arena.writer.demo
 from arena.errors import PortRefused, RpcUnavailable
 from arena.layouts.header import COUNTER_NAMES, PHASE_NAMES
+from arena.layouts.protocols import PROTOCOL_NUMBERS
 from arena.writer.host.room import Capacities
 from arena.writer.scrapers.statefile import StateFile
 from arena.writer.service import service
@@ -230,7 +231,9 @@ def test_the_metrics_of_a_live_writer_are_those_of_its_arena(
     assert value(found, "arena_blocks_reverted_total") == counters["blocks_reverted"]
     for index, name in COUNTER_NAMES.items():
         if name.startswith("applied_"):
-            protocol = "_".join(name.split("_")[1:3])
+            protocol = next(
+                each for each in PROTOCOL_NUMBERS if name.startswith(f"applied_{each}_")
+            )
             kind = name.removeprefix(f"applied_{protocol}_")
             shown = value(found, "arena_events_applied_total", protocol=protocol, kind=kind)
             assert shown == counters[name], index

@@ -133,7 +133,8 @@ class SimFeedThread(FeedThread):
         self._next = None
         try:
             if self.has_news or not self._waits or not self._feed.is_connected:
-                self.has_news = False
+                if not self._feed._has_more:  # else the socket is not asked this time
+                    self.has_news = False
                 self.turn()
             else:  # the same, but for asking the socket
                 while self._work:
@@ -146,7 +147,7 @@ class SimFeedThread(FeedThread):
         self._after()
         if not self._feed.is_connected:
             self.poke(max(0.001, self._feed._next_attempt - self._loop.time()) + 1e-6)
-        elif not self._waits or self._work:
+        elif self.has_news or not self._waits or self._work:
             self.poke()
 
 

@@ -37,7 +37,7 @@ from arena.writer.sync.agreement import (
     Witness,
     newest_run,
 )
-from arena.writer.sync.trail import TRAIL_BLOCKS, Trail, number_of, orphaned, same_identity
+from arena.writer.sync.trail import TRAIL_BLOCKS, Differing, Trail, number_of, same_identity
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Branch:
         self.witnesses: list[Witness] = []
         self.agreement = Agreement()  # up to the newest witness
         self.has_disagreed = False
-        self.differing: Witness | None = None  # a block of the node that was not the stream's
+        self.differing: Differing | None = None  # a block of the node that was not the stream's
         # The newest block that the arena has from this node alone, sure when it was proven to be the
         # stream's. What the node says of blocks up to it proves nothing: they are its own.
         self.filled: Witness | None = None
@@ -69,9 +69,8 @@ class Branch:
         other = Branch(self.node)
         other.reader = self.reader
         other.pools, other.witnesses = self.pools, list(witnesses)
-        other.has_disagreed = self.has_disagreed
+        other.has_disagreed, other.filled = self.has_disagreed, self.filled
         other.agreement, other.differing = self.agreement, self.differing
-        other.filled = self.filled
         return other
 
     def pools_of(self, kept: Records, late: Mapping[bytes, int]) -> Mapping[bytes, PoolSpec]:
@@ -131,7 +130,7 @@ class Branch:
         del self.witnesses[:-MAX_WITNESSES]
 
     def orphaned(self, places: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        return orphaned(self.node, places)
+        return self._trail.orphaned(places)
 
     def gone(self, places: Collection[tuple[int, bytes]]) -> set[tuple[int, bytes]]:
         """The same. Those which the newest witness follows by parent hashes are there while it is, so
@@ -153,16 +152,18 @@ class Branch:
             return Agreement(header)
         return agreement.then(kept, header, has_events=has_events)
 
-    def _note_differing(self, header: Header, mark: int) -> None:
-        if self.is_filled(header.number):
-            return  # it is another than the node's of before, which says nothing of the stream
-        if self.differing is None or header.number < self.differing.number:
-            self.differing = Witness(header.number, header.hash, mark)
+    def _note_differing(
+        self, header: Header, mark: int, kept: Records, pools: Mapping[bytes, PoolSpec]
+    ) -> None:
+        # Another than the node's of before says nothing of the stream.
+        is_lowest = self.differing is None or header.number < self.differing.number
+        if is_lowest and not self.is_filled(header.number):
+            self.differing = Differing(header.number, header.hash, mark, kept=kept, pools=pools)
 
     def _doubt(self, agreement: Agreement) -> Agreement:
         """The same, with what is known to speak against it while the node still has that block."""
         known = self.differing
-        if known is not None and self.orphaned([(known.number, known.hash)]):
+        if known is not None and known.is_over(self.node, self.reader, self.pools):
             self.differing = known = None
         return replace(agreement, is_doubted=known is not None)
 
@@ -208,7 +209,7 @@ class Branch:
         for block, each in zip(found, wanted, strict=True):
             pools = self.pools_of(each, late)
             if not same_block(each, block, pools):
-                self._note_differing(block.header, mark)
+                self._note_differing(block.header, mark, each, pools)
                 self._disagree(block, each)
                 break
             has_events = bool(touched_pools(block.records, pools))
@@ -275,13 +276,12 @@ class Branch:
         missing = blocks[: facts.first - ancestor.number - 1]
         compared = blocks[len(missing) :]
         before = missing[-1].header if missing else headers[candidates.index(ancestor)]
-        agreement = Agreement(
-            before, told=0 if missing else PROOF
-        )  # nothing missing is to be believed
+        # Nothing missing is to be believed.
+        agreement = Agreement(before, told=0 if missing else PROOF)
         for block, kept in zip(compared, facts.kept, strict=True):
             pools = self.pools_of(kept, facts.late)
             if not same_block(kept, block, pools):
-                self._note_differing(block.header, facts.mark)
+                self._note_differing(block.header, facts.mark, kept, pools)
                 raise ChainMoved(
                     f"block {block.header.number} of the stream is another one than the node's",
                     block=block.header.number,
@@ -412,7 +412,7 @@ class Branch:
         ):
             pools = self.pools_of(each, late)
             if not same_identity(each, block.header) or differing_pools(each, block.records, pools):
-                self._note_differing(block.header, mark)
+                self._note_differing(block.header, mark, each, pools)
                 return Agreement(block.header, differs=True)
             has_events = bool(touched_pools(block.records, pools))
             agreement = self._then(agreement, each, block.header, has_events=has_events)

@@ -1,13 +1,18 @@
 """Blocks of a node read to be compared with the stream's, and kept while they are canonical."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
+from arena.errors import Scraper
 from arena.native import lib
 from arena.specs import PoolSpec
 from arena.writer.node.client import Header, NodeClient
-from arena.writer.stream.blocks import claimed_blocks
-from arena.writer.stream.compare import NodeBlock
+from arena.writer.stream.block_logs import BlockLogs
+from arena.writer.stream.blocks import claimed_blocks, fetch_blocks
+from arena.writer.stream.compare import NodeBlock, same_block
 from arena.writer.stream.history import Records
+from arena.writer.sync.agreement import Witness
 
 TRAIL_BLOCKS = 256  # of the stream compared before pools join
 
@@ -27,7 +32,7 @@ class Trail:
             self._pools is not pools
             or not trail
             or not trail[0].header.number <= first <= trail[-1].header.number + 1
-            or orphaned(self._node, [(trail[-1].header.number, trail[-1].header.hash)])
+            or self.orphaned([(trail[-1].header.number, trail[-1].header.hash)])
         ):
             trail = []
         trail = trail[-2 * TRAIL_BLOCKS :]
@@ -37,15 +42,39 @@ class Trail:
         self._blocks, self._pools = trail, pools
         return [each for each in trail if first <= each.header.number <= last]
 
+    def orphaned(self, places: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Those of blocks (number, hash) which the node no longer has."""
+        headers = self._node.headers([number for number, _ in places])
+        return [
+            place
+            for place, header in zip(places, headers, strict=True)
+            if header is not None and header.hash != place[1]
+        ]
 
-def orphaned(node: NodeClient, places: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """Those of blocks (number, hash) which the node no longer has."""
-    headers = node.headers([number for number, _ in places])
-    return [
-        place
-        for place, header in zip(places, headers, strict=True)
-        if header is not None and header.hash != place[1]
-    ]
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Differing(Witness):
+    """A block of the node that was not the stream's, which was `kept`, in events of `pools`."""
+
+    kept: Records
+    pools: Mapping[bytes, PoolSpec]
+
+    def is_over(
+        self, node: NodeClient, reader: BlockLogs, listed: Mapping[bytes, PoolSpec]
+    ) -> bool:
+        """The node has another block of that number, or other logs of this one: the stream's. Pools that
+        are listed no more do not count."""
+        header = node.headers([self.number])[0]
+        if header is None or header.hash != self.hash:
+            return header is not None
+        pools = {key: spec for key, spec in self.pools.items() if key in listed}
+        with suppress(Scraper):
+            parent = header.parent_hash
+            found = fetch_blocks(
+                node, self.number, self.number, pools, parent=parent, reader=reader
+            )
+            return same_block(self.kept, found[0], pools)
+        return False
 
 
 def number_of(records: Records) -> int:
