@@ -17,10 +17,11 @@ def concentrated(values: Any) -> dict[str, Any]:
 
 
 def shown(state: Any) -> dict[str, Any]:
-    """What events tell of a pool, by its PoolState."""
-    if state.protocol == "uniswap_v2":
-        return {"reserve0": state.reserve0, "reserve1": state.reserve1}
-    return concentrated(state)
+    """What events tell of a pool, by its PoolState; of a Solidly pair the fee, too."""
+    reserves = {"reserve0": state.reserve0, "reserve1": state.reserve1}
+    if state.protocol == "solidly":
+        return reserves | {"fee_pips": state.fee_pips}
+    return reserves if state.protocol == "uniswap_v2" else concentrated(state)
 
 
 def scraped(scrape: Any) -> dict[str, dict[str, Any]]:

@@ -4,11 +4,8 @@ words, and every answer of getAmountOut, refusals included.
 The truth is what the contracts' getters said on a node. Every file of the two folders is run.
 """
 
-import gzip
-import json
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from builders.native_wire import decode
-from builders.reth_database import keccak
+from chains.recorded_solidly import (
+    Recorded,
+    Row,
+    chains,
+    files,
+    getters,
+    log_json,
+    storage,
+)
 
 import arena
 from arena.errors import (
@@ -37,103 +42,38 @@ from arena.writer.protocols.storage import PoolTarget, SlotList
 from arena.writer.stream.event_logs import block_records
 from arena.writing import WriterArena
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = (
-    ROOT / "tests" / "data" / "protocols",
-    Path(os.environ.get("PSA_PROTOCOLS", ROOT.parent / "shared" / "protocols")),
-)
-Row = dict[str, Any]
-FEES_SLOT = 8
 
-
-def files() -> list[Path]:
-    """The chain of each file's quotes, once by content."""
-    seen: dict[bytes, Path] = {}
-    for folder in FOLDERS:
-        for path in sorted(folder.glob("solidly*_chain*.jsonl.gz")):
-            seen.setdefault(path.read_bytes(), path)
-    return list(seen.values())
-
-
-def rows(path: Path) -> Iterator[Row]:
-    with gzip.open(path, "rt", encoding="utf-8") as stream:
-        yield from map(json.loads, stream)
-
-
-class Recorded:
-    """A chain: its volatile pairs as listed, its blocks, and what was true after each."""
+class Listed(Recorded):
+    """Its pairs as a list names them."""
 
     def __init__(self, path: Path) -> None:
-        self.blocks: list[Row] = []
-        self.states: dict[str, Row] = {}
-        for row in rows(path):
-            if row["type"] == "meta":
-                self.meta = row
-            elif row["type"] == "block":
-                self.blocks.append(row)
-            else:
-                self.states[row["hash"]] = row
-        self.name = listed_name(self.meta["protocol"])
-        assert self.name is not None
+        super().__init__(path)
+        name = listed_name(self.meta["protocol"])
+        assert name is not None
         listed = {
-            key: pool_target(self._spec(key, pool), listed_layout(self.name))
+            key: pool_target(self._spec(key, pool), listed_layout(name))
             for key, pool in self.meta["pools"].items()
         }
-        self.stable = {
-            key: target for key, target in listed.items() if self.meta["pools"][key]["stable"]
-        }
-        self.targets = {key: each for key, each in listed.items() if key not in self.stable}
-        quotes = path.with_name(path.name.replace("_chain", "_quotes"))
-        self.quotes = [
-            row for row in rows(quotes) if row["type"] == "quotes" and row["pool"] in self.targets
-        ]
+        self.targets = {key: listed[key] for key in self.volatile}
+        self.stable = {key: each for key, each in listed.items() if key not in self.targets}
 
     def _spec(self, key: str, pool: Row) -> PoolSpec:
         tokens = [
             TokenSpec(bytes.fromhex(pool[name][2:]), int(pool[decimals]), "")
             for name, decimals in (("token0", "dec0"), ("token1", "dec1"))
         ]
-        factory = bytes.fromhex(self.meta["factory"][2:])
+        factory = bytes.fromhex(self.factory[2:])
         return PoolSpec(bytes.fromhex(key[2:]), SOLIDLY, tokens[0], tokens[1], 0, factory=factory)
 
 
 @cache
-def recorded(path: Path) -> Recorded:
-    return Recorded(path)
+def recorded(path: Path) -> Listed:
+    return Listed(path)
 
 
 def values_of(state: Row, number: int) -> PoolValues:
-    """What the getters said; a contract's fee is in 1/10,000."""
-    return PoolValues(
-        number,
-        100 * int(state["fee"]),
-        reserve0=int(state["reserve0"]),
-        reserve1=int(state["reserve1"]),
-    )
-
-
-def storage(chain: Recorded, state: Row, lower: int) -> Mapping[tuple[bytes, bytes], int]:
-    """Words by account and slot, as the node showed them; the factory's are the getters' numbers.
-    `lower`: the pair's as if it had been built with the base contract that has a word less."""
-    found: dict[tuple[bytes, bytes], int] = {}
-    factory = bytes.fromhex(chain.meta["factory"][2:])
-    is_first_kind = chain.meta["protocol"] == "solidly_v1"
-    fees = {3 if is_first_kind else 2: "volatileFee", 2 if is_first_kind else 1: "stableFee"}
-    for slot, name in fees.items():
-        found[factory, slot.to_bytes(32, "big")] = int(state["factory"][name])
-    for key, pool in state["pools"].items():
-        account = bytes.fromhex(key[2:])
-        slots = {int(slot) - lower: int(word, 16) for slot, word in pool["slots"].items()}
-        for slot in range(32):
-            found[account, slot.to_bytes(32, "big")] = slots.get(slot, 0)
-        if not is_first_kind:
-            found[factory, custom_fee_slot(account)] = int(pool["customFeeWord"], 16)
-    return found
-
-
-def custom_fee_slot(pool: bytes) -> bytes:
-    place = pool.rjust(32, b"\0") + FEES_SLOT.to_bytes(32, "big")
-    return keccak(place)
+    """What the getters said."""
+    return PoolValues(number, **getters(state))
 
 
 def install(writer: WriterArena, target: PoolTarget, values: PoolValues) -> None:
@@ -141,12 +81,7 @@ def install(writer: WriterArena, target: PoolTarget, values: PoolValues) -> None
 
 
 def log_of(log: Row, block: Row) -> Any:
-    number = {"transactionIndex": log["transactionIndex"], "logIndex": log["logIndex"]}
-    return read_log(
-        log
-        | {name: hex(value) for name, value in number.items()}
-        | {"blockNumber": hex(block["number"]), "blockHash": block["hash"], "removed": False}
-    )
+    return read_log(log_json(log, block))
 
 
 def header_of(block: Row) -> Any:
@@ -159,9 +94,6 @@ def through_frames(records: np.ndarray) -> Any:
     found, _, status = decode(encode(records, 0))
     assert status == lib.PSA_OK
     return found
-
-
-chains = pytest.mark.parametrize("path", files(), ids=lambda path: path.name.split(".")[0])
 
 
 @chains

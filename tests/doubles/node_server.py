@@ -74,9 +74,14 @@ class NodeServer:
         if method == "eth_syncing":
             return head | {"result": False}
         try:
-            return head | {"result": answer(view, method, params)}
+            return head | {"result": self.answer(view, method, params)}
         except LookupError as error:
-            return head | {"error": {"code": -32000, "message": str(error)}}
+            code = getattr(error, "code", -32000)
+            return head | {"error": {"code": code, "message": str(error)}}
+
+    def answer(self, view: tuple[SimBlock, ...], method: str, params: list[Any]) -> Any:
+        """LookupError is a refusal, with its `code` if it has one."""
+        return answer(view, method, params)
 
     def close(self) -> None:
         self._server.shutdown()
