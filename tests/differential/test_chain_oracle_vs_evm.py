@@ -48,6 +48,7 @@ def test_oracle_follows_every_recorded_state(name: str) -> None:
     assert compared == states + reverted_to
 
 
+@pytest.mark.slow
 def test_partial_states_add_up_to_the_next_full_one() -> None:
     for name in ("v3_chain", "v4_chain"):
         chain = load(name)
@@ -95,6 +96,7 @@ def test_reorg_records_hold_twenty_reorgs_of_depth_one_to_ten() -> None:
     assert {reorg.method for reorg in reorgs} == {"anvil_reorg", "evm_revert"}
 
 
+@pytest.mark.slow
 def test_decoys_are_left_out() -> None:
     for name in ("v2_chain", "v3_chain"):
         chain = load(name)

@@ -191,6 +191,7 @@ def test_a_dump_of_one_arena_starts_another_with_the_same_numbers(
         stop(process)
 
 
+@pytest.mark.slow
 def test_an_idle_writer_keeps_its_heartbeat(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, arena_name: str
 ) -> None:

@@ -184,6 +184,7 @@ def test_a_fee_that_changed_while_the_writer_was_away_is_read(
         assert compared >= len(chain.volatile)
 
 
+@pytest.mark.slow
 def test_no_feed_has_their_events(tmp_path: Path, arena_name: str) -> None:
     """Pairs beside pools of V2, which go live."""
     lines = [json.loads(line) for line in (DEMO / "states_v2.jsonl").read_text().splitlines()]

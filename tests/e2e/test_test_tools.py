@@ -98,6 +98,7 @@ def _run_pytest(folder: Path, body: str) -> str:
     return run.stdout
 
 
+@pytest.mark.slow
 def test_leak_check_fails_a_test_that_leaves_shared_memory(tmp_path: Path) -> None:
     body = """
 from pathlib import Path

@@ -135,6 +135,7 @@ def test_a_changed_fee_comes_from_the_node(stage: FeeStage) -> None:
     assert "stale" not in stage.log()
 
 
+@pytest.mark.slow
 def test_the_last_change_of_a_block_counts(stage: FeeStage) -> None:
     stage.start()
     stage.send(stage.mine(2, fee=7 << 12 | 5, first=900 << 12 | 800))

@@ -724,6 +724,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_killed_reader_process_is_replaced(database: Path, folder: Path) -> None:
     with RethDB(folder, targets_of(MOVING), scraping_concurrency=1) as reader:
         reader.get_current_block_number()
@@ -735,6 +736,7 @@ def test_a_killed_reader_process_is_replaced(database: Path, folder: Path) -> No
         assert pid not in reader_processes(reader)
 
 
+@pytest.mark.slow
 def test_a_reader_process_that_dies_again_is_an_error(database: Path, folder: Path) -> None:
     with RethDB(folder, [], scraping_concurrency=1) as reader:
         refused(lambda: reader._run(die), errors.DatabaseUnreadable, "died twice", "--rpc")

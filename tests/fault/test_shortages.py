@@ -87,6 +87,7 @@ def test_a_path_too_long_for_a_socket_is_refused_with_both_numbers(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_folder_of_temporary_files_too_deep_for_a_socket_is_refused(
     tmp_path: Path, arena_name: str
 ) -> None:

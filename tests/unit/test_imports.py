@@ -328,7 +328,13 @@ def arrows_between(files: Mapping[str, Path]) -> dict[str, set[str]]:
     }
 
 
-@pytest.mark.parametrize("files", [modules, modules_of_tests], ids=["sources", "tests"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(modules, id="sources"),
+        pytest.param(modules_of_tests, id="tests", marks=pytest.mark.slow),
+    ],
+)
 def test_no_circle_of_python_modules(files: object) -> None:
     assert callable(files)
     arrows = arrows_between(files())

@@ -587,6 +587,7 @@ def test_touched_goes_on_across_growth_and_starts_again_in_another_arena(arena_n
         _ = grown.touched
 
 
+@pytest.mark.slow
 def test_a_chain_of_waits_keeps_no_older_blocks(writer: WriterArena, pools: Arena) -> None:
     seen = wait(pools, 0)
     for number in range(START + 1, START + 20):
