@@ -29,8 +29,9 @@ from roles.processes import BridgeProcess, WriterProcess
 import arena
 
 READER = """
-import json, sys, time
+import json, signal, sys, time
 import arena
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 seen, after = [], int(sys.argv[2])
 with arena.attach(sys.argv[1], timeout=30) as pools:
     print("ready", flush=True)
