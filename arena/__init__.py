@@ -7,11 +7,13 @@ first use, so that importing layouts or errors alone stays light.
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from arena import errors
+from arena import errors, former
 from arena.errors import *  # noqa: F403
 
 if TYPE_CHECKING:
     from arena.readers import *  # noqa: F403
+
+former.keep()
 
 _ERRORS = [
     name

@@ -5,6 +5,7 @@ counts, and so does what `import arena` hands out lazily. `pytest -s` prints the
 """
 
 import ast
+import importlib
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 import arena
 import arena.readers
+from arena.former import PLACES
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = Path(arena.__file__).resolve().parent
@@ -46,6 +48,12 @@ EXCEPTIONS = {
     ),
     ("arena.writer.producers.recorder", "arena.readers.cli"): "starts arena-dump as a process",
     ("arena.writer.demo.show", "arena.writer.cli.main"): "starts arena-writer and arena-replay",
+    **{
+        ("arena.former", place): "names that moved: imported when somebody asks at a former place"
+        for places in PLACES.values()
+        for place in places
+        if place.startswith("arena.writer.")
+    },
 }
 
 MODULE_LINES = 450
@@ -441,6 +449,16 @@ def test_readers_import_with_their_three_dependencies_alone() -> None:
     assert not {"asyncio", "multiprocessing", "importlib.metadata"} & names - loaded_by(
         "import numpy"
     )
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_former_place_has_the_names_of_the_new_ones(name: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{name} is a former place; import from arena"):
+        former = importlib.reload(importlib.import_module(name))
+    places = [vars(importlib.import_module(place)) for place in PLACES[name]]
+    own = {key for place in places for key in place if not key.startswith("__")}
+    assert own <= set(vars(former))
+    assert all(any(vars(former)[key] is place.get(key) for place in places) for key in own)
 
 
 def test_importing_the_package_does_not_load_readers_or_native_code() -> None:
