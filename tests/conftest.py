@@ -54,6 +54,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.property)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes of `-n auto`: half as many again as cores, for many tests wait for other processes."""
+    return (os.cpu_count() or 1) * 3 // 2 or 1
+
+
 def pytest_report_header() -> str:
     return f"PSA_PROFILE={PROFILE} PSA_SEED={SEED}"
 

@@ -102,7 +102,7 @@ def expected_swap(quote: Record, reasons: dict[str, int], state: Record, pool_si
 
 
 # Of the quotes of each pool and block, every so-manyth; the second test command compares all.
-EVERY = [15, pytest.param(1, marks=pytest.mark.slow)]
+EVERY = [45, pytest.param(1, marks=pytest.mark.slow)]
 
 
 class Comparison:

@@ -147,6 +147,7 @@ def test_what_was_sent_is_kept_and_served_again(server: FeedServer, tmp_path: Pa
     assert data == STREAM
 
 
+@pytest.mark.slow
 def test_a_connection_joined_in_mid_block_begins_with_the_next(
     server: FeedServer, tmp_path: Path
 ) -> None:

@@ -700,6 +700,7 @@ def test_the_watchdog_is_fed_by_a_running_writer(
     assert writer.stop() == 0
 
 
+@pytest.mark.slow
 def test_the_watchdog_starves_when_the_feed_thread_hangs(
     arena_name: str,
     feed: Path,

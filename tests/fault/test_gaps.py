@@ -130,6 +130,7 @@ def test_a_lost_message_inside_a_connection(stage: Stage) -> None:
     assert stage.log().count("event=scraping") == 1
 
 
+@pytest.mark.slow
 def test_a_block_number_that_jumps(stage: Stage) -> None:
     stage.start()
     before = stage.producer.next_seq

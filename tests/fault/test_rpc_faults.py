@@ -186,7 +186,7 @@ def test_a_start_does_not_end_with_an_unknown_error() -> None:
         assert check_chain(rpc, 1) == 1
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_calls_a_second_in_unknown_words_are_waited_out(whole: bool) -> None:
     """Refused as a batch or call by call until the node was left alone for a while."""
     budget = {"left": 5, "since": 0.0}

@@ -206,6 +206,7 @@ def test_a_live_writer_without_descriptors_waits_for_one_to_connect(
         remove_segments(arena_name)
 
 
+@pytest.mark.slow
 def test_a_server_without_descriptors_takes_its_clients_later(
     programs: Callable[..., Program], tmp_path: Path
 ) -> None:
@@ -304,7 +305,8 @@ def closing_after(nbytes: int, words: tuple[str, ...], name: str) -> tuple[int, 
     return process.wait(SECONDS), problems
 
 
-@pytest.mark.parametrize("nbytes", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("nbytes", [0, 1])
 @pytest.mark.parametrize("words", PRINTING, ids=lambda words: "-".join(words[:3:2]))
 def test_who_closes_the_pipe_has_seen_enough(
     words: tuple[str, ...], nbytes: int, small_arena: str

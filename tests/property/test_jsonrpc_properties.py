@@ -105,6 +105,7 @@ def outcome(client: JsonRpc) -> list[Any] | None:
         return None
 
 
+@pytest.mark.slow
 @given(plan=st.lists(changes, max_size=12))
 @example(plan=["missing"] * 4)
 @example(plan=["other"] * 12)

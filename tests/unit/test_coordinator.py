@@ -1782,7 +1782,7 @@ def test_pools_read_on_another_branch_that_looks_the_same_are_read_again(
     bench.run(scenario())
 
 
-@pytest.mark.parametrize("keys", [KEYS[0], KEYS[2]])
+@pytest.mark.parametrize("keys", [KEYS[0], pytest.param(KEYS[2], marks=pytest.mark.slow)])
 def test_while_events_differ_no_pool_goes_live(
     make: Callable[..., Bench], keys: tuple[bytes, ...]
 ) -> None:
@@ -1938,7 +1938,7 @@ def test_a_start_that_lost_blocks_on_another_branch_is_found_when_the_node_comes
     bench.run(scenario())
 
 
-@pytest.mark.parametrize("is_lost", [True, False])
+@pytest.mark.parametrize("is_lost", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_pools_that_rest_on_an_unproven_block_are_doubted_while_node_and_stream_differ(
     make: Callable[..., Bench], is_lost: bool
 ) -> None:
@@ -2047,7 +2047,13 @@ def test_a_start_on_another_branch_that_seemed_proven_is_found_when_the_node_com
     bench.run(scenario())
 
 
-@pytest.mark.parametrize("what", ["stale", "added", "gap", "restart"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "gap",
+        *(pytest.param(what, marks=pytest.mark.slow) for what in ("stale", "added", "restart")),
+    ],
+)
 def test_what_a_live_writer_took_from_another_branch_that_seemed_proven_is_found(
     make: Callable[..., Bench], arena_name: str, what: str
 ) -> None:
@@ -2194,6 +2200,7 @@ def test_a_block_whose_filter_speaks_of_pools_is_no_empty_one() -> None:
     assert [each.number for each in branch.sure] == [101]
 
 
+@pytest.mark.slow
 def test_hashes_of_blocks_that_only_look_the_same_are_not_kept(
     make: Callable[..., Bench],
 ) -> None:

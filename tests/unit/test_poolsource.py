@@ -127,6 +127,7 @@ def test_other_decimals_and_symbols_leave_the_pool_alone(path: Path) -> None:
         assert (step.removed, step.added) == ((), targets(record(C)))
 
 
+@pytest.mark.slow
 def test_a_bad_file_leaves_the_list_and_is_logged_once_for_each_version(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -181,6 +182,7 @@ def test_reload_reads_a_file_that_looks_the_same(path: Path) -> None:
         run.wait_pools(A, C)
 
 
+@pytest.mark.slow
 def test_a_file_that_never_rests_is_read_all_the_same(path: Path) -> None:
     with running(path) as run:
         number = 0
