@@ -150,6 +150,7 @@ def test_logs_lead_from_state_to_state(name: str, most: int, arena_name: str) ->
     assert compared > most / 3
 
 
+@pytest.mark.slow
 def test_an_emitter_that_is_no_pool_is_ignored() -> None:
     chain = load("v3_chain")
     pools = {bytes.fromhex(key[2:]): spec_of(pool) for key, pool in chain.pools.items()}
@@ -170,6 +171,7 @@ def test_an_emitter_that_is_no_pool_is_ignored() -> None:
             assert decode_log(found, as_pool) is not None, "it is the emitter that decides"
 
 
+@pytest.mark.slow
 def test_positions_ascend_within_a_transaction_and_begin_at_its_first_log() -> None:
     chain = load("v3_chain")
     pools = {bytes.fromhex(key[2:]): spec_of(pool) for key, pool in chain.pools.items()}

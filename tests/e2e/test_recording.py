@@ -268,6 +268,7 @@ def test_a_truncated_file_gives_a_prefix(recorded: Path, tmp_path: Path) -> None
                 load_recording(cut)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_noticed(recorded: Path, tmp_path: Path, rng: random.Random) -> None:
     """In the last chunk it may be one that was not written out; anywhere else it is an error, and
     nothing goes on with such a file."""

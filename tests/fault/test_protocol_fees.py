@@ -123,6 +123,7 @@ def stage(tmp_path: Path, arena_name: str) -> Iterator[FeeStage]:
         yield found
 
 
+@pytest.mark.slow
 def test_a_changed_fee_comes_from_the_node(stage: FeeStage) -> None:
     stage.start()
     for fee in (700 << 12 | 300, 0, 1000 << 12 | 1000):

@@ -108,7 +108,10 @@ def test_a_folder_of_temporary_files_too_deep_for_a_socket_is_refused(
 
 
 @pytest.mark.parametrize("limit", [6, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("command", ["run", "replay", "record"])
+@pytest.mark.parametrize(
+    "command",
+    ["run", *(pytest.param(each, marks=pytest.mark.slow) for each in ("replay", "record"))],
+)
 def test_a_start_without_enough_descriptors_says_so(
     command: str, limit: int, tmp_path: Path, arena_name: str
 ) -> None:

@@ -148,6 +148,7 @@ def test_bytes_that_are_no_answer_are_an_rpc_error(
         client.call("echo", 1)
 
 
+@pytest.mark.slow
 @given(
     status=st.sampled_from([200, 204, 301, 400, 401, 403, 404, 408, 413, 418, 429, 500, 503, 529]),
     pause=st.text(st.characters(min_codepoint=33, max_codepoint=255), max_size=12)
