@@ -18,7 +18,7 @@ from arena.layouts import slots
 from arena.specs import PoolSpec, TokenSpec
 from arena.writing import WriterArena
 
-ROUNDS = [20, pytest.param(200, marks=pytest.mark.slow)]
+ROUNDS = [20, 200]
 
 
 def check(pools: arena.Arena) -> int:
@@ -66,7 +66,10 @@ def test_killed_writers_leave_each_pool_whole_or_gone_and_lose_no_slot(
         Watcher(roles.__file__, arena_name) as reader,
         arena.attach(arena_name, timeout=10, require_writer=False) as pools,
     ):
-        for turn in range(rounds):
+        for turn in range(20 * rounds):
+            # Beside other work most are killed before they begin: on until enough were at work.
+            if turn >= rounds and advanced > rounds // 10 and (in_growth or rounds < 100):
+                break
             before = check(pools)
             nursery.kill_a_writer(chance.uniform(0, 0.02))
             head = check(pools)
@@ -85,7 +88,7 @@ def test_killed_writers_leave_each_pool_whole_or_gone_and_lose_no_slot(
                     owner.close(unlink=False)
                 assert len(list(Path("/dev/shm").glob(f"{arena_name}.*"))) == 1
         counts = reader.counts()
-    print(f"of {rounds} kills {in_growth} in a growth, {inside} in a commit; {advanced}; {counts}")
+    print(f"of {turn} kills {in_growth} in a growth, {inside} in a commit; {advanced}; {counts}")
     assert advanced > rounds // 10
     assert in_growth > 0 or rounds < 100
     assert counts["wrong"] == 0

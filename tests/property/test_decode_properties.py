@@ -348,6 +348,7 @@ def test_pieces_and_small_arrays_change_nothing(
     assert same_faults == faults
 
 
+@pytest.mark.slow
 @given(STREAMS)
 def test_encoding_decoded_blocks_gives_the_same_bytes(stream: tuple[str, Any]) -> None:
     """Blocks without faults; control messages of g05..g11 that g15 lacks are left out."""

@@ -108,6 +108,7 @@ def _reached(seeds: Sequence[str], name: str, wanted: dict[str, int]) -> None:
     pytest.fail(f"{counts}, wanted {wanted}")
 
 
+@pytest.mark.slow
 def test_gaps_are_closed_from_the_node(arena_name: str) -> None:
     """The histories reach what they are for: with a node, gaps close without reading pools anew."""
     plans = [Plan.of(f"closing:{number}") for number in range(200)]
