@@ -44,7 +44,7 @@ EXAMPLES = (
     *("f1:2052:bridge:hostile", "g2:1675:life:hostile", "ma3:375:hostile", "ma7:259:hostile"),
     *("ma14:176:hostile", "ma7:82:life:hostile", "mb19:473:life:alike:hostile"),
     *("na9:33:hostile", "mb33:210:hostile"),
-    *("qa40:103:hostile", "qb38:167:life:hostile"),
+    *("qa40:103:hostile", "qb38:167:life:hostile", "sa26:310:bridge:hostile"),
 )
 
 

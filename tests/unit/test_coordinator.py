@@ -52,7 +52,7 @@ from arena.writer.protocols.uniswap_v2 import V2_SYNC
 from arena.writer.scrapers import Scrape
 from arena.writer.stream.evidence import bloom_of
 from arena.writer.sync import confirming
-from arena.writer.sync.agreement import UNSURE_BLOCKS, Witness
+from arena.writer.sync.agreement import UNSURE_BLOCKS, Agreement, Witness
 from arena.writer.sync.branch import Branch
 from arena.writer.sync.candidate import Candidate
 from arena.writer.sync.members import Members
@@ -2186,6 +2186,33 @@ def test_a_node_that_turns_while_it_is_asked_confirms_nothing() -> None:
     node.headers = turn  # type: ignore[method-assign]
     with pytest.raises(ChainMoved, match="while it was read"):
         branch.confirm(kept, {(102, node.hash_of(102, "B")): [V2_KEY]}, {})
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_blocks_before_the_stream_are_of_the_chain_that_was_compared(turns: bool) -> None:
+    """The stream is compared on A; what leads to it is read on B, whose block 101 looks like A's."""
+    node = ForkedNode(fork=100, tip=103, branch="A")
+    for number in (102, 103):
+        node.sync(number, "A", 5)
+    kept = [fixed(101), *(fixed(number, sync(5)) for number in (102, 103))]
+    branch = Branch(node)
+    branch.pools = {V2_KEY: spec(V2_KEY)}
+    agree = branch._agree
+
+    def turn(*asked: Any) -> Agreement:
+        found = agree(*asked)
+        assert found.is_proven
+        node.branch = "B" if turns else "A"
+        return found
+
+    branch._agree = turn  # type: ignore[method-assign]
+    scraped = {(99, node.hash_of(99, "A")): [V2_KEY]}
+    if turns:
+        with pytest.raises(ChainMoved, match="while it was read"):
+            branch.confirm(kept, scraped, {})
+    else:
+        earlier = branch.confirm(kept, scraped, {}).earlier
+        assert [each.header.hash for each in earlier] == [node.hash_of(100, "A")]
 
 
 def test_a_block_whose_filter_speaks_of_pools_is_no_empty_one() -> None:

@@ -311,10 +311,9 @@ class Branch:
             if header is None:
                 raise NodeBehind(f"the node does not have block {number} yet", block=number)
             headers[number] = header
+        another = f"block {first} of the stream is another one than the node's"
         if not same_identity(begins[first], headers[first]):
-            raise ChainMoved(
-                f"block {first} of the stream is another one than the node's", block=first
-            )
+            raise ChainMoved(another, block=first)
         wrong = set()
         for number, block_hash in wanted:
             good = headers[number].hash == block_hash
@@ -340,20 +339,20 @@ class Branch:
                 )
             except NodeBehind as error:
                 return Confirmation(tuple(keys), unsettled=str(error))
-        if self.orphaned(good_places):  # what was compared since is another chain's
-            raise ChainMoved("the node's chain changed while it was read")
+        earlier: Sequence[NodeBlock] = ()
+        places = list(good_places)
         below = [each for each in good_places if each[0] < first - 1]
-        if not below:
-            return Confirmation(tuple(keys), (), reached_at, agreement)
-        blocks = self._fetch(below[0][0] + 1, first, parent=below[0][1])
-        hashes = {block.header.number: block.header.hash for block in blocks}
-        if any(hashes.get(number, known) != known for number, known in below):
+        if below:
+            blocks = self._fetch(below[0][0] + 1, first, parent=below[0][1])
+            if not same_block(begins[first], blocks[-1], self.pools_of(begins[first], late)):
+                raise ChainMoved(another, block=first)
+            earlier = blocks[:-1]
+            places.append((first, blocks[-1].header.hash))
+        if agreement.tip is not None:
+            places.append((agreement.tip.number, agreement.tip.hash))
+        if not self._trail.is_one_chain(places):  # the answers were of two branches
             raise ChainMoved("the node's chain changed while it was read")
-        if not same_block(begins[first], blocks[-1], self.pools_of(begins[first], late)):
-            raise ChainMoved(
-                f"block {first} of the stream is another one than the node's", block=first
-            )
-        return Confirmation(tuple(keys), tuple(blocks[:-1]), reached_at, agreement)
+        return Confirmation(tuple(keys), tuple(earlier), reached_at, agreement)
 
     def _agree(
         self, kept: Sequence[Records], highest: int, late: Mapping[bytes, int], mark: int

@@ -1,6 +1,6 @@
 """Blocks of a node read to be compared with the stream's, and kept while they are canonical."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -50,6 +50,22 @@ class Trail:
             for place, header in zip(places, headers, strict=True)
             if header is not None and header.hash != place[1]
         ]
+
+    def is_one_chain(self, places: Collection[tuple[int, bytes]]) -> bool:
+        """Whether the node has these blocks (number, hash), each a descendant of those below it."""
+        if not places:
+            return True
+        numbers = [number for number, _ in places]
+        headers = self._node.headers(range(min(numbers), max(numbers) + 1))
+        chain: dict[int, bytes] = {}
+        for header in headers:
+            if (
+                header is None
+                or chain.get(header.number - 1, header.parent_hash) != header.parent_hash
+            ):
+                return False
+            chain[header.number] = header.hash
+        return all(chain.get(number) == known for number, known in places)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
