@@ -34,7 +34,7 @@ PROFILE = os.environ.get("PSA_PROFILE", "quick")
 # Kept for the processes of a run that is spread over several.
 SEED = int(os.environ.setdefault("PSA_SEED", str(random.SystemRandom().randrange(2**32))))
 SHM = Path("/dev/shm")
-_EXAMPLES = {"quick": 20, "ci": 200, "long": 5_000}
+_EXAMPLES = {"quick": 20, "ci": 100, "long": 5_000}
 if PROFILE not in _EXAMPLES:
     raise pytest.UsageError(f"PSA_PROFILE={PROFILE}: choose one of {', '.join(_EXAMPLES)}")
 for _name, _count in _EXAMPLES.items():
