@@ -8,7 +8,8 @@ import pytest
 
 from arena.errors import ChainMoved, LogInvalid, NodeBehind, RpcUnavailable
 from arena.writer.node.client import Header
-from arena.writer.producers.bridge import STALLED_S, Bridge, BridgeSettings
+from arena.writer.producers.bridge import Bridge, BridgeSettings
+from arena.writer.producers.stalls import STALLED_S
 from arena.writer.stream.evidence import WholeBlock
 
 

@@ -43,7 +43,10 @@ class Answers:
         method = request["method"]
         if not isinstance(answer, dict) or _id_of(answer.get("id")) not in (request["id"], None):
             raise self.no_answer(method)
-        if (error := answer.get("error")) is not None:
+        error = answer.get("error")
+        if error is None and "result" not in answer and isinstance(answer.get("message"), str):
+            error = answer  # a gateway's word, in the node's place
+        if error is not None:
             code, reason = error_of(error)
             if meaning_of(code, reason, method=method, calls=calls) is Meaning.later:
                 raise Transient(f"{reason} (code {code})", is_rate=True)

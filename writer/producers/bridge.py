@@ -41,6 +41,7 @@ from arena.writer.node.transports import Limits
 from arena.writer.producers.follow import Follower, encode, without_protocol_fees
 from arena.writer.producers.heads import Heads
 from arena.writer.producers.replay import listen
+from arena.writer.producers.stalls import Stalls
 from arena.writer.protocols.storage import PoolTarget
 from arena.writer.stream.history import Records
 from arena.writer.stream.socket import DIALECTS
@@ -54,9 +55,7 @@ POLL_S = 0.25  # without a subscription
 CUT_BACK_S = 1.0
 FIRST_RETRY_S = 0.02  # a block's logs may come a moment after its header
 LONGEST_RETRY_S = 2.0
-# Who cannot get past a block, or to the node, says so within ten seconds: to clients as a producer
-# tells its end, by closing.
-STALLED_S = 8.0
+LOOK_S = 0.25  # between two looks whether an answer is due for long
 TIMEOUT_S = 4.0  # of a request: two that hang are not yet ten seconds
 CLIENT_NBYTES = 16 << 20  # about 100,000 events
 JOIN_TIMEOUT_S = 15.0
@@ -125,11 +124,9 @@ class Bridge:
         self._reload = threading.Event()
         self._joined = threading.Event()
         self._failures = 0
-        self._failing_since: float | None = None
         self._owed: bytes | None = None  # the newest head that was told, and could not be sent
-        self._is_told = False
-        self._stalls = 0
         self._shorter_since: float | None = None
+        self._stalls = Stalls(self._tell_stall)
         self._clients: set[asyncio.StreamWriter] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -150,11 +147,11 @@ class Bridge:
 
     def counts(self) -> dict[str, int]:
         """For metrics; any thread may ask."""
-        tip, since = self._follower.tip, self._failing_since
+        tip = self._follower.tip
         return {
             "block": 0 if tip is None else tip.number,
-            "stalls_total": self._stalls,
-            "stalled_seconds": 0 if since is None else int(time.monotonic() - since),
+            "stalls_total": self._stalls.total,
+            "stalled_seconds": self._stalls.seconds,
         }
 
     async def run(self, host: Host | None = None) -> None:
@@ -177,9 +174,11 @@ class Bridge:
                 len(self._follower.targets),
             )
             thread.start()
+            watch = asyncio.create_task(self._watch())
             try:
                 await ended
             finally:
+                watch.cancel()
                 server.close()
         finally:
             self._stopping.set()
@@ -273,7 +272,14 @@ class Bridge:
     def _step(self, hint: bytes | None) -> None:
         """Send what leads to the node's head; what hinders is tried again."""
         follower = self._follower
-        began, began_at = follower.tip, time.monotonic()
+        began, began_at = follower.tip, self._stalls.begins()
+        try:
+            self._try(hint, began, began_at)
+        finally:
+            self._stalls.ends()
+
+    def _try(self, hint: bytes | None, began: Header | None, began_at: float) -> None:
+        follower = self._follower
         if hint is not None:
             self._heads.note_told()
         try:
@@ -283,7 +289,10 @@ class Bridge:
             if hint is None and self._owed is not None and follower.tip is began:
                 self._advance(self._owed)
         except (ReorgTooDeep, LogsRefused) as error:
-            self._join_anew(error)
+            if isinstance(error, LogsRefused) or self._stalls.is_far_for_good(began_at):
+                self._join_anew(error)
+            else:
+                self._failures += 1
             return
         except NodeSyncing as error:
             self._failures += 1
@@ -298,12 +307,15 @@ class Bridge:
             log.log(level, "event=%s error=%s reason=%r", event, type(error).__name__, str(error))
             self._owed = hint or self._owed
             if follower.tip is not began:
-                self._failing_since = None  # another block than the one before
-            self._watch_stall(error, began_at)
+                self._stalls.passed()  # another block than the one before
+            stall = "stalled" if is_near else "node_lost"
+            self._stalls.failed(stall, f"{type(error).__name__}: {error}", began_at)
             return
         if follower.tip is not began or self._owed is None:
-            self._owed = self._failing_since = None
+            self._owed = None
+            self._stalls.passed()
         self._failures = 0
+        self._stalls.answered()
         if hint is None and follower.tip != began:
             self._heads.note_untold()
 
@@ -326,27 +338,30 @@ class Bridge:
         header, logs, receipts = self._node.block(hint, with_receipts=follower.asks_receipts)
         if header is None:
             raise NodeBehind(f"the node told of block 0x{hint.hex()} and does not have it yet")
+        if tip is None or header.parent_hash != tip.hash:
+            # A block that was replaced may be told late: nothing is turned back for a word alone.
+            known = self._node.headers([header.number])[0]
+            if known is None or known.hash != hint:
+                return self._node.head()
         follower.tell(hint, logs, receipts)
         return header
 
-    def _watch_stall(self, error: Scraper, began_at: float) -> None:
-        """Say that no block comes once that has lasted: readers see it no other way."""
-        if self._failing_since is None:
-            self._failing_since = began_at
-            self._is_told = False
-        if self._is_told or time.monotonic() - self._failing_since < STALLED_S:
-            return
-        self._is_told = True
-        self._stalls += 1
+    def _tell_stall(self, event: str, why: str) -> None:
+        """Say that no block comes: readers see it no other way."""
         tip = self._follower.tip
         after = "" if tip is None else f" after block {tip.number}"
-        reason = f"no block{after}: {type(error).__name__}: {error}"
-        is_near = isinstance(error, ChainMoved | NodeBehind | LogInvalid)
-        log.warning("event=%s reason=%r", "stalled" if is_near else "node_lost", reason)
+        reason = f"no block{after}: {why}"
+        log.warning("event=%s reason=%r", event, reason)
         if self._host is None:
             self._call_soon(self._drop_clients, reason)
         else:
             self._host.stalled(reason)
+
+    async def _watch(self) -> None:
+        """Look whether answers come too slowly for the thread to say so. Until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self._stalls.look(f"answers of {self._rpc.shown} take seconds")
 
     def _doubted(self, keys: frozenset[bytes], block_number: int) -> None:
         """Tell whose events a block may lack; clients on a socket can be told by a new beginning only."""
@@ -396,6 +411,7 @@ class Bridge:
         self._next_seq = (self._next_seq + len(records)) % 2**64
         log.debug("event=sent block=%d records=%d bytes=%d", last.number, len(records), len(data))
         self._call_soon(self._broadcast, data)
+        self._stalls.sent()
 
     # -- the list of pools
 

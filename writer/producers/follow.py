@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from arena.errors import ChainMoved, NodeBehind, ReorgTooDeep, Scraper
+from arena.errors import ChainMoved, LogInvalid, NodeBehind, ReorgTooDeep, Scraper
 from arena.layouts.events import EVENT
 from arena.native import ffi, lib
 from arena.writer.node.client import Header, Log, NodeClient, Receipts
@@ -133,8 +133,9 @@ class Follower:
             yield self._reorganise(old, new, head)
             return
         for block in self._read(new):
+            records = self._records(block)  # what cannot be told is not kept as told
             self._keep(block)
-            yield block.header, self._records(block)
+            yield block.header, records
 
     def _doubtful_first(self) -> Header | None:
         """The first block that was tried, while it is canonical."""
@@ -228,7 +229,12 @@ class Follower:
         lacking = {k for k, spec in self._specs.items() if any(b.may_lack(spec) for b in old)}
         if lacking:  # what they changed is not turned back
             self._doubted(frozenset(lacking), head.number)
-        sent = [self._records(block) for block in old]
+        try:
+            sent = [self._records(block) for block in old]
+        except LogInvalid as error:  # of a pool that was listed since
+            raise ReorgTooDeep(
+                f"a reverted block cannot be told: {error}", block=old[0].header.number - 1
+            ) from error
         epilogues = self._epilogues(sent, head)
         start, complete = _mark(lib.PSA_EVENT_REORG_START), _mark(lib.PSA_EVENT_REORG_COMPLETE)
         ranges = ([each.header for each in old], new)

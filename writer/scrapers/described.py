@@ -8,6 +8,7 @@ needs no node.
 """
 
 import logging
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +33,6 @@ _SELECTORS = {
     "factory": "0xc45a0155",
     "stable": "0x22be3de1",
 }
-_WORD_CHARS = 2 + 64
 CALLS_AT_ONCE = 500
 # A node behind a balancer may not have the pool yet. Whoever says nothing so often has no such function.
 MOST_ASKS = 3
@@ -51,8 +51,8 @@ def contradictions_of(spec: PoolSpec, told: Mapping[str, int]) -> Iterator[tuple
     """(name, listed, told) of each field that the contract contradicts; addresses in hex."""
     for name, listed in (("fee_pips", spec.fee_pips), ("tick_spacing", spec.tick_spacing)):
         function = "fee" if name == "fee_pips" else "tickSpacing"
-        if told.get(function, listed) != listed:
-            yield name, listed, told[function]
+        if (theirs := told.get(function, listed)) != listed:
+            yield name, listed, theirs - (theirs >> 255 << 256)  # an int24, as it is meant
     if told.get("stable", 0):
         yield "curve", "volatile", "stable"
     for name, address in (
@@ -222,14 +222,12 @@ def _is_no_answer(answer: Any) -> bool:
     """Neither a word, nor that the contract has none: it is to be asked for again."""
     if isinstance(answer, RpcRefused):
         return meaning(answer) not in _NO_FUNCTION
-    return not isinstance(answer, str)
+    return answer != "0x" and _word(answer) is None
 
 
 def _word(answer: Any) -> int | None:
-    """The one word an answer consists of; None for a refusal, and for any other answer."""
-    if not isinstance(answer, str) or len(answer) != _WORD_CHARS or not answer.startswith("0x"):
-        return None
-    try:
-        return int.from_bytes(bytes.fromhex(answer[2:]), "big")
-    except ValueError:
-        return None
+    """The one word an answer consists of, without its zeros where a proxy trims them; None for a
+    refusal, and for any other answer."""
+    if isinstance(answer, str) and re.fullmatch(r"0x[0-9a-fA-F]{1,64}", answer):
+        return int(answer, 16)
+    return None

@@ -63,7 +63,7 @@ class Joining(Course):
         log.info("event=scraping pools=%d first_block=%d", len(specs), first)
         joined: dict[bytes, Candidate] = {}
         deadline = time.monotonic() + self._scrape_timeout_s
-        await self._wait_for_source(first, deadline)
+        await self._wait_for_source(epoch, first, deadline)
         await self._install_carried(epoch, first, joined)
         wanted = [spec for spec in specs if spec.key not in joined]
         if self._branch is not None:
@@ -174,7 +174,7 @@ class Joining(Course):
             try:
                 await self._progress.unbroken(all_or_error(works))
             except PASSING as error:
-                await self._source.wait_out(error, deadline)
+                await self._source.wait_out(error, epoch, deadline)
                 wanted = [spec for spec in wanted if spec.key not in joined]
                 continue
             if not late:
@@ -224,7 +224,7 @@ class Joining(Course):
             return block_number >= first - 1 - MAX_BACKFILL_BLOCKS
         return block_number >= first - 1
 
-    async def _wait_for_source(self, first: int, deadline: float) -> None:
+    async def _wait_for_source(self, epoch: int, first: int, deadline: float) -> None:
         """Let a source that trails come up to the stream before anything is read from it.
 
         CoverageError when the time is over.
@@ -234,7 +234,7 @@ class Joining(Course):
                 ask = asyncio.to_thread(self._source.scraper.get_current_block_number)
                 found = await self._progress.unbroken(ask)
             except PASSING as error:
-                await self._source.wait_out(error, deadline)
+                await self._source.wait_out(error, epoch, deadline)
                 continue
             self._progress.metrics.source_block = found
             await self._progress.show()

@@ -67,9 +67,9 @@ class Source(Part):
     def trails(self) -> bool:
         return bool(getattr(self.scraper, "trails", False))
 
-    async def wait_out(self, error: Scraper, deadline: float) -> None:
-        """Pause before asking the source again; the error itself when the time is over or nothing is to
-        be waited for."""
+    async def wait_out(self, error: Scraper, epoch: int, deadline: float) -> None:
+        """Show why nothing is read, and pause before asking the source again; the error itself when
+        the time is over or nothing is to be waited for."""
         lasts = isinstance(error, RpcRefused) and meaning(error) in LASTING
         if lasts or time.monotonic() >= deadline:
             raise error
@@ -78,6 +78,8 @@ class Source(Part):
             log.warning(
                 "event=source_not_ready error=%s reason=%r", type(error).__name__, str(error)
             )
+        reason = f"waiting for values: {type(error).__name__}: {error}"
+        await self._call(self.intake.enter, epoch, "scraping", reason)
         await self._progress.unbroken(asyncio.sleep(self._progress.poll_s))
 
     async def read(
