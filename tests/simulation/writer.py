@@ -136,6 +136,8 @@ class SimFeedThread(FeedThread):
                 if not self._feed._has_more:  # else the socket is not asked this time
                     self.has_news = False
                 self.turn()
+                # What filled the buffer was not all.
+                self.has_news |= self._feed._end == len(self._feed._buffer)
             else:  # the same, but for asking the socket
                 while self._work:
                     self._work.popleft()()
