@@ -186,6 +186,22 @@ def test_a_start_does_not_end_with_an_unknown_error() -> None:
         assert check_chain(rpc, 1) == 1
 
 
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_gateways_message_in_place_of_an_answer_is_taken_as_its_refusal(batch: bool) -> None:
+    def ask(rpc: JsonRpc) -> Any:
+        return rpc.batch([("echo", (1,)), ("echo", (2,))]) if batch else rpc.call("echo", 1)
+
+    late = Fault(body=b'{"message": "API rate limit exceeded"}')
+    with asking(plain_answer, lambda request, number: late if number < 2 else None) as rpc:
+        assert ask(rpc) == ([1, 2] if batch else 1)
+    gone = Fault(body=b'{"message": "invalid project id", "code": 1008}')
+    with (
+        asking(plain_answer, lambda request, number: gone) as rpc,
+        pytest.raises(RpcRefused, match="invalid project id"),
+    ):
+        ask(rpc)
+
+
 @pytest.mark.parametrize("whole", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_calls_a_second_in_unknown_words_are_waited_out(whole: bool) -> None:
     """Refused as a batch or call by call until the node was left alone for a while."""

@@ -1,6 +1,7 @@
 """When a bridge says that it cannot get on, and to whom."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,102 @@ def test_blocks_that_were_told_and_never_come_are_named_while_the_newest_one_sta
     bridge._step(None)
     bridge._step(None)
     assert bridge.counts()["stalled_seconds"] == 0
+
+
+class ForkedNode:
+    """Knows a block that was replaced by its hash, and names another by its number."""
+
+    def __init__(self, newest: Header, replaced: Header) -> None:
+        self.newest, self.replaced = newest, replaced
+        self.heads: list[Header] = []  # told in turn, before the newest
+
+    def head(self) -> Header:
+        return self.heads.pop(0) if self.heads else self.newest
+
+    def block(self, block_hash: bytes, *, with_receipts: bool) -> tuple[Header, list[Any], None]:
+        return {each.hash: each for each in (self.newest, self.replaced)}[block_hash], [], None
+
+    def headers(self, numbers: Sequence[int]) -> list[Header | None]:
+        return [self.newest if number == self.newest.number else None for number in numbers]
+
+
+def header(number: int, name: str = "A", parent: str = "A") -> Header:
+    hashes = [bytes([n]) * 31 + mark.encode() for n, mark in ((number, name), (number - 1, parent))]
+    return Header(number, *hashes, 0, 0)
+
+
+@pytest.fixture
+def following(bridge: Bridge, now: list[float], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is done in the loop while the bridge follows a ForkedNode at block 77."""
+    called: list[Any] = []
+    monkeypatch.setattr(bridge, "_call_soon", lambda work, *more: called.append(work))
+    monkeypatch.setattr("arena.writer.producers.bridge.check_chain", lambda rpc, expected: 1)
+    bridge._node = ForkedNode(header(77), header(77, "B"))  # type: ignore[assignment]
+    bridge._follower._node = bridge._node
+    bridge._follower._kept = [WholeBlock(header(n), (), {}) for n in (75, 76, 77)]
+    return called
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_block_that_was_replaced_and_is_told_late_turns_nothing_back(
+    bridge: Bridge, following: list[Any], monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    read: list[Header] = []
+
+    def whole(headers: Sequence[Header], pools: Any) -> list[WholeBlock]:
+        read.extend(headers)
+        return [WholeBlock(each, (), {}) for each in headers]
+
+    monkeypatch.setattr(bridge._follower._reader, "read", whole)
+    if is_first:
+        bridge._follower.forget()
+    bridge._step(header(77, "B").hash)
+    assert bridge._follower.tip == header(77)
+    assert read == ([header(77)] if is_first else [])
+    if not is_first:
+        bridge._node.newest = header(77, "B")  # type: ignore[attr-defined]
+        bridge._step(header(77, "B").hash)
+        assert bridge._follower.tip == header(77, "B"), "now it is the node's own"
+
+
+def test_one_answer_about_a_head_far_away_lets_nobody_begin_again(
+    bridge: Bridge, now: list[float], following: list[Any]
+) -> None:
+    node: Any = bridge._node
+    for _ in range(20):
+        node.heads = [replace(header(77, "C"), number=10**7)]
+        bridge._step(None)
+        now[0] += 0.02
+        bridge._step(None)
+        now[0] += 0.3
+    assert bridge._drop_clients not in following
+    node.heads = [replace(header(77, "C"), number=10**7)] * 100
+    for _ in range(20):
+        bridge._step(None)
+        now[0] += 0.1
+    assert following.count(bridge._drop_clients) >= 1, "it stays there"
+
+
+def test_answers_that_take_seconds_each_are_told_while_they_are_waited_for(
+    bridge: Bridge, now: list[float], following: list[Any]
+) -> None:
+    told = Told()
+    bridge._host = told
+    node: Any = bridge._node
+
+    def slow() -> Header:
+        for seconds in (3.5, 3.5, 0.9):
+            now[0] += seconds
+            bridge._stalls.look("answers take seconds")
+        assert told.reasons == []
+        now[0] += 0.2
+        for _ in range(3):
+            bridge._stalls.look("answers take seconds")
+        return header(77)
+
+    node.head = slow
+    bridge._step(None)
+    assert told.reasons == ["no block after block 77: answers take seconds"]
+    now[0] += 100
+    bridge._stalls.look("answers take seconds")
+    assert len(told.reasons) == 1, "between two steps nothing is waited for"

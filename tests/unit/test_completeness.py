@@ -483,6 +483,22 @@ def test_numbers_that_have_holes_are_learned() -> None:
     assert_holes_are_learned(node, numbers)
 
 
+def test_holes_between_blocks_without_any_are_no_way_of_the_chain() -> None:
+    """A node that leaves logs out of every other block, always the same ones, is not believed in time."""
+    numbers = range(5, 25)
+    node = node_of(*numbers)
+    reader = Reader(node)
+    for number in numbers:
+        if number % 2 == 0:
+            assert list(reader.read(number).logs) == known(node.truth[number])
+            continue
+        node.truth[number] = [replace(log, log_index=3 * log.log_index) for log in logs_of(number)]
+        with pytest.raises(NodeBehind, match="have holes"):
+            reader.read(number)
+        reader.now += PASS_S
+        assert reader.read(number).doubtful or number == 5
+
+
 ADDRESS = RpcRefused("refused", code=-32701, reason="Please specify an address in your request")
 
 

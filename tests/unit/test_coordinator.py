@@ -39,6 +39,7 @@ from arena.errors import (
     NodeBehind,
     NotLive,
     PoolInvalid,
+    RpcUnavailable,
     Scraper,
 )
 from arena.layouts.events import EVENT
@@ -562,6 +563,27 @@ def test_resync_shows_why_it_cannot_go_on_and_goes_on_when_it_can(
 
     bench.run(repair())
     assert (bench.status(V3_KEY), bench.amount(V3_KEY)) == ("live", 50)
+
+
+def test_a_start_that_waits_for_its_source_says_what_for(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, scraper = prepared(make, {V3_KEY: values(V3_KEY, 100, 7)})
+
+    def refuse(keys: Sequence[bytes]) -> Scrape:
+        raise RpcUnavailable("over the daily allowance")
+
+    async def scenario() -> None:
+        with monkeypatch.context() as refusing:
+            refusing.setattr(scraper, "read_pools", refuse)
+            start = asyncio.ensure_future(bench.coordinator.cold_start())
+            await bench.until(lambda: "daily allowance" in bench.reader.phase_reason)
+            assert bench.reader.phase == "scraping"
+        await start
+
+    bench.send(block(101))
+    bench.run(scenario())
+    assert (bench.reader.phase, bench.reader.phase_reason) == ("live", "")
 
 
 def go_stale(bench: Bench) -> None:

@@ -80,6 +80,9 @@ def test_pools_that_are_what_is_listed_stand() -> None:
         (TOKEN1_OF, word(b"\3" * 20), "0x" + "03" * 20, "0x" + "02" * 20),
         (FACTORY_OF, word(b"\3" * 20), "0x" + "03" * 20, "0x" + "07" * 20),
         (FEE, word(2**256 - 1), "fee_pips is", "listed is 3000"),
+        (FEE, "0x1f4", "fee_pips is 500", "listed is 3000"),
+        (SPACING, word(2**256 - 60), "tick_spacing is -60", "listed is 60"),
+        (TOKEN0_OF, "0x" + "03" * 20, "0x" + "03" * 20, "0x" + "01" * 20),
     ],
 )
 def test_both_values_are_named(function: str, told: str, shown: str, listed: str) -> None:
@@ -92,11 +95,22 @@ def test_both_values_are_named(function: str, told: str, shown: str, listed: str
 
 
 @pytest.mark.parametrize(
-    "silence", ["0x", None, 7, "0x" + "zz" * 32, word(500) + "00" * 32, REVERTED], ids=str
+    ("silence", "is_answer"),
+    [("0x", True), (REVERTED, True)]
+    + [(each, False) for each in (None, 7, "0x" + "zz" * 32, word(500) + "00" * 32, "500")],
+    ids=str,
 )
-def test_a_function_that_a_fork_lacks_says_nothing(silence: Any) -> None:
+def test_a_function_that_a_fork_lacks_says_nothing(
+    silence: Any, is_answer: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is no answer at all is asked for again without end, and said."""
     node = PlayedNode(**{FEE: silence, FACTORY_OF: silence})
-    assert described(node).contradictions([POOL, PAIR]) == {}
+    source = described(node)
+    for _ in range(MOST_ASKS + 2):
+        assert source.contradictions([POOL, PAIR]) == {}
+    asked = [what for what in node.asked if what[1] == FEE]
+    assert len(asked) == (MOST_ASKS if is_answer else MOST_ASKS + 2)
+    assert ("descriptions_unchecked" in caplog.text) == (not is_answer)
 
 
 def test_a_factory_that_is_not_listed_is_not_compared() -> None:

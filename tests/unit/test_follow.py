@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from builders.history import DECOY, SimBlock, Universe
 
-from arena.errors import ChainMoved, NodeBehind, ReorgTooDeep, RpcRefused
+from arena.errors import ChainMoved, LogInvalid, NodeBehind, ReorgTooDeep, RpcRefused
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
 from arena.specs import PoolSpec, TokenSpec
 from arena.writer.node.client import Header, Log
@@ -313,3 +313,46 @@ def test_headers_that_change_while_they_are_read_are_refused(
     mine(universe, 2)
     with pytest.raises(ChainMoved):
         list(follower.advance(head))
+
+
+def undecodable(node: ToldNode, block: SimBlock) -> None:
+    """The node's logs of that block have no data."""
+    whole = node._logs
+
+    def told(asked: SimBlock) -> list[Log]:
+        return [replace(log, data=b"") if asked is block else log for log in whole(asked)]
+
+    node._logs = told  # type: ignore[method-assign]
+
+
+def test_a_block_that_cannot_be_decoded_is_asked_for_until_it_can(
+    follower: Follower, node: ToldNode, universe: Universe
+) -> None:
+    advance(follower, node)
+    before, whole = node.head_number(), node._logs
+    block = mine_with_logs(universe)
+    undecodable(node, block)
+    for _ in range(3):
+        with pytest.raises(LogInvalid, match=str(block.number)):
+            advance(follower, node)
+        assert follower.tip is not None
+        assert follower.tip.number < block.number
+    node._logs = whole  # type: ignore[method-assign]
+    assert advance(follower, node)[-1] == node.head_number() > before
+
+
+def test_a_reverted_block_that_cannot_be_told_is_a_new_beginning(
+    follower: Follower, node: ToldNode, universe: Universe
+) -> None:
+    """Its logs are of a pool that was listed after it was sent."""
+    advance(follower, node)
+    targets = follower.targets
+    follower.targets = ()
+    block = mine_with_logs(universe)
+    undecodable(node, block)
+    advance(follower, node)
+    follower.targets = targets
+    universe.cut(universe.tip.number - block.number + 1)
+    mine(universe, 3)
+    with pytest.raises(ReorgTooDeep, match="cannot be told"):
+        advance(follower, node)

@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 SETTLE_S = 0.5  # an index still being built answers with less; seen late by 0.15 s
 PASS_S = 2.0  # as long as a node may contradict itself before its block is passed
 MAX_DOUBTS = 4096  # blocks whose first doubtful answer is remembered: those of a fetch
-HOLES_LEARNED = 3  # blocks after which holes count as the chain's way
+HOLES_LEARNED = 3  # blocks in a row after which holes count as the chain's way
 _REFUSALS = (RpcRefused, LogInvalid, LogsRefused, ChainMoved)
 _DOUBTS = (*_REFUSALS, NodeBehind)
 
@@ -189,8 +189,9 @@ class BlockLogs:
         if has_no_logs(header) and not isinstance(answer, Scraper) and not answer:
             return self._done(header, ())
         first = self._weighed(header, answer, pools)
-        if isinstance(first, tuple):
-            self._numbers_are_whole |= len(first[0]) > 1 and not first[1].holes
+        if isinstance(first, tuple) and len(first[0]) > 1 and not first[1].holes:
+            self._numbers_are_whole = True
+            self._holes_seen = 0  # where they always have them, no block is without
         receipts = self._receipts.logs_of(header, given)
         if receipts is not None:
             found = self._by_receipts(header, first, receipts, pools)
