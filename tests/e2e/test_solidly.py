@@ -104,7 +104,8 @@ def reserves(states: States) -> States:
 def test_pairs_go_from_logs_to_quotes(kind: str, tmp_path: Path, arena_name: str) -> None:
     chain = recorded(kind)
     end = max(row["block"] for row in chain.quotes)
-    first = blocks_to_stop_at(chain)[2]
+    shown = blocks_to_stop_at(chain)
+    first = shown[2]
     stops = [number for number in blocks_of_change(chain) if first + 20 < number < end][::3]
     assert len(stops) > 2
     options = ("--audit-every", "1", "--audit-pools", "8")
@@ -114,10 +115,11 @@ def test_pairs_go_from_logs_to_quotes(kind: str, tmp_path: Path, arena_name: str
         ReaderProcess(tmp_path, arena_name) as reader,
     ):
         reader.ask(do="record", keys=chain.volatile)
-        go_live(node, reader, stops[0] - 1)
         # Settled before each, so that none is still read again at the block that is compared: such a
         # pool's events do not show which block that is, and the newest is audited when that is known.
-        for number in sorted({*stops, end, *(stop - 1 for stop in (*stops, end))}):
+        settled = {max(at for at in shown if at < stop) for stop in (*stops, end)}
+        go_live(node, reader, min(settled) - 1)
+        for number in sorted({*stops, end, *settled}):
             go_to(node, reader, number)
             reader.expect(number, chain.truth(number), settle=True)
         check_quotes(chain, end, reader)
