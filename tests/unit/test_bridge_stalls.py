@@ -204,6 +204,66 @@ def test_one_answer_about_a_head_far_away_lets_nobody_begin_again(
     assert following.count(bridge._drop_clients) >= 1, "it stays there"
 
 
+def test_the_newest_block_is_asked_for_whatever_is_told(
+    bridge: Bridge, now: list[float], following: list[Any]
+) -> None:
+    """Heads of a branch that is not the node's, or old ones, and always more of them."""
+    for failures in (0, 3):
+        bridge._failures = failures
+        bridge._stopping.set()  # no pause
+        for told_s in (0.2, 0.5, 1.1, 3.0):
+            bridge._newest()
+            asked = 0
+            for _ in range(40):
+                bridge._heads._hints.put(bytes(32))
+                now[0] += told_s
+                if bridge._next_hint() is None:
+                    asked += 1
+                    bridge._newest()
+            assert asked >= 40 * min(1.0, told_s / (1.0 + told_s)) - 1
+
+
+def test_a_block_that_one_node_of_two_cannot_give_is_told(
+    bridge: Bridge, now: list[float], following: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each other answer is of a node that has not come to it."""
+    told = Told()
+    bridge._host = told
+    node: Any = bridge._node
+    why = NodeBehind("the node gave 3 logs of block 78: they are not all", block=78)
+
+    def refuse(headers: Sequence[Header], pools: Any) -> list[WholeBlock]:
+        raise why
+
+    monkeypatch.setattr(bridge._follower._reader, "read", refuse)
+    began = now[0]
+    while not told.reasons and now[0] < began + 60:
+        for head in (header(78), header(77)):
+            node.heads = [head]
+            now[0] += 0.3
+            bridge._step(None)
+    assert told.reasons == [f"no block after block 77: NodeBehind: {why}"]
+    assert now[0] - began < 10
+    while bridge.counts()["stalled_seconds"] and now[0] < began + 60:
+        node.heads = [header(77)]
+        now[0] += 0.3
+        bridge._step(None)
+    assert now[0] < began + 20, "that block is gone"
+
+
+def test_the_cause_that_is_told_is_what_the_last_step_failed_of(
+    bridge: Bridge, now: list[float], following: list[Any]
+) -> None:
+    told = Told()
+    bridge._host = told
+    bridge._node = FailingNode(ERRORS[0])  # type: ignore[assignment]
+    bridge._step(None)
+    now[0] += STALLED_S + 0.1
+    bridge._stalls.begins()
+    bridge._stalls.look("answers take seconds")
+    assert told.reasons == [f"no block after block 77: NodeBehind: {ERRORS[0]}"]
+
+
 def test_answers_that_take_seconds_each_are_told_while_they_are_waited_for(
     bridge: Bridge, now: list[float], following: list[Any]
 ) -> None:

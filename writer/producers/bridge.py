@@ -8,13 +8,14 @@ read is disconnected, and so are all when the node's chain cannot be joined to w
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from arena.errors import (
     ChainMismatch,
@@ -41,7 +42,7 @@ from arena.writer.node.transports import Limits
 from arena.writer.producers.follow import Follower, encode, without_protocol_fees
 from arena.writer.producers.heads import Heads
 from arena.writer.producers.replay import listen
-from arena.writer.producers.stalls import Stalls
+from arena.writer.producers.stalls import Host, Stalls
 from arena.writer.protocols.storage import PoolTarget
 from arena.writer.stream.history import Records
 from arena.writer.stream.socket import DIALECTS
@@ -49,7 +50,7 @@ from arena.writer.stream.socket import DIALECTS
 log = logging.getLogger(__name__)
 
 
-POLL_SUBSCRIBED_S = 1.0  # how long a silent subscription is believed
+POLL_SUBSCRIBED_S = 1.0  # the newest block is asked for, whatever a subscription tells
 POLL_S = 0.25  # without a subscription
 # A head below the last one is a chain cut back, or an answer of another node behind a balancer.
 CUT_BACK_S = 1.0
@@ -79,17 +80,6 @@ class BridgeSettings:
     poll_s: float | None = None
     client_nbytes: int = CLIENT_NBYTES
     dialect: str = "bridge"
-
-
-class Host(Protocol):
-    """The program that a bridge is part of. Called in the bridge's thread."""
-
-    def stalled(self, reason: str) -> None:
-        """No block comes until the next does."""
-
-    def doubted(self, keys: frozenset[bytes], block_number: int) -> None:
-        """Make these pools stale, to be read at that block or later. Returns when it is done; NodeBehind
-        when it could not be."""
 
 
 class Bridge:
@@ -126,6 +116,7 @@ class Bridge:
         self._failures = 0
         self._owed: bytes | None = None  # the newest head that was told, and could not be sent
         self._shorter_since: float | None = None
+        self._asked_at = -math.inf  # for the newest block, last
         self._stalls = Stalls(self._tell_stall)
         self._clients: set[asyncio.StreamWriter] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -260,14 +251,15 @@ class Bridge:
             self._loop.call_soon_threadsafe(work, *arguments)
 
     def _next_hint(self) -> bytes | None:
-        """The hash of the newest head the subscription told, None when it is time to ask."""
+        """The hash of the newest head that was told, None when it is time to ask: what is told may be
+        late, or of another branch, each head the child of the one before."""
+        is_sure = self._heads.is_subscribed and self._shorter_since is None
+        poll_s = POLL_SUBSCRIBED_S if is_sure else POLL_S
+        wait_s = self._asked_at + (self.settings.poll_s or poll_s) - time.monotonic()
         if self._failures:
             self._stopping.wait(min(FIRST_RETRY_S * 2 ** (self._failures - 1), LONGEST_RETRY_S))
-            return self._heads.next_hint(0)
-        poll_s = POLL_SUBSCRIBED_S if self._heads.is_subscribed else POLL_S
-        if self._shorter_since is not None:
-            poll_s = POLL_S
-        return self._heads.next_hint(self.settings.poll_s or poll_s)
+            return self._heads.next_hint(0) if wait_s > 0 else None
+        return self._heads.next_hint(wait_s) if wait_s > 0 else None
 
     def _step(self, hint: bytes | None) -> None:
         """Send what leads to the node's head; what hinders is tried again."""
@@ -311,11 +303,12 @@ class Bridge:
             stall = "stalled" if is_near else "node_lost"
             self._stalls.failed(stall, f"{type(error).__name__}: {error}", began_at)
             return
-        if follower.tip is not began or self._owed is None:
+        if follower.tip is not began:
             self._owed = None
             self._stalls.passed()
         self._failures = 0
-        self._stalls.answered()
+        if follower.tip is not None:
+            self._stalls.answered(follower.tip.number)
         if hint is None and follower.tip != began:
             self._heads.note_untold()
 
@@ -330,7 +323,7 @@ class Bridge:
     def _head(self, hint: bytes | None) -> Header:
         """The node's head, as the node has it: of what a subscription tells only the hash counts."""
         if hint is None:
-            return self._node.head()
+            return self._newest()
         tip = self._follower.tip
         if tip is not None and tip.hash == hint:
             return tip
@@ -342,9 +335,15 @@ class Bridge:
             # A block that was replaced may be told late: nothing is turned back for a word alone.
             known = self._node.headers([header.number])[0]
             if known is None or known.hash != hint:
-                return self._node.head()
+                return self._newest()
         follower.tell(hint, logs, receipts)
         return header
+
+    def _newest(self) -> Header:
+        self._asked_at = time.monotonic()
+        head = self._node.head()
+        self._stalls.saw(head.number)
+        return head
 
     def _tell_stall(self, event: str, why: str) -> None:
         """Say that no block comes: readers see it no other way."""

@@ -1,12 +1,24 @@
-"""For how long a bridge has sent no block although there may be one, and whether that was told."""
+"""For how long a bridge has sent no block although there may be one, and who is told."""
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 # Who cannot get past a block, or to the node, says so within ten seconds: to clients as a producer
 # tells its end, by closing.
 STALLED_S = 8.0
 LASTS_S = 1.0  # what one answer says that may be another node's
+
+
+class Host(Protocol):
+    """The program that a bridge is part of. Called in the bridge's thread."""
+
+    def stalled(self, reason: str) -> None:
+        """No block comes until the next does."""
+
+    def doubted(self, keys: frozenset[bytes], block_number: int) -> None:
+        """Make these pools stale, to be read at that block or later. Returns when it is done; NodeBehind
+        when it could not be."""
 
 
 class Stalls:
@@ -19,6 +31,8 @@ class Stalls:
         self._busy_since: float | None = None
         self._far_since: float | None = None
         self._told_since: float | None = None  # the begin of what was told last
+        self._seen = 0  # the newest block
+        self._failed = 0.0, "", ""  # when a step failed last, and what is told of it
         self.total = 0
 
     @property
@@ -43,9 +57,17 @@ class Stalls:
         """Nothing hinders any more."""
         self._failing_since = None
 
-    def answered(self) -> None:
-        """The node's chain could be followed."""
+    def saw(self, number: int) -> None:
+        """The node named its newest block."""
+        self._seen = max(self._seen, number)
+
+    def answered(self, tip: int) -> None:
+        """The node's chain could be followed, to that block. Where a later one was seen, the answer may
+        be of another node than the one that has it: nothing hinders after none has failed for long."""
         self._far_since = None
+        if tip >= self._seen or time.monotonic() - self._failed[0] >= STALLED_S:
+            self._failing_since = None
+            self._seen = tip
 
     def is_far_for_good(self, began_at: float) -> bool:
         """Whether the node's chain was too far from what is kept for a while, now told again."""
@@ -58,15 +80,20 @@ class Stalls:
 
     def failed(self, event: str, why: str, began_at: float) -> None:
         """A step that began at `began_at` has failed."""
+        self._failed = time.monotonic(), event, why
         if self._failing_since is None:
             self._failing_since = began_at
         self._say(self._failing_since, event, why)
 
     def look(self, why: str) -> None:
-        """A step may be taking as long."""
+        """A step may be taking as long; then `why`, else what the last one failed of."""
         busy, failing = self._busy_since, self._failing_since
-        if busy is not None:
-            self._say(busy if failing is None else failing, "stalled", why)
+        if busy is None:
+            return
+        if failing is not None:
+            self._say(failing, *self._failed[1:])
+        else:
+            self._say(busy, "stalled", why)
 
     def _say(self, since: float, event: str, why: str) -> None:
         if since != self._told_since and time.monotonic() - since >= STALLED_S:

@@ -24,7 +24,7 @@ from arena.writer.host.sidetasks import SideTasks
 from arena.writer.lists.source import PoolChange, PoolSource
 from arena.writer.node.client import NodeClient
 from arena.writer.node.head import SyncState
-from arena.writer.producers.bridge import Host
+from arena.writer.producers.stalls import Host
 from arena.writer.protocols.storage import PoolTarget
 from arena.writer.scrapers import PoolScraper
 from arena.writer.scrapers.described import Described
