@@ -8,11 +8,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from builders.history import DECOY, SimBlock, Universe
 
 from arena.errors import ChainMoved, LogInvalid, NodeBehind, ReorgTooDeep, RpcRefused
 from arena.layouts.slots import UNISWAP_V2, UNISWAP_V3, UNISWAP_V4
+from arena.native import lib
 from arena.specs import PoolSpec, TokenSpec
 from arena.writer.node.client import Header, Log
 from arena.writer.node.rpc_node import read_header, read_log
@@ -34,6 +36,7 @@ class ToldNode:
         self.demands_address = False
         self.doubted: list[tuple[frozenset[bytes], int]] = []
         self.asked: list[int] = []
+        self.empty: set[bytes] = set()  # accounts whose words are zero
 
     def _header(self, block: SimBlock) -> Header:
         header = read_header(block.header())
@@ -75,7 +78,7 @@ class ToldNode:
         return found[1:] if self.less else found
 
     def words(self, block_hash: bytes, places: Sequence[tuple[bytes, bytes]]) -> list[int]:
-        return [1 << 96 for _ in places]
+        return [0 if account in self.empty else 1 << 96 for account, _slot in places]
 
 
 def mine(universe: Universe, blocks: int) -> None:
@@ -266,6 +269,25 @@ def test_a_pool_that_was_not_asked_for_is_in_doubt_when_the_block_is_reverted(
     mine(universe, 3)
     advance(follower, node)
     assert node.doubted == [(frozenset({everyone[-1].spec.key}), universe.tip.number)]
+
+
+def test_a_reverted_pool_that_storage_shows_empty_is_read_anew(
+    follower: Follower, node: ToldNode, universe: Universe
+) -> None:
+    """Its first events may have been turned back; or the node has not its state yet."""
+    advance(follower, node)
+    mine(universe, 12)
+    advance(follower, node)
+    pair = next(each for each in follower.targets if each.spec.protocol == PROTOCOLS["uniswap_v2"])
+    node.empty = {pair.spec.key}
+    universe.cut(12)
+    mine(universe, 13)
+    (_, records) = list(follower.advance(node.head()))[-1]
+    finals = np.isin(records["kind"], [lib.PSA_EVENT_V2_FINAL, lib.PSA_EVENT_SLOT0_FINAL])
+    told = {each.tobytes()[:20] for each in records["key"][finals]}
+    assert pair.spec.key not in told
+    assert told, "of the others"
+    assert node.doubted == [(frozenset({pair.spec.key}), universe.tip.number)]
 
 
 def test_a_reorg_below_what_is_kept_is_too_deep(

@@ -292,11 +292,16 @@ class Follower:
         if self._node.head().hash != head.hash:
             found = self._node.words(head.hash, places)
         words = iter(found)
+        values_of = {each.spec.key: [next(words) for _ in price_slots(each)] for each in targets}
+        # A pool whose first events were reverted has nothing; so has any by a node that lacks its state.
+        empty = frozenset(key for key, values in values_of.items() if not any(values))
+        if empty:
+            self._doubted(empty, head.number)
         epilogues = []
         for target in targets:
-            values = [next(words) for _ in price_slots(target)]
+            values = values_of[target.spec.key]
             fields = protocol_of(target.spec).final(target, values)
-            if fields is not None:
+            if fields is not None and target.spec.key not in empty:
                 epilogues.append(_epilogue(target, fields, head.number))
         return epilogues
 
