@@ -363,11 +363,31 @@ def test_a_block_in_which_nothing_ran_needs_no_second_look() -> None:
     node = LyingNode({5: []})
     node.headers_by_number[5] = header_of(5, [], transaction_count=0, gas_used=0)
     assert Reader(node).read().logs == ()
-    assert node.asked == []
+    assert node.asked == ["hash"], "neither receipts nor another way"
     for told in ({"transaction_count": 1}, {"gas_used": 21000}, {"transaction_count": None}):
         node.headers_by_number[5] = replace(header_of(5, []), **{"gas_used": 0} | told)
         with pytest.raises(NodeBehind):
             Reader(node).read()
+
+
+def test_logs_are_believed_of_a_block_whose_header_says_that_nothing_ran() -> None:
+    node = node_of()
+    nothing = {"transaction_count": 0, "gas_used": 0, "logs_bloom": bytes(256)}
+    node.headers_by_number[5] = replace(node.header(5), **nothing)
+    reader = Reader(node)
+    with pytest.raises(NodeBehind):
+        reader.read()
+    reader.now += SETTLE_S
+    assert list(reader.read().logs) == known(node.truth[5])
+
+
+def test_a_refusal_of_its_logs_is_nothing_to_a_block_in_which_nothing_ran() -> None:
+    def refuse(logs: object) -> list[Log]:
+        raise RpcRefused("no", code=-32000, reason="no")
+
+    node = LyingNode({5: []}, by_hash=refuse)
+    node.headers_by_number[5] = header_of(5, [], transaction_count=0, gas_used=0)
+    assert Reader(node).read().logs == ()
 
 
 @pytest.mark.parametrize("count", [None, 4])

@@ -110,16 +110,21 @@ class BlockLogs:
 
         NodeBehind while its logs are missing, LogInvalid, ChainMoved: ask again. What the node raises.
         """
-        asked = [each for each in headers if not has_no_logs(each) and each.hash not in self._told]
+        asked = [each for each in headers if each.hash not in self._told]
         answers = dict(zip((each.hash for each in asked), self._by_hash(asked), strict=True))
         told, self._told = self._told, {}
-        receipts = self._receipts.of_blocks([each for each in headers if not has_no_logs(each)])
+        for header in filter(has_no_logs, asked):
+            if isinstance(answers[header.hash], Scraper):  # there is nothing it could have
+                answers[header.hash] = ()
+        answers |= told
+        receipts = self._receipts.of_blocks(
+            [each for each in headers if answers[each.hash] or not has_no_logs(each)]
+        )
         found: list[WholeBlock] = []
         failure: Scraper | None = None
         for header in headers:  # those behind a doubtful one, too: their doubts last as long
-            answer = answers.get(header.hash, told.get(header.hash, ()))
             try:
-                whole = self._search(header, answer, receipts.get(header.hash), pools)
+                whole = self._search(header, answers[header.hash], receipts.get(header.hash), pools)
             except _DOUBTS as error:
                 failure = failure or error
             else:
@@ -186,7 +191,7 @@ class BlockLogs:
         given: "Receipts | Scraper | None",
         pools: Mapping[bytes, PoolSpec],
     ) -> WholeBlock:
-        if has_no_logs(header) and not isinstance(answer, Scraper) and not answer:
+        if has_no_logs(header) and not answer:
             return self._done(header, ())
         first = self._weighed(header, answer, pools)
         if isinstance(first, tuple) and len(first[0]) > 1 and not first[1].holes:

@@ -106,7 +106,8 @@ class ReceiptSource:
         if answer is None or isinstance(answer, Scraper):
             return None
         count = header.transaction_count
-        if answer.count < max(1, count or 0):
+        is_of_all = header.gas_used and answer.gas_used == header.gas_used
+        if answer.count < max(1, count or 0) or (count is None and not is_of_all):
             return None
         # What is paid back counts in a block's gas on some chains, so a full count is enough.
         differs = answer.gas_used and header.gas_used and answer.gas_used != header.gas_used
