@@ -226,6 +226,20 @@ def test_a_node_that_was_away_leaves_its_pools_doubtful() -> None:
     assert source.doubtful([POOL]) == []
 
 
+@pytest.mark.parametrize("silence", ["0x", REVERTED], ids=str)
+def test_a_contract_without_any_function_has_not_answered(
+    silence: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So answers a node that is behind the pool's creation."""
+    node = PlayedNode(**dict.fromkeys(GOOD, silence))
+    source = described(node)
+    for _ in range(MOST_ASKS + 5):
+        assert source.contradictions([POOL]) == {}
+    assert "descriptions_unchecked" in caplog.text
+    node.answers = GOOD | {FEE: word(501)}
+    assert POOL.key in source.contradictions([POOL])
+
+
 def test_a_list_that_is_believed_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     source = described(PlayedNode(**{FEE: REVERTED}))

@@ -2,9 +2,9 @@
 
 fee(), tickSpacing(), token0(), token1() and factory() of a V2 pair or V3 pool never change, so each
 pool is asked once. A function that a fork lacks says nothing, neither for nor against the list, and
-is logged; a refusal of any other kind is no answer, and is asked for until there is one. The
-fee of a V2 pair is nowhere on the chain; the id of a V4 pool is the hash of its description and
-needs no node.
+is logged; a refusal of any other kind is no answer, nor is it one that a contract has none of them, and
+the pool is asked until there is one. The fee of a V2 pair is nowhere on the chain; the id of a V4 pool is
+the hash of its description and needs no node.
 """
 
 import logging
@@ -106,6 +106,8 @@ class Described:
                 is_whole = len(self._told[spec.key]) == len(_functions(spec))
                 if is_whole and spec.key in first:
                     self._late.discard(spec.key)
+                if not self._told[spec.key]:  # a node behind may not have the contract yet
+                    refused.setdefault(spec.key, None)
                 if spec.key not in refused and not is_whole:
                     self._silences[spec.key] = self._silences.get(spec.key, 0) + 1
             told = {spec.key: dict(self._told.get(spec.key, {})) for spec in wanted}
