@@ -45,7 +45,7 @@ EXAMPLES = (
     *("ma14:176:hostile", "ma7:82:life:hostile", "mb19:473:life:alike:hostile"),
     *("na9:33:hostile", "mb33:210:hostile"),
     *("qa40:103:hostile", "qb38:167:life:hostile", "sa26:310:bridge:hostile"),
-    *("ta42:487:hostile", "ua2:214:bridge:hostile"),
+    *("ta42:487:hostile", "ua2:214:bridge:hostile", "ya2:390:alike:hostile"),
 )
 
 

@@ -2191,6 +2191,177 @@ def test_events_speak_against_fees_that_are_alike(make: Callable[..., Bench]) ->
     bench.run(scenario())
 
 
+@pytest.mark.parametrize("side", ["stream", "node"])
+@pytest.mark.parametrize("moves", [True, False], ids=["fees move", "fees stand"])
+def test_events_that_one_side_lacks_make_their_pool_stale_until_it_is_read_anew(
+    make: Callable[..., Bench],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    side: str,
+    moves: bool,
+) -> None:
+    """No other pool, and what is compared goes on behind that block."""
+    monkeypatch.setattr("arena.writer.sync.apart.DISPUTED_S", 0.05)
+    bench, node = forked(make, V2_KEY, V3_KEY, fork=10**6, branch="-")
+    node.moves = moves
+    bench.coordinator._source.scraper.amounts["-"] = 5
+
+    async def scenario() -> None:
+        bench.intake.drop_buffer()
+        start = asyncio.ensure_future(bench.coordinator.cold_start())
+        while not start.done():
+            await go_on(bench, node)
+        await start
+        async with bench.live():
+            while not bench.coordinator.known():
+                await go_on(bench, node)
+            if side == "stream":
+                node.sync(node.tip + 1, "-", 9)
+                bench.coordinator._source.scraper.amounts["-"] = 9
+            await go_on(bench, node, *([sync(9)] if side == "node" else []))
+            disputed = node.tip
+            while "event=events_disputed" not in caplog.text:
+                await go_on(bench, node)
+                assert bench.status(V3_KEY) == "live"
+            amount = 9 if side == "stream" else 5
+            known: Sequence[Witness] = ()
+            while not known or known[-1].number <= disputed:
+                node.sync(node.tip + 1, "-", amount)
+                await go_on(bench, node, sync(amount))
+                assert bench.status(V3_KEY) == "live"
+                known = bench.coordinator.known()
+            assert are_live(bench, (V2_KEY, V3_KEY))
+            assert bench.amount(V2_KEY) == amount
+
+    bench.run(scenario())
+    assert caplog.text.count("event=events_disputed") == 1
+    assert "pools=1 " in caplog.text
+
+
+def test_a_pool_whose_events_the_stream_does_not_bring_stays_stale(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once it was in dispute, it is again with its next event."""
+    monkeypatch.setattr("arena.writer.sync.apart.DISPUTED_S", 0.05)
+    bench, node = forked(make, V2_KEY, V3_KEY, fork=10**6, branch="-")
+    node.moves = True
+    amounts = bench.coordinator._source.scraper.amounts
+    amounts["-"] = 5
+
+    async def unsent() -> None:
+        amounts["-"] += 1
+        node.sync(node.tip + 1, "-", amounts["-"])
+        await go_on(bench, node)
+        assert bench.status(V3_KEY) == "live"
+
+    async def scenario() -> None:
+        bench.intake.drop_buffer()
+        start = asyncio.ensure_future(bench.coordinator.cold_start())
+        while not start.done():
+            await go_on(bench, node)
+        await start
+        async with bench.live():
+            while "event=events_disputed" not in caplog.text:
+                await unsent()
+            monkeypatch.setattr("arena.writer.sync.apart.DISPUTED_S", 1e9)
+            for _ in range(50):
+                await unsent()
+                assert bench.status(V2_KEY) == "stale"
+            assert bench.coordinator.known()[-1].number > node.tip - 20, "others are compared"
+            while bench.status(V2_KEY) != "live":
+                await go_on(bench, node)
+            await unsent()
+            for _ in range(4):
+                await go_on(bench, node)
+            assert bench.status(V2_KEY) == "stale"
+
+    bench.run(scenario())
+
+
+def test_blocks_that_differ_in_time_for_long_are_told_beside_the_phase(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arena.writer.sync.apart.SAID_S", 0.05)
+    bench, node = forked(make, V2_KEY, V3_KEY, fork=10**6, branch="-")
+    node.moves = True
+    bench.coordinator._source.scraper.amounts["-"] = 5
+
+    async def scenario() -> None:
+        bench.intake.drop_buffer()
+        start = asyncio.ensure_future(bench.coordinator.cold_start())
+        while not start.done():
+            await go_on(bench, node)
+        await start
+        async with bench.live():
+            while not bench.coordinator.known():
+                await go_on(bench, node)
+            headers = node.headers
+            monkeypatch.setattr(
+                node,
+                "headers",
+                lambda numbers: [
+                    each and replace(each, timestamp=each.timestamp + 1)
+                    for each in headers(numbers)
+                ],
+            )
+            while not bench.reader.phase_reason:
+                await go_on(bench, node)
+            assert bench.reader.phase == "live"
+            assert "is another one than the node's" in bench.reader.phase_reason
+            monkeypatch.setattr(node, "headers", headers)
+            while bench.reader.phase_reason:
+                await go_on(bench, node)
+            assert are_live(bench, (V2_KEY, V3_KEY))
+
+    bench.run(scenario())
+
+
+@pytest.mark.parametrize("on", ["A", "B"])
+def test_events_of_the_blocks_whose_fees_show_a_branch_may_speak_against_it(on: str) -> None:
+    """Values are of a block from before the stream's first."""
+    node = ForkedNode(fork=101, tip=104, branch=on)
+    node.moves = True
+    node.sync(102, "A", 5)
+    node.sync(102, "B", 6)
+    branch = Branch(node)
+    branch.pools = {V2_KEY: spec(V2_KEY)}
+    kept = [fixed(n, *([sync(5)] if n == 102 else []), fee=fee_of(n)) for n in (102, 103, 104)]
+    found = branch.confirm(kept, {(101, node.hash_of(101, on)): [V2_KEY]}, {}).agreement
+    assert found.differs == (on == "B")
+    assert found.is_proven == (on == "A")
+
+
+def test_what_was_read_below_a_block_that_differed_is_read_again_once_both_have_turned(
+    make: Callable[..., Bench],
+) -> None:
+    """They turn back a block of the number it was read at; it may not have been one block."""
+    bench, node = forked(make, V2_KEY, V3_KEY, fork=100)
+    node.moves = True
+    bench.coordinator._source.scraper.amounts["C"] = 7
+
+    async def scenario() -> None:
+        bench.intake.drop_buffer()
+        start = asyncio.ensure_future(bench.coordinator.cold_start())
+        while not start.done():
+            await go_on(bench, node)
+        await start
+        assert bench.amount(V3_KEY) == 6
+        async with bench.live():
+            node.sync(node.tip + 1, "B", 9)
+            while not bench.coordinator._watch._places._contested:
+                await go_on(bench, node)
+            blocks = [fixed(n, fee=fee_of(n)) for n in range(102, node.tip + 1)]
+            reverted = [each.copy() for each in reversed(blocks)]
+            for records in reverted:
+                records["flags"] |= lib.PSA_EVENT_IS_REVERT
+            node.branch = "C"
+            bench.send(REORG_START, *reverted, *blocks, REORG_COMPLETE)
+            while bench.amount(V3_KEY) != 7 or not are_live(bench, (V2_KEY, V3_KEY)):
+                await go_on(bench, node)
+
+    bench.run(scenario())
+
+
 def test_a_node_that_turns_while_it_is_asked_confirms_nothing() -> None:
     """The place read at is B's still, and what is compared then is A's."""
     node = ForkedNode(fork=101, tip=102)

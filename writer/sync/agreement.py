@@ -30,18 +30,25 @@ class Witness:
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """What speaks for node and stream being on one branch: `blocks` in a row that are equal, up to
-    `tip`, and how much of it `told`. `differs`: the last one looked at is not equal. `is_doubted`: one
-    that was not equal is still the node's and the stream's, so blocks without events prove nothing."""
+    `tip`, and how much of it `told`, also `by_fee`. `differs`: the last one looked at is not equal.
+    `is_doubted`: one that was not equal is still the node's and the stream's, so blocks without events
+    prove nothing."""
 
     tip: Header | None = None
     blocks: int = 0
     told: int = 0
+    by_fee: bool = False
     differs: bool = False
     is_doubted: bool = False
 
     @property
     def is_proven(self) -> bool:
         return not self.differs and self.told >= PROOF
+
+    @property
+    def outweighs(self) -> bool:
+        """Also that a block below was another one in events: these do not agree so long on two branches."""
+        return self.is_proven and (self.by_fee or self.blocks >= UNSURE_BLOCKS)
 
     @property
     def is_enough(self) -> bool:
@@ -51,14 +58,10 @@ class Agreement:
 
     def then(self, kept: Records, header: Header, *, has_events: bool) -> "Agreement":
         """With one more equal block, the next one or one after blocks that were not looked at."""
-        told = self.told + has_events
-        if (
-            self.tip is not None
-            and self.tip.hash == header.parent_hash
-            and tells(kept, self.tip, header)
-        ):
-            told = PROOF
-        return Agreement(header, self.blocks + 1, told)
+        tip = self.tip
+        by_fee = tip is not None and tip.hash == header.parent_hash and tells(kept, tip, header)
+        told = PROOF if by_fee else self.told + has_events
+        return Agreement(header, self.blocks + 1, told, self.by_fee or by_fee)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ Everything here waits for the node and runs in a worker thread; nothing touches 
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 
 from arena.errors import ChainMoved, GapNotClosed, LogsRefused, NodeBehind
@@ -59,6 +60,9 @@ class Branch:
         self.agreement = Agreement()  # up to the newest witness
         self.has_disagreed = False
         self.differing: Differing | None = None  # a block of the node that was not the stream's
+        self.stopped: Differing | None = None  # the one that the last `witness` came to
+        self.passed: dict[int, frozenset[bytes]] = {}  # blocks, and pools not compared in them;
+        self.skipped: frozenset[bytes] = frozenset()  # and in any
         # The newest block that the arena has from this node alone, sure when it was proven to be the
         # stream's. What the node says of blocks up to it proves nothing: they are its own.
         self.filled: Witness | None = None
@@ -66,23 +70,18 @@ class Branch:
 
     def copy(self, witnesses: Sequence[Witness]) -> "Branch":
         """The same view with these witnesses, for another thread to go on with."""
-        other = Branch(self.node)
-        other.reader = self.reader
-        other.pools, other.witnesses = self.pools, list(witnesses)
-        other.has_disagreed, other.filled = self.has_disagreed, self.filled
-        other.agreement, other.differing = self.agreement, self.differing
+        other = copy(self)
+        other.witnesses, other._trail = list(witnesses), Trail(self.node)
         return other
 
     def pools_of(self, kept: Records, late: Mapping[bytes, int]) -> Mapping[bytes, PoolSpec]:
-        """The pools all of whose events the stream brought in that block: those it must bring, and of
-        the others those it did, for a block has all events of a pool or none."""
+        """The pools to be compared in that block: those all of whose events the stream must bring, and of
+        the others those it did, for a block has all of a pool or none."""
         number = number_of(kept)
-        brought = touched_pools(kept, self.pools) if late else ()
-        return {
-            key: spec
-            for key, spec in self.pools.items()
-            if late.get(key, -1) < number or key in brought
-        }
+        brought = touched_pools(kept, self.pools) if late else set()
+        out = {key for key, last in late.items() if last >= number and key not in brought}
+        out |= self.passed.get(number, frozenset()) | self.skipped
+        return {key: spec for key, spec in self.pools.items() if key not in out}
 
     def forget(self) -> None:
         """The arena was filled anew: no hash of it is known."""
@@ -147,23 +146,28 @@ class Branch:
     def _then(
         self, agreement: Agreement, kept: Records, header: Header, *, has_events: bool
     ) -> Agreement:
-        """With one more equal block; one that was taken from the node counts for nothing."""
-        if self.is_filled(header.number):
+        """With one more equal block; one that was the node's own, or passed over, begins anew."""
+        if self.is_filled(header.number) or header.number in self.passed:
             return Agreement(header)
         return agreement.then(kept, header, has_events=has_events)
 
     def _note_differing(
-        self, header: Header, mark: int, kept: Records, pools: Mapping[bytes, PoolSpec]
-    ) -> None:
+        self, block: NodeBlock, mark: int, kept: Records, pools: Mapping[bytes, PoolSpec]
+    ) -> Differing:
+        number, found = block.header.number, Differing.of(block, mark, kept, pools)
         # Another than the node's of before says nothing of the stream.
-        is_lowest = self.differing is None or header.number < self.differing.number
-        if is_lowest and not self.is_filled(header.number):
-            self.differing = Differing(header.number, header.hash, mark, kept=kept, pools=pools)
+        is_lowest = self.differing is None or number < self.differing.number
+        if is_lowest and not self.is_filled(number):
+            self.differing = found
+        return found
 
-    def _doubt(self, agreement: Agreement) -> Agreement:
-        """The same, with what is known to speak against it while the node still has that block."""
-        known = self.differing
-        if known is not None and known.is_over(self.node, self.reader, self.pools):
+    def _doubt(self, agreement: Agreement, *, can_pass: bool = True) -> Agreement:
+        """The same, with what speaks against it: till the node has it no more, or proof came behind."""
+        known, tip = self.differing, agreement.tip
+        is_passed = False
+        if can_pass and known is not None and known.number in self.passed and tip is not None:
+            is_passed = agreement.outweighs and tip.number > known.number
+        if known is not None and (is_passed or known.is_over(self.node, self.reader, self.pools)):
             self.differing = known = None
         return replace(agreement, is_doubted=known is not None)
 
@@ -182,6 +186,7 @@ class Branch:
 
         Stops at the first that is another block than the node's. Scraper errors of the node.
         """
+        self.stopped = None
         newest = self.witnesses[-1] if self.witnesses else None
         wanted = [each for each in kept if newest is None or number_of(each) > newest.number]
         if not wanted:
@@ -209,7 +214,7 @@ class Branch:
         for block, each in zip(found, wanted, strict=True):
             pools = self.pools_of(each, late)
             if not same_block(each, block, pools):
-                self._note_differing(block.header, mark, each, pools)
+                self.stopped = self._note_differing(block, mark, each, pools)
                 self._disagree(block, each)
                 break
             has_events = bool(touched_pools(block.records, pools))
@@ -226,15 +231,10 @@ class Branch:
         # Either side may be ahead, which settles itself; said once, for it may also be for good.
         level = logging.DEBUG if self.has_disagreed else logging.INFO
         self.has_disagreed = True
-        log.log(
-            level,
-            "event=node_disagrees block=%d node_events=%d stream_events=%d reason=%r",
-            block.header.number,
-            len(block.records) - 2,
-            len(kept) - 2,
-            "the stream and the node are on different branches, or the stream leaves out pools; "
-            "while it lasts gaps are closed by reading pools anew",
-        )
+        counts = block.header.number, len(block.records) - 2, len(kept) - 2
+        why = "they are on different branches, or one leaves out events"
+        text = "event=node_disagrees block=%d node_events=%d stream_events=%d reason=%r"
+        log.log(level, text, *counts, why)
 
     def fetch_gap(self, facts: GapFacts) -> GapBlocks:
         """What is missing between the arena and the stream.
@@ -281,14 +281,15 @@ class Branch:
         for block, kept in zip(compared, facts.kept, strict=True):
             pools = self.pools_of(kept, facts.late)
             if not same_block(kept, block, pools):
-                self._note_differing(block.header, facts.mark, kept, pools)
+                self._note_differing(block, facts.mark, kept, pools)
                 raise ChainMoved(
                     f"block {block.header.number} of the stream is another one than the node's",
                     block=block.header.number,
                 )
             has_events = bool(touched_pools(block.records, pools))
             agreement = agreement.then(kept, block.header, has_events=has_events)
-        return GapBlocks(ancestor, tuple(missing), tuple(compared), self._doubt(agreement))
+        agreement = self._doubt(agreement, can_pass=False)
+        return GapBlocks(ancestor, tuple(missing), tuple(compared), agreement)
 
     def confirm(
         self,
@@ -358,8 +359,7 @@ class Branch:
         self, kept: Sequence[Records], highest: int, late: Mapping[bytes, int], mark: int
     ) -> Agreement:
         """Whether the node's chain is the stream's up to block `highest`, by the blocks `kept` around
-        it. Where fees tell, few blocks are enough, and events need only not speak against it up to
-        `highest`: two branches may have equal fees. ChainMoved."""
+        it: where fees tell, few are enough, if no event speaks against it. ChainMoved."""
         near = [each for each in kept if abs(number_of(each) - highest) <= UNSURE_BLOCKS]
         if not near:
             near = list(kept[:UNSURE_BLOCKS])
@@ -381,7 +381,8 @@ class Branch:
             agreement = self._then(agreement, each, header, has_events=False)
         if not agreement.is_proven:
             return self._agree_in_events(kept, late, mark)
-        up_to = [each for each in kept if number_of(each) <= highest]
+        last = max(highest, agreement.tip.number if agreement.tip else 0)  # what shows it, too
+        up_to = [each for each in kept if number_of(each) <= last]
         try:
             by_events = self._agree_in_events(up_to, late, mark) if up_to else agreement
         except LogsRefused:
@@ -411,7 +412,7 @@ class Branch:
         ):
             pools = self.pools_of(each, late)
             if not same_identity(each, block.header) or differing_pools(each, block.records, pools):
-                self._note_differing(block.header, mark, each, pools)
+                self._note_differing(block, mark, each, pools)
                 return Agreement(block.header, differs=True)
             has_events = bool(touched_pools(block.records, pools))
             agreement = self._then(agreement, each, block.header, has_events=has_events)

@@ -76,6 +76,13 @@ class Intake:
         log.warning("event=stalled phase=%s reason=%r", phase, reason)
         self.arena.set_phase(phase, reason)
 
+    def is_apart(self, reason: str) -> None:
+        """Live, and what may be wrong is not looked for: shown until it is said with no reason."""
+        if self.stage.is_live and not self.is_stalled:
+            if reason:
+                log.warning("event=apart reason=%r", reason)
+            self.arena.set_phase(self.stage.phase(), reason)
+
     def _moves(self) -> None:
         """A block came after a stall."""
         self.is_stalled = False

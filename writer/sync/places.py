@@ -31,6 +31,8 @@ class Places(Part):
         # one up to which the node told protocol fees.
         self._places: dict[Witness, set[bytes]] = {}
         self._looked = 0, 0.0  # at them last: the head by then, and when
+        # Number and hash of those above which node and stream have differed, and not agreed since.
+        self._contested: set[tuple[int, bytes]] = set()
 
     def note(self, candidates: Sequence[Candidate], agreement: Agreement | None) -> None:
         """Keep which block of the node values were read at."""
@@ -56,6 +58,11 @@ class Places(Part):
         self.forget((FEES,))
         if are_watched:
             self._places.setdefault(newest, set()).add(FEES)
+
+    def contest(self, block_number: int) -> None:
+        """That block was another one for node and stream: so may be what was read below it."""
+        places = ((each.number, each.hash) for each in self._places)
+        self._contested |= {place for place in places if place[0] < block_number}
 
     def begin_again(self) -> None:
         """Every pool was read anew."""
@@ -92,7 +99,11 @@ class Places(Part):
         reverted = places - valid
         proven = tip.number if tip is not None and not orphaned else 0
         unsure = {each for each in unsure if each.number > proven}
+        still = {(each.number, each.hash) for each in places if each.number > proven}
+        self._contested &= still
         suspect = (gone ^ reverted) | (unsure & gone if differing is None else unsure)
+        # Both have turned back a block of that number; who knows whether it was one block.
+        suspect |= {each for each in gone if (each.number, each.hash) in self._contested}
         if suspect & gone:
             why = "the node no longer has that block"
         elif differing is not None:

@@ -28,7 +28,7 @@ class FeedThreadCall(Protocol):
 ASKED: tuple[Callable[..., Any], ...] = (
     *(Intake.joining_block, Intake.enter, Intake.progress, Intake.kept_range, Intake.idle_turns),
     *(Intake.head_block, Intake.live_head, Intake.install, Intake.go_live, Intake.join_failed),
-    *(Intake.open_gap, Intake.drop_buffer, Intake.stalled, WriterArena.set_phase),
+    *(Intake.open_gap, Intake.drop_buffer, Intake.stalled, Intake.is_apart, WriterArena.set_phase),
     *(Standing.known_now, Standing.known_at, Standing.valid),
     *(Standing.valid_now, Standing.valid_at),
     *(Members.pools, Members.stale, Members.unread, Members.is_stale, Members.take_stale),

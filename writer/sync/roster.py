@@ -198,6 +198,10 @@ class Roster:
         del self._waits[key]
         self._settle.pop(key, None)
 
+    def read_after(self, key: bytes, at_s: float, pause_s: float) -> None:
+        """It is to be read then, not before."""
+        self._waits[key] = Wait(at_s, pause_s)
+
     def read_in_vain(self, key: bytes, now_s: float) -> None:
         """It waits, longer each time."""
         pause_s = self._waits[key].pause_s

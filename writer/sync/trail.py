@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Self
 
 from arena.errors import Scraper
 from arena.native import lib
@@ -10,7 +11,7 @@ from arena.specs import PoolSpec
 from arena.writer.node.client import Header, NodeClient
 from arena.writer.stream.block_logs import BlockLogs
 from arena.writer.stream.blocks import claimed_blocks, fetch_blocks
-from arena.writer.stream.compare import NodeBlock, same_block
+from arena.writer.stream.compare import NodeBlock, differing_pools, same_block, touched_pools
 from arena.writer.stream.history import Records
 from arena.writer.sync.agreement import Witness
 
@@ -70,10 +71,25 @@ class Trail:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Differing(Witness):
-    """A block of the node that was not the stream's, which was `kept`, in events of `pools`."""
+    """A block of the node that was not the stream's, which was `kept`, in events of `pools`; in `disputed`
+    ones alone, none where the blocks differ in time or fee."""
 
     kept: Records
     pools: Mapping[bytes, PoolSpec]
+    disputed: frozenset[bytes]
+
+    @classmethod
+    def of(
+        cls, block: NodeBlock, mark: int, kept: Records, pools: Mapping[bytes, PoolSpec]
+    ) -> Self:
+        header, records = block.header, block.records
+        disputed: set[bytes] = set()
+        if same_identity(kept, header):
+            disputed.update(differing_pools(kept, records, pools))
+            if not disputed:  # the same events, in another order
+                disputed = touched_pools(kept, pools) | touched_pools(records, pools)
+        place = header.number, header.hash, mark
+        return cls(*place, kept=kept, pools=pools, disputed=frozenset(disputed))
 
     def is_over(
         self, node: NodeClient, reader: BlockLogs, listed: Mapping[bytes, PoolSpec]

@@ -9,6 +9,7 @@ from arena.errors import LogsRefused, Scraper
 from arena.layouts.slots import UNISWAP_V4
 from arena.writer.node.client import NodeClient
 from arena.writer.stream.fees import fee_changes
+from arena.writer.sync.apart import Apart
 from arena.writer.sync.branch import Branch
 from arena.writer.sync.confirming import Confirming
 from arena.writer.sync.parts import Part, Shared
@@ -33,6 +34,7 @@ class Watch(Part):
         self._confirming = confirming
         self._places = places
         self._witness_pause_s = witness_pause_s
+        self._apart = Apart(shared)
         self._look_for_hashes = asyncio.Event()
         self._has_said_fees = False
 
@@ -55,6 +57,7 @@ class Watch(Part):
         """Say that the stream stands still while the node goes on, until cancelled."""
         seen = 0
         behind_since: float | None = None
+        was_ahead = 0.0
         while True:
             await asyncio.sleep(SILENT_POLL_S)
             head = await self._call(self.intake.live_head)
@@ -66,9 +69,12 @@ class Watch(Part):
             except Scraper:
                 continue
             now = time.monotonic()
-            if newest <= head:
-                behind_since = None
-            elif behind_since is None:
+            if newest <= head:  # one answer may be of a node that lags
+                if now - was_ahead >= SILENT_S:
+                    behind_since = None
+                continue
+            was_ahead = now
+            if behind_since is None:
                 behind_since = now
             elif now - behind_since >= SILENT_S:
                 reason = f"the stream stands at block {head}, the node is at {newest}"
@@ -82,20 +88,28 @@ class Watch(Part):
         newest = valid[-1].number if valid else 0
         found = await self._call(self.intake.gap.unwitnessed, newest)
         if found is None or not found[1]:
+            await self._apart.look(branch, None)
             return
         mark, kept, late = found
         await self._confirming.still_differing(branch)
         looked = branch.copy(valid)
+        looked.skipped = self._apart.doubted.intersection(
+            await self._call(self.intake.members.stale)  # the arena says nothing of them
+        )
         await asyncio.to_thread(looked.witness, kept, mark, late)
         branch.has_disagreed |= looked.has_disagreed
         branch.differing = looked.differing
         if self.intake.stage.is_live and tuple(branch.witnesses) == known:
             were_sure = {each.number for each in valid if each.is_sure}
             branch.witnesses, branch.agreement = looked.witnesses, looked.agreement
+            if looked.stopped is not None:
+                self._places.contest(looked.stopped.number)
             new = tuple(each for each in looked.sure if each.number not in were_sure)
             await self._call(self.intake.gap.note_hashes, new)
             if branch.witnesses:
                 log.debug("event=hashes_known newest=%d", branch.witnesses[-1].number)
+            if await self._apart.look(branch, looked.stopped):
+                self._look_for_hashes.set()
 
     async def _follow_fees(self, branch: Branch) -> None:
         """Learn protocol fees of V4 from the node where the stream does not bring them, up to the
