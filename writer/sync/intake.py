@@ -78,10 +78,10 @@ class Intake:
 
     def is_apart(self, reason: str) -> None:
         """Live, and what may be wrong is not looked for: shown until it is said with no reason."""
-        if self.stage.is_live and not self.is_stalled:
-            if reason:
-                log.warning("event=apart reason=%r", reason)
-            self.arena.set_phase(self.stage.phase(), reason)
+        if reason:
+            log.warning("event=apart reason=%r", reason)
+        if self.stage.phase() == "live" and not self.is_stalled:
+            self.arena.set_phase("live", reason)
 
     def _moves(self) -> None:
         """A block came after a stall."""

@@ -93,9 +93,8 @@ class Watch(Part):
         mark, kept, late = found
         await self._confirming.still_differing(branch)
         looked = branch.copy(valid)
-        looked.skipped = self._apart.doubted.intersection(
-            await self._call(self.intake.members.stale)  # the arena says nothing of them
-        )
+        if doubted := self._apart.doubted:  # the arena says nothing of those that are stale
+            looked.skipped = doubted.intersection(await self._call(self.intake.members.stale))
         await asyncio.to_thread(looked.witness, kept, mark, late)
         branch.has_disagreed |= looked.has_disagreed
         branch.differing = looked.differing
