@@ -5,6 +5,7 @@ or a stale moment of theirs would fail. What is added is compared at each block 
 """
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -274,3 +275,32 @@ def test_the_audit_finds_a_wrong_pool_and_heals_it(tmp_path: Path, arena_name: s
         assert "event=audit_difference" in log
         assert f"pool={wrong.key} field=sqrt_price_x96" in log
         assert "event=pool_live_again" in log
+
+
+def test_a_pool_that_the_bridge_leaves_out_goes_stale_and_no_other(
+    tmp_path: Path, arena_name: str
+) -> None:
+    """Its list is another than the writer's: nothing but the node tells of the events that are missing."""
+
+    def own_list(market: Market) -> tuple[str, ...]:
+        path = tmp_path / "writer.json"
+        path.write_text(json.dumps(market.pool_list(None)))
+        return ("--pools", str(path))
+
+    more: dict[str, Any] = {"name_pools": own_list, "writer_options": ("--audit-every", "0")}
+    with Proof(tmp_path, arena_name, seed=44, pools=3, **more) as proof:
+        proof.wait_live()
+        proof.block(settle=True)
+        left_out = next(pool.key for pool in proof.market.pools if pool.kind == "uniswap_v3")
+        proof.watched = [pool.key for pool in proof.market.pools if pool.key != left_out]
+        proof.list_pools(proof.watched)
+        wait_for(proof, {left_out: "stale"})
+        assert "event=events_disputed" in proof.writer_log()
+        for _ in range(10):
+            proof.block()
+        with arena.attach(arena_name) as pools:
+            assert {pools[key].status for key in proof.watched} == {"live"}
+        proof.list_pools()
+        wait_for(proof, {left_out: "live"})
+        proof.watched = None
+        proof.equal(every_word=True, settle=True)
