@@ -438,6 +438,11 @@ class WriterArena:
         """The phase that readers see."""
         return self._hold.office.phase.name
 
+    @property
+    def phase_reason(self) -> str:
+        """Why it is in that phase."""
+        return self._hold.office.phase.reason
+
     def set_phase(self, phase: str | int, reason: str = "", gap: tuple[int, int] = (0, 0)) -> None:
         """Tell readers what the writer is doing. `reason` is cut at 216 bytes; ValueError for no phase."""
         self._hold.office.set_phase(phase, reason, gap)

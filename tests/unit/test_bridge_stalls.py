@@ -223,6 +223,25 @@ def test_the_newest_block_is_asked_for_whatever_is_told(
             assert asked >= 40 * min(1.0, told_s / (1.0 + told_s)) - 1
 
 
+def test_steps_of_seconds_take_what_was_told_and_keep_the_subscription(
+    bridge: Bridge, now: list[float], following: list[Any]
+) -> None:
+    heads = bridge._heads
+    heads._unsubscribe = lambda: None
+    node: Any = bridge._node
+    for _ in range(8):
+        bridge._newest()
+        heads._hints.put(header(77).hash)
+        heads._hints.put(header(77).hash)
+        now[0] += 1.1
+        hint = bridge._next_hint()
+        node.heads = [header(77)]
+        bridge._step(hint)
+        heads.note_untold()
+    assert heads.is_subscribed
+    assert heads._hints.empty()
+
+
 def test_a_block_that_one_node_of_two_cannot_give_is_told(
     bridge: Bridge, now: list[float], following: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

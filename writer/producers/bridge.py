@@ -255,11 +255,16 @@ class Bridge:
         late, or of another branch, each head the child of the one before."""
         is_sure = self._heads.is_subscribed and self._shorter_since is None
         poll_s = POLL_SUBSCRIBED_S if is_sure else POLL_S
-        wait_s = self._asked_at + (self.settings.poll_s or poll_s) - time.monotonic()
+        due_at = self._asked_at + (self.settings.poll_s or poll_s)
         if self._failures:
             self._stopping.wait(min(FIRST_RETRY_S * 2 ** (self._failures - 1), LONGEST_RETRY_S))
-            return self._heads.next_hint(0) if wait_s > 0 else None
-        return self._heads.next_hint(wait_s) if wait_s > 0 else None
+        wait_s = 0.0 if self._failures else max(0.0, due_at - time.monotonic())
+        hint = self._heads.next_hint(wait_s)
+        if hint is None or time.monotonic() < due_at:
+            return hint
+        self._heads.note_told()
+        self._owed = hint  # where the newest block is not it, nor leads there
+        return None
 
     def _step(self, hint: bytes | None) -> None:
         """Send what leads to the node's head; what hinders is tried again."""

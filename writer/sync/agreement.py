@@ -48,7 +48,7 @@ class Agreement:
     @property
     def outweighs(self) -> bool:
         """Also that a block below was another one in events: these do not agree so long on two branches."""
-        return self.is_proven and (self.by_fee or self.blocks >= UNSURE_BLOCKS)
+        return self.is_proven and self.blocks >= (PROOF if self.by_fee else UNSURE_BLOCKS)
 
     @property
     def is_enough(self) -> bool:

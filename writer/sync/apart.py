@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 
+from arena.errors import Scraper
 from arena.writer.sync.agreement import Agreement
 from arena.writer.sync.branch import MAX_WITNESSES, Branch
 from arena.writer.sync.parts import Part, Shared
@@ -17,10 +18,12 @@ from arena.writer.sync.trail import Differing
 log = logging.getLogger(__name__)
 
 DISPUTED_S = 2.0  # for which one side may be ahead
-AGAIN_S = 60.0  # a pool that differs once more within is stale at once, and read later each time
+AGAIN_S = 60.0  # a pool that differs once more within is stale sooner, and read later each time
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
+KNOWN_S = 0.5  # that time: an index of logs is late by less
 SAID_S = 8.0  # for which blocks may differ in time or fee before readers are told
+APART = "the stream's blocks are others than the node's: while it lasts no pool is compared with the node"
 
 
 class Apart(Part):
@@ -28,7 +31,6 @@ class Apart(Part):
 
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
-        self._place: tuple[int, bytes] | None = None
         self._since = 0.0
         self._is_said = False
         self._doubts: dict[bytes, tuple[float, float]] = {}  # when, and the pause after it
@@ -38,22 +40,34 @@ class Apart(Part):
         """Pools that were in dispute."""
         return frozenset(self._doubts)
 
-    async def look(self, branch: Branch, stopped: Differing | None) -> bool:
-        """`stopped` is that block, None where all are equal. True when pools went stale for it, so that
-        blocks behind can be compared now."""
+    async def look(self, branch: Branch, stopped: Differing | None, *, has_moved: bool) -> bool:
+        """`stopped` is that block, None where all are equal; blocks before it were found equal where the
+        search `has_moved`. True when it is passed over, so that blocks behind can be compared now."""
         now = time.monotonic()
-        place = None if stopped is None else (stopped.number, stopped.hash)
-        if place != self._place:
-            self._place, self._since = place, now
-        if stopped is None or not stopped.disputed:
-            await self._say(stopped, now)
+        if stopped is None or has_moved:
+            self._since = now
+        await self._say(stopped, now)
+        if stopped is None or not stopped.is_near:
             return False
         again = {key for key in stopped.disputed if self._is_again(key, now)}
-        if now < self._since + DISPUTED_S and again != stopped.disputed:
+        is_known = bool(again) and again == stopped.disputed
+        if now < self._since + (KNOWN_S if is_known else DISPUTED_S):
             return False
-        if await asyncio.to_thread(branch.orphaned, [(stopped.number, stopped.hash)]):
+        try:
+            ask = asyncio.to_thread(stopped.lasts, branch.node, branch.reader, branch.pools)
+            if not await ask:
+                return False
+        except Scraper:  # its logs may not all be there
             return False
-        for key in stopped.disputed:
+        disputed = stopped.disputed & branch.pools.keys()
+        if disputed:
+            await self._doubt(disputed, again, stopped.number)
+        self._pass_over(branch, stopped)
+        return True
+
+    async def _doubt(self, keys: frozenset[bytes], again: set[bytes], number: int) -> None:
+        now = time.monotonic()
+        for key in keys:
             pause_s = FIRST_PAUSE_S
             if key in again:
                 pause_s = min(2 * self._doubts[key][1], LONGEST_PAUSE_S)
@@ -61,21 +75,20 @@ class Apart(Part):
             self._doubts[key] = now, pause_s
         log.warning(
             "event=events_disputed block=%d pools=%d first=0x%s reason=%r",
-            stopped.number,
-            len(stopped.disputed),
-            min(stopped.disputed).hex(),
+            number,
+            len(keys),
+            min(keys).hex(),
             "stream and node have other events of them in one block, and either may lack some; they "
             "are read again",
         )
-        self._roster.raise_floors(stopped.disputed, stopped.number)
-        await self._call(self.intake.members.doubt, stopped.disputed, stopped.number)
-        self._pass_over(branch, stopped)
-        return True
+        self._roster.raise_floors(keys, number)
+        while not await self._call(self.intake.members.doubt, keys, number):
+            await asyncio.sleep(self._progress.poll_s / 10)
 
     def _pass_over(self, branch: Branch, block: Differing) -> None:
         """It counts as equal from now on; what shows that, has to be shown by others."""
         before = branch.passed.get(block.number, frozenset())
-        branch.passed[block.number] = before | block.disputed
+        branch.passed[block.number] = before | (block.disputed or block.touched)
         while len(branch.passed) > MAX_WITNESSES:
             del branch.passed[min(branch.passed)]
         branch.agreement = Agreement()
@@ -86,13 +99,7 @@ class Apart(Part):
 
     async def _say(self, stopped: Differing | None, now: float) -> None:
         """Blocks that differ in time or fee say nothing of any pool: while it lasts nothing is compared."""
-        is_long = stopped is not None and now >= self._since + SAID_S
-        if is_long != self._is_said:
+        is_long = stopped is not None and not stopped.is_near and now >= self._since + SAID_S
+        if is_long or self._is_said:  # a stall may have taken it back
             self._is_said = is_long
-            reason = ""
-            if stopped is not None and is_long:
-                reason = (
-                    f"block {stopped.number} of the stream is another one than the node's: while it lasts "
-                    "no pool is compared with the node"
-                )
-            await self._call(self.intake.is_apart, reason)
+            await self._call(self.intake.is_apart, APART if is_long else "")

@@ -25,7 +25,6 @@ from arena.specs import PoolSpec
 from arena.writer.node.client import Header, NodeClient
 from arena.writer.stream.blocks import block_reader, claimed_blocks, fetch_blocks, speaks_of
 from arena.writer.stream.compare import NodeBlock, differing_pools, same_block, touched_pools
-from arena.writer.stream.event_logs import block_records
 from arena.writer.stream.history import Records
 from arena.writer.sync.agreement import (
     PROOF,
@@ -38,7 +37,14 @@ from arena.writer.sync.agreement import (
     Witness,
     newest_run,
 )
-from arena.writer.sync.trail import TRAIL_BLOCKS, Differing, Trail, number_of, same_identity
+from arena.writer.sync.trail import (
+    TRAIL_BLOCKS,
+    Differing,
+    Trail,
+    number_of,
+    other_events,
+    same_identity,
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +68,8 @@ class Branch:
         self.differing: Differing | None = None  # a block of the node that was not the stream's
         self.stopped: Differing | None = None  # the one that the last `witness` came to
         self.passed: dict[int, frozenset[bytes]] = {}  # blocks, and pools not compared in them;
-        self.skipped: frozenset[bytes] = frozenset()  # and in any
+        self.skipped: frozenset[bytes] = frozenset()  # and in any;
+        self.doubted: frozenset[bytes] = frozenset()  # so they may be, or were
         # The newest block that the arena has from this node alone, sure when it was proven to be the
         # stream's. What the node says of blocks up to it proves nothing: they are its own.
         self.filled: Witness | None = None
@@ -165,11 +172,17 @@ class Branch:
         """The same, with what speaks against it: till the node has it no more, or proof came behind."""
         known, tip = self.differing, agreement.tip
         is_passed = False
-        if can_pass and known is not None and known.number in self.passed and tip is not None:
-            is_passed = agreement.outweighs and tip.number > known.number
+        if can_pass and known is not None and tip is not None and known.number < tip.number:
+            passed = self.passed.get(known.number, frozenset())
+            is_passed = agreement.outweighs and known.is_within(passed | self.doubted)
         if known is not None and (is_passed or known.is_over(self.node, self.reader, self.pools)):
             self.differing = known = None
         return replace(agreement, is_doubted=known is not None)
+
+    def look_again(self, block_number: int) -> None:
+        """Compare what comes behind that block once more: pools are compared that were not."""
+        self.witnesses = [each for each in self.witnesses if each.number <= block_number]
+        self.agreement = Agreement()
 
     def drop_orphans(self) -> None:
         """Forget the witnesses that the node no longer has: either it is ahead in a reorg, and the
@@ -334,10 +347,12 @@ class Branch:
         if reached_at is None:
             shared = [each for each in wanted if each not in wrong and each[0] in begins]
             try:
-                keys += self._other_events(
-                    [(headers[number], begins[number], scraped[number, h]) for number, h in shared],
-                    late,
-                )
+                for number, block_hash in shared:
+                    known, compared = begins[number], self.pools_of(begins[number], late)
+                    pools = {
+                        key: compared[key] for key in scraped[number, block_hash] if key in compared
+                    }
+                    keys += other_events(headers[number], known, pools, self.reader)
             except NodeBehind as error:
                 return Confirmation(tuple(keys), unsettled=str(error))
         earlier: Sequence[NodeBlock] = ()
@@ -359,7 +374,8 @@ class Branch:
         self, kept: Sequence[Records], highest: int, late: Mapping[bytes, int], mark: int
     ) -> Agreement:
         """Whether the node's chain is the stream's up to block `highest`, by the blocks `kept` around
-        it: where fees tell, few are enough, if no event speaks against it. ChainMoved."""
+        it. Where fees tell, few blocks are enough, and events need only not speak against it up to
+        `highest`: two branches may have equal fees. ChainMoved."""
         near = [each for each in kept if abs(number_of(each) - highest) <= UNSURE_BLOCKS]
         if not near:
             near = list(kept[:UNSURE_BLOCKS])
@@ -381,8 +397,7 @@ class Branch:
             agreement = self._then(agreement, each, header, has_events=False)
         if not agreement.is_proven:
             return self._agree_in_events(kept, late, mark)
-        last = max(highest, agreement.tip.number if agreement.tip else 0)  # what shows it, too
-        up_to = [each for each in kept if number_of(each) <= last]
+        up_to = [each for each in kept if number_of(each) <= highest]
         try:
             by_events = self._agree_in_events(up_to, late, mark) if up_to else agreement
         except LogsRefused:
@@ -430,21 +445,3 @@ class Branch:
             reader=self.reader,
             believes_silence=believes_silence,
         )
-
-    def _other_events(
-        self,
-        blocks: Sequence[tuple[Header, Records, Sequence[bytes]]],
-        late: Mapping[bytes, int],
-    ) -> list[bytes]:
-        """Of the pools (keys) of each block those whose events differ between node and stream: two
-        blocks with one parent have the same base fee, and may have the same time."""
-        differing: list[bytes] = []
-        for header, kept, keys in blocks:
-            compared = self.pools_of(kept, late)
-            pools = {key: compared[key] for key in keys if key in compared}
-            whole = self.reader.read([header], pools)[0]
-            differing += whole.doubtful & pools.keys()
-            pools = {key: spec for key, spec in pools.items() if key not in whole.doubtful}
-            found = block_records(header, whole.logs, pools, whole.first_logs)
-            differing += differing_pools(kept, found, pools)
-        return differing

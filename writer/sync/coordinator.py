@@ -120,7 +120,8 @@ class Coordinator:
         """Blocks up to this one may lack events of these pools: they are stale until they are read at
         it or later."""
         self._roster.raise_floors(keys, block_number)
-        await self._call(self.intake.members.doubt, keys, block_number)
+        while not await self._call(self.intake.members.doubt, keys, block_number):
+            await asyncio.sleep(self._progress.poll_s / 10)
 
     def on_added(self, tell: Callable[[Sequence[bytes], int], None]) -> None:
         """`tell` is called with the keys of pools that are live for the first time, and the head block."""

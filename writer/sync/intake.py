@@ -78,9 +78,10 @@ class Intake:
 
     def is_apart(self, reason: str) -> None:
         """Live, and what may be wrong is not looked for: shown until it is said with no reason."""
-        if reason:
-            log.warning("event=apart reason=%r", reason)
-        if self.stage.phase() == "live" and not self.is_stalled:
+        shown = self.arena.phase_name, self.arena.phase_reason
+        if self.stage.phase() == "live" and not self.is_stalled and shown != ("live", reason):
+            if reason:
+                log.warning("event=apart reason=%r", reason)
             self.arena.set_phase("live", reason)
 
     def _moves(self) -> None:

@@ -158,8 +158,9 @@ class Members(FeedPart):
             self.standing.notify("stale")
         return not self.stage.in_envelope
 
-    def doubt(self, keys: Collection[bytes], block_number: int = -1) -> None:
-        """Make pools stale; a block to come, or one kept, up to that one may lack their events."""
+    def doubt(self, keys: Collection[bytes], block_number: int = -1) -> bool:
+        """Make pools stale; a block to come, or one kept, up to that one may lack their events. False
+        inside a reorg, which may be taken back, and this with it: ask again."""
         self.arena.commit()
         statuses = {lib.PSA_STATUS_LIVE}
         if self.stage.values is Values.GAP:
@@ -178,6 +179,7 @@ class Members(FeedPart):
         if self.stage.is_live:
             self.processor.note_stale()
             self.standing.notify("stale")
+        return not self.stage.in_envelope
 
     def replace(self, epoch: int, candidate: Candidate) -> Verdict:
         """Exchange one stale pool's values while the others stay live, or say what is missing.

@@ -62,6 +62,8 @@ class Single(Course):
             outcome[candidate.key] = done = await self._replace(epoch, candidate)
             if done is True:
                 self._places.note([candidate], agreement)
+                if self._branch is not None and candidate.key in self._branch.doubted:
+                    self._branch.look_again(candidate.block_number)
         return outcome
 
     async def _replace(self, epoch: int, candidate: Candidate) -> bool | ArenaError:

@@ -5,13 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from arena.errors import Scraper
+from arena.errors import LogsRefused, NodeBehind, Scraper
 from arena.native import lib
 from arena.specs import PoolSpec
 from arena.writer.node.client import Header, NodeClient
 from arena.writer.stream.block_logs import BlockLogs
 from arena.writer.stream.blocks import claimed_blocks, fetch_blocks
 from arena.writer.stream.compare import NodeBlock, differing_pools, same_block, touched_pools
+from arena.writer.stream.event_logs import block_records
 from arena.writer.stream.history import Records
 from arena.writer.sync.agreement import Witness
 
@@ -71,42 +72,72 @@ class Trail:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Differing(Witness):
-    """A block of the node that was not the stream's, which was `kept`, in events of `pools`; in `disputed`
-    ones alone, none where the blocks differ in time or fee."""
+    """A block of the node that was not the stream's, which was `kept`, in events of `pools`. Where time and
+    fee agree (`is_near`) in those of the `disputed`, or of none, but for the order of the `touched`."""
 
     kept: Records
     pools: Mapping[bytes, PoolSpec]
+    is_near: bool
     disputed: frozenset[bytes]
+    touched: frozenset[bytes]
 
     @classmethod
     def of(
         cls, block: NodeBlock, mark: int, kept: Records, pools: Mapping[bytes, PoolSpec]
     ) -> Self:
         header, records = block.header, block.records
-        disputed: set[bytes] = set()
-        if same_identity(kept, header):
-            disputed.update(differing_pools(kept, records, pools))
-            if not disputed:  # the same events, in another order
-                disputed = touched_pools(kept, pools) | touched_pools(records, pools)
-        place = header.number, header.hash, mark
-        return cls(*place, kept=kept, pools=pools, disputed=frozenset(disputed))
+        touched = touched_pools(kept, pools) | touched_pools(records, pools)
+        return cls(
+            header.number,
+            header.hash,
+            mark,
+            kept=kept,
+            pools=pools,
+            is_near=same_identity(kept, header),
+            disputed=frozenset(differing_pools(kept, records, pools)),
+            touched=frozenset(touched),
+        )
+
+    def is_within(self, pools: Collection[bytes]) -> bool:
+        """No other pools are in dispute."""
+        return self.is_near and self.disputed.issubset(pools)
 
     def is_over(
         self, node: NodeClient, reader: BlockLogs, listed: Mapping[bytes, PoolSpec]
     ) -> bool:
         """The node has another block of that number, or other logs of this one: the stream's. Pools that
         are listed no more do not count."""
-        header = node.headers([self.number])[0]
-        if header is None or header.hash != self.hash:
-            return header is not None
-        pools = {key: spec for key, spec in self.pools.items() if key in listed}
         with suppress(Scraper):
-            parent = header.parent_hash
-            found = fetch_blocks(
-                node, self.number, self.number, pools, parent=parent, reader=reader
-            )
-            return same_block(self.kept, found[0], pools)
+            return not self.lasts(node, reader, listed)
         return False
+
+    def lasts(self, node: NodeClient, reader: BlockLogs, listed: Mapping[bytes, PoolSpec]) -> bool:
+        """The node has that block, and all its logs are another block's than the stream's. Scraper, as
+        where they are not all there yet."""
+        header = node.headers([self.number])[0]
+        if header is None:
+            raise NodeBehind(f"the node does not have block {self.number}", block=self.number)
+        if header.hash != self.hash:
+            return False
+        pools = {key: spec for key, spec in self.pools.items() if key in listed}
+        at, parent = self.number, header.parent_hash
+        try:
+            found = fetch_blocks(node, at, at, pools, parent=parent, reader=reader)
+        except LogsRefused:  # it contradicts itself
+            return True
+        return not same_block(self.kept, found[0], pools)
+
+
+def other_events(
+    header: Header, kept: Records, pools: Mapping[bytes, PoolSpec], reader: BlockLogs
+) -> list[bytes]:
+    """Those whose events in a block differ between node and stream: two blocks with one parent have the
+    same base fee, and may have the same time."""
+    whole = reader.read([header], pools)[0]
+    differing = list(whole.doubtful & pools.keys())
+    pools = {key: spec for key, spec in pools.items() if key not in whole.doubtful}
+    found = block_records(header, whole.logs, pools, whole.first_logs)
+    return differing + differing_pools(kept, found, pools)
 
 
 def number_of(records: Records) -> int:

@@ -88,14 +88,16 @@ class Watch(Part):
         newest = valid[-1].number if valid else 0
         found = await self._call(self.intake.gap.unwitnessed, newest)
         if found is None or not found[1]:
-            await self._apart.look(branch, None)
+            await self._apart.look(branch, None, has_moved=False)
             return
         mark, kept, late = found
         await self._confirming.still_differing(branch)
         looked = branch.copy(valid)
-        if doubted := self._apart.doubted:  # the arena says nothing of those that are stale
-            looked.skipped = doubted.intersection(await self._call(self.intake.members.stale))
-        await asyncio.to_thread(looked.witness, kept, mark, late)
+        branch.doubted = self._apart.doubted
+        looked.skipped = await self._stale_of(branch)  # the arena says nothing of them
+        equal = await asyncio.to_thread(looked.witness, kept, mark, late)
+        if looked.skipped - await self._stale_of(branch):
+            return  # live meanwhile
         branch.has_disagreed |= looked.has_disagreed
         branch.differing = looked.differing
         if self.intake.stage.is_live and tuple(branch.witnesses) == known:
@@ -107,8 +109,14 @@ class Watch(Part):
             await self._call(self.intake.gap.note_hashes, new)
             if branch.witnesses:
                 log.debug("event=hashes_known newest=%d", branch.witnesses[-1].number)
-            if await self._apart.look(branch, looked.stopped):
+            if await self._apart.look(branch, looked.stopped, has_moved=equal > 0):
                 self._look_for_hashes.set()
+
+    async def _stale_of(self, branch: Branch) -> frozenset[bytes]:
+        """The pools in doubt that are not live."""
+        if not branch.doubted:
+            return branch.doubted
+        return branch.doubted.intersection(await self._call(self.intake.members.stale))
 
     async def _follow_fees(self, branch: Branch) -> None:
         """Learn protocol fees of V4 from the node where the stream does not bring them, up to the
