@@ -2191,6 +2191,29 @@ def test_events_speak_against_fees_that_are_alike(make: Callable[..., Bench]) ->
     bench.run(scenario())
 
 
+def undivided(make: Callable[..., Bench], *, moves: bool = True) -> tuple[Bench, ForkedNode]:
+    """A pair and a pool with 5 on the only branch."""
+    bench, node = forked(make, V2_KEY, V3_KEY, fork=10**6, branch="-")
+    node.moves = moves
+    bench.coordinator._source.scraper.amounts["-"] = 5
+    return bench, node
+
+
+async def go_live(bench: Bench, node: ForkedNode) -> None:
+    """From the next block on."""
+    bench.intake.drop_buffer()
+    start = asyncio.ensure_future(bench.coordinator.cold_start())
+    while not start.done():
+        await go_on(bench, node)
+    await start
+
+
+async def until_known(bench: Bench, node: ForkedNode) -> None:
+    """Until a block's hash is."""
+    while not bench.coordinator.known():
+        await go_on(bench, node)
+
+
 @pytest.mark.parametrize("side", ["stream", "node"])
 @pytest.mark.parametrize("moves", [True, False], ids=["fees move", "fees stand"])
 def test_events_that_one_side_lacks_make_their_pool_stale_until_it_is_read_anew(
@@ -2202,19 +2225,12 @@ def test_events_that_one_side_lacks_make_their_pool_stale_until_it_is_read_anew(
 ) -> None:
     """No other pool, and what is compared goes on behind that block."""
     monkeypatch.setattr("arena.writer.sync.apart.DISPUTED_S", 0.05)
-    bench, node = forked(make, V2_KEY, V3_KEY, fork=10**6, branch="-")
-    node.moves = moves
-    bench.coordinator._source.scraper.amounts["-"] = 5
+    bench, node = undivided(make, moves=moves)
 
     async def scenario() -> None:
-        bench.intake.drop_buffer()
-        start = asyncio.ensure_future(bench.coordinator.cold_start())
-        while not start.done():
-            await go_on(bench, node)
-        await start
+        await go_live(bench, node)
         async with bench.live():
-            while not bench.coordinator.known():
-                await go_on(bench, node)
+            await until_known(bench, node)
             if side == "stream":
                 node.sync(node.tip + 1, "-", 9)
                 bench.coordinator._source.scraper.amounts["-"] = 9
@@ -2244,10 +2260,8 @@ def test_a_pool_whose_events_the_stream_does_not_bring_stays_stale(
     """Once it was in dispute, it is again with its next event."""
     monkeypatch.setattr("arena.writer.sync.apart.DISPUTED_S", 0.05)
     monkeypatch.setattr("arena.writer.sync.apart.KNOWN_S", 0.02)
-    bench, node = forked(make, V2_KEY, V3_KEY, fork=10**6, branch="-")
-    node.moves = True
+    bench, node = undivided(make)
     amounts = bench.coordinator._source.scraper.amounts
-    amounts["-"] = 5
 
     async def unsent() -> None:
         amounts["-"] += 1
@@ -2256,11 +2270,7 @@ def test_a_pool_whose_events_the_stream_does_not_bring_stays_stale(
         assert bench.status(V3_KEY) == "live"
 
     async def scenario() -> None:
-        bench.intake.drop_buffer()
-        start = asyncio.ensure_future(bench.coordinator.cold_start())
-        while not start.done():
-            await go_on(bench, node)
-        await start
+        await go_live(bench, node)
         async with bench.live():
             while "event=events_disputed" not in caplog.text:
                 await unsent()
@@ -2285,9 +2295,7 @@ def test_an_index_of_logs_that_is_late_disputes_no_pool(
     """By number the newest blocks have no logs yet; by hash, and in receipts, they are all there."""
     monkeypatch.setattr("arena.writer.sync.apart.DISPUTED_S", 0.02)
     monkeypatch.setattr("arena.writer.sync.apart.KNOWN_S", 0.0)
-    bench, node = forked(make, V2_KEY, V3_KEY, fork=10**6, branch="-")
-    node.moves = True
-    bench.coordinator._source.scraper.amounts["-"] = 5
+    bench, node = undivided(make)
     logs = node.logs
     indexed = [10**6]
     monkeypatch.setattr(
@@ -2297,14 +2305,9 @@ def test_an_index_of_logs_that_is_late_disputes_no_pool(
     )
 
     async def scenario() -> None:
-        bench.intake.drop_buffer()
-        start = asyncio.ensure_future(bench.coordinator.cold_start())
-        while not start.done():
-            await go_on(bench, node)
-        await start
+        await go_live(bench, node)
         async with bench.live():
-            while not bench.coordinator.known():
-                await go_on(bench, node)
+            await until_known(bench, node)
             for _ in range(40):
                 indexed[0] = node.tip - 2
                 node.sync(node.tip + 1, "-", 5)
@@ -2321,10 +2324,8 @@ def test_blocks_that_were_passed_over_while_a_pool_was_read_are_compared_once_it
     """Its events are missing in the stream behind the block it is read at, too."""
     monkeypatch.setattr("arena.writer.sync.apart.DISPUTED_S", 0.05)
     monkeypatch.setattr("arena.writer.sync.apart.KNOWN_S", 0.02)
-    bench, node = forked(make, V2_KEY, V3_KEY, fork=10**6, branch="-")
-    node.moves = True
+    bench, node = undivided(make)
     scraper = bench.coordinator._source.scraper
-    scraper.amounts["-"] = 5
     read, held = scraper.read_pools, threading.Event()
     is_reading = threading.Event()
 
@@ -2338,14 +2339,9 @@ def test_blocks_that_were_passed_over_while_a_pool_was_read_are_compared_once_it
     monkeypatch.setattr(scraper, "read_pools", slowly)
 
     async def scenario() -> None:
-        bench.intake.drop_buffer()
-        start = asyncio.ensure_future(bench.coordinator.cold_start())
-        while not start.done():
-            await go_on(bench, node)
-        await start
+        await go_live(bench, node)
         async with bench.live():
-            while not bench.coordinator.known():
-                await go_on(bench, node)
+            await until_known(bench, node)
             node.sync(node.tip + 1, "-", 9)
             scraper.amounts["-"] = 9
             while not is_reading.is_set():
@@ -2376,19 +2372,12 @@ def test_blocks_that_differ_in_time_for_long_are_told_beside_the_phase(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("arena.writer.sync.apart.SAID_S", 0.05)
-    bench, node = forked(make, V2_KEY, V3_KEY, fork=10**6, branch="-")
-    node.moves = True
-    bench.coordinator._source.scraper.amounts["-"] = 5
+    bench, node = undivided(make)
 
     async def scenario() -> None:
-        bench.intake.drop_buffer()
-        start = asyncio.ensure_future(bench.coordinator.cold_start())
-        while not start.done():
-            await go_on(bench, node)
-        await start
+        await go_live(bench, node)
         async with bench.live():
-            while not bench.coordinator.known():
-                await go_on(bench, node)
+            await until_known(bench, node)
             headers = node.headers
             monkeypatch.setattr(
                 node,
@@ -2423,11 +2412,7 @@ def test_what_was_read_below_a_block_that_differed_is_read_again_once_both_have_
     bench.coordinator._source.scraper.amounts["C"] = 7
 
     async def scenario() -> None:
-        bench.intake.drop_buffer()
-        start = asyncio.ensure_future(bench.coordinator.cold_start())
-        while not start.done():
-            await go_on(bench, node)
-        await start
+        await go_live(bench, node)
         assert bench.amount(V3_KEY) == 6
         async with bench.live():
             node.sync(node.tip + 1, "B", 9)

@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 DISPUTED_S = 2.0  # for which one side may be ahead
 AGAIN_S = 60.0  # a pool that differs once more within is stale sooner, and read later each time
+KNOWN_S = 0.5  # in place of DISPUTED_S then: an index of logs is late by less
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
-KNOWN_S = 0.5  # that time: an index of logs is late by less
 SAID_S = 8.0  # for which blocks may differ in time or fee before readers are told
 APART = "the stream's blocks are others than the node's: while it lasts no pool is compared with the node"
 

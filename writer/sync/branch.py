@@ -67,9 +67,9 @@ class Branch:
         self.has_disagreed = False
         self.differing: Differing | None = None  # a block of the node that was not the stream's
         self.stopped: Differing | None = None  # the one that the last `witness` came to
-        self.passed: dict[int, frozenset[bytes]] = {}  # blocks, and pools not compared in them;
-        self.skipped: frozenset[bytes] = frozenset()  # and in any;
-        self.doubted: frozenset[bytes] = frozenset()  # so they may be, or were
+        self.passed: dict[int, frozenset[bytes]] = {}  # block number -> pools not compared in it
+        self.skipped: frozenset[bytes] = frozenset()  # pools not compared in any block
+        self.doubted: frozenset[bytes] = frozenset()  # pools that are in dispute, or were
         # The newest block that the arena has from this node alone, sure when it was proven to be the
         # stream's. What the node says of blocks up to it proves nothing: they are its own.
         self.filled: Witness | None = None
@@ -245,7 +245,7 @@ class Branch:
         level = logging.DEBUG if self.has_disagreed else logging.INFO
         self.has_disagreed = True
         counts = block.header.number, len(block.records) - 2, len(kept) - 2
-        why = "they are on different branches, or one leaves out events"
+        why = "stream and node are on different branches, or one leaves out events"
         text = "event=node_disagrees block=%d node_events=%d stream_events=%d reason=%r"
         log.log(level, text, *counts, why)
 
