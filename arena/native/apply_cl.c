@@ -162,10 +162,22 @@ int psa_cl_revert(psa_writer *writer, psa_edit *edit, const psa_event *event) {
     }
 }
 
+/* The net liquidity of the ticks at and below the current one is what is active, in every state of the
+ * contract; an epilogue that says otherwise is wrong, or the ticks are. */
+static int is_active(const psa_arena *arena, const psa_line *line) {
+    psa_tick_arrays arrays;
+    psa_u128 sum = 0;
+    if (!psa_line_ticks(arena, line, &arrays)) return 0;
+    for (uint32_t i = 0; i < line->current_index; i++)
+        sum += psa_get_u128(&arrays.net[2 * (size_t)i]);
+    return sum == psa_get_u128(line->b);
+}
+
 int psa_cl_settle(psa_writer *writer, psa_edit *edit, const psa_event *event) {
     if (!slot0_valid(event->words, event->tick)) return PSA_INVALID_EVENT_DATA;
     set_slot0(writer, &edit->line, event);
-    return PSA_OK;
+    if (edit->line.unsure & (PSA_UNSURE_TICKS | PSA_UNSURE_ALL)) return PSA_OK; /* stays stale */
+    return is_active(&writer->arena, &edit->line) ? PSA_OK : PSA_INVALID_EVENT_DATA;
 }
 
 /* ---- whole pools ---- */

@@ -447,6 +447,36 @@ def test_a_revert_below_the_ring_makes_touched_pools_stale_and_an_epilogue_settl
     assert core.writer.record.block_number == 102
 
 
+@pytest.mark.parametrize("liquidity", [0, 699, 700, 701, 2**127])
+def test_an_epilogue_with_another_liquidity_than_the_ticks_have_makes_its_pool_stale(
+    liquidity: int,
+) -> None:
+    core = Core()
+    _, slots = fresh(core)
+    core.apply(frame(101, [(V3, "liquidity", -10, 10, 700)], revert=False, seq=1))
+    swap = [(V3, "swap", Q96 + 5, 0, 700)]
+    core.apply(frame(102, swap, revert=False, seq=2))
+    events = np.zeros(3, dtype=EVENT)
+    events["kind"] = (
+        lib.PSA_EVENT_REORG_START,
+        lib.PSA_EVENT_SLOT0_FINAL,
+        lib.PSA_EVENT_REORG_COMPLETE,
+    )
+    events["block_number"] = 101
+    final = events[1]
+    final["protocol"] = 1
+    final["key"] = np.frombuffer(V3.ljust(32, b"\0"), dtype="u1")
+    final["words"] = [0, 1 << 32, 0, 0, 0, 0, 0, 0]
+    final["amount"] = [liquidity % 2**64, liquidity >> 64]
+    core.apply(events[:1])
+    core.apply(frame(102, swap, revert=True, seq=3))
+    core.apply(events[1:])
+    is_right = liquidity == 700
+    found = core.pool(slots[V3])["status"]
+    assert found == (lib.PSA_STATUS_LIVE if is_right else lib.PSA_STATUS_STALE)
+    assert core.writer.fault_count == (0 if is_right else 1)
+
+
 def test_a_revert_below_the_ring_without_epilogue_leaves_touched_pools_stale() -> None:
     core, slots = past_the_ring()
     revert_past_the_ring(core)

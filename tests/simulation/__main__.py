@@ -26,6 +26,7 @@ COLLECTED = 50  # histories, after which garbage is
 SORTS = (
     *("", ":life", ":hostile", ":life:hostile", ":alike:hostile", ":life:alike:hostile"),
     *(":bridge:hostile", ":life:bridge:hostile"),
+    *(":odd:hostile", ":odd:life:hostile", ":odd:bridge:hostile", ":odd:life:bridge:hostile"),
 )
 
 

@@ -2,8 +2,9 @@
 
 The lies, each told of the logs of one block: `omit` one, `cut` off the last ones, `none` at all;
 `double` one under its own number or behind the last; `foreign`, one of another block among them; a
-field of another `type`. A node that always lies does so about the same
-blocks until the calm. It never tells what nobody could find out: logs are only left out where the
+field of another `type`. A header may say that nothing ran in its block, and a storage word may be zero.
+A node that always lies does so about the same blocks until the calm, one that lies once tells the
+truth when it is asked again. It never tells what nobody could find out: logs are only left out where the
 block's bloom filter or the numbers of the others show it.
 """
 
@@ -18,6 +19,7 @@ from simulation.clock import Workers
 from simulation.world import World
 
 Logs = list[dict[str, Any]]
+NOTHING_RAN = {"logsBloom": "0x" + "00" * 256, "transactions": [], "gasUsed": "0x0"}
 
 
 class SimTransport:
@@ -33,6 +35,7 @@ class SimTransport:
         self.rng = random.Random(f"node {world.plan.seed} of {user}")
         self.lies = 0
         self.calls = 0
+        self.told: set[tuple[str, str]] = set()  # kinds and blocks a lie was told of
 
     def call(self, method: str, *parameters: Any) -> Any:
         self._disturb(method, parameters)
@@ -72,15 +75,36 @@ class SimTransport:
         found = answer(self.world.node_view(self.rng), method, list(parameters))
         if not hostile.has_blooms and isinstance(found, dict):
             found["logsBloom"] = "0x" + "00" * 256
-        if method == "eth_getLogs" and self.plan.hostile.lies and not self.world.is_calm:
+        if self.world.is_calm:
+            return found
+        if method.startswith("eth_getBlockBy") and found and self._is_hollow(found["hash"]):
+            return found | NOTHING_RAN if self._tells("header", found["hash"]) else found
+        if method == "eth_getStorageAt" and self.rng.random() < hostile.zero_words:
+            return "0x" + "00" * 32 if self._tells("word", f"{parameters}") else found
+        if method == "eth_getLogs" and hostile.lies:
             way = "range" if "fromBlock" in parameters[0] else "hash"
-            if self.plan.hostile.lies_by in (way, "both"):
-                return self._lie(found)
+            if hostile.lies_by in (way, "both"):
+                return self._lie(found, way)
         return found
+
+    def _is_hollow(self, block_hash: str) -> bool:
+        """Whether it may say of that block that nothing ran in it."""
+        hollow = self.plan.hostile.hollow
+        return (
+            bool(hollow)
+            and random.Random(f"hollow {self.plan.seed} {block_hash}").random() < hollow
+        )
+
+    def _tells(self, kind: str, what: str) -> bool:
+        """Whether a lie is told, which one that lies once does once."""
+        is_told = not self.plan.hostile.lies_once or (kind, what) not in self.told
+        self.told.add((kind, what))
+        self.lies += is_told
+        return is_told
 
     # lies
 
-    def _lie(self, logs: Logs) -> Logs:
+    def _lie(self, logs: Logs, way: str) -> Logs:
         """The same logs, with those of some blocks told wrong."""
         hostile = self.plan.hostile
         by_block: dict[str, Logs] = {}
@@ -93,8 +117,8 @@ class SimTransport:
                 rng = random.Random(f"lie {self.plan.seed} {block_hash}")
             if rng.random() < hostile.lie_rate:
                 told = getattr(self, "_" + rng.choice(hostile.lies))(own, rng)
-                if told != own and self._shows(block_hash, own, told):
-                    self.lies += 1
+                shows = told != own and self._shows(block_hash, own, told)
+                if shows and self._tells(way, block_hash):
                     found += told
                     continue
             found += own
@@ -110,6 +134,8 @@ class SimTransport:
         gone = {id(log) for log in left_out}
         rest = [log for log in self.world.universe.by_hash[block_hash].logs if id(log) not in gone]
         has_hole = [int(log["logIndex"], 16) for log in rest] != list(range(len(rest)))
+        if self._is_hollow(block_hash):
+            return has_hole
         return has_hole or bloom_of(rest) != bloom_of([*rest, *left_out])
 
     def _omit(self, own: Logs, rng: random.Random) -> Logs:

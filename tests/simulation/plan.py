@@ -8,6 +8,7 @@ LIFE = ":life"  # seeds with it have a Life
 HOSTILE = ":hostile"  # seeds with it are Hostile
 ALIKE = ":alike"  # of hostile seeds: base fees move, and alike on all branches
 BRIDGE = ":bridge"  # seeds with it have a bridge follow the node, if there is one
+ODD = ":odd"  # of hostile seeds: the node also lies about headers and words, and perhaps only once
 
 # What a node does to logs it answers with (node.py says how).
 LIES = ("omit", "cut", "none", "double", "foreign", "type")
@@ -55,7 +56,9 @@ class Hostile:
     stream follow branches of their own for some steps. A node that lies does so in `lie_rate` of its
     answers, or, `lies_always`, about `lie_rate` of all blocks whenever it is asked, by range of
     blocks, by hash or by both; it may be without receipts, and one that does not lie without bloom
-    filters. `max_depth` bounds reorgs, `undo_blocks` and `undo_records` are the
+    filters. `hollow` is the share of blocks whose headers it tells as if nothing had run in them, and
+    `zero_words` that of storage words it tells as zero; with `lies_once` only the first answer of a kind
+    about a block is a lie. `max_depth` bounds reorgs, `undo_blocks` and `undo_records` are the
     ring's. `busy` blocks have `busy_txs` transactions. A reorg may be told twice or without what it
     reverts (`torn_reorgs`), a step may have a second fault. The disk refuses or tears a part of what
     is written to it (`disk`, per write); the wall clock steps; the list of pools is not to be had for a
@@ -71,6 +74,9 @@ class Hostile:
     lie_rate: float = 0.0
     lies_always: bool = False
     lies_by: str = "both"
+    hollow: float = 0.0
+    zero_words: float = 0.0
+    lies_once: bool = False
     has_receipts: bool = True
     has_blooms: bool = True
     max_depth: int = 8
@@ -126,6 +132,10 @@ class Hostile:
                 found[name] = rng.choice(rates)
         if ALIKE in seed:
             found |= {"has_fixed_fee": True, "fee_step": 1000}
+        if ODD in seed and node != "absent":
+            found["lies_once"] = rng.random() < 0.6
+            found["hollow"] = rng.choice((0.0, 0.1, 0.4))
+            found["zero_words"] = rng.choice((0.0, 0.1, 0.4))
         if BRIDGE in seed:
             found |= {"splits": 0.0, "torn_reorgs": 0.0, "second_faults": 0.0}
         return cls(**found)

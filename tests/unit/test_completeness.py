@@ -370,15 +370,35 @@ def test_a_block_in_which_nothing_ran_needs_no_second_look() -> None:
             Reader(node).read()
 
 
-def test_logs_are_believed_of_a_block_whose_header_says_that_nothing_ran() -> None:
+NOTHING_RAN = {"transaction_count": 0, "gas_used": 0, "logs_bloom": bytes(256)}
+
+
+def test_events_of_a_block_whose_header_says_that_nothing_ran_are_doubted() -> None:
     node = node_of()
-    nothing = {"transaction_count": 0, "gas_used": 0, "logs_bloom": bytes(256)}
-    node.headers_by_number[5] = replace(node.header(5), **nothing)
+    node.headers_by_number[5] = replace(node.header(5), **NOTHING_RAN)
+    reader = Reader(node)
+    for _ in range(2):
+        with pytest.raises(NodeBehind):
+            reader.read()
+        reader.now += PASS_S - 0.1
+    reader.now += 0.1
+    whole = reader.read()
+    assert list(whole.logs) == known(node.truth[5])
+    assert whole.doubtful == set(POOLS)
+
+
+def test_receipts_tell_what_is_left_out_beside_a_header_that_says_that_nothing_ran() -> None:
+    """As numbers with a hole do not, on a chain that nothing is known of."""
+    lie = LIES["the first log left out"]
+    node = node_of(by_hash=lie, by_number=lie, by_receipts=list)
+    node.headers_by_number[5] = replace(node.header(5), **NOTHING_RAN)
     reader = Reader(node)
     with pytest.raises(NodeBehind):
         reader.read()
-    reader.now += SETTLE_S
-    assert list(reader.read().logs) == known(node.truth[5])
+    reader.now += PASS_S
+    whole = reader.read()
+    assert list(whole.logs) == known(node.truth[5])
+    assert whole.doubtful == set(POOLS)
 
 
 def test_a_refusal_of_its_logs_is_nothing_to_a_block_in_which_nothing_ran() -> None:

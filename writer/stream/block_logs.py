@@ -117,7 +117,9 @@ class BlockLogs:
             if isinstance(answers[header.hash], Scraper):  # there is nothing it could have
                 answers[header.hash] = ()
         answers |= told
-        receipts = self._receipts.of_blocks([each for each in headers if not has_no_logs(each)])
+        receipts = self._receipts.of_blocks(
+            [each for each in headers if answers[each.hash] or not has_no_logs(each)]
+        )
         found: list[WholeBlock] = []
         failure: Scraper | None = None
         for header in headers:  # those behind a doubtful one, too: their doubts last as long
@@ -195,7 +197,7 @@ class BlockLogs:
         if isinstance(first, tuple) and len(first[0]) > 1 and not first[1].holes:
             self._numbers_are_whole = True
             self._holes_seen = 0  # where they always have them, no block is without
-        receipts = None if has_no_logs(header) else self._receipts.logs_of(header, given)
+        receipts = self._receipts.logs_of(header, given)
         if receipts is not None:
             found = self._by_receipts(header, first, receipts, pools)
             if found is not None:

@@ -60,7 +60,8 @@ class WholeBlock:
 class Evidence:
     """What numbers and filter say of an answer: `holes` in the numbers, bits `missing` among the logs'
     own, or `no_filter`: nothing is said. And what speaks against the answer itself: a listed pool's
-    event `beyond` the filter, one that `repeats` or shares its number, one that is in `no_receipt`."""
+    event `beyond` what the header says happened, one that `repeats` or shares its number, one that is in
+    `no_receipt`."""
 
     holes: bool
     missing: bool

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from arena.specs import PoolSpec
 from arena.writer.protocols.held import key_of
-from arena.writer.stream.evidence import Evidence, bloom_bits, bloom_of, event_of, named_pools
+from arena.writer.stream.evidence import (
+    Evidence,
+    bloom_bits,
+    bloom_of,
+    event_of,
+    has_no_logs,
+    named_pools,
+)
 
 if TYPE_CHECKING:
     from arena.writer.node.client import Header, Log
@@ -77,7 +84,8 @@ class KnownEvents:
     ) -> Evidence:
         """With what speaks against the pools' events themselves."""
         bloom = int.from_bytes(header.logs_bloom, "big")
-        events = [each for each in logs if bloom and self._is_of(each, pools)]
+        is_spoken_of = bool(bloom) or has_no_logs(header)
+        events = [each for each in logs if is_spoken_of and self._is_of(each, pools)]
         are_tied = not pools.keys().isdisjoint(self.tied(logs))
         return replace(
             evidence,
