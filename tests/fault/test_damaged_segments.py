@@ -19,7 +19,7 @@ from builders.deep_blocks import Chain, Key
 from conftest import SEED
 
 import arena
-from arena.errors import ArenaBusy, ArenaDamaged, ArenaError, LayoutMismatch
+from arena.errors import ArenaBusy, ArenaDamaged, ArenaError, LayoutMismatch, SnapshotContended
 from arena.layouts import header as layout
 from arena.layouts import slots
 from arena.layouts.slots import STATUS_LIVE, STATUS_SYNCING
@@ -84,6 +84,9 @@ class Left:
         self.record = head["commits"][int(head["committed"]) & 1]
         self.statics = self._table("statics_offset", slots.STATIC, head["slots_used"])
         self.slots = self._table("slots_offset", slots.SLOT, head["slots_used"])
+        self.changes = self._table(
+            "change_entries_offset", slots.CHANGE_ENTRY, head["change_entry_count"]
+        )
         self.buckets = self._table("buckets_offset", np.dtype("<u4"), head["bucket_count"])
         self.entries = self._table(
             "undo_entries_offset", slots.UNDO_ENTRY, head["undo_entry_count"]
@@ -190,6 +193,21 @@ def record_of_another_commit(left: Left) -> None:
     left.header["commits"]["stamp"] += 2
 
 
+def changes_of_another_commit(left: Left) -> None:
+    left.changes["stamp"] += 1
+
+
+def changes_beyond_their_end(left: Left) -> None:
+    left.header["change_reserved"] = left.changes["end"].max() - 1
+
+
+def set_slab(word: int, value: int) -> Callable[[Left], None]:
+    def damage(left: Left) -> None:
+        left.heap[16 * int(left.line(5)["slab"][0]) + word] = value
+
+    return damage
+
+
 def undo_records_of_others(left: Left) -> None:
     left.records["entry_seq"] += 1
 
@@ -208,6 +226,15 @@ KINDS: list[tuple[Callable[[Left], None], str]] = [
     (set_header("committed", 2**64 - 1), "count of commits"),
     (set_header("undo_record_reserved", 2**64 - 1), "count of commits"),
     (record_of_another_commit, "record of commit"),
+    (set_header("change_reserved", 2**64 - 1), "count of commits"),
+    (set_header("slab_serial", 2**64 - 1), "count of commits"),
+    (set_header("slab_serial", 0), "tick slab of slot"),
+    (changes_of_another_commit, "ring of changes"),
+    (changes_beyond_their_end, "ring of changes"),
+    (set_slab(3, 1), "tick slab of slot 5"),
+    (set_slab(4, 0), "tick slab of slot 5"),
+    (set_slab(4, 1 << 20), "tick slab of slot 5"),
+    (set_row("token_count", 3), "static row 5"),
     (set_row("token0", 32), "static row 5"),
     (set_row("protocol", 3), "static row 5"),
     (set_row("generation", 2**32 - 1), "static row 5"),
@@ -532,6 +559,50 @@ def test_whatever_is_changed_a_writer_goes_on_or_refuses(arena_name: str) -> Non
             writer.image()
     assert 0 < refused < 400
     WriterArena.create(arena_name, **SIZES).close(unlink=True)
+
+
+def test_whatever_stands_in_the_ring_of_changes_readers_name_pools_or_give_up(
+    arena_name: str,
+) -> None:
+    rng = random.Random(f"ring {SEED}")
+    chain = leave(arena_name)
+    with (
+        WriterArena.take_over(arena_name) as writer,
+        arena.attach(arena_name) as pools,
+    ):
+        seen = pools.wait_block(0)
+        for _ in range(3):
+            writer.apply(chain.block(events=12))
+        assert seen is not None
+        newer = pools.wait_block(seen)
+        assert newer is not None
+        want, keys = newer.touched, set(pools)
+        assert want
+        left = Left(arena_name)
+        start, size = int(left.header[0]["change_entries_offset"]), left.changes.nbytes
+        start_slots = int(left.header[0]["change_slots_offset"])
+        size_slots = 4 * int(left.header[0]["change_slot_count"])
+        values = (0, 1, 7, 15, 16, 255, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
+        whole = left.content[start : start_slots + size_slots].tobytes()
+        with left.path.open("r+b", buffering=0) as stream:
+            for _ in range(300):
+                for _ in range(rng.choice((1, 2, 30))):
+                    place = rng.choice((start, start_slots))
+                    at = place + 8 * rng.randrange((size if place == start else 256) // 8)
+                    stream.seek(at)
+                    value = rng.choice((*values, rng.randrange(20), rng.getrandbits(64)))
+                    stream.write(struct.pack("<Q", value))
+                with contextlib.suppress(SnapshotContended):
+                    assert set(newer.touched) <= keys
+                if rng.random() < 0.3:
+                    stream.seek(start)
+                    stream.write(whole)
+                    assert newer.touched == want
+            # Without a ring all pools are looked at.
+            stream.seek(start)
+            stream.write(bytes(size))
+            assert newer.touched == want
+        writer.close(unlink=True)
 
 
 @pytest.mark.parametrize("nbytes", [1, 4095, 4096, 8192, -1])
