@@ -414,6 +414,13 @@ int psa_quote_prepared(const psa_quote_call *call, const uint8_t *amount, uint32
 int psa_quote_word(const psa_quote_call *call, uint64_t amount, uint32_t flags,
                    psa_quote_result *result);
 
+/* ---- api.c ------------------------------------------------------------------------------------- */
+
+typedef struct psa_api psa_api;
+
+/* The functions that the extension types of `_handle` call; see api.h. */
+const psa_api *psa_functions(void);
+
 /* cffi: end */
 
 #endif
