@@ -1,7 +1,9 @@
 """What the extension types offer, for type checkers."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, final
+from typing import Any, Final, Unpack, final
+
+from arena.readers.quote import QuoteOptions  # a type: nothing is imported when it runs
 
 def use(address: int, /) -> None: ...
 def words_from_ints(ints: Iterable[Any], other: Callable[[Any], bytes], /) -> bytes: ...
@@ -33,8 +35,12 @@ class PoolHandle:
     # (MappedArena, slot, generation)
     _where: Final[tuple[Any, int, int]]
     _commit: Final[int]
-    def quote_exact_in(self, amount_in: int, *, zero_for_one: bool, **options: Any) -> Quote: ...
-    def quote_exact_out(self, amount_out: int, *, zero_for_one: bool, **options: Any) -> Quote: ...
+    def quote_exact_in(
+        self, amount_in: int, *, zero_for_one: bool, **options: Unpack[QuoteOptions]
+    ) -> Quote: ...
+    def quote_exact_out(
+        self, amount_out: int, *, zero_for_one: bool, **options: Unpack[QuoteOptions]
+    ) -> Quote: ...
     def _bind_call(
         self,
         where: tuple[Any, int, int],

@@ -66,10 +66,7 @@ int psa_words_from_int(PyObject *value, uint64_t words[4]) {
         words[i] = PyLong_AsUnsignedLongLongMask(value);
         PyObject *rest = PyNumber_Rshift(value, shift);
         Py_DECREF(value);
-        if (!rest) { /* no memory: the slow way meets it again */
-            PyErr_Clear();
-            return 0;
-        }
+        if (!rest) return 0;
         value = rest;
         low = PyLong_AsLongLongAndOverflow(value, &overflow);
         if (overflow == 0) {
@@ -113,7 +110,9 @@ static PyObject *words_from_ints(PyObject *module, PyObject *const *args, Py_ssi
     for (Py_ssize_t i = 0; out && i < size; i++) {
         PyObject *item = PyList_GetItem(list, i);
         uint64_t words[4];
-        if (!psa_words_from_int(item, words) && words_from_other(item, args[1], words) < 0) Py_CLEAR(out);
+        if (!psa_words_from_int(item, words) &&
+            (PyErr_Occurred() || words_from_other(item, args[1], words) < 0))
+            Py_CLEAR(out);
         else memcpy(PyBytes_AsString(out) + 32 * i, words, 32);
     }
     Py_DECREF(list);

@@ -57,10 +57,12 @@ static void deallocate(PyObject *self) {
 
 /* ---- quotes ------------------------------------------------------------------------------------------------ */
 
-/* Flags of (amount, *, zero_for_one=True or False) and the amount's words; -1 for any other call. */
+/* Flags of (amount, *, zero_for_one=True or False) and the amount's words; -1 for any other call, and with
+ * an exception when memory is out. */
 static inline int common_call(PyObject *const *args, Py_ssize_t count, PyObject *names, uint64_t words[4]) {
     if (count != 1 || !names || PyTuple_Size(names) != 1) return -1;
-    if (PyTuple_GetItem(names, 0) != direction) return -1; /* names in a call are interned */
+    PyObject *name = PyTuple_GetItem(names, 0); /* as a rule interned, as direction is */
+    if (name != direction && PyUnicode_Compare(name, direction) != 0) return -1;
     int flags = args[1] == Py_True ? PSA_ZERO_FOR_ONE : args[1] == Py_False ? 0 : -1;
     return flags >= 0 && psa_words_from_int(args[0], words) ? flags : -1;
 }
@@ -91,7 +93,7 @@ static inline PyObject *quote(PyObject *object, const char *other, int side, PyO
     psa_pool_object *self = (psa_pool_object *)object;
     uint64_t words[4];
     int flags = common_call(args, count, names, words);
-    if (flags < 0) return call_other(object, other, args, count, names);
+    if (flags < 0) return PyErr_Occurred() ? NULL : call_other(object, other, args, count, names);
     psa_quote_object *out = psa_new_quote();
     if (!out) return NULL;
     flags |= side;

@@ -32,8 +32,8 @@ int psa_add_pool(PyObject *module);
 PyObject *psa_int_from_words(const uint64_t *words, unsigned count);
 PyObject *psa_int_from_signed(const uint64_t *words, unsigned count);
 
-/* The words of an int, not of a subclass, from 0 to 2^256 - 1. 0, with no exception set, for anything
- * else. */
+/* The words of an int, not of a subclass, from 0 to 2^256 - 1. 0 for anything else, and with an exception
+ * when memory is out. */
 int psa_words_from_int(PyObject *value, uint64_t words[4]);
 
 /* ---- _quote.c ----------------------------------------------------------------------------------- */

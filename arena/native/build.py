@@ -7,6 +7,7 @@ the files whose names begin with `_`, which contain nothing of the core (api.h).
 
 import os
 from pathlib import Path
+from typing import Any
 
 from cffi import FFI
 from setuptools import Extension
@@ -22,7 +23,7 @@ def found(pattern: str) -> list[str]:
     return [os.path.relpath(path, ROOT) for path in paths]
 
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "include_dirs": [os.path.relpath(HERE, ROOT)],
     "depends": found("*.h"),
     "extra_compile_args": [
