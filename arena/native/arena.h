@@ -413,6 +413,17 @@ int psa_ladder_quote(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee,
                      const psa_rung *rungs, uint32_t rung_count, const uint64_t *amounts,
                      uint32_t count, psa_quote_result *results);
 
+/* ---- api.c ------------------------------------------------------------------------------------- */
+
+typedef struct psa_api psa_api;
+
+/* The functions that the extension types of `_handle` call; see api.h. */
+const psa_api *psa_functions(void);
+
+/* cffi: end */
+
+/* ---- quote.c: for the extension types ------------------------------------------------------------- */
+
 typedef struct {
     const psa_arena *arena;
     const uint32_t *closed;  /* private word: not 0 once the handle may not be used any more */
@@ -425,11 +436,5 @@ typedef struct {
  * first: the handle is closed, or reads the newest commit of a superseded arena. */
 int psa_quote_prepared(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
                        psa_quote_result *result);
-
-/* The same for an amount below 2^64, which saves the caller its conversion to bytes. */
-int psa_quote_word(const psa_quote_call *call, uint64_t amount, uint32_t flags,
-                   psa_quote_result *result);
-
-/* cffi: end */
 
 #endif
