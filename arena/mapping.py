@@ -75,7 +75,7 @@ class MappedArena:
         self.statics = self.array(head.statics_offset, slots.STATIC, head.max_pools)
         self.versions = self.array(head.slots_offset, slots.SLOT, head.max_pools)
         self.tokens = self.array(head.tokens_offset, slots.TOKEN, head.max_tokens)
-        self.token_cache: dict[int, Any] = {}  # rows of the token table never change
+        self.address = int(ffi.cast("uintptr_t", self.pointer))
         # One word each, read without leaving Python; released by close.
         self.superseded = self._word("superseded", "I")
         self.topology = self._word("topology", "Q")

@@ -14,7 +14,7 @@ from arena.readers.pool import Pool
 from arena.readers.quote import Quote
 from arena.readers.reader import Arena, attach
 from arena.readers.snapshot import Snapshot
-from arena.readers.state import PoolState, Token
+from arena.readers.state import PoolState, TickArrays, Token
 
 __all__ = [
     "Arena",
@@ -29,6 +29,7 @@ __all__ = [
     "QuoteBatch",
     "SharedSnapshot",
     "Snapshot",
+    "TickArrays",
     "Token",
     "attach",
 ]

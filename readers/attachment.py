@@ -57,8 +57,12 @@ class Attachment:
         # Handles by key, made by Arena; they belong to the generation that is mapped.
         self._pools: dict[Key, Any] = {}
         self._pools_topology = -1
+        # Handles of snapshots' pools by key; each is looked at again before it is used.
+        self._kept: dict[Key, Any] = {}
+        self._kept_for = (0, -1)
         self._look_again = 0.0
         self._closed = ffi.new("uint32_t *")  # not 0: handles must not quote any more
+        self._closed_word = int(ffi.cast("uintptr_t", self._closed))
         self._mapped: MappedArena | None = None
         self._control: ControlSegment | None = None
         control = ControlSegment.attach(name, layout.CONTROL_NBYTES, owner_uid=self._owner_uid)
@@ -113,6 +117,7 @@ class Attachment:
             control, self._control = self._control, None
             self._shared = None
             self._pools = {}
+            self._kept = {}
             if mapped is not None:
                 mapped.close()
             if control is not None:
@@ -163,6 +168,7 @@ class Attachment:
                     old.close()
             self._mapped = found
             self._pools = {}
+            self._kept = {}
             self._look_again = 0.0
             return found
 
@@ -191,6 +197,13 @@ class Attachment:
             shared = None
             control.close()
         return None
+
+    def _kept_handles(self, mapped: MappedArena, topology: int) -> dict[Key, Any]:
+        """Where the snapshots of one set of pools keep handles by key."""
+        kept_for = (mapped.generation, topology)
+        if self._kept_for != kept_for:
+            self._kept, self._kept_for = {}, kept_for
+        return self._kept
 
     # Arrays in shared memory
 

@@ -26,12 +26,19 @@ _quote_copy = lib.psa_quote_copy
 class CopyQuotes:
     """Quotes on a private copy of one pool; the half of a frozen pool that answers them.
 
-    `_pool` is a psa_pool_copy that keeps its arrays alive.
+    `_pool` is a psa_pool_copy; what it leads to lives as long as the object.
     """
 
-    __slots__ = ("_pool", "key")
-    _pool: Any
-    key: str
+    __slots__ = ()
+
+    @property
+    def _pool(self) -> Any:
+        raise NotImplementedError
+
+    @property
+    def key(self) -> str:
+        """0x-hex, lower case."""
+        raise NotImplementedError
 
     def store_answer(self, result: Any, data: bytes, flags: int, limit: Any, lp_fee: int) -> int:
         """Quote into `result`; the status code."""

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from arena.errors import PoolRemoved, SnapshotContended, SnapshotTooOld, UnknownPool
+from arena.errors import ArenaDamaged, PoolRemoved, SnapshotContended, SnapshotTooOld, UnknownPool
 from arena.layouts import header as layout
 from arena.layouts import slots
 from arena.mapping import MappedArena, OwnedArray
@@ -22,18 +22,22 @@ from arena.readers.lookup import (
     row_keys,
     slot_numbers,
 )
-from arena.readers.state import Key, Token, key_bytes, key_text, unknown
+from arena.readers.state import Key, key_bytes, key_text, unknown
 from arena.readers.table import Tables, frame_module, make_table
 from arena.reads import is_visible
+
+
+def read_record(record: bytes) -> np.void:
+    """A commit record of dtype COMMIT_RECORD."""
+    found: np.void = np.frombuffer(record, layout.COMMIT_RECORD)[0]
+    return found
 
 
 class Head:
     """The commit a snapshot belongs to."""
 
-    __slots__ = ("_record",)
-
-    def __init__(self, record: bytes) -> None:
-        self._record = np.frombuffer(record, layout.COMMIT_RECORD)[0]
+    __slots__ = ()
+    _record: np.void  # COMMIT_RECORD, a slot of whatever inherits this
 
     @property
     def block_number(self) -> int:
@@ -65,10 +69,10 @@ class Head:
 class FrozenSnapshot(Head, Tables):
     """A private copy of some pools at one block, ticks included: valid for ever, and it pickles."""
 
-    __slots__ = ("_arrays", "_keys", "_name", "_pools")
+    __slots__ = ("_arrays", "_keys", "_name", "_pools", "_record")
 
     def __init__(self, name: str, record: bytes, arrays: tuple[npt.NDArray[Any], ...]) -> None:
-        super().__init__(record)
+        self._record = read_record(record)
         self._name = name
         # lines (n,), rows (n,), slots (n,), starts (n + 1,), ticks (m,), net (m, 2), gross (m, 2),
         # token indices (k,) ascending, token rows (k,)
@@ -103,22 +107,12 @@ class FrozenSnapshot(Head, Tables):
         return found
 
     def _make(self, index: int) -> FrozenPool:
-        lines, rows, _, starts, ticks, net, gross = self._arrays[:7]
+        lines, rows, _, starts, ticks, net, gross, indices, tokens = self._arrays
         first, last = int(starts[index]), int(starts[index + 1])
-        row = rows[index : index + 1]
-        tokens = (self._token(row["token0"][0]), self._token(row["token1"][0]))
-        line = lines[index : index + 1]
-        return FrozenPool(line, row, ticks[first:last], net[first:last], gross[first:last], tokens)
-
-    def _token(self, index: np.uint32) -> Token:
-        indices, rows = self._arrays[7:]
-        row = rows[int(np.searchsorted(indices, index))]
-        known = int(row["flags"]) & slots.TOKEN_DECIMALS_KNOWN
-        return Token(
-            address=key_text(row["address"].tobytes()),
-            decimals=int(row["decimals"]) if known else None,
-            symbol=bytes(row["symbol"]).decode("utf-8", "replace"),
-        )
+        row = rows[index]
+        named = tokens[np.searchsorted(indices, [row["token0"], row["token1"]])]
+        parts = (lines[index], row, named, net[first:last], gross[first:last], ticks[first:last])
+        return FrozenPool(b"".join([part.tobytes() for part in parts]))
 
     def __contains__(self, key: Key) -> bool:
         return key_text(key_bytes(key)) in self._index
@@ -206,6 +200,8 @@ def freeze(
         except SnapshotTooOld:
             continue
         indices = np.unique(np.concatenate((rows["token0"], rows["token1"])))
+        if count and indices[-1] >= len(mapped.tokens):
+            raise ArenaDamaged(f"a pool of {name} names token {indices[-1]}", name=name)
         arrays = (
             lines,
             rows,

@@ -3,7 +3,6 @@
 from typing import Any, Self
 
 from arena.errors import SnapshotContended
-from arena.mapping import MappedArena
 from arena.native import ffi, lib
 from arena.readers.attachment import Attachment
 from arena.readers.lookup import pin
@@ -16,26 +15,28 @@ _new = ffi.new_allocator(should_clear_after_alloc=False)
 class HeadBlock(int):
     """A block number, as wait_block returns it, that can say which pools were touched.
 
-    Made by an arena at commit `commit`, after a wait from some block. Pickles and copies as the number.
+    Made by an arena after a wait from some block. Pickles and copies as the number.
     """
 
-    commit: int
-    _arena: Attachment
-    _origin: int  # of the numbers of commits
-    _since: tuple[int, int]
-    _after: int | None
+    # Arena, origin of its commits' numbers, commit; origin and commit of `after`, or its number.
+    _made: tuple[Attachment, int, int, tuple[int, int], int | None]
 
     @classmethod
-    def _make(cls, arena: Attachment, mapped: MappedArena, record: Any, after: int) -> Self:
-        found = cls(record.block_number)
-        found.commit, found._arena, found._origin = int(record.stamp), arena, mapped.origin
+    def _make(cls, arena: Attachment, origin: int, number: int, commit: int, after: int) -> Self:
+        found = cls(number)
         # Nothing of `after` itself is kept: it would hold the one before it, and so on.
-        found._since, found._after = (0, 0), int(after)
         if isinstance(after, HeadBlock):
-            found._since, found._after = (after._origin, after.commit), None
-            if after._arena.name != arena.name:
-                found._since = (0, 0)
+            former = after._made
+            since = former[1:3] if former[0].name == arena.name else (0, 0)
+            found._made = (arena, origin, commit, since, None)
+        else:
+            found._made = (arena, origin, commit, (0, 0), int(after))
         return found
+
+    @property
+    def commit(self) -> int:
+        """Commit at which it was made."""
+        return self._made[2]
 
     @property
     def touched(self) -> list[str]:
@@ -46,7 +47,8 @@ class HeadBlock(int):
         plain number names blocks, so only pools whose last event or reading came after it. ArenaClosed,
         SnapshotContended.
         """
-        return touched_keys(self._arena, self._since, self._after)
+        arena, _, _, since, after = self._made
+        return touched_keys(arena, since, after)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (int, (int(self),))

@@ -4,20 +4,19 @@ Each function is one call, tried again where the writer was in the way. A status
 becomes an exception here.
 """
 
-import contextlib
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from arena.errors import PoolRemoved, SnapshotContended, SnapshotTooOld
+from arena.errors import PoolRemoved, SnapshotTooOld
 from arena.layouts import slots
 from arena.mapping import MappedArena
 from arena.native import ffi, lib, raise_status
-from arena.readers.state import Key, Token, key_bytes, key_text
-from arena.reads import READ_TRIES, is_visible
-from arena.specs import TokenSpec, read_token
+from arena.native._handle import copy_pool
+from arena.readers.frozen_pool import FrozenPool
+from arena.readers.state import key_text
+from arena.reads import is_visible
 
 
 def pin(mapped: MappedArena) -> Any:
@@ -43,39 +42,16 @@ def place_of(reference: int) -> tuple[int, int]:
     return reference & slots.NO_SLOT, reference >> 32
 
 
-def is_there(mapped: MappedArena, place: tuple[int, int], key: str) -> bool:
-    """Whether the pool found at a place exists at the newest commit."""
+def is_there(mapped: MappedArena, place: tuple[int, int], key: str, commit: int = 0) -> bool:
+    """Whether the pool found at a place exists at `commit` (0: the newest). SnapshotTooOld."""
     line = ffi.new("psa_line *")
     slot, generation = place
-    status = lib.psa_pool_read(mapped.pointer, slot, generation, 0, line)
+    status = lib.psa_pool_read(mapped.pointer, slot, generation, commit, line)
     if status in (lib.PSA_UNKNOWN_POOL, lib.PSA_POOL_REMOVED):
         return False
     if status:
-        raise read_error(mapped, status, slot, 0, key)
+        raise read_error(mapped, status, slot, commit, key)
     return int(line.fee_status) >> 24 != slots.STATUS_ABSENT
-
-
-def find_pools(
-    mapped: MappedArena, keys: Sequence[Key], commit: int, missing: Callable[[Key], Exception]
-) -> npt.NDArray[np.uint64]:
-    """(n,) references of n keys, all of pools that are there at `commit` (0: the newest). Raises
-    `missing(key)` for one that is not."""
-    wanted = [key_bytes(key) for key in keys]
-    found = np.zeros(len(wanted), np.uint64)
-    if wanted:
-        data = b"".join([key.ljust(32, b"\0") for key in wanted])
-        lib.psa_find_many(mapped.pointer, data, len(wanted), ffi.from_buffer("uint64_t *", found))
-        sizes = np.fromiter(map(len, wanted), np.uint8, len(wanted))
-        gone = found == slots.NO_SLOT
-        numbers = np.where(gone, 0, slot_numbers(found))
-        gone |= mapped.statics["key_nbytes"][numbers] != sizes
-        if not gone.any():
-            with contextlib.suppress(SnapshotTooOld):  # each pool then says so for itself
-                lines = read_lines(mapped, found, commit) if commit else newest_lines(mapped, found)
-                gone = ~is_visible(lines["status"])
-        if gone.any():
-            raise missing(wanted[int(gone.argmax())])
-    return found
 
 
 def check_references(references: npt.NDArray[Any], limit: int) -> npt.NDArray[np.uint64]:
@@ -129,18 +105,6 @@ def read_lines(
     return lines
 
 
-def newest_lines(mapped: MappedArena, references: npt.NDArray[np.uint64]) -> npt.NDArray[np.void]:
-    """read_lines at the newest commit. SnapshotContended."""
-    for _ in range(READ_TRIES):
-        try:
-            return read_lines(mapped, references, pin(mapped).stamp)
-        except SnapshotTooOld:
-            continue
-    raise SnapshotContended(
-        f"{len(references)} pools were overwritten during each of {READ_TRIES} tries to read them"
-    )
-
-
 def read_rows(
     mapped: MappedArena, lines: npt.NDArray[np.void], numbers: npt.NDArray[np.uint32], commit: int
 ) -> npt.NDArray[np.void]:
@@ -191,20 +155,6 @@ def _given_away(slot: int, commit: int, key: str | None = None) -> SnapshotTooOl
     )
 
 
-def read_row(
-    mapped: MappedArena, slot: int, generation: int, commit: int = 0, key: str | None = None
-) -> npt.NDArray[np.void]:
-    """(1,) static row of a slot. PoolRemoved when it is of another generation, SnapshotTooOld in a
-    snapshot."""
-    row = _row(mapped, slot | generation << 32)
-    if row is None and commit:
-        raise _given_away(slot, commit, key)
-    if row is None:
-        shown = f"pool {key}" if key else f"the pool of slot {slot}"
-        raise PoolRemoved(f"{shown} was removed", key=key)
-    return row
-
-
 def _row(mapped: MappedArena, reference: int) -> npt.NDArray[np.void] | None:
     row = np.empty(1, slots.STATIC)
     status = lib.psa_rows_read(
@@ -247,18 +197,9 @@ def read_error(
     raise AssertionError("a status that is no failure")
 
 
-def read_tokens(mapped: MappedArena, row: npt.NDArray[np.void]) -> tuple[Token, Token]:
-    """The two tokens of a static row, (1,)."""
-    first, second = row["token0"][0], row["token1"][0]
-    return _read_token(mapped, int(first)), _read_token(mapped, int(second))
-
-
-def _read_token(mapped: MappedArena, index: int) -> Token:
-    found: Token | None = mapped.token_cache.get(index)
-    if found is None:
-        found = mapped.token_cache[index] = token_of(read_token(mapped.pointer, index))
-    return found
-
-
-def token_of(spec: TokenSpec) -> Token:
-    return Token(address=key_text(spec.address), decimals=spec.decimals, symbol=spec.symbol)
+def read_frozen(mapped: MappedArena, reference: int, commit: int) -> FrozenPool:
+    """Private copy of the pool of a reference as of `commit` (0: the newest)."""
+    found = copy_pool(mapped.address, *place_of(reference), commit)
+    if isinstance(found, int):
+        raise read_error(mapped, found, reference, commit)
+    return FrozenPool(found)

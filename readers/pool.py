@@ -1,21 +1,17 @@
 """The handle on one pool in shared memory."""
 
 import operator
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, NoReturn
 
 from arena.errors import ArenaClosed, PoolRemoved
 from arena.layouts import slots
-from arena.layouts.protocols import PROTOCOL_NAMES
 from arena.mapping import MappedArena
 from arena.native import ffi, lib
 from arena.readers.attachment import Attachment
-from arena.readers.frozen_pool import FrozenPool, read_frozen
-from arena.readers.lookup import find_pool, is_there, read_error, read_row, read_tokens
+from arena.readers.frozen_pool import FrozenPool
+from arena.readers.lookup import find_pool, is_there, read_error
 from arena.readers.shared_quotes import SharedQuotes
-from arena.readers.state import PoolState, Token, key_bytes, unknown
+from arena.readers.state import Token, key_bytes, unknown
 
 
 class Pool(SharedQuotes):
@@ -27,7 +23,7 @@ class Pool(SharedQuotes):
     In a re-created arena it looks its key up itself.
     """
 
-    __slots__ = ("_arena", "_closed")
+    __slots__ = ()
 
     def __init__(
         self,
@@ -38,20 +34,23 @@ class Pool(SharedQuotes):
         commit: int,
         closed: Any,
     ) -> None:
+        """`closed` is a uint32_t pointer."""
         self.key = key
         self._arena = arena
-        self._closed = closed  # a uint32_t pointer
-        self._bind(mapped, *place, commit)
+        self._bind(mapped, *place, commit, closed)
 
-    def _bind(self, mapped: MappedArena, slot: int, generation: int, commit: int) -> None:
+    def _bind(
+        self,
+        mapped: MappedArena,
+        slot: int,
+        generation: int,
+        commit: int,
+        closed: Any = None,
+    ) -> None:
         # All at once: other threads may be reading through the handle meanwhile.
-        self._bind_call(
-            (mapped, slot, generation),
-            self._closed,
-            int(ffi.cast("uintptr_t", mapped.pointer)),
-            int(ffi.cast("uintptr_t", self._closed)),
-            commit,
-        )
+        closed = self._closed if closed is None else closed
+        word = int(ffi.cast("uintptr_t", closed))
+        self._bind_call((mapped, slot, generation), closed, mapped.address, word, commit)
 
     def _refresh(self) -> None:
         if self._commit:
@@ -70,66 +69,47 @@ class Pool(SharedQuotes):
                 raise unknown(self.key, self._arena.name)
             self._bind(mapped, *place, 0)
 
-    def _row(self) -> npt.NDArray[np.void]:
-        if self._commit:
-            self._refresh()
-        else:
-            self._line()  # a removed pool's row may stay for long, and go at any time
+    def _unreadable(self, status: int) -> NoReturn:
+        """Say what kept the pool from being read."""
+        if status == lib.PSA_UNKNOWN_POOL:
+            raise unknown(self.key, self._arena.name)
         mapped, slot, generation = self._where
-        return read_row(mapped, slot, generation, self._commit, self.key)
+        raise read_error(mapped, status, slot | generation << 32, self._commit, self.key)
 
     def _copy(self) -> FrozenPool:
-        mapped, slot, generation = self._where
-        return read_frozen(mapped, slot, generation, self._commit, self.key)
-
-    def _line(self) -> Any:
-        self._refresh()
-        line = ffi.new("psa_line *")
-        mapped, slot, generation = self._where
-        status = lib.psa_pool_read(mapped.pointer, slot, generation, self._commit, line)
-        if status == lib.PSA_OK and line.fee_status >> 24 == slots.STATUS_ABSENT:
-            raise unknown(self.key, self._arena.name)
-        if status:
-            raise read_error(mapped, status, slot, self._commit, self.key)
-        return line
-
-    def state(self) -> PoolState:
-        """Everything about the pool, ticks included, from one version."""
-        return self.freeze().state()
+        return self.freeze()
 
     def freeze(self) -> FrozenPool:
         """Private copy, ticks included: answers state and quotes for ever, and pickles."""
-        self._refresh()
-        return self._copy()
+        return FrozenPool(self._copy_bytes())
 
     @property
     def status(self) -> str:
         """live, syncing, stale or removed."""
         try:
-            return slots.STATUS_NAMES[self._line().fee_status >> 24]
+            return self._head().status
         except PoolRemoved:
             return slots.STATUS_NAMES[slots.STATUS_REMOVED]
 
     @property
     def block_number(self) -> int:
         """Block of the pool's last applied event, or of its scrape; 0 while it has not been read."""
-        line = self._line()
-        return int(line.block_number or line.base_block)
+        return self._head().block_number
 
     @property
     def protocol(self) -> str:
         """uniswap_v2, uniswap_v3, uniswap_v4 or solidly."""
-        return PROTOCOL_NAMES[int(self._row()["protocol"][0])]
+        return self._head().protocol
 
     @property
     def token0(self) -> Token:
         """Token 0."""
-        return read_tokens(self._where[0], self._row())[0]
+        return self._head().token0
 
     @property
     def token1(self) -> Token:
         """Token 1."""
-        return read_tokens(self._where[0], self._row())[1]
+        return self._head().token1
 
     @property
     def slot(self) -> int:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from arena.errors import ArenaMissing, ArenaNotReady, SnapshotContended, SnapshotTooOld, WriterDead
 from arena.native import ffi, lib
+from arena.native._handle import WAIT_FAILED, WAIT_LATE, wait_head
 from arena.readers.attachment import Attachment
 from arena.readers.batch import QuoteBatch
 from arena.readers.frozen import FrozenSnapshot, freeze
@@ -207,7 +208,9 @@ class Arena(Attachment):
                 )
             time.sleep(_LIVE_PAUSE)
 
-    def wait_block(self, after: int, timeout: float | None = None) -> HeadBlock | None:
+    def wait_block(
+        self, after: int, timeout: float | None = None, *, spin_us: int = 0
+    ) -> HeadBlock | None:
         """Sleep until the head block is above `after`; the head then, or None at the timeout.
 
         The number returned can also say which pools were `touched`; given back as the next `after`, none
@@ -216,16 +219,23 @@ class Arena(Attachment):
         Returns at once when it is already. A reorg may lower the head while this waits; it goes on until
         some head is above `after`, so the block returned can be of another branch than the one before.
         Who wants to hear of every change, reorgs included, uses wait_commit. `timeout` in seconds, None
-        waits for ever. Sleeps in the kernel; signals are handled while it does.
+        waits for ever. Sleeps in the kernel; signals are handled while it does. With `spin_us` it looks
+        for so many microseconds before each sleep, which takes up a core and is of use only where one is
+        spare; ValueError below 0.
         """
+        if spin_us < 0:
+            raise ValueError(f"spin_us is {spin_us}, below 0")
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             mapped = self._current()
-            record = pin(mapped)
-            if record.block_number > after:
-                return HeadBlock._make(self, mapped, record, after)
-            if not self._sleep(record.stamp, deadline):
+            left = None if deadline is None else deadline - time.monotonic()
+            found = wait_head(mapped.address, self._closed_word, after, left, 1000 * spin_us)
+            if isinstance(found, tuple):
+                return HeadBlock._make(self, mapped.origin, *found, after)
+            if found == WAIT_LATE:
                 return None
+            if found == WAIT_FAILED:
+                pin(mapped)  # says why, or finds that it has passed
 
     def wait_commit(self, after: int, timeout: float | None = None) -> int | None:
         """Sleep until the newest commit is another one than `after`; its number, or None.
@@ -266,7 +276,11 @@ class Arena(Attachment):
             if record.block_number > after or (left is not None and left <= 0):
                 await asyncio.sleep(0)  # a loop of waits that never wait lets others run, too
                 is_above = record.block_number > after
-                return HeadBlock._make(self, mapped, record, after) if is_above else None
+                if not is_above:
+                    return None
+                return HeadBlock._make(
+                    self, mapped.origin, int(record.block_number), int(record.stamp), after
+                )
             await self._commit_waiters().changed(mapped, int(record.stamp), left)
 
     def _commit_waiters(self) -> "CommitWaiters":

@@ -8,12 +8,13 @@ import numpy.typing as npt
 
 from arena.mapping import MappedArena
 from arena.native import lib
+from arena.native._handle import references
 from arena.readers.batch import QuoteBatch, batch
-from arena.readers.frozen_pool import FrozenPool, read_frozen
+from arena.readers.frozen_pool import FrozenPool
 from arena.readers.lookup import (
     check_references,
-    find_pools,
     place_of,
+    read_frozen,
     reference_key,
     slot_generations,
     slot_numbers,
@@ -28,12 +29,14 @@ def find_named(
     keys: Sequence[Key | Pool],
     commit: int,
     missing: Callable[[Key], Exception],
-) -> tuple[npt.NDArray[np.uint64], list[str]]:
+) -> tuple[npt.NDArray[np.uint64], Sequence[str]]:
     """(n,) references, and the keys as text, of pools that are there at `commit` (0: the newest). Raises
     `missing(key)` for one that is not."""
-    names = [key.key if isinstance(key, Pool) else key for key in keys]
-    found = find_pools(mapped, names, commit, missing)
-    return found, [key_text(key_bytes(name)) for name in names]
+    items = list(keys)
+    found, absent = references(mapped.address, mapped, commit, items)
+    if absent >= 0:
+        raise missing(_key_of(items[absent]))
+    return np.frombuffer(found, np.uint64, len(items)), _Named(items)
 
 
 def find_selected(
@@ -62,8 +65,8 @@ def quote_selected(
     allow_dynamic_fee: bool,
 ) -> QuoteBatch:
     """Quotes of many pools in one call, as Arena.quote_batch and Snapshot.quote_batch describe them."""
-    references, names = find_selected(mapped, pools, commit, missing)
-    numbers, generations = slot_numbers(references), slot_generations(references)
+    chosen, names = find_selected(mapped, pools, commit, missing)
+    numbers, generations = slot_numbers(chosen), slot_generations(chosen)
     count = len(numbers)
     if isinstance(amounts, int | np.integer):
         words = np.repeat(amounts_array([int(amounts)]), count, axis=0)
@@ -83,9 +86,31 @@ def quote_selected(
     flags[:] = np.where(directions, base | lib.PSA_ZERO_FOR_ONE, base)
 
     def copy(index: int) -> FrozenPool:
-        return read_frozen(mapped, int(numbers[index]), int(generations[index]), commit)
+        return read_frozen(mapped, int(chosen[index]), commit)
 
     return batch(mapped, commit, numbers, generations, words, flags, names, copy)
+
+
+def _key_of(item: Key | Pool) -> bytes:
+    return key_bytes(item.key if isinstance(item, Pool) else item)
+
+
+class _Named(Sequence[str]):
+    """Keys of keys and handles as text, made when asked for."""
+
+    def __init__(self, items: list[Key | Pool]) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return _Named(self._items[index])
+        return key_text(_key_of(self._items[index]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (list, (list(self),))
 
 
 class _Keys(Sequence[str]):

@@ -34,8 +34,7 @@ class SharedQuotes(PoolHandle):
     to `_without_answer`.
     """
 
-    __slots__ = ("key",)
-    key: str
+    __slots__ = ()
 
     def _refresh(self) -> None:
         """Follow a re-created arena. ArenaClosed, ArenaReplaced, or UnknownPool."""

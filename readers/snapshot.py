@@ -5,7 +5,7 @@ reads has been overwritten twice (SnapshotTooOld).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +14,25 @@ from arena.errors import ArenaClosed, SnapshotTooOld, UnknownPool
 from arena.layouts import slots
 from arena.mapping import MappedArena
 from arena.native import ffi, lib
+from arena.native._handle import View
 from arena.readers.attachment import Attachment
 from arena.readers.batch import QuoteBatch
-from arena.readers.frozen import Head
-from arena.readers.lookup import check_references, find_pool, read_lines, row_keys, visible
+from arena.readers.frozen import Head, read_record
+from arena.readers.lookup import (
+    check_references,
+    find_pool,
+    is_there,
+    read_lines,
+    row_keys,
+    visible,
+)
 from arena.readers.pool import Pool
 from arena.readers.selection import quote_selected
 from arena.readers.state import Key, key_bytes, key_text, unknown
 from arena.readers.table import Tables, make_table
-from arena.reads import is_visible
 
 
-class Snapshot(Head, Tables):
+class Snapshot(View, Head, Tables):
     """All pools at one block, read where they are.
 
     Costs nothing to take and holds nothing up. Reading a pool that has been overwritten twice since
@@ -33,14 +40,16 @@ class Snapshot(Head, Tables):
     its pools raise ArenaClosed. It stays with its generation when the arena is re-created.
     """
 
-    __slots__ = ("_arena", "_closed", "_mapped", "_pools")
+    __slots__ = ("_arena", "_closed", "_kept", "_mapped", "_record")
 
     def __init__(self, arena: Attachment, mapped: MappedArena, record: bytes) -> None:
-        super().__init__(record)
+        self._record = read_record(record)
         self._arena = arena
         self._mapped = mapped
         self._closed = ffi.new("uint32_t *")
-        self._pools: dict[Key, Pool] = {}
+        self._kept = arena._kept_handles(mapped, self.topology)
+        word = int(ffi.cast("uintptr_t", self._closed))
+        self._bind_view(mapped, self._closed, self._kept, mapped.address, word, self.commit)
 
     def __enter__(self) -> Self:
         return self
@@ -51,26 +60,29 @@ class Snapshot(Head, Tables):
     def close(self) -> None:
         """End the view. A second close does nothing."""
         self._closed[0] = 1
-        self._pools.clear()
 
     def _open(self) -> MappedArena:
         if self._closed[0]:
             raise ArenaClosed(f"this snapshot of {self._arena.name} is closed")
         return self._mapped
 
-    def __getitem__(self, key: Key) -> Pool:
-        found = self._pools.get(key) if isinstance(key, str | bytes) else None
-        if found is None or self._closed[0]:
-            mapped = self._open()
-            data = key_bytes(key)
-            place = find_pool(mapped, data) if self.commit else None
-            if place is None:
-                raise self._missing(data)
-            if not self._exists(mapped, place):
-                raise unknown(data, self._arena.name)
-            found = Pool(self._arena, key_text(data), mapped, place, self.commit, self._closed)
-            if isinstance(key, str | bytes):
-                self._pools[key] = found
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: Key) -> Pool: ...
+
+    def _find(self, key: Key) -> Pool:
+        """view[key] of a key that leads to no kept handle of a pool that is there."""
+        mapped = self._open()
+        data = key_bytes(key)
+        place = find_pool(mapped, data) if self.commit else None
+        if place is None:
+            raise self._missing(data)
+        text = key_text(data)
+        if not is_there(mapped, place, text, self.commit):
+            raise unknown(data, self._arena.name)
+        found = Pool(self._arena, text, mapped, place, self.commit, self._closed)
+        if isinstance(key, str | bytes):
+            self._kept[key] = found
         return found
 
     def _missing(self, key: Key) -> Exception:
@@ -86,16 +98,12 @@ class Snapshot(Head, Tables):
             commit=self.commit,
         )
 
-    def _exists(self, mapped: MappedArena, place: tuple[int, int]) -> bool:
-        reference = np.array([place[0] | place[1] << 32], np.uint64)
-        return bool(is_visible(read_lines(mapped, reference, self.commit)["status"])[0])
-
     def __contains__(self, key: Key) -> bool:
         mapped = self._open()
         data = key_bytes(key)
         place = find_pool(mapped, data) if self.commit else None
         if place is not None:
-            return self._exists(mapped, place)
+            return is_there(mapped, place, key_text(data), self.commit)
         error = self._missing(data)
         if isinstance(error, SnapshotTooOld):
             raise error

@@ -1,11 +1,35 @@
 """One pool as it was, as plain values: its key, its tokens and its state."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from arena.errors import UnknownPool
+from arena.layouts import slots
+from arena.layouts.protocols import PROTOCOLS
+from arena.layouts.words import to_limbs
+from arena.native import ffi
+from arena.native._handle import StateFields, describe, key_bytes
+
+__all__ = [
+    "Key",
+    "PoolState",
+    "TickArrays",
+    "Ticks",
+    "Token",
+    "key_bytes",
+    "key_text",
+    "token_of",
+    "unknown",
+]
 
 Key = str | bytes
 Ticks = tuple[tuple[int, int, int], ...]
+
+_HEAD_NBYTES: int = ffi.sizeof("psa_copy_head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +41,18 @@ class Token:
     symbol: str
 
 
-@dataclass(frozen=True, slots=True)
-class PoolState:
+@dataclass(frozen=True, slots=True, eq=False)
+class TickArrays:
+    """The ticks of one pool as read-only arrays, ascending: `tick` (n,) int32, `gross` (n, 2) and `net`
+    (n, 2) as little-endian words of 64 bits, uint128 and int128."""
+
+    tick: npt.NDArray[np.int32]
+    gross: npt.NDArray[np.uint64]
+    net: npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class PoolState(StateFields):
     """Everything known about one pool, from one version.
 
     `block_number, tx_index, log_index` are the position of the last applied event; without one since the
@@ -30,19 +64,24 @@ class PoolState:
     fee_block at which one was read or told last, and hooks. `fee_pips` of a V4 pool is the fee of its
     pool key, 0x800000 when it is dynamic; what swaps pay is lp_fee and protocol_fee. Of a pool that was
     announced and not read yet all values are None, its blocks 0 and its status syncing.
+
+    A state read from an arena keeps its bytes, and makes a field when it is asked for.
     """
 
-    protocol: str
-    pool_key: str
-    block_number: int
-    tx_index: int
-    log_index: int
-    status: str
-    token0: Token
-    token1: Token
-    fee_pips: int
-    base_block: int
-    factory: str
+    __slots__ = ()
+
+    # field(), so that no value on the class stands before the fields of StateFields.
+    protocol: str = field()
+    pool_key: str = field()
+    block_number: int = field()
+    tx_index: int = field()
+    log_index: int = field()
+    status: str = field()
+    token0: Token = field()
+    token1: Token = field()
+    fee_pips: int = field()
+    base_block: int = field()
+    factory: str = field()
     reserve0: int | None = None
     reserve1: int | None = None
     sqrt_price_x96: int | None = None
@@ -55,27 +94,65 @@ class PoolState:
     fee_block: int | None = None
     hooks: str | None = None
 
+    @property
+    def tick_arrays(self) -> TickArrays | None:
+        """`ticks` as arrays, of which nothing is copied; None where `ticks` is."""
+        copy = self._copy
+        if copy is not None:
+            return None if self.sqrt_price_x96 is None else _arrays_over(copy)
+        return None if self.ticks is None else _arrays_of(self.ticks)
 
-def key_bytes(key: Key) -> bytes:
-    """20 or 32 bytes of a key. ValueError when it is malformed, TypeError when it is no key at all."""
-    if isinstance(key, str):
-        if key[:2] not in ("0x", "0X") or len(key) not in (42, 66):
-            raise ValueError(f"{key!r} is no pool key: 0x and 40 or 64 hex digits")
-        try:
-            return bytes.fromhex(key[2:])
-        except ValueError:
-            raise ValueError(f"{key!r} is no pool key: it has other than hex digits") from None
-    if isinstance(key, bytes | bytearray | memoryview):
-        data = bytes(key)
-        if len(data) not in (20, 32):
-            raise ValueError(f"a pool key has 20 or 32 bytes, not {len(data)}")
-        return data
-    raise TypeError(f"a pool key is a 0x-hex string or bytes, not {type(key).__name__}")
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (PoolState, tuple(getattr(self, each.name) for each in fields(self)))
+
+
+for _field in fields(PoolState):  # defaults belong to __init__; see above
+    if _field.default is not MISSING:
+        delattr(PoolState, _field.name)
+
+
+def _arrays_over(copy: bytes) -> TickArrays:
+    count = (len(copy) - _HEAD_NBYTES) // 36
+    words = np.frombuffer(copy, "<u8", 4 * count, _HEAD_NBYTES).reshape(2, count, 2)
+    tick = np.frombuffer(copy, "<i4", count, _HEAD_NBYTES + 32 * count)
+    return TickArrays(tick, gross=words[1], net=words[0])
+
+
+def _arrays_of(ticks: Ticks) -> TickArrays:
+    gross, net = (
+        np.array([to_limbs(each[place], 2) for each in ticks], "<u8").reshape(-1, 2)
+        for place in (1, 2)
+    )
+    tick = np.array([each[0] for each in ticks], "<i4")
+    for array in (tick, gross, net):
+        array.flags.writeable = False
+    return TickArrays(tick, gross, net)
 
 
 def key_text(data: bytes) -> str:
     """0x and lower-case hex digits."""
     return "0x" + data.hex()
+
+
+@lru_cache(4096)  # a few tokens are in most pools
+def token_of(row: bytes) -> Token:
+    """The token of a row of the token table."""
+    token = np.frombuffer(row, slots.TOKEN)[0]
+    known = int(token["flags"]) & slots.TOKEN_DECIMALS_KNOWN
+    symbol = bytes(token["symbol"].tobytes())[: int(token["symbol_nbytes"])]
+    return Token(
+        address=key_text(token["address"].tobytes()),
+        decimals=int(token["decimals"]) if known else None,
+        symbol=symbol.decode("utf-8", "replace"),
+    )
+
+
+describe(
+    {number: (row.name, row.has_ticks, row.has_stored_fees) for number, row in PROTOCOLS.items()},
+    slots.STATUS_NAMES,
+    token_of,
+    PoolState,
+)
 
 
 def unknown(key: Key, name: str) -> UnknownPool:

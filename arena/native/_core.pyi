@@ -251,6 +251,17 @@ class Lib:
         count: Any,
         /,
     ) -> int: ...
+    def psa_copy_read(
+        self,
+        arena: Any,
+        slot: int,
+        generation: int,
+        commit: int,
+        head: Any,
+        arrays: Any,
+        capacity: int,
+        /,
+    ) -> int: ...
     def psa_writer_open(
         self, writer: Any, base: Any, nbytes: int, fd: int, touched: Any, dirty: Any, /
     ) -> int: ...

@@ -7,6 +7,8 @@
  */
 #include "_types.h"
 
+PyTypeObject *psa_pool_type;
+
 static PyObject *direction;       /* "zero_for_one" */
 static const uint32_t unbound = 1; /* what a handle's `closed` points to when it is bound to nothing */
 
@@ -28,6 +30,7 @@ static int traverse(PyObject *object, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->where);
     Py_VISIT(self->closed);
+    Py_VISIT(self->arena);
     return 0;
 }
 
@@ -42,8 +45,11 @@ static void bind(psa_pool_object *self, psa_quote_call call, PyObject *where, Py
     Py_XDECREF(old_closed);
 }
 
-static int clear(PyObject *self) {
-    bind((psa_pool_object *)self, unbound_call, NULL, NULL);
+static int clear(PyObject *object) {
+    psa_pool_object *self = (psa_pool_object *)object;
+    bind(self, unbound_call, NULL, NULL);
+    Py_CLEAR(self->arena);
+    Py_CLEAR(self->key);
     return 0;
 }
 
@@ -139,6 +145,10 @@ static PyMethodDef methods[] = {
     {"quote_exact_out", PSA_FASTCALL(quote_exact_out), METH_FASTCALL | METH_KEYWORDS,
      "quote_exact_out($self, amount_out, *, zero_for_one, **options)\n--\n\n"
      "What it would cost to get `amount_out` wei; otherwise as quote_exact_in."},
+    {"state", psa_pool_state, METH_NOARGS,
+     "state($self, /)\n--\n\nEverything about the pool, ticks included, from one version."},
+    {"_copy_bytes", psa_pool_copy_bytes, METH_NOARGS, "_copy_bytes($self, /)\n--\n\nA copy, for FrozenPool."},
+    {"_head", psa_pool_head, METH_NOARGS, "_head($self, /)\n--\n\nstate(), but as of a pool without ticks."},
     {"_bind_call", bind_call, METH_VARARGS,
      "_bind_call($self, where, closed, arena, word, commit, /)\n--\n\n"
      "Lead to the pool at `where`, (mapped, slot, generation): `arena` is the address of a psa_arena that\n"
@@ -148,6 +158,9 @@ static PyMethodDef methods[] = {
 
 static PyMemberDef members[] = {
     {"_where", T_OBJECT_EX, offsetof(psa_pool_object, where), READONLY, NULL},
+    {"key", T_OBJECT_EX, offsetof(psa_pool_object, key), 0, "0x-hex, lower case."},
+    {"_arena", T_OBJECT_EX, offsetof(psa_pool_object, arena), 0, NULL},
+    {"_closed", T_OBJECT_EX, offsetof(psa_pool_object, closed), READONLY, NULL},
     {"_commit", T_ULONGLONG, offsetof(psa_pool_object, call.commit), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -170,5 +183,6 @@ int psa_add_pool(PyObject *module) {
     direction = PyUnicode_InternFromString("zero_for_one");
     PyObject *type = PyType_FromSpec(&spec);
     if (!direction || !type) return -1;
+    psa_pool_type = (PyTypeObject *)type;
     return PyModule_AddObjectRef(module, "PoolHandle", type);
 }

@@ -22,6 +22,10 @@ extern const psa_api *psa_core;
 int psa_add_ints(PyObject *module);
 int psa_add_quote(PyObject *module);
 int psa_add_pool(PyObject *module);
+int psa_add_keys(PyObject *module);
+int psa_add_state(PyObject *module);
+int psa_add_view(PyObject *module);
+int psa_add_wait(PyObject *module);
 
 /* METH_FASTCALL | METH_KEYWORDS functions have another type than PyMethodDef says. */
 #define PSA_FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
@@ -56,6 +60,23 @@ typedef struct {
     psa_quote_call call;
     PyObject *where;  /* (MappedArena, slot, generation); NULL when bound to nothing */
     PyObject *closed; /* what owns the word at call.closed */
+    PyObject *key;    /* 0x-hex, lower case */
+    PyObject *arena;  /* the attachment it was looked up in */
 } psa_pool_object;
+
+extern PyTypeObject *psa_pool_type;
+
+/* ---- _state.c: methods of a handle ------------------------------------------------------------------- */
+
+/* The pool's copy as bytes; a PoolState over one; and a PoolState that says there are no ticks. What keeps
+ * the pool from being read is raised by the handle's `_unreadable`. */
+PyObject *psa_pool_copy_bytes(PyObject *self, PyObject *unused);
+PyObject *psa_pool_state(PyObject *self, PyObject *unused);
+PyObject *psa_pool_head(PyObject *self, PyObject *unused);
+
+/* ---- _keys.c ------------------------------------------------------------------------------------------ */
+
+/* 20 or 32, the bytes of a pool key, zero padded in `data`; 0 with an exception set. */
+unsigned psa_parse_key(PyObject *key, uint8_t data[32]);
 
 #endif

@@ -10,13 +10,21 @@
 #include "arena.h"
 
 /* Grows with every change of the table. */
-#define PSA_API_VERSION 1
+#define PSA_API_VERSION 2
 
 struct psa_api {
     uint32_t version; /* PSA_API_VERSION */
     uint32_t nbytes;  /* of this table */
     int (*quote_prepared)(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
                           psa_quote_result *result);
+    int (*must_look)(const psa_quote_call *call);
+    uint32_t (*find_many)(const psa_arena *arena, const uint8_t *keys, uint32_t count, uint64_t *pools);
+    int (*pin)(const psa_arena *arena, psa_commit_record *record);
+    int (*wait_commit)(const psa_arena *arena, uint64_t seen, uint64_t timeout_ns, uint64_t *committed);
+    int (*pool_read)(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
+                     psa_line *line);
+    int (*copy_read)(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
+                     psa_copy_head *head, uint64_t *arrays, uint32_t capacity);
 };
 
 #endif

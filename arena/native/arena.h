@@ -209,6 +209,24 @@ int psa_snapshot_ticks(const psa_arena *arena, const uint64_t *pools, uint32_t c
 int psa_changed(const psa_arena *arena, uint64_t since, uint64_t commit, uint64_t first_block,
                 uint64_t *pools, uint32_t capacity, uint32_t *count);
 
+/* ---- copy.c: one pool in one piece ------------------------------------------------------------------- */
+
+/* What a copy begins with. Behind it lie net and gross, (line.tick_count, 2) u64 each, and the ticks,
+ * (line.tick_count,) i32: 36 bytes a tick. Nothing looks at line.slab any more. */
+typedef struct {
+    psa_line line;
+    psa_static row;
+    psa_token tokens[2];
+} psa_copy_head;
+
+/* Copy one pool as of `commit` (0: the newest); `generation` as in psa_pool_read. `arrays` has room for
+ * `capacity` ticks; null: no ticks are copied. On PSA_BUFFER_TOO_SMALL head->line.tick_count is what is
+ * needed. PSA_UNKNOWN_POOL for a slot that shows no pool; PSA_POOL_REMOVED, as of a commit
+ * PSA_SNAPSHOT_TOO_OLD, when the static row is another pool's by now; PSA_DAMAGED when line or row name
+ * what cannot be. */
+int psa_copy_read(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
+                  psa_copy_head *head, uint64_t *arrays, uint32_t capacity);
+
 /* ---- open.c: where a writer begins ------------------------------------------------------------------------- */
 
 /* Begin writing: look at everything that is there, drop lines newer than the last commit, rebuild the
@@ -431,6 +449,10 @@ typedef struct {
     uint32_t slot;
     uint32_t generation;
 } psa_quote_call;
+
+/* Whether the caller must look first: the handle is closed, or reads the newest commit of a superseded
+ * arena. */
+int psa_must_look(const psa_quote_call *call);
 
 /* psa_quote without limit and given fee. PSA_CLOSED, with `result` untouched, when the caller must look
  * first: the handle is closed, or reads the newest commit of a superseded arena. */

@@ -141,14 +141,14 @@ int psa_quote_copy(const psa_pool_copy *pool, const uint8_t *amount, const uint8
  * here.
  */
 
-static int must_look(const psa_quote_call *call) {
+int psa_must_look(const psa_quote_call *call) {
     return PSA_LOAD(call->closed) != 0 ||
            (call->commit == 0 && PSA_LOAD(&call->arena->header->superseded) != 0);
 }
 
 int psa_quote_prepared(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
                        psa_quote_result *result) {
-    if (must_look(call)) return PSA_CLOSED;
+    if (psa_must_look(call)) return PSA_CLOSED;
     return psa_quote(call->arena, call->slot, call->generation, call->commit, amount, 0, flags, 0,
                      result);
 }

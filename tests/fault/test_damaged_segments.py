@@ -625,3 +625,63 @@ def test_a_segment_cut_short_is_refused_by_readers_and_writers(
         with pytest.raises(LayoutMismatch):
             WriterArena.take_over(arena_name)
     WriterArena.create(arena_name, **SIZES).close(unlink=True)
+
+
+def read_all(pools: arena.Arena, keys: list[str]) -> int:
+    """Read pools in every way there is for one; how many reads were refused."""
+    refused = 0
+    with pools.snapshot() as view:
+        for key in keys:
+            for read in (
+                lambda key=key: pools[key].state().ticks,
+                lambda key=key: repr(pools[key].freeze().state()),
+                lambda key=key: (pools[key].status, pools[key].token0, pools[key].block_number),
+                lambda key=key: view[key].state().tick_arrays,
+                lambda key=key: pools[key].freeze().quote_exact_in(1000, zero_for_one=True),
+                lambda key=key: view[key].quote_exact_out(1000, zero_for_one=True),
+                lambda key=key: pools.slots([key, pools[key], view[key]]),
+                lambda key=key: len(pools.snapshot([key])[key].state().pool_key),
+            ):
+                try:
+                    read()
+                except (ArenaError, ValueError):
+                    refused += 1
+    with contextlib.suppress(ArenaError):
+        pools.wait_block(0, timeout=0)
+    return refused
+
+
+def test_whatever_is_changed_a_reader_reads_or_refuses(arena_name: str) -> None:
+    """In lines, rows, tokens, buckets and ticks; every byte of them may be anything."""
+    rng = random.Random(f"reading damage {SEED}")
+    leave(arena_name)
+    left = Left(arena_name)
+    head = left.header[0]
+    with arena.attach(arena_name, require_writer=False) as pools:
+        keys = list(pools)
+        assert read_all(pools, keys) <= len(keys)  # quotes of pools without enough on one side
+        whole = left.path.read_bytes()
+        tables = [
+            (int(head["statics_offset"]), left.statics.nbytes),
+            (int(head["slots_offset"]), left.slots.nbytes),
+            (int(head["tokens_offset"]), 64 * int(head["tokens_used"])),
+            (int(head["buckets_offset"]), left.buckets.nbytes),
+            (int(head["heap_offset"]), left.heap.nbytes),
+        ]
+        refused = 0
+        with left.path.open("r+b", buffering=0) as stream:
+            for _ in range(300):
+                places = []
+                for start, size in rng.choices(tables, k=rng.choice((1, 2, 8, 40))):
+                    places.append(start + 4 * rng.randrange(size // 4))
+                    word = rng.choice((0, 1, 255, 2**31, 2**32 - 1, rng.getrandbits(32)))
+                    stream.seek(places[-1])
+                    stream.write(struct.pack("<I", word))
+                refused += read_all(pools, keys)
+                for place in places:
+                    stream.seek(place)
+                    stream.write(whole[place : place + 4])
+        assert refused > 300
+        assert left.path.read_bytes() == whole
+        assert read_all(pools, keys) <= len(keys)
+    WriterArena.create(arena_name, **SIZES).close(unlink=True)

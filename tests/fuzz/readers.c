@@ -43,6 +43,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes) {
     uint64_t amounts[4 * (POOLS + 1)] = {0}, committed, pool;
     psa_quote_result results[POOLS + 1];
     psa_static rows[POOLS + 1];
+    psa_copy_head head;
+    uint64_t arrays[5 * TICKS]; /* 36 bytes a tick */
     uint32_t slots[POOLS + 1], failed;
     uint8_t keys[32 * (POOLS + 1)];
     memcpy(work.base, whole.base, whole.nbytes);
@@ -75,6 +77,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes) {
                     results);
     for (uint32_t slot = 0; slot <= POOLS; slot++) {
         psa_pool_read(&arena, slot, 0, 0, lines);
+        psa_copy_read(&arena, slot, slot % 2, slot % 3 ? 0 : commit, &head, arrays, TICKS);
         psa_quote(&arena, slot, (uint32_t)number(&in, 1) % 2, 0, (const uint8_t *)(amounts + 4 * slot), NULL,
                   flags ^ PSA_ZERO_FOR_ONE, 0, results);
     }

@@ -344,6 +344,21 @@ static void read_ticks(reader *self, uint32_t key, uint32_t slot, uint32_t gener
                    memcmp(found.gross, want.gross, 16 * count) != 0;
 }
 
+/* Line, row and ticks in one piece. */
+static void read_copy(reader *self, uint32_t key, uint32_t slot, uint32_t generation, uint64_t commit) {
+    psa_copy_head head;
+    uint64_t arrays[5 * 2 * MAX_PAIRS]; /* 36 bytes a tick */
+    pool want;
+    int status = psa_copy_read(self->arena, slot, generation, commit, &head, arrays, 2 * MAX_PAIRS);
+    if (!may_look(self, status, key, commit, head.line.base_block)) return;
+    pool_of(key, head.line.base_block, &want);
+    size_t count = want.line.tick_count;
+    self->wrong += !line_holds(&head.line, &want) || !row_holds(&head.row, key) ||
+                   memcmp(arrays, want.net, 16 * count) != 0 ||
+                   memcmp(arrays + 2 * count, want.gross, 16 * count) != 0 ||
+                   memcmp(arrays + 4 * count, want.ticks, 4 * count) != 0;
+}
+
 static void read_row(reader *self, uint32_t key, uint32_t slot, uint32_t generation) {
     psa_static row;
     uint64_t reference = (uint64_t)generation << 32 | slot;
@@ -425,6 +440,7 @@ static void one_read(reader *self, uint64_t state) {
     switch (state >> 56 & 7) {
     case 0: read_ticks(self, key, slot, generation, commit); break;
     case 1: read_row(self, key, slot, generation); break;
+    case 3: read_copy(self, key, slot, generation, commit); break;
     case 2: read_quote(self, key, slot, generation, commit); break;
     default: read_line(self, key, slot, generation, commit);
     }

@@ -373,6 +373,23 @@ static void read_ticks(reader *self, uint32_t pool, uint64_t commit) {
     if (status == PSA_SNAPSHOT_TOO_OLD) pin_commit(self);
 }
 
+/* Line, row and ticks in one piece. */
+static void read_copy(reader *self, uint32_t pool, uint64_t commit) {
+    psa_copy_head head;
+    uint64_t arrays[5 * MAX_TICKS]; /* 36 bytes a tick */
+    uint8_t key[32];
+    int status = psa_copy_read(self->arena, pool, 1, commit, &head, arrays, MAX_TICKS);
+    const uint64_t *gross = arrays + 2 * (size_t)head.line.tick_count;
+    pool_key(pool, key);
+    count_read(self, status, status == PSA_OK && line_holds(&head.line, pool) &&
+                                 block_holds(self, &head.line, pool, commit) &&
+                                 memcmp(key, head.row.key, 32) == 0 &&
+                                 ticks_hold(&head.line, pool,
+                                            (const int32_t *)(gross + 2 * (size_t)head.line.tick_count),
+                                            arrays, gross));
+    if (status == PSA_SNAPSHOT_TOO_OLD) pin_commit(self);
+}
+
 /* All pools at one commit: each line must be of the newest block at or below the head that has it. */
 static void read_snapshot(reader *self, const uint64_t *slots, psa_line *lines) {
     uint32_t failed;
@@ -405,6 +422,7 @@ static void *run_reader(void *argument) {
             for (int again = 0; again < 2; again++) read_changed(self, changed); /* of many commits, of few */
         uint64_t commit = state >> 63 ? self->pin.stamp : 0;
         if (self->unchecked || turn % 8 != 0) read_line(self, pool, commit);
+        else if (turn % 16 == 0 && turn % 256 != 0) read_copy(self, pool, commit);
         else if (turn % 256 != 0) read_ticks(self, pool, commit);
         else read_snapshot(self, slots, lines);
     }

@@ -4,6 +4,7 @@ What a quote must answer is tested against the EVM elsewhere; here every way of 
 """
 
 import asyncio
+import dataclasses
 import json
 import multiprocessing
 import operator
@@ -1396,7 +1397,7 @@ def test_dump_is_a_state_file_that_rebuilds_the_arena(writer: WriterArena, arena
                 ours, theirs = pools[key].state(), copies[key].state()
                 live = ours.status == "live"
                 assert theirs.base_block == (HEAD if live else ours.base_block)
-                for name in PoolState.__slots__:
+                for name in (each.name for each in dataclasses.fields(PoolState)):
                     if name not in ("block_number", "base_block"):
                         assert getattr(ours, name) == getattr(theirs, name), name
         other.close(unlink=True)
