@@ -51,6 +51,7 @@ V3 = np.dtype(
 )
 V2 = np.dtype([("block", "<u8"), ("reserves", "<u8", (POOLS, 2, 2))])
 Record = npt.NDArray[np.void]
+Words = npt.NDArray[np.uint64]  # (n, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,16 +227,44 @@ class Product(Peer):
         self._references = self._arena.slots(V2_KEYS)
 
     def v3_reads(self) -> list[Read]:
-        return [
-            Read("Pool.state()", self._pool.state, _v3_of_state),
-            Read("Pool.freeze()", self._pool.freeze, lambda pool: _v3_of_state(pool.state())),
-        ]
+        pool = self._pool
+        reads = [Read("Pool.state()", pool.state, _v3_of_state)]
+        if hasattr(arena.PoolState, "tick_arrays"):
+            reads += [
+                Read(
+                    "Pool.state().tick_arrays",
+                    lambda: _with(pool.state(), "tick_arrays"),
+                    _v3_of_state,
+                ),
+                Read("Pool.state().ticks", lambda: _with(pool.state(), "ticks"), _v3_of_state),
+            ]
+        return reads
 
     def v2_reads(self) -> list[Read]:
+        attached, references = self._arena, self._references
+        reads = []
+        if hasattr(attached, "group"):
+            reserves = attached.group(V2_KEYS, fields="reserves")
+            lines = attached.group(V2_KEYS)
+            reads = [
+                Read(
+                    'Arena.group(keys, fields="reserves").read()',
+                    reserves.read,
+                    lambda found: _v2_of(
+                        reserves.block_number, found["reserve0"], found["reserve1"]
+                    ),
+                ),
+                Read(
+                    "Arena.group(keys).read()",
+                    lines.read,
+                    lambda found: _v2_of(lines.block_number, found["a"], found["b"]),
+                ),
+            ]
         return [
+            *reads,
             Read(
                 "Arena.snapshot(references)",
-                lambda: self._arena.snapshot(self._references),
+                lambda: attached.snapshot(references),
                 _v2_of_frozen,
             ),
         ]
@@ -266,12 +295,21 @@ def _v3_of_state(state: arena.PoolState) -> Record:
     return one
 
 
-def _v2_of_frozen(frozen: arena.FrozenSnapshot) -> Record:
+def _with(state: arena.PoolState, field: str) -> arena.PoolState:
+    getattr(state, field)
+    return state
+
+
+def _v2_of(block: int, reserve0: Words, reserve1: Words) -> Record:
     one = np.zeros(1, V2)
-    table = frozen.table()
-    one["block"] = frozen.block_number
-    one["reserves"][0, :, 0], one["reserves"][0, :, 1] = table["reserve0"], table["reserve1"]
+    one["block"] = block
+    one["reserves"][0, :, 0], one["reserves"][0, :, 1] = reserve0, reserve1
     return one
+
+
+def _v2_of_frozen(frozen: arena.FrozenSnapshot) -> Record:
+    table = frozen.table()
+    return _v2_of(frozen.block_number, table["reserve0"], table["reserve1"])
 
 
 class Values(Peer):
