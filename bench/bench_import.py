@@ -7,7 +7,7 @@ Timed is the importing thread's own time in a fresh interpreter, its start left 
 import subprocess
 import sys
 
-from harness import Elsewhere, Report, alternate, arguments
+from harness import Report, SelfTimed, alternate, arguments
 
 PROGRAM = """
 import time
@@ -17,7 +17,7 @@ print(time.thread_time() - begin)
 """
 
 
-def fresh(code: str) -> Elsewhere:
+def fresh(code: str) -> SelfTimed:
     """CPU seconds that `code` took in an interpreter of its own."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", PROGRAM.format(code=code)],
@@ -25,7 +25,7 @@ def fresh(code: str) -> Elsewhere:
         text=True,
         check=True,
     )
-    return Elsewhere(done.stdout)
+    return SelfTimed(done.stdout)
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
 """What do reads and quotes cost beside the peers a user might take instead?
 
-Read: one V3 pool of 300 ticks, and 1,000 V2 pools at one block, each hot, and while a process changes them
-1,000 times a second and the reader comes back every 0.4 ms. Beside LMDB, iceoryx2 and Redis, which hold the
-same as two values and are read into private arrays of it. Quoted: V2, and V3 with 0 to 100 ticks crossed,
-beside degenbot and Python integers in hand (V3: the slow oracle of the tests). Every answer is compared
-with what it must be, to the unit. Peers that are not installed are named and skipped; README.md beside
-this file says how to install them.
+Read: one V3 pool of 300 ticks, and 1,000 V2 pools at one block; each hot (the thread's own time; Redis by
+the clock), and while a process changes them 1,000 times a second and the reader comes back every 0.4 ms.
+Beside LMDB, iceoryx2 and Redis, which hold the same as two values and are read into private arrays.
+Quoted: V2, and V3 with 0 to 100 ticks crossed, beside degenbot and Python integers in hand (V3: the slow
+oracle of the tests). Every answer is compared with what it must be, to the unit. Peers that are not
+installed are named and skipped; README.md beside this file says how to install them.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_quote import SPACING, amount_crossing, loop, one_by_one, oracle_pool, v3_values
-from harness import Elsewhere, Report, Row, alternate, arguments
+from harness import Report, Row, SelfTimed, alternate, arguments
 from peers import PEERS, Change, Peer, Product, Read, State, Writing, is_whole_v2, is_whole_v3
 
 import arena
@@ -85,19 +86,37 @@ def check(read: Read, answer: Any, kind: str, state: State) -> None:
         assert (found[name] == wanted[name]).all(), (read.name, name, found[name], wanted[name])
 
 
+def timed(peer: Peer, read: Read, seconds: float) -> tuple[int, Callable[[], object]]:
+    """How many reads take so long, and those in a loop. Of a peer that waits, the median by the clock."""
+    begin = time.perf_counter()
+    for _ in range(5):
+        read.call()
+    times = max(1, int(seconds / (time.perf_counter() - begin) * 5))
+    if not peer.waits:
+        return times, loop(read.call, times)
+
+    def by_the_clock() -> SelfTimed:
+        samples = []
+        for _ in range(times):
+            begin = time.perf_counter()
+            read.call()
+            samples.append(time.perf_counter() - begin)
+        return SelfTimed(statistics.median(samples) * times)
+
+    return times, by_the_clock
+
+
 def hot(report: Report, options: argparse.Namespace, peers: Sequence[Peer]) -> None:
     state = State()
     for kind, reads in reads_of(peers).items():
         for _, read in reads:
             check(read, read.call(), kind, state)
-        times = 5 if options.smoke else 200
-        rows = alternate(
-            [
-                (f"{KINDS[kind]}, hot: {read.name}", times, loop(read.call, times))
-                for _, read in reads
-            ],
-            options.repeat,
-        )
+        seconds = 0.001 if options.smoke else 0.02
+        cases = [
+            (f"{KINDS[kind]}, hot: {read.name}", *timed(peer, read, seconds))
+            for peer, read in reads
+        ]
+        rows = alternate(cases, options.repeat, timer=time.thread_time)
         judge(
             report, kind, "hot", [(peer, row) for (peer, _), row in zip(reads, rows, strict=True)]
         )
@@ -182,8 +201,8 @@ class Degenbot:
         self._process.stdin.flush()
         return self._process.stdout.readline()
 
-    def loop(self, quote: str, times: int) -> Callable[[], Elsewhere]:
-        return lambda: Elsewhere(self._ask(f"{quote} {times}"))
+    def loop(self, quote: str, times: int) -> Callable[[], SelfTimed]:
+        return lambda: SelfTimed(self._ask(f"{quote} {times}"))
 
     def close(self) -> None:
         self._process.communicate()

@@ -205,8 +205,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-class Elsewhere(float):
-    """Seconds that another process measured."""
+class SelfTimed(float):
+    """Seconds that a case measured itself, in another process or by another clock."""
 
 
 def alternate(
@@ -217,7 +217,7 @@ def alternate(
 ) -> list[Row]:
     """Time every case once a round, `repeat` rounds after one warm-up round.
 
-    A case that returns Elsewhere was timed where it ran.
+    A case that returns SelfTimed has timed itself.
     """
     samples: list[list[float]] = [[] for _ in cases]
     for turn in range(repeat + 1):
@@ -226,7 +226,7 @@ def alternate(
             result = run()
             elapsed = timer() - begin
             if turn:
-                samples[index].append(result if isinstance(result, Elsewhere) else elapsed)
+                samples[index].append(result if isinstance(result, SelfTimed) else elapsed)
     return [Row(name, items, times) for (name, items, _), times in zip(cases, samples, strict=True)]
 
 

@@ -131,6 +131,7 @@ class Peer:
 
     name = ""
     package: str | None = None
+    waits = False  # for another process, when it reads
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -422,6 +423,7 @@ class Redis(Values):
 
     name = "Redis"
     package = "redis"
+    waits = True
 
     def missing(self) -> str | None:
         program = None if shutil.which("redis-server") else "program redis-server"
