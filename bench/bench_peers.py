@@ -300,9 +300,11 @@ def in_turns(
         label = "V2 quote" if name == "v2" else f"V3 quote, {crossed or 'no'} ticks crossed"
         times = 20 if options.smoke else 10_000 // (1 + crossed)
         slow = times if name == "v2" else max(2, times // 100)
-        by_hand = v2_python
-        if name != "v2":
-            by_hand = lambda: swap_oracle.swap(oracle, amounts[name], True, True)  # type: ignore[assignment,return-value]  # noqa: E731
+
+        def by_oracle() -> object:
+            return swap_oracle.swap(oracle, amounts[name], True, True)
+
+        by_hand = v2_python if name == "v2" else by_oracle
         cases: list[tuple[str, int, Callable[[], object]]] = [
             (label, times, one_by_one(pools[name[:2]], amounts[name], times)),
             (f"{label}: Python integers", slow, loop(by_hand, slow)),

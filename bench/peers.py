@@ -365,7 +365,7 @@ class Lmdb(Values):
 
 # iceoryx2 takes values of ctypes.
 _BOARD_KEYS = {key: ctypes.c_uint64(number) for number, key in enumerate(("v3", "v2"))}
-_BOARD_TYPES = {
+_BOARD_TYPES: dict[str, Any] = {
     key: type(
         f"Peers{key.upper()}",
         (ctypes.Structure,),
@@ -446,9 +446,7 @@ class Redis(Values):
         self._put(state)
 
     def _put(self, state: State) -> None:
-        self._client.mset(
-            {key: memoryview(one.view("u1")) for key, one in (("v3", state.v3), ("v2", state.v2))}
-        )
+        self._client.mset({"v3": state.v3.tobytes(), "v2": state.v2.tobytes()})
 
     def write(self, state: State, change: Change) -> None:
         self._put(state)
