@@ -26,7 +26,7 @@ from typing import Any
 
 from bench_quote import SPACING, amount_crossing, loop, one_by_one, oracle_pool, v3_values
 from harness import Report, Row, SelfTimed, alternate, arguments
-from peers import PEERS, Change, Peer, Product, Read, State, Writing, is_whole_v2, is_whole_v3
+from peers import PEERS, Peer, Product, Read, State, Writing, is_whole_v2, is_whole_v3
 
 import arena
 from arena.specs import PoolSpec, TokenSpec
@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from oracle import swap_oracle
 
 PAUSE = 0.0004  # seconds between two reads beside a writer
+CHECK_EVERY = 16  # a check takes the next read's data out of the caches
 V2_RESERVES = (10**24, 3 * 10**24)
 CROSSINGS = (0, 1, 10, 100)
 
@@ -125,44 +126,42 @@ def hot(report: Report, options: argparse.Namespace, peers: Sequence[Peer]) -> N
 def written(
     report: Report, options: argparse.Namespace, peers: Sequence[Peer], writing: Writing
 ) -> None:
-    """Reads while a process changes the state of the peer that is read."""
-    seconds = 0.05 if options.smoke else 0.4
+    """Each read by itself, while a process changes the state of the peer that is read."""
+    seconds = 0.05 if options.smoke else 0.2
     states = {peer.name: State() for peer in peers}
-    numbers = dict.fromkeys(states, 0)
     reads = reads_of(peers)
     rows = {
-        (kind, read.name): Row(f"{KINDS[kind]}, 1,000 writes/s: {read.name}", 1)
+        kind: [Row(f"{KINDS[kind]}, 1,000 writes/s: {read.name}", 1) for _, read in reads[kind]]
         for kind in reads
-        for _, read in reads[kind]
     }
     for _ in range(options.repeat):
-        for peer in peers:
-            mine = [(kind, read) for kind in reads for each, read in reads[kind] if each is peer]
-            samples: dict[tuple[str, str], list[float]] = {
-                (kind, read.name): [] for kind, read in mine
-            }
-            writing.begin(peer, seconds)
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end:
-                for kind, read in mine:
-                    time.sleep(PAUSE)
-                    begin = time.perf_counter()
-                    answer = read.call()
-                    samples[kind, read.name].append(time.perf_counter() - begin)
-                    is_whole = is_whole_v3 if kind == "V3" else is_whole_v2
-                    assert is_whole(read.record(answer)), f"{read.name} mixed two blocks"
-            number, took = writing.end()
-            for each in range(numbers[peer.name] + 1, number + 1):
-                states[peer.name].make(Change(each))
-            numbers[peer.name] = number
-            for kind, read in mine:
-                rows[kind, read.name].add_round(samples[kind, read.name])
-                check(read, read.call(), kind, states[peer.name])
-                rows[kind, read.name].note = f"a write takes {took * 1e6:.0f} us"
+        for kind in reads:
+            for (peer, read), row in zip(reads[kind], rows[kind], strict=True):
+                writing.begin(peer, seconds)
+                row.add_round(read_for(kind, read, seconds))
+                number, took = writing.end()
+                state = states[peer.name]
+                state.make_up_to(number)
+                check(read, read.call(), kind, state)
+                row.note = f"a write takes {took * 1e6:.0f} us"
     for kind in reads:
-        judge(
-            report, kind, "written", [(peer, rows[kind, read.name]) for peer, read in reads[kind]]
-        )
+        measured = zip(reads[kind], rows[kind], strict=True)
+        judge(report, kind, "written", [(peer, row) for (peer, _), row in measured])
+
+
+def read_for(kind: str, read: Read, seconds: float) -> list[float]:
+    """Seconds that reads took, one after each pause."""
+    samples = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        time.sleep(PAUSE)
+        begin = time.perf_counter()
+        answer = read.call()
+        samples.append(time.perf_counter() - begin)
+        if len(samples) % CHECK_EVERY == 1:
+            is_whole = is_whole_v3 if kind == "V3" else is_whole_v2
+            assert is_whole(read.record(answer)), f"{read.name} mixed two blocks"
+    return samples
 
 
 def judge(report: Report, kind: str, case: str, measured: Sequence[tuple[Peer, Row]]) -> None:

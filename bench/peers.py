@@ -88,6 +88,10 @@ class State:
         one["net"][:] = limbs_array([net for _, _, net in rows], 2)
         self.v2["reserves"][0, :, :, 0] = RESERVE
 
+    def make_up_to(self, number: int) -> None:
+        for each in range(int(self.v2["block"][0]), number + 1):
+            self.make(Change(each))
+
     def make(self, change: Change) -> None:
         one = self.v3[0]
         lower, upper = change.bounds
