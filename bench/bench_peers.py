@@ -49,10 +49,7 @@ READ_GOALS = {
     ("V3", "written", "Redis"): 0.025,
     ("V2", "written", "iceoryx2"): 1.0,
 }
-V2_HOT_NS = {
-    'Arena.group(keys, fields="reserves").read()': 10_000,
-    "Arena.group(keys).read()": 25_000,
-}
+V2_HOT_NS = {"group.read(), reserves": 10_000, "group.read()": 25_000}
 KINDS = {"V3": "V3 pool of 300 ticks", "V2": "1,000 V2 pools"}
 
 
@@ -131,7 +128,7 @@ def written(
     states = {peer.name: State() for peer in peers}
     reads = reads_of(peers)
     rows = {
-        kind: [Row(f"{KINDS[kind]}, 1,000 writes/s: {read.name}", 1) for _, read in reads[kind]]
+        kind: [Row(f"{KINDS[kind]}, written: {read.name}", 1) for _, read in reads[kind]]
         for kind in reads
     }
     for _ in range(options.repeat):

@@ -233,45 +233,27 @@ class Product(Peer):
 
     def v3_reads(self) -> list[Read]:
         pool = self._pool
-        reads = [Read("Pool.state()", pool.state, _v3_of_state)]
-        if hasattr(arena.PoolState, "tick_arrays"):
-            reads += [
-                Read(
-                    "Pool.state().tick_arrays",
-                    lambda: _with(pool.state(), "tick_arrays"),
-                    _v3_of_state,
-                ),
-                Read("Pool.state().ticks", lambda: _with(pool.state(), "ticks"), _v3_of_state),
-            ]
-        return reads
+        return [
+            Read("state()", pool.state, _v3_of_state),
+            Read("state().tick_arrays", lambda: _with(pool.state(), "tick_arrays"), _v3_of_arrays),
+            Read("state().ticks", lambda: _with(pool.state(), "ticks"), _v3_of_state),
+        ]
 
     def v2_reads(self) -> list[Read]:
         attached, references = self._arena, self._references
-        reads = []
-        if hasattr(attached, "group"):
-            reserves = attached.group(V2_KEYS, fields="reserves")
-            lines = attached.group(V2_KEYS)
-            reads = [
-                Read(
-                    'Arena.group(keys, fields="reserves").read()',
-                    reserves.read,
-                    lambda found: _v2_of(
-                        reserves.block_number, found["reserve0"], found["reserve1"]
-                    ),
-                ),
-                Read(
-                    "Arena.group(keys).read()",
-                    lines.read,
-                    lambda found: _v2_of(lines.block_number, found["a"], found["b"]),
-                ),
-            ]
+        reserves, lines = attached.group(V2_KEYS, fields="reserves"), attached.group(V2_KEYS)
         return [
-            *reads,
             Read(
-                "Arena.snapshot(references)",
-                lambda: attached.snapshot(references),
-                _v2_of_frozen,
+                "group.read(), reserves",
+                reserves.read,
+                lambda found: _v2_of(reserves.block_number, found["reserve0"], found["reserve1"]),
             ),
+            Read(
+                "group.read()",
+                lines.read,
+                lambda found: _v2_of(lines.block_number, found["a"], found["b"]),
+            ),
+            Read("snapshot(references)", lambda: attached.snapshot(references), _v2_of_frozen),
         ]
 
     def close(self) -> None:
@@ -287,16 +269,26 @@ def _spec(key: bytes, protocol: int) -> PoolSpec:
 
 
 def _v3_of_state(state: arena.PoolState) -> Record:
+    assert state.ticks is not None
+    ticks, gross, net = zip(*state.ticks, strict=True)
+    return _v3_of(state, ticks, limbs_array(gross, 2), limbs_array(net, 2))
+
+
+def _v3_of_arrays(state: arena.PoolState) -> Record:
+    arrays = state.tick_arrays
+    assert arrays is not None
+    return _v3_of(state, arrays.tick, arrays.gross, arrays.net)
+
+
+def _v3_of(state: arena.PoolState, tick: Any, gross: Words, net: Words) -> Record:
     one = np.zeros(1, V3)
     assert state.sqrt_price_x96 is not None
     assert state.liquidity is not None
-    assert state.ticks is not None
-    one["block"] = state.block_number or state.base_block
+    one["block"] = state.block_number
     one["sqrt_price_x96"] = limbs_array([state.sqrt_price_x96], 3)
     one["tick"] = state.tick
     one["liquidity"] = limbs_array([state.liquidity], 2)
-    ticks, gross, net = zip(*state.ticks, strict=True)
-    one["ticks"], one["gross"], one["net"] = ticks, limbs_array(gross, 2), limbs_array(net, 2)
+    one["ticks"], one["gross"], one["net"] = tick, gross, net
     return one
 
 
