@@ -20,6 +20,7 @@ from workload import blocks, encode, symmetric_ticks
 from arena.native import lib
 
 PACE_NS = 2_000_000
+SPIN_NS = 200_000  # as floor.c: the sender stays awake for so long before a block is due
 TICKS = 60
 
 READER = """
@@ -108,14 +109,15 @@ def latency(
     assert reader.stdout is not None
     assert reader.stdout.readline().strip() == "ready"
     time.sleep(0.2)
-    due, late, start = [], [], time.monotonic_ns()
-    for index, frame in enumerate(frames):
-        moment = start + index * PACE_NS
+    start = time.monotonic_ns() + PACE_NS
+    due = [start + index * PACE_NS for index in range(count)]
+    late = []
+    for moment, frame in zip(due, frames, strict=True):
+        time.sleep(max(0, moment - time.monotonic_ns() - SPIN_NS) / 1e9)
         while (now := time.monotonic_ns()) < moment:
-            time.sleep(max(0, (moment - now - 200_000)) / 1e9)
-        due.append(moment)
-        late.append((time.monotonic_ns() - moment) / 1e6)
+            pass
         connection.sendall(frame)
+        late.append((now - moment) / 1e3)
     seen = json.loads(reader.stdout.read())
     reader.wait()
     numbers, moments = zip(*seen, strict=True)
@@ -124,5 +126,5 @@ def latency(
     row = Row("block due to a waiting reader's quote on it", 1)
     row.add_round([(moments[at] - then) / 1e9 for at, then in zip(first_seen, due, strict=True)])
     # What the machine does to a process that only sleeps until the next block is due.
-    row.note = f"sent {percentile(late, 0.5):.2f} ms late, p99 {percentile(late, 0.99):.1f} ms"
+    row.note = f"sent {percentile(late, 0.5):.0f} us late, p99 {percentile(late, 0.99):,.0f} us"
     return row
