@@ -76,11 +76,11 @@ def main() -> None:
         streams = []
         for seed in range(2 * options.repeat + 1):
             events = 300 if seed == 0 else count  # the first one only brings the writer live
-            frames = encode(
-                blocks(raw[:-3], events, 0.1, first=first, seed=seed), lib.PSA_DIALECT_EXEX
+            streams.append(
+                encode(blocks(raw[:-3], events, 0.1, first=first, seed=seed), lib.PSA_DIALECT_EXEX)
             )
-            streams.append(renumber(frames))
             first += events // 300
+        streams = renumber(streams)
         drain = [drained(path, server, streams[1]) for _ in range(options.repeat)]
         writer = subprocess.Popen(
             [

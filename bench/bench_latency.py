@@ -61,7 +61,7 @@ def measure(report: Report, program: Path | None, folder: Path, rounds: int, cou
         try:
             connection, _ = server.accept()
             first = blocks(raw[:-3], 300, 0.1, first=2, seed=0)
-            connection.sendall(renumber(encode(first, lib.PSA_DIALECT_EXEX)))
+            connection.sendall(renumber([encode(first, lib.PSA_DIALECT_EXEX)])[0])
             with arena.attach(name, timeout=60) as pools:
                 while pools.phase != "live" or pools.head_block < 2:
                     assert writer.poll() is None, writer.stderr.read().decode()[-2000:]  # type: ignore[union-attr]

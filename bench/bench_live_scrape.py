@@ -81,7 +81,7 @@ def measure(folder: Path, label: str, source: str, targets: Path, paced: int) ->
         try:
             connection, _ = server.accept()
             first = blocks(raw[:-3], 300, 0.1, first=2, seed=0)
-            connection.sendall(renumber(encode(first, lib.PSA_DIALECT_EXEX)))
+            connection.sendall(renumber([encode(first, lib.PSA_DIALECT_EXEX)])[0])
             with arena.attach(name, timeout=60) as pools:
                 while pools.phase != "live":
                     assert writer.poll() is None, writer.stderr.read()[-2000:]  # type: ignore[union-attr]

@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,8 +243,7 @@ def v2_python() -> int:
 
 def quotes(report: Report, options: argparse.Namespace) -> None:
     # Half a spacing above a tick, as a pool mostly is: no step ends where it began.
-    price = swap_oracle.sqrt_price_at_tick(SPACING // 2)
-    values = replace(v3_values(150), sqrt_price_x96=price, tick=SPACING // 2)
+    values = v3_values(150, SPACING // 2)
     oracle = oracle_pool(values)
     amounts = {f"v3-{n}": amount_crossing(oracle, n) for n in CROSSINGS}
     expected = {
@@ -256,7 +254,7 @@ def quotes(report: Report, options: argparse.Namespace) -> None:
     asked = {
         "v2": {"reserves": V2_RESERVES},
         "v3": {
-            "sqrt_price_x96": price,
+            "sqrt_price_x96": values.sqrt_price_x96,
             "tick": values.tick,
             "liquidity": values.liquidity,
             "ticks": values.ticks,

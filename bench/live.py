@@ -74,15 +74,18 @@ def write_states(path: Path, keys: list[str]) -> None:
 _sequence = itertools.count(1)
 
 
-def renumber(stream: bytes) -> bytes:
-    """The frames with stream_seq values that follow those of the frames before."""
-    data = bytearray(stream)
-    position = 0
-    while position < len(data):
-        size = int.from_bytes(data[position : position + 4], "little")
-        data[position + 8 : position + 16] = next(_sequence).to_bytes(8, "little")
-        position += 4 + size
-    return bytes(data)
+def renumber(streams: list[bytes]) -> list[bytes]:
+    """The frames of all streams with stream_seq values that follow those of the frames before."""
+    result = []
+    for stream in streams:
+        data = bytearray(stream)
+        position = 0
+        while position < len(data):
+            size = int.from_bytes(data[position : position + 4], "little")
+            data[position + 8 : position + 16] = next(_sequence).to_bytes(8, "little")
+            position += 4 + size
+        result.append(bytes(data))
+    return result
 
 
 def paced_frames(raw: npt.NDArray[np.uint8], first: int, count: int) -> list[bytes]:
@@ -93,7 +96,7 @@ def paced_frames(raw: npt.NDArray[np.uint8], first: int, count: int) -> list[byt
     events["amount"][:, 1:4, 0] = symmetric_ticks(TICKS)[1]
     events["words"][:, 1:4, 0] = np.arange(count)[:, None]
     events["words"][:, -1, 0] = 3
-    return [renumber(encode(np.ascontiguousarray(block), lib.PSA_DIALECT_EXEX)) for block in events]
+    return renumber([encode(np.ascontiguousarray(block), lib.PSA_DIALECT_EXEX) for block in events])
 
 
 def latency(
