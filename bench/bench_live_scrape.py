@@ -1,7 +1,7 @@
 """How much later does a reader see a live block while the writer reads pools?
 
 A writer process follows a real socket, a reader process waits for blocks; timed is from the moment a block
-of three updates was due until the reader has a quote on it (as in bench_feed.py). Meanwhile the writer
+of three updates was due until the reader has a quote on it (as in bench_latency.py). Meanwhile the writer
 does nothing else, or reads pools without pause in a thread beside the feed thread: from a Reth database
 through its reader processes, or from a node's JSON-RPC. Baseline: the same writer with nothing else to do.
 Two cores are shared by writer, reader, producer and what is read from: how late the producer itself woke up
@@ -20,12 +20,11 @@ from tempfile import mkdtemp
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-import numpy as np
-from bench_feed import latency, renumber, write_states
 from bench_rethdb import build
 from chains.market import Market
 from chains.process import Node
 from harness import Report, Row, arguments, percentile
+from live import hex_keys, latency, random_keys, renumber, write_states
 from workload import blocks, encode
 
 import arena
@@ -65,12 +64,10 @@ asyncio.run(Service(Settings(name=name, socket=Path(path)), StateFile(Path(state
 
 def measure(folder: Path, label: str, source: str, targets: Path, paced: int) -> tuple[Row, str]:
     """The row of one case, and how fast pools were read meanwhile."""
-    raw = np.random.default_rng(5).integers(0, 256, (20, 32), dtype="u1")
-    raw[:, 20:] = 0
-    keys = ["0x" + key[:20].tobytes().hex() for key in raw]
+    raw = random_keys(20)
     path, states = folder / "feed.sock", folder / "states.jsonl"
     path.unlink(missing_ok=True)
-    write_states(states, keys)
+    write_states(states, hex_keys(raw))
     name = f"psa-bench-live-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
@@ -92,7 +89,7 @@ def measure(folder: Path, label: str, source: str, targets: Path, paced: int) ->
                 if source:  # the first read fills caches
                     assert writer.stdout is not None
                     writer.stdout.readline()
-                row = latency(connection, pools, name, keys[-1], raw, pools.head_block, paced)
+                row = latency(connection, name, raw, pools.head_block, paced)
         finally:
             writer.terminate()
             rates, _ = writer.communicate()
