@@ -27,7 +27,7 @@ class QuoteBatch(Sequence[Quote]):
         results: npt.NDArray[np.void],
         keys: Sequence[str],
         amounts: npt.NDArray[np.uint64],
-        flags: npt.NDArray[np.uint32],
+        flags: int | npt.NDArray[np.uint32],
     ) -> None:
         self.results = results
         self._keys = keys
@@ -43,9 +43,8 @@ class QuoteBatch(Sequence[Quote]):
     def __getitem__(self, index: slice) -> "QuoteBatch": ...
     def __getitem__(self, index: int | slice) -> "Quote | QuoteBatch":
         if isinstance(index, slice):
-            return QuoteBatch(
-                self.results[index], self._keys[index], self._amounts[index], self._flags[index]
-            )
+            flags = self._flags if isinstance(self._flags, int) else self._flags[index]
+            return QuoteBatch(self.results[index], self._keys[index], self._amounts[index], flags)
         index = range(len(self))[index]
         error = self.error(index)
         if error is not None:
@@ -61,7 +60,7 @@ class QuoteBatch(Sequence[Quote]):
         if status == 0:
             return None
         amount = ints_from_limbs(self._amounts[index : index + 1])[0]
-        return quote_error(status, self._keys[index], amount, int(self._flags[index]))
+        return quote_error(status, self._keys[index], amount, _of_item(self._flags, index))
 
     @property
     def statuses(self) -> npt.NDArray[np.uint32]:
@@ -116,39 +115,56 @@ class Same(Sequence[str]):
         return self._key
 
 
-def batch(
-    call: Any,
-    slots: npt.NDArray[np.uint32],
-    generations: npt.NDArray[np.uint32],
+def _of_item(flags: int | npt.NDArray[np.uint32], index: int) -> int:
+    return flags if isinstance(flags, int) else int(flags[index])
+
+
+def ask(
+    arena: Any,
+    commit: int,
+    references: npt.NDArray[np.uint64],
     words: npt.NDArray[np.uint64],
-    flags: npt.NDArray[np.uint32],
+    flags: int | npt.NDArray[np.uint32],
+) -> tuple[int, npt.NDArray[np.void]]:
+    """One call into C: PSA_CONTENDED or PSA_SNAPSHOT_TOO_OLD when an item has that status, and the answers.
+
+    `arena` is a psa_arena pointer, `commit` 0 for the newest version of each pool. `references` has one
+    item for all, or one for each of `words`; `flags` is one for all, or one for each.
+    """
+    results = np.empty(len(words), RESULT)  # C writes every byte of it
+    if len(words) == 0:
+        return 0, results
+    every, each = (flags, None) if isinstance(flags, int) else (0, flags)
+    status = lib.psa_quote_batch(
+        arena,
+        ffi.from_buffer("uint64_t *", references),
+        commit,
+        ffi.from_buffer("uint64_t *", words),
+        ffi.NULL if each is None else ffi.from_buffer("uint32_t *", each),
+        every | (lib.PSA_ONE_POOL if len(references) == 1 else 0),
+        len(words),
+        ffi.from_buffer("psa_quote_result *", results),
+    )
+    if status not in (lib.PSA_OK, _CONTENDED, lib.PSA_SNAPSHOT_TOO_OLD):
+        raise quote_error(status, "", None, 0)
+    return status, results
+
+
+def batch(
+    arena: Any,
+    commit: int,
+    references: npt.NDArray[np.uint64],
+    words: npt.NDArray[np.uint64],
+    flags: int | npt.NDArray[np.uint32],
     keys: Sequence[str],
     copy: Any,
 ) -> QuoteBatch:
-    """One call into C for a batch; `copy(index)` gives a private copy of an item's pool.
-
-    `slots` has one item for all, or one for each of `words`.
-    """
-    count = len(words)
-    results = np.zeros(count, RESULT)
-    if count == 0:
-        return QuoteBatch(results, keys, words, flags)
-    status = lib.psa_quote_batch(
-        call.arena,
-        ffi.from_buffer("uint32_t *", slots),
-        ffi.from_buffer("uint32_t *", generations),
-        call.commit,
-        ffi.from_buffer("uint64_t *", words),
-        ffi.from_buffer("uint32_t *", flags),
-        lib.PSA_ONE_POOL if len(slots) == 1 else 0,
-        count,
-        ffi.from_buffer("psa_quote_result *", results),
-    )
-    if status:
-        raise quote_error(status, "", None, 0)
-    for index in np.flatnonzero(results["status"] == _CONTENDED):
-        item = make_result()
-        data = words[index].tobytes()
-        copy(index).store_answer(item[0], data, int(flags[index]), ffi.NULL, 0)
-        results[index] = np.frombuffer(item[1][:], RESULT)[0]
+    """A batch as `ask` takes it; `copy(index)` gives a private copy of the pool of a contended item."""
+    status, results = ask(arena, commit, references, words, flags)
+    if status == _CONTENDED:
+        for index in np.flatnonzero(results["status"] == _CONTENDED).tolist():
+            item = make_result()
+            data = words[index].tobytes()
+            copy(index).store_answer(item[0], data, _of_item(flags, index), ffi.NULL, 0)
+            results[index] = np.frombuffer(item[1][:], RESULT)[0]
     return QuoteBatch(results, keys, words, flags)

@@ -189,11 +189,11 @@ class SharedQuotes:
             allow_dynamic_fee=allow_dynamic_fee,
         )
         return batch(
-            call,
-            np.array([call.slot], np.uint32),
-            np.array([call.generation], np.uint32),
+            call.arena,
+            call.commit,
+            np.array([call.slot | call.generation << 32], np.uint64),
             words,
-            np.full(len(words), flags, np.uint32),
+            flags,
             Same(self.key, len(words)),
             lambda index: self._copy(),
         )

@@ -167,6 +167,9 @@ class Lib:
     PSA_ZERO_FOR_ONE: Final[int]
     PSA_ONE_POOL: Final[int]
     PSA_ALLOW_HOOKS: Final[int]
+    PSA_GROUP_LINES: Final[int]
+    PSA_GROUP_RESERVES: Final[int]
+    PSA_GROUP_PRICES: Final[int]
     def psa_feed_open(self, feed: Any, dialect: int, /) -> None: ...
     def psa_feed_decode(
         self,
@@ -294,8 +297,7 @@ class Lib:
     def psa_quote_batch(
         self,
         arena: Any,
-        slots: Any,
-        generations: Any,
+        pools: Any,
         commit: int,
         amounts: Any,
         item_flags: Any,
@@ -324,5 +326,6 @@ class Lib:
     ) -> int: ...
     def psa_quote_prepared(self, call: Any, amount: Any, flags: int, result: Any, /) -> int: ...
     def psa_quote_word(self, call: Any, amount: int, flags: int, result: Any, /) -> int: ...
+    def psa_group_read(self, arena: Any, group: Any, /) -> int: ...
 
 lib: Lib

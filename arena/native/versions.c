@@ -49,30 +49,12 @@ static inline void store_words(void *to, const uint64_t *from, size_t count) {
     for (size_t i = 0; i < count; i++) PSA_STORE(&words[i], from[i]);
 }
 
-/* R2: the line to use as of `commit`, and its stamp; 2 when there is none. */
-static inline uint32_t pick_line(const psa_slot *slot, uint64_t commit, uint64_t *stamp) {
-    uint64_t first = PSA_LOAD_ACQUIRE(&slot->lines[0].stamp);
-    uint64_t second = PSA_LOAD_ACQUIRE(&slot->lines[1].stamp);
-    int first_fits = first <= commit && first != 0;
-    int second_fits = second <= commit && second != 0;
-    if (first_fits && (!second_fits || first > second)) {
-        *stamp = first;
-        return 0;
-    }
-    if (second_fits) {
-        *stamp = second;
-        return 1;
-    }
-    *stamp = first == 0 || second == 0 ? 0 : 1;
-    return 2;
-}
-
 int psa_line_begin(const psa_arena *arena, uint32_t slot, uint64_t commit, psa_line *line,
                    uint32_t *which) {
     if (slot >= arena->max_pools) return PSA_BAD_ARGUMENT;
     if (commit == 0) commit = PSA_LOAD_ACQUIRE(&arena->header->committed); /* R1 */
     uint64_t stamp;
-    uint32_t picked = pick_line(&arena->slots[slot], commit, &stamp);
+    uint32_t picked = psa_pick_line(&arena->slots[slot], commit, &stamp);
     if (picked == 2) return stamp == 0 ? PSA_UNKNOWN_POOL : PSA_SNAPSHOT_TOO_OLD;
     load_words((uint64_t *)(void *)line, &arena->slots[slot].lines[picked], PSA_LINE_WORDS);
     line->stamp = stamp;
@@ -207,7 +189,7 @@ uint32_t psa_changed(const psa_arena *arena, uint64_t since, uint64_t commit, ui
     uint32_t count = 0, used = PSA_LOAD_ACQUIRE(&arena->header->slots_used);
     for (uint32_t slot = 0; slot < used && slot < arena->max_pools; slot++) {
         uint64_t stamp;
-        uint32_t picked = pick_line(&arena->slots[slot], commit, &stamp);
+        uint32_t picked = psa_pick_line(&arena->slots[slot], commit, &stamp);
         /* With both lines newer than `commit` the pool was written again, or is new since. */
         if (picked == 2 ? stamp == 0 : stamp <= since) continue;
         const psa_line *lines = arena->slots[slot].lines;

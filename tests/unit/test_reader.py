@@ -555,13 +555,15 @@ def test_contended_quotes_are_answered_from_a_copy(
     assert limited == pool.quote_exact_in(10**21, zero_for_one=True, sqrt_price_limit_x96=limit)
 
     class Contended:
+        PSA_OK = lib.PSA_OK
         PSA_ONE_POOL = lib.PSA_ONE_POOL
+        PSA_SNAPSHOT_TOO_OLD = lib.PSA_SNAPSHOT_TOO_OLD
 
         @staticmethod
         def psa_quote_batch(*arguments: Any) -> int:
             for index in range(arguments[-2]):
                 arguments[-1][index].status = lib.PSA_CONTENDED
-            return 0
+            return lib.PSA_CONTENDED
 
     monkeypatch.setattr(batch, "lib", Contended)
     many = pool.quote_many([10**18, 10**19], zero_for_one=True)
