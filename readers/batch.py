@@ -1,7 +1,7 @@
 """Many quotes in one call: the call, and the answers as one array."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,14 @@ class QuoteBatch(Sequence[Quote]):
     """Answers of one batch, in the order asked.
 
     `results` is the (n,) structured array behind it (dtype RESULT), `statuses` its status codes. An item
-    that has no answer raises its own error when it is taken; amount lists hold 0 for it.
+    that has no answer raises its own error when it is taken; amount lists hold 0 for it. A batch of a
+    snapshot or group is of one `commit` and its head, `block_number`; else both are None, and each item
+    is of the newest version of its pool.
     """
 
-    __slots__ = ("_amounts", "_flags", "_keys", "results")
+    __slots__ = ("_amounts", "_flags", "_keys", "block_number", "commit", "results")
+    block_number: int | None
+    commit: int | None
 
     def __init__(
         self,
@@ -33,6 +37,12 @@ class QuoteBatch(Sequence[Quote]):
         self._keys = keys
         self._amounts = amounts
         self._flags = flags
+        self.block_number = self.commit = None
+
+    def _at(self, commit: int | None, block_number: int | None) -> Self:
+        """Say of which commit all of it is."""
+        self.commit, self.block_number = commit, block_number
+        return self
 
     def __len__(self) -> int:
         return len(self.results)
@@ -44,7 +54,8 @@ class QuoteBatch(Sequence[Quote]):
     def __getitem__(self, index: int | slice) -> "Quote | QuoteBatch":
         if isinstance(index, slice):
             flags = self._flags if isinstance(self._flags, int) else self._flags[index]
-            return QuoteBatch(self.results[index], self._keys[index], self._amounts[index], flags)
+            part = QuoteBatch(self.results[index], self._keys[index], self._amounts[index], flags)
+            return part._at(self.commit, self.block_number)
         index = range(len(self))[index]
         error = self.error(index)
         if error is not None:

@@ -200,7 +200,8 @@ class Group(Head, Tables):
         allow_dynamic_fee: bool = False,
     ) -> QuoteBatch:
         """A quote on each member in one call, all at the newest block, which may be above that of the
-        last read; arguments as Arena.quote_batch. SnapshotContended when the writer overtook 64 tries.
+        last read: the batch says which. Arguments as Arena.quote_batch. SnapshotContended when the writer
+        overtook 64 tries.
         """
         place = self._current()
         words = amount_words(amounts, len(self))
@@ -212,10 +213,12 @@ class Group(Head, Tables):
             allow_dynamic_fee=allow_dynamic_fee,
         )
         for _ in range(READ_TRIES):
-            commit = int(pin(place.mapped).stamp)
+            record = pin(place.mapped)
+            commit = int(record.stamp)
             status, results = ask(place.mapped.pointer, commit, place.references, words, flags)
             if status == 0:
-                return QuoteBatch(results, self.keys, words, flags)
+                found = QuoteBatch(results, self.keys, words, flags)
+                return found._at(commit, int(record.block_number))
         raise SnapshotContended(
             f"the writer overtook each of {READ_TRIES} batches on {len(self)} pools of "
             f"{self._arena.name}; ask for fewer",

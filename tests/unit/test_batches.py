@@ -207,6 +207,7 @@ def test_arrays_handles_and_lists_ask_the_same(writer: WriterArena, pools: Arena
                 found = pools.quote_batch(named, asked, zero_for_one=ways)
                 assert found.amounts_out == wanted
                 assert [quote.amount_out for quote in found] == wanted
+                assert (found.commit, found.block_number) == (None, None)
     up = pair.quote_many(words_of(amounts), zero_for_one=False)
     down = pair.quote_many(amounts, zero_for_one=True)
     mixed = [(down if zero else up)[n].amount_out for n, zero in enumerate(directions.tolist())]

@@ -450,6 +450,8 @@ def test_quotes_on_members_are_those_of_a_snapshot(writer: WriterArena, pools: A
         with pools.snapshot() as view:
             wanted = view.quote_batch(list(group.keys), amounts, **option)
         assert found.results.tobytes() == wanted.results.tobytes()
+        assert (found.commit, found.block_number) == (wanted.commit, wanted.block_number)
+        assert (found[2:].commit, found.block_number) == (pools.committed, pools.head_block)
         assert np.count_nonzero(found.statuses) == (0 if option.get("allow_stale") else 1)
     error = group.quote_batch(amounts, zero_for_one=True).error(6)
     assert isinstance(error, errors.PoolStale)
