@@ -141,8 +141,7 @@ class Group(Head, Tables):
         place = self._found
         if mapped is not place.mapped:
             if mapped.origin == place.mapped.origin:
-                self._stamps[:] = 0  # the same versions, but their ticks have moved
-                self._found = place._replace(mapped=mapped)
+                self._found = place._replace(mapped=mapped)  # the same lines in the same slots
             else:
                 self._found = self._look_up(mapped, may_lack=True)
         elif place.topology is not None and mapped.topology[0] != place.topology:

@@ -417,7 +417,7 @@ static void *run_reader(void *argument) {
         if (turn % 64 == 0) pin_commit(self);
         uint64_t commit = state >> 63 ? self->pin.stamp : 0;
         if (self->unchecked || turn % 8 != 0) read_line(self, pool, commit);
-        else if (turn % 128 != 0) read_ticks(self, pool, commit);
+        else if (turn % 32 != 0) read_ticks(self, pool, commit);
         else if (turn % 256 != 0) read_group(self, &group);
         else read_snapshot(self, slots, lines);
     }
