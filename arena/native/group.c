@@ -12,12 +12,6 @@
 
 #define GROUP_TRIES 64
 
-static inline void load_words(void *to, const void *from, uint32_t count) {
-    uint64_t *target = (uint64_t *)to;
-    const uint64_t *words = (const uint64_t *)from;
-    for (uint32_t i = 0; i < count; i++) target[i] = PSA_LOAD(&words[i]);
-}
-
 static const uint32_t value_nbytes[] = {sizeof(psa_line), sizeof(psa_reserves), sizeof(psa_price)};
 
 static void no_value(psa_group *group, uint32_t i) {
@@ -30,18 +24,18 @@ static void no_value(psa_group *group, uint32_t i) {
 static inline void copy_value(const psa_group *group, uint32_t i, const psa_line *line, uint64_t stamp) {
     if (group->fields == PSA_GROUP_LINES) {
         psa_line *to = (psa_line *)group->values + i;
-        load_words(to, line, sizeof(*to) / sizeof(uint64_t));
+        psa_load_words((uint64_t *)(void *)to, line, sizeof(*to) / sizeof(uint64_t));
         to->stamp = stamp;
     } else if (group->fields == PSA_GROUP_RESERVES) {
         psa_reserves *to = (psa_reserves *)group->values + i;
-        load_words(to->reserve0, line->a, 2);
-        load_words(to->reserve1, line->b, 2);
+        psa_load_words(to->reserve0, line->a, 2);
+        psa_load_words(to->reserve1, line->b, 2);
     } else {
         psa_price *to = (psa_price *)group->values + i;
-        load_words(to->sqrt_price_x96, line->a, 2);
+        psa_load_words(to->sqrt_price_x96, line->a, 2);
         to->sqrt_price_x96[2] = PSA_LOAD(&line->sqrt_price_hi);
         to->sqrt_price_x96[3] = 0;
-        load_words(to->liquidity, line->b, 2);
+        psa_load_words(to->liquidity, line->b, 2);
         to->tick = PSA_LOAD(&line->tick);
         to->fee_pips = PSA_LOAD(&line->fee_status) & 0xffffff;
     }

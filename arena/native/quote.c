@@ -148,7 +148,7 @@ static uint32_t quote_run(const psa_arena *arena, const batch *items, uint32_t f
     uint64_t pool = batch_pool(items, first);
     uint32_t slot = (uint32_t)pool, generation = (uint32_t)(pool >> 32), which;
     psa_line line;
-    psa_tick_arrays arrays = {0, 0, 0};
+    psa_tick_arrays arrays = {0};
     pool_state states[2];
     uint32_t loaded[2] = {UINT32_MAX, UINT32_MAX}; /* flags a state was loaded with */
     int statuses[2] = {0, 0};

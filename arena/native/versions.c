@@ -39,11 +39,6 @@
 
 /* ---- reading ---- */
 
-static inline void load_words(uint64_t *to, const void *from, size_t count) {
-    const uint64_t *words = (const uint64_t *)from;
-    for (size_t i = 0; i < count; i++) to[i] = PSA_LOAD(&words[i]);
-}
-
 static inline void store_words(void *to, const uint64_t *from, size_t count) {
     uint64_t *words = (uint64_t *)to;
     for (size_t i = 0; i < count; i++) PSA_STORE(&words[i], from[i]);
@@ -56,7 +51,7 @@ int psa_line_begin(const psa_arena *arena, uint32_t slot, uint64_t commit, psa_l
     uint64_t stamp;
     uint32_t picked = psa_pick_line(&arena->slots[slot], commit, &stamp);
     if (picked == 2) return stamp == 0 ? PSA_UNKNOWN_POOL : PSA_SNAPSHOT_TOO_OLD;
-    load_words((uint64_t *)(void *)line, &arena->slots[slot].lines[picked], PSA_LINE_WORDS);
+    psa_load_words((uint64_t *)(void *)line, &arena->slots[slot].lines[picked], PSA_LINE_WORDS);
     line->stamp = stamp;
     *which = picked;
     return PSA_OK;
@@ -84,8 +79,8 @@ int psa_pool_read(const psa_arena *arena, uint32_t slot, uint32_t generation, ui
 static void load_ticks(const psa_tick_arrays *from, uint32_t count, int32_t *ticks, uint64_t *net,
                        uint64_t *gross) {
     for (uint32_t i = 0; i < count; i++) ticks[i] = PSA_LOAD(&from->ticks[i]);
-    load_words(net, from->net, 2 * (size_t)count);
-    load_words(gross, from->gross, 2 * (size_t)count);
+    psa_load_words(net, from->net, 2 * (size_t)count);
+    psa_load_words(gross, from->gross, 2 * (size_t)count);
 }
 
 /* One try at a line and its ticks. PSA_CONTENDED: a torn read, try again. */
@@ -210,7 +205,7 @@ int psa_pin(const psa_arena *arena, psa_commit_record *record) {
         }
         const psa_commit_record *source = &header->commits[commit & 1];
         if (PSA_LOAD_ACQUIRE(&source->stamp) != commit) continue;
-        load_words((uint64_t *)(void *)record, source, sizeof(*record) / sizeof(uint64_t));
+        psa_load_words((uint64_t *)(void *)record, source, sizeof(*record) / sizeof(uint64_t));
         PSA_FENCE_ACQUIRE(); /* R3 */
         if (PSA_LOAD(&source->stamp) == commit) {
             record->stamp = commit;

@@ -5,8 +5,14 @@
 #include "arena.h"
 #include "atomics.h"
 
-/* R2: the line to use as of `commit`, and its stamp; 2 when there is none, and the stamp then 0 when the pool
- * was never written by that commit, else 1. */
+#include <stddef.h>
+
+static inline void psa_load_words(uint64_t *to, const void *from, size_t count) {
+    const uint64_t *words = (const uint64_t *)from;
+    for (size_t i = 0; i < count; i++) to[i] = PSA_LOAD(&words[i]);
+}
+
+/* R2: the line to use as of `commit`, and its stamp; 2 when there is none. */
 static inline uint32_t psa_pick_line(const psa_slot *slot, uint64_t commit, uint64_t *stamp) {
     uint64_t first = PSA_LOAD_ACQUIRE(&slot->lines[0].stamp);
     uint64_t second = PSA_LOAD_ACQUIRE(&slot->lines[1].stamp);
