@@ -34,9 +34,11 @@ def best_trip(view: arena.Snapshot, venues: list[str]) -> tuple[int, Trip | None
 async def watch(pools: arena.Arena, pair: str, venues: list[str]) -> int:
     """Follow one pair until the writer ends; how often it was looked at."""
     looks = 0
+    group = pools.group(venues)
     head = await pools.await_block(pools.head_block - 1)
     while pools.writer_alive and pools.phase != "stopped":
-        if head is not None and (looks == 0 or not set(venues).isdisjoint(head.touched)):
+        group.read()
+        if len(group.touched):  # all of them after the first read
             block, trip = pools.at_one_block(lambda view: best_trip(view, venues))
             looks += 1
             if trip is not None:

@@ -9,6 +9,7 @@ from arena.readers.batch import QuoteBatch
 from arena.readers.copy_quotes import Ladder
 from arena.readers.frozen import FrozenSnapshot, SharedSnapshot
 from arena.readers.frozen_pool import FrozenPool
+from arena.readers.group import Group
 from arena.readers.head_block import HeadBlock
 from arena.readers.pool import Pool
 from arena.readers.quote import Quote
@@ -20,6 +21,7 @@ __all__ = [
     "Arena",
     "FrozenPool",
     "FrozenSnapshot",
+    "Group",
     "HeadBlock",
     "Ladder",
     "Phase",

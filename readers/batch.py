@@ -1,12 +1,11 @@
 """Many quotes in one call: the call, and the answers as one array."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from arena.mapping import MappedArena
 from arena.native import ffi, lib
 from arena.native._handle import ints_from_words
 from arena.readers.quote import RESULT, Quote, make_quote, quote_error
@@ -18,22 +17,32 @@ class QuoteBatch(Sequence[Quote]):
     """Answers of one batch, in the order asked.
 
     `results` is the (n,) structured array behind it (dtype RESULT), `statuses` its status codes. An item
-    that has no answer raises its own error when it is taken; amount lists hold 0 for it.
+    that has no answer raises its own error when it is taken; amount lists hold 0 for it. A batch of a
+    snapshot or group is of one `commit` and its head, `block_number`; else both are None, and each item
+    is of the newest version of its pool.
     """
 
-    __slots__ = ("_amounts", "_flags", "_keys", "results")
+    __slots__ = ("_amounts", "_flags", "_keys", "block_number", "commit", "results")
+    block_number: int | None
+    commit: int | None
 
     def __init__(
         self,
         results: npt.NDArray[np.void],
         keys: Sequence[str],
         amounts: npt.NDArray[np.uint64],
-        flags: npt.NDArray[np.uint32],
+        flags: int | npt.NDArray[np.uint32],
     ) -> None:
         self.results = results
         self._keys = keys
         self._amounts = amounts
         self._flags = flags
+        self.block_number = self.commit = None
+
+    def _at(self, commit: int | None, block_number: int | None) -> Self:
+        """Say of which commit all of it is."""
+        self.commit, self.block_number = commit, block_number
+        return self
 
     def __len__(self) -> int:
         return len(self.results)
@@ -44,9 +53,9 @@ class QuoteBatch(Sequence[Quote]):
     def __getitem__(self, index: slice) -> "QuoteBatch": ...
     def __getitem__(self, index: int | slice) -> "Quote | QuoteBatch":
         if isinstance(index, slice):
-            return QuoteBatch(
-                self.results[index], self._keys[index], self._amounts[index], self._flags[index]
-            )
+            flags = self._flags if isinstance(self._flags, int) else self._flags[index]
+            part = QuoteBatch(self.results[index], self._keys[index], self._amounts[index], flags)
+            return part._at(self.commit, self.block_number)
         index = range(len(self))[index]
         error = self.error(index)
         if error is not None:
@@ -64,7 +73,7 @@ class QuoteBatch(Sequence[Quote]):
         if status == 0:
             return None
         amount = ints_from_words(self._amounts[index : index + 1])[0]
-        return quote_error(status, self._keys[index], amount, int(self._flags[index]))
+        return quote_error(status, self._keys[index], amount, _of_item(self._flags, index))
 
     @property
     def statuses(self) -> npt.NDArray[np.uint32]:
@@ -119,40 +128,55 @@ class Same(Sequence[str]):
         return self._key
 
 
-def batch(
-    mapped: MappedArena,
+def _of_item(flags: int | npt.NDArray[np.uint32], index: int) -> int:
+    return flags if isinstance(flags, int) else int(flags[index])
+
+
+def ask(
+    arena: Any,
     commit: int,
-    slots: npt.NDArray[np.uint32],
-    generations: npt.NDArray[np.uint32],
+    references: npt.NDArray[np.uint64],
     words: npt.NDArray[np.uint64],
-    flags: npt.NDArray[np.uint32],
+    flags: int | npt.NDArray[np.uint32],
+) -> tuple[int, npt.NDArray[np.void]]:
+    """One call into C: PSA_CONTENDED or PSA_SNAPSHOT_TOO_OLD when an item has that status, and the answers.
+
+    `arena` is a psa_arena pointer, `commit` 0 for the newest version of each pool. `references` has one
+    item for all, or one for each of `words`; `flags` is one for all, or one for each.
+    """
+    results = np.empty(len(words), RESULT)  # C writes every byte of it
+    if len(words) == 0:
+        return 0, results
+    every, each = (flags, None) if isinstance(flags, int) else (0, flags)
+    status = lib.psa_quote_batch(
+        arena,
+        ffi.from_buffer("uint64_t *", references),
+        commit,
+        ffi.from_buffer("uint64_t *", words),
+        ffi.NULL if each is None else ffi.from_buffer("uint32_t *", each),
+        every | (lib.PSA_ONE_POOL if len(references) == 1 else 0),
+        len(words),
+        ffi.from_buffer("psa_quote_result *", results),
+    )
+    if status not in (lib.PSA_OK, _CONTENDED, lib.PSA_SNAPSHOT_TOO_OLD):
+        raise quote_error(status, "", None, 0)
+    return status, results
+
+
+def batch(
+    arena: Any,
+    commit: int,
+    references: npt.NDArray[np.uint64],
+    words: npt.NDArray[np.uint64],
+    flags: int | npt.NDArray[np.uint32],
     keys: Sequence[str],
     copy: Any,
 ) -> QuoteBatch:
-    """One call into C for a batch at `commit` (0: the newest); `copy(index)` gives a private copy of an
-    item's pool.
-
-    `slots` has one item for all, or one for each of `words`.
-    """
-    count = len(words)
-    results = np.zeros(count, RESULT)
-    if count == 0:
-        return QuoteBatch(results, keys, words, flags)
-    answers = ffi.from_buffer("psa_quote_result *", results)
-    status = lib.psa_quote_batch(
-        mapped.pointer,
-        ffi.from_buffer("uint32_t *", slots),
-        ffi.from_buffer("uint32_t *", generations),
-        commit,
-        ffi.from_buffer("uint64_t *", words),
-        ffi.from_buffer("uint32_t *", flags),
-        lib.PSA_ONE_POOL if len(slots) == 1 else 0,
-        count,
-        answers,
-    )
-    if status:
-        raise quote_error(status, "", None, 0)
-    for index in np.flatnonzero(results["status"] == _CONTENDED):
-        data = words[index].tobytes()
-        copy(index).store_answer(answers + int(index), data, int(flags[index]), ffi.NULL, 0)
+    """A batch as `ask` takes it; `copy(index)` gives a private copy of the pool of a contended item."""
+    status, results = ask(arena, commit, references, words, flags)
+    if status == _CONTENDED:
+        answers = ffi.from_buffer("psa_quote_result *", results)
+        for index in np.flatnonzero(results["status"] == _CONTENDED).tolist():
+            data = words[index].tobytes()
+            copy(index).store_answer(answers + index, data, _of_item(flags, index), ffi.NULL, 0)
     return QuoteBatch(results, keys, words, flags)

@@ -4,6 +4,8 @@ Each function is one call, tried again where the writer was in the way. A status
 becomes an exception here.
 """
 
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,25 @@ def is_there(mapped: MappedArena, place: tuple[int, int], key: str, commit: int 
     return int(line.fee_status) >> 24 != slots.STATUS_ABSENT
 
 
+def seek_pools(
+    mapped: MappedArena, wanted: Sequence[bytes]
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+    """(n,) references of n keys of 20 or 32 bytes, and which of them have no pool at the newest commit."""
+    found = np.zeros(len(wanted), np.uint64)
+    if not wanted:
+        return found, np.zeros(0, np.bool_)
+    data = b"".join([key.ljust(32, b"\0") for key in wanted])
+    lib.psa_find_many(mapped.pointer, data, len(wanted), ffi.from_buffer("uint64_t *", found))
+    sizes = np.fromiter(map(len, wanted), np.uint8, len(wanted))
+    is_gone = found == slots.NO_SLOT
+    numbers = np.where(is_gone, 0, slot_numbers(found))
+    is_gone |= mapped.statics["key_nbytes"][numbers] != sizes
+    with contextlib.suppress(SnapshotTooOld):  # each pool then says so for itself
+        lines = read_lines(mapped, found, int(pin(mapped).stamp))
+        is_gone |= ~is_visible(lines["status"])
+    return found, is_gone
+
+
 def check_references(references: npt.NDArray[Any], limit: int) -> npt.NDArray[np.uint64]:
     """(n,) references as C takes them, NO_SLOT among them. TypeError; ValueError for a plain slot that is
     not below `limit`."""
@@ -61,23 +82,22 @@ def check_references(references: npt.NDArray[Any], limit: int) -> npt.NDArray[np
         raise TypeError(
             f"references are (n,) integers, not {references.shape} of {references.dtype}"
         )
-    if len(references) and int(references.min()) < 0:
-        raise ValueError(f"slot {int(references.min())} is not from 0 to {limit - 1}")
+    if len(references) == 0:
+        return np.zeros(0, np.uint64)
+    smallest = int(references.min())
+    if smallest < 0:
+        raise ValueError(f"slot {smallest} is not from 0 to {limit - 1}")
     found = np.ascontiguousarray(references, np.uint64)
-    beyond = (found >> np.uint64(32) == 0) & (found >= limit) & (found != slots.NO_SLOT)
-    if beyond.any():
-        raise ValueError(f"slot {int(found[beyond][0])} is not from 0 to {limit - 1}")
+    if smallest >> 32 == 0:  # else every one has a generation
+        beyond = (found >> np.uint64(32) == 0) & (found >= limit) & (found != slots.NO_SLOT)
+        if beyond.any():
+            raise ValueError(f"slot {int(found[beyond][0])} is not from 0 to {limit - 1}")
     return found
 
 
 def slot_numbers(references: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
     """(n,) slots of n references."""
     return (references & slots.NO_SLOT).astype(np.uint32)
-
-
-def slot_generations(references: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
-    """(n,) generations of n references; 0 = any."""
-    return (references >> np.uint64(32)).astype(np.uint32)
 
 
 def read_lines(
@@ -110,10 +130,26 @@ def read_rows(
 ) -> npt.NDArray[np.void]:
     """(n,) static rows of the pools whose lines were read. SnapshotTooOld when a slot has another
     pool since."""
-    rows = np.empty(len(lines), slots.STATIC)
-    if len(lines) == 0:
-        return rows
     references = lines["generation"].astype(np.uint64) << np.uint64(32) | numbers
+    rows, failed = _rows(mapped, references)
+    if failed is not None:
+        raise _given_away(int(numbers[failed]), commit)
+    return rows
+
+
+def rows_at(mapped: MappedArena, references: npt.NDArray[np.uint64]) -> npt.NDArray[np.void] | None:
+    """(n,) static rows of n references; None when a slot is another pool's by now."""
+    rows, failed = _rows(mapped, references)
+    return rows if failed is None else None
+
+
+def _rows(
+    mapped: MappedArena, references: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.void], int | None]:
+    """(n,) static rows, and the index of one that is of another generation."""
+    rows = np.empty(len(references), slots.STATIC)
+    if len(references) == 0:
+        return rows, None
     failed = ffi.new("uint32_t *")
     status = lib.psa_rows_read(
         mapped.pointer,
@@ -122,9 +158,7 @@ def read_rows(
         ffi.from_buffer("psa_static *", rows),
         failed,
     )
-    if status:
-        raise _given_away(int(numbers[failed[0]]), commit)
-    return rows
+    return rows, int(failed[0]) if status else None
 
 
 def visible(
@@ -155,21 +189,9 @@ def _given_away(slot: int, commit: int, key: str | None = None) -> SnapshotTooOl
     )
 
 
-def _row(mapped: MappedArena, reference: int) -> npt.NDArray[np.void] | None:
-    row = np.empty(1, slots.STATIC)
-    status = lib.psa_rows_read(
-        mapped.pointer,
-        ffi.new("uint64_t *", reference),
-        1,
-        ffi.from_buffer("psa_static *", row),
-        ffi.new("uint32_t *"),
-    )
-    return None if status else row
-
-
 def reference_key(mapped: MappedArena, reference: int) -> str | None:
     """Key of the pool a reference leads to, as text; None when its slot is another's by now."""
-    row = _row(mapped, reference)
+    row = rows_at(mapped, np.array([reference], np.uint64))
     return None if row is None else key_text(row["key"][0].tobytes()[: int(row["key_nbytes"][0])])
 
 

@@ -18,6 +18,7 @@ from arena.native._handle import WAIT_FAILED, WAIT_LATE, wait_head
 from arena.readers.attachment import Attachment
 from arena.readers.batch import QuoteBatch
 from arena.readers.frozen import FrozenSnapshot, freeze
+from arena.readers.group import Fields, Group
 from arena.readers.head_block import HeadBlock
 from arena.readers.lookup import find_pool, is_there, pin, row_keys, visible
 from arena.readers.pool import Pool
@@ -316,6 +317,14 @@ class Arena(Attachment):
             asked = None if isinstance(keys, np.ndarray) else names
             return freeze(self.name, mapped, references, asked, tries)
         return Snapshot(self, mapped, bytes(ffi.buffer(pin(mapped))))
+
+    def group(self, keys: Sequence[Key | Pool], *, fields: Fields | None = None) -> Group:
+        """Pools to be read together again and again; see Group. Keys or handles; one may come twice.
+
+        With `fields` "reserves" or "price" only those are kept, of pairs or of V3 and V4 pools: ValueError
+        for another pool. UnknownPool.
+        """
+        return Group(self, keys, fields)
 
     def at_one_block(
         self, function: Callable[[Snapshot], Result], *, budget: int = READ_TRIES

@@ -16,8 +16,6 @@ from arena.readers.lookup import (
     place_of,
     read_frozen,
     reference_key,
-    slot_generations,
-    slot_numbers,
 )
 from arena.readers.pool import Pool
 from arena.readers.quote import amounts_array, direction, resolve_options
@@ -66,29 +64,56 @@ def quote_selected(
 ) -> QuoteBatch:
     """Quotes of many pools in one call, as Arena.quote_batch and Snapshot.quote_batch describe them."""
     chosen, names = find_selected(mapped, pools, commit, missing)
-    numbers, generations = slot_numbers(chosen), slot_generations(chosen)
-    count = len(numbers)
+    words = amount_words(amounts, len(chosen))
+    flags = item_flags(
+        zero_for_one,
+        len(chosen),
+        exact_out=exact_out,
+        allow_stale=allow_stale,
+        allow_dynamic_fee=allow_dynamic_fee,
+    )
+
+    def copy(index: int) -> FrozenPool:
+        return read_frozen(mapped, int(chosen[index]), commit)
+
+    return batch(mapped.pointer, commit, chosen, words, flags, names, copy)
+
+
+def amount_words(
+    amounts: int | Sequence[int] | npt.NDArray[Any], count: int
+) -> npt.NDArray[np.uint64]:
+    """(count, 4) words of one amount for all or of one each. ValueError when they are not as many."""
     if isinstance(amounts, int | np.integer):
-        words = np.repeat(amounts_array([int(amounts)]), count, axis=0)
-    else:
-        words = amounts_array(amounts)
+        return np.repeat(amounts_array([int(amounts)]), count, axis=0)
+    words = amounts_array(amounts)
     if len(words) != count:
         raise ValueError(f"{count} pools and {len(words)} amounts")
+    return words
+
+
+def item_flags(
+    zero_for_one: bool | Sequence[bool] | npt.NDArray[np.bool_],
+    count: int,
+    *,
+    exact_out: bool,
+    allow_stale: bool,
+    allow_dynamic_fee: bool,
+) -> int | npt.NDArray[np.uint32]:
+    """Flags for all, or (count,) of each. ValueError when there are not as many directions."""
     base, _, _ = resolve_options(
         direction(False, exact_out),
         allow_stale=allow_stale,
         allow_dynamic_fee=allow_dynamic_fee,
     )
     directions = np.asarray(zero_for_one, np.bool_)
-    if directions.ndim and len(directions) != count:
+    if directions.ndim == 0:
+        return base | lib.PSA_ZERO_FOR_ONE if directions else base
+    if len(directions) != count:
         raise ValueError(f"{count} pools and {len(directions)} directions")
-    flags = np.empty(count, np.uint32)
-    flags[:] = np.where(directions, base | lib.PSA_ZERO_FOR_ONE, base)
-
-    def copy(index: int) -> FrozenPool:
-        return read_frozen(mapped, int(chosen[index]), commit)
-
-    return batch(mapped, commit, numbers, generations, words, flags, names, copy)
+    flags = directions.astype(np.uint32)
+    flags *= lib.PSA_ZERO_FOR_ONE
+    flags |= base
+    return flags
 
 
 def _key_of(item: Key | Pool) -> bytes:

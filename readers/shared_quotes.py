@@ -121,12 +121,11 @@ class SharedQuotes(PoolHandle):
             allow_dynamic_fee=allow_dynamic_fee,
         )
         return batch(
-            mapped,
+            mapped.pointer,
             self._commit,
-            np.array([slot], np.uint32),
-            np.array([generation], np.uint32),
+            np.array([slot | generation << 32], np.uint64),
             words,
-            np.full(len(words), flags, np.uint32),
+            flags,
             Same(self.key, len(words)),
             lambda index: self._copy(),
         )

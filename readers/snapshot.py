@@ -169,7 +169,7 @@ class Snapshot(View, Head, Tables):
             exact_out=exact_out,
             allow_stale=allow_stale,
             allow_dynamic_fee=allow_dynamic_fee,
-        )
+        )._at(self.commit, self.block_number)
 
     def __repr__(self) -> str:
         return f"Snapshot({self._arena.name}, block {self.block_number}, commit {self.commit})"

@@ -170,6 +170,9 @@ class Lib:
     PSA_ZERO_FOR_ONE: Final[int]
     PSA_ONE_POOL: Final[int]
     PSA_ALLOW_HOOKS: Final[int]
+    PSA_GROUP_LINES: Final[int]
+    PSA_GROUP_RESERVES: Final[int]
+    PSA_GROUP_PRICES: Final[int]
     def psa_feed_open(self, feed: Any, dialect: int, /) -> None: ...
     def psa_feed_decode(
         self,
@@ -319,8 +322,7 @@ class Lib:
     def psa_quote_batch(
         self,
         arena: Any,
-        slots: Any,
-        generations: Any,
+        pools: Any,
         commit: int,
         amounts: Any,
         item_flags: Any,
@@ -348,5 +350,6 @@ class Lib:
         /,
     ) -> int: ...
     def psa_functions(self) -> Any: ...
+    def psa_group_read(self, arena: Any, group: Any, /) -> int: ...
 
 lib: Lib

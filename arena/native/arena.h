@@ -1,7 +1,7 @@
 /* arena.h: the contract of the native core.
  *
- * Statuses, private handles and, with feed.h, every function Python may call; the bytes they work on are
- * in layout.h. What stands between the two cffi markers of these three is read by build.py as it stands:
+ * Statuses, private handles and, with feed.h and group.h, every function Python may call; the bytes they
+ * work on are in layout.h. What stands between the two cffi markers of these four is read by build.py as it stands:
  * plain C declarations and integer constants only.
  *
  * Rules that hold everywhere below
@@ -365,7 +365,7 @@ typedef struct {
 #define PSA_ALLOW_DYNAMIC 4   /* use the stored LP fee of a dynamic-fee pool */
 #define PSA_FEE_GIVEN 8       /* use `lp_fee` instead of the stored one (V4 dynamic) */
 #define PSA_ZERO_FOR_ONE 16
-#define PSA_ONE_POOL 32       /* psa_quote_batch: every amount is asked of slots[0] */
+#define PSA_ONE_POOL 32       /* psa_quote_batch: every amount is asked of pools[0] */
 #define PSA_ALLOW_HOOKS 64    /* with PSA_FEE_GIVEN: the curve's answer, whatever hooks the pool has */
 
 /* TickMath: the price of a tick, 4 limbs. PSA_BAD_ARGUMENT outside [-887272, 887272]. */
@@ -385,13 +385,15 @@ int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64
               const uint8_t *amount, const uint8_t *limit, uint32_t flags, uint32_t lp_fee,
               psa_quote_result *result);
 
-/* Many quotes, item i on slots[i] with generations[i], or all on the first with PSA_ONE_POOL in `flags`.
- * amounts: (count, 4) u64 words. item_flags, where not null, are added to `flags`; generations null =
- * any. No price limits, no PSA_FEE_GIVEN, no PSA_ALLOW_HOOKS. Each result has its own status and commit; the function
- * returns PSA_OK unless arguments are wrong. With commit 0 items may belong to different commits. */
-int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_t *generations,
-                    uint64_t commit, const uint64_t *amounts, const uint32_t *item_flags,
-                    uint32_t flags, uint32_t count, psa_quote_result *results);
+/* Many quotes, item i on pools[i], or all on the first with PSA_ONE_POOL in `flags`; `pools` are references
+ * as psa_snapshot takes them. amounts: (count, 4) u64 words. item_flags, where not null, are added to
+ * `flags`. No price limits, no PSA_FEE_GIVEN, no PSA_ALLOW_HOOKS. Each result has its own status and commit,
+ * with commit 0 they may belong to different ones; up to 64 neighbours that ask one pool are answered on
+ * one version of it. PSA_CONTENDED, with a commit PSA_SNAPSHOT_TOO_OLD, when at least one item has that
+ * status. */
+int psa_quote_batch(const psa_arena *arena, const uint64_t *pools, uint64_t commit,
+                    const uint64_t *amounts, const uint32_t *item_flags, uint32_t flags, uint32_t count,
+                    psa_quote_result *results);
 
 /* A pool outside shared memory: the line, static row and flat tick arrays of a snapshot copy. The
  * arrays hold line.tick_count items; line.slab is not looked at. */

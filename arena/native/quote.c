@@ -90,27 +90,109 @@ int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64
                         result);
 }
 
-int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_t *generations,
-                    uint64_t commit, const uint64_t *amounts, const uint32_t *item_flags,
-                    uint32_t flags, uint32_t count, psa_quote_result *results) {
-    const uint32_t allowed = PSA_CALLER_FLAGS & ~(uint32_t)(PSA_FEE_GIVEN | PSA_ALLOW_HOOKS);
-    int one = (flags & PSA_ONE_POOL) != 0;
-    flags &= ~(uint32_t)PSA_ONE_POOL;
-    if (!arena || !slots || !amounts || !results || flags & ~allowed) return PSA_BAD_ARGUMENT;
-    for (uint32_t i = 0; i < count; i++) {
-        psa_u256 amount;
-        uint32_t pool = one ? 0 : i, all = flags | (item_flags ? item_flags[i] : 0);
-        if (all & ~allowed) {
-            psa_line none;
-            memset(&none, 0, sizeof none);
-            psa_finish_result(&none, PSA_BAD_ARGUMENT, &results[i]);
+/* ---- batches ------------------------------------------------------------------------------------------ */
+
+#define CHUNK 64 /* items after which a batch looks for a newer version */
+#define BATCH_FLAGS (PSA_CALLER_FLAGS & ~(uint32_t)(PSA_FEE_GIVEN | PSA_ALLOW_HOOKS))
+
+typedef struct {
+    const uint64_t *pools;
+    const uint64_t *amounts;    /* (count, 4) */
+    const uint32_t *item_flags; /* null: none */
+    psa_quote_result *results;
+    uint64_t commit;
+    uint32_t flags;
+    uint32_t count;
+    int one_pool;
+} batch;
+
+static uint64_t batch_pool(const batch *items, uint32_t i) { return items->pools[items->one_pool ? 0 : i]; }
+
+static uint32_t batch_flags(const batch *items, uint32_t i) {
+    return items->flags | (items->item_flags ? items->item_flags[i] : 0);
+}
+
+static psa_u256 batch_amount(const batch *items, uint32_t i) {
+    psa_u256 amount;
+    memcpy(amount.w, &items->amounts[4 * (size_t)i], sizeof amount.w);
+    return amount;
+}
+
+static int refuse_item(const batch *items, uint32_t i) {
+    psa_line none;
+    memset(&none, 0, sizeof none);
+    return psa_finish_result(&none, PSA_BAD_ARGUMENT, &items->results[i]);
+}
+
+static int quote_item(const psa_arena *arena, const batch *items, uint32_t i) {
+    uint32_t flags = batch_flags(items, i);
+    uint64_t pool = batch_pool(items, i);
+    psa_u256 amount = batch_amount(items, i);
+    if (flags & ~BATCH_FLAGS) return refuse_item(items, i);
+    return shared_quote(arena, (uint32_t)pool, (uint32_t)(pool >> 32), items->commit, &amount, 0, flags, 0,
+                        &items->results[i]);
+}
+
+/* How many items from `i` on, a chunk at most, ask the pool of item `i`. */
+static uint32_t batch_run(const batch *items, uint32_t i) {
+    uint32_t most = items->count - i < CHUNK ? items->count - i : CHUNK, run = 1;
+    if (items->one_pool) return most;
+    while (run < most && items->pools[i + run] == items->pools[i]) run++;
+    return run;
+}
+
+/* Answer item `first` and those after it on one version of their pool, copied once, and loaded once for
+ * each direction and set of options. Returns how many of `run` have an answer: the writer overtook the
+ * next one, or there is no version to ask, which quote_item says. */
+static uint32_t quote_run(const psa_arena *arena, const batch *items, uint32_t first, uint32_t run) {
+    uint64_t pool = batch_pool(items, first);
+    uint32_t slot = (uint32_t)pool, generation = (uint32_t)(pool >> 32), which;
+    psa_line line;
+    psa_tick_arrays arrays = {0};
+    pool_state states[2];
+    uint32_t loaded[2] = {UINT32_MAX, UINT32_MAX}; /* flags a state was loaded with */
+    int statuses[2] = {0, 0};
+    if (slot >= arena->max_pools) return 0;
+    if (psa_line_begin(arena, slot, items->commit, &line, &which) != PSA_OK) return 0;
+    row_fields row = read_row(&arena->statics[slot]);
+    if (!psa_has_reserves(row.protocol) && !psa_line_ticks(arena, &line, &arrays)) return 0;
+    for (uint32_t i = first; i < first + run; i++) {
+        uint32_t flags = batch_flags(items, i), options = flags & ~(uint32_t)PSA_EXACT_OUT;
+        uint32_t side = (flags & PSA_ZERO_FOR_ONE) != 0;
+        psa_u256 amount = batch_amount(items, i);
+        if (flags & ~BATCH_FLAGS) {
+            refuse_item(items, i);
             continue;
         }
-        memcpy(amount.w, &amounts[4 * (size_t)i], sizeof amount.w);
-        shared_quote(arena, slots[pool], generations ? generations[pool] : 0, commit, &amount, 0, all, 0,
-                     &results[i]);
+        if (loaded[side] != options) {
+            statuses[side] = load_state(&line, &row, generation, options, 0, &arrays, &states[side]);
+            loaded[side] = options;
+        }
+        int status = statuses[side];
+        if (status == PSA_OK) status = quote_state(&states[side], &amount, 0, flags, &items->results[i]);
+        psa_finish_result(&line, status, &items->results[i]);
+        if (!still_the_same(arena, slot, &line, which, &row)) return i - first;
     }
-    return PSA_OK;
+    return run;
+}
+
+int psa_quote_batch(const psa_arena *arena, const uint64_t *pools, uint64_t commit,
+                    const uint64_t *amounts, const uint32_t *item_flags, uint32_t flags, uint32_t count,
+                    psa_quote_result *results) {
+    batch items = {pools, amounts, item_flags, results, commit, flags & ~(uint32_t)PSA_ONE_POOL, count,
+                   (flags & PSA_ONE_POOL) != 0};
+    const int overtaken = commit == 0 ? PSA_CONTENDED : PSA_SNAPSHOT_TOO_OLD;
+    int found = PSA_OK;
+    if (!arena || !pools || !amounts || !results || items.flags & ~BATCH_FLAGS) return PSA_BAD_ARGUMENT;
+    for (uint32_t i = 0; i < count;) {
+        uint32_t run = batch_run(&items, i), done = run > 1 ? quote_run(arena, &items, i, run) : 0;
+        if (done == 0) {
+            if (quote_item(arena, &items, i) == overtaken) found = overtaken;
+            done = 1;
+        }
+        i += done;
+    }
+    return found;
 }
 
 /* ---- private copies ------------------------------------------------------------------------- */

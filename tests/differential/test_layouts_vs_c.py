@@ -1,7 +1,7 @@
 """The dtypes in layouts/ against the C structs: cffi's view of the headers, which the compiler checked.
 
-Run this file, then ruff format, to write arena/native/_core.pyi anew after a change of layout.h, feed.h
-or arena.h.
+Run this file, then ruff format, to write arena/native/_core.pyi anew after a change of layout.h, feed.h,
+arena.h or group.h.
 """
 
 import ast
@@ -15,6 +15,7 @@ import pytest
 from arena.layouts import header, protocols, slots
 from arena.layouts.events import EVENT
 from arena.native import EXCEPTIONS, ffi, lib
+from arena.readers.group import PRICE, RESERVES
 from arena.readers.quote import RESULT
 
 STUB = '''\
@@ -30,8 +31,14 @@ ffi: Any  # cffi.FFI; its own stubs know no numpy arrays and no struct fields
 class Lib:
 '''
 NATIVE = Path(__file__).resolve().parents[2] / "arena" / "native"
-CONTRACT = ("layout.h", "feed.h", "arena.h")
-STRUCTS = {**header.STRUCTS, "psa_event": EVENT, "psa_quote_result": RESULT}
+CONTRACT = ("layout.h", "feed.h", "arena.h", "group.h")
+STRUCTS = {
+    **header.STRUCTS,
+    "psa_event": EVENT,
+    "psa_quote_result": RESULT,
+    "psa_reserves": RESERVES,
+    "psa_price": PRICE,
+}
 SIGNED = {"int8_t", "int16_t", "int32_t", "int64_t"}
 
 

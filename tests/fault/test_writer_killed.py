@@ -13,45 +13,15 @@ from roles import kill as roles
 from roles.nursery import Nursery, Watcher
 
 import arena
-from arena.specs import PoolSpec, TokenSpec
-from arena.values import PoolValues
 from arena.writing import WriterArena
 
 ROUNDS = [20, 500]
 
 
-def create(name: str) -> None:
-    token = [TokenSpec(address=bytes([n]) * 20, decimals=18, symbol=f"T{n}") for n in (1, 2)]
-    # A killed fallocate gives its pages back: a heap that takes longer to reserve than a writer lives
-    # here would never be reserved.
-    with WriterArena.create(name, max_pools=64, tick_bytes=1 << 20, undo_blocks=128) as owner:
-        for index in range(roles.POOLS):
-            is_v2 = index % 3 == 0
-            spec = PoolSpec(
-                key=roles.key(index),
-                protocol=index % 3,
-                token0=token[0],
-                token1=token[1],
-                fee_pips=3000,
-                tick_spacing=0 if is_v2 else roles.SPACING,
-                factory=bytes(20),
-                hooks=bytes(20),
-            )
-            start = roles.start_state()[index]
-            price = {} if is_v2 else {"sqrt_price_x96": start[0]}
-            reserves = {"reserve0": start[0], "reserve1": start[1]} if is_v2 else {}
-            values = PoolValues(block_number=roles.FIRST, fee_pips=3000, **price, **reserves)
-            owner.install(owner.add_pool(spec), values, status=2)
-        owner.set_head(roles.FIRST)
-        owner.commit()
-        owner.set_phase("live")
-        owner.close(unlink=False)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("rounds", ROUNDS)
 def test_killed_writers_leave_every_committed_block_intact(rounds: int, arena_name: str) -> None:
-    create(arena_name)
+    roles.create(arena_name)
     seed = int(os.environ.get("PSA_SEED", random.SystemRandom().randrange(2**32)))
     print(f"seed {seed}")
     chance = random.Random(seed)

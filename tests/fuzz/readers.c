@@ -1,6 +1,8 @@
 /* Every reader function on a damaged segment: typed answers, whatever lies there. */
 #include "fuzz.h"
 
+#include "../../arena/native/group.h"
+
 #define TICKS 64
 #define RUNGS 9000
 
@@ -33,6 +35,20 @@ static void ladder(input *in, const psa_arena *arena, uint32_t slot) {
         psa_ladder_quote(&copy, flags, 0, rungs, count, amounts, 3, results);
 }
 
+static void group(const psa_arena *arena, const uint64_t *references, uint64_t since) {
+    uint64_t pools[POOLS + 1], stamps[POOLS + 1] = {0};
+    psa_line values[POOLS + 1];
+    uint8_t statuses[POOLS + 1] = {0};
+    uint32_t touched[POOLS + 1];
+    psa_group kept = {pools, stamps, values, statuses, touched, POOLS + 1, 0, 0, 0, since, {0}};
+    memcpy(pools, references, sizeof pools);
+    for (; kept.fields <= PSA_GROUP_PRICES; kept.fields++) {
+        memset(stamps, 0, sizeof stamps);
+        psa_group_read(arena, &kept);
+        psa_group_read(arena, &kept);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes) {
     input in = {data, data + nbytes};
     psa_arena arena;
@@ -45,7 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes) {
     psa_static rows[POOLS + 1];
     psa_copy_head head;
     uint64_t arrays[5 * TICKS]; /* 36 bytes a tick */
-    uint32_t slots[POOLS + 1], failed;
+    uint32_t failed;
     uint8_t keys[32 * (POOLS + 1)];
     memcpy(work.base, whole.base, whole.nbytes);
     damage_used(&in, work.base, &whole.writer.arena);
@@ -55,7 +71,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes) {
     psa_wait_commit(&arena, arena.header->committed + 1, 0, &committed);
     for (uint32_t i = 0; i <= POOLS; i++) {
         key_of(i, keys + 32 * (size_t)i);
-        pools[i] = slots[i] = i;
+        pools[i] = i;
         amounts[4 * i] = 1 + number(&in, 2);
         amounts[4 * i + 1] = number(&in, 1) % 4 == 0 ? number(&in, 4) : 0;
     }
@@ -73,8 +89,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes) {
         if (psa_changed(&arena, since, commit, i == 2 ? FIRST_BLOCK + 4 : 0, references, room, &changed) == PSA_OK)
             psa_keys_read(&arena, references, changed, text, &nbytes);
     }
-    psa_quote_batch(&arena, slots, NULL, number(&in, 1) % 2 ? commit : 0, amounts, NULL, flags, POOLS + 1,
+    psa_quote_batch(&arena, pools, number(&in, 1) % 2 ? commit : 0, amounts, NULL, flags, POOLS + 1, results);
+    psa_quote_batch(&arena, pools + number(&in, 1) % POOLS, 0, amounts, NULL, flags | PSA_ONE_POOL, POOLS + 1,
                     results);
+    group(&arena, references, number(&in, 1) % 2 ? 0 : number(&in, 1));
     for (uint32_t slot = 0; slot <= POOLS; slot++) {
         psa_pool_read(&arena, slot, 0, 0, lines);
         psa_copy_read(&arena, slot, slot % 2, slot % 3 ? 0 : commit, &head, arrays, TICKS);

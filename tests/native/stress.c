@@ -16,6 +16,7 @@
  */
 #include "basics.h"
 
+#include "../../arena/native/group.h"
 #include "../../arena/native/versions.h"
 
 #define STRIDE 4
@@ -404,8 +405,38 @@ static void read_snapshot(reader *self, const uint64_t *slots, psa_line *lines) 
                                      block_holds(self, &lines[pool], pool, self->pin.stamp));
 }
 
+/* The same by a group, which copies only what was written since its last read, and says what that was. */
+static void read_group(reader *self, psa_group *group) {
+    uint64_t before = group->record.block_number;
+    int status = psa_group_read(self->arena, group);
+    if (status != PSA_OK) {
+        count_read(self, status, 0);
+        return;
+    }
+    self->pin = group->record;
+    uint32_t told = 0;
+    for (uint32_t pool = 0; pool < pool_count; pool++) {
+        const psa_line *line = (const psa_line *)group->values + pool;
+        int is_new = line->block_number > before;
+        int is_told = told < group->touched_count && group->touched[told] == pool;
+        told += is_told != 0;
+        count_read(self, PSA_OK, is_new == is_told && group->statuses[pool] == PSA_STATUS_LIVE &&
+                                     line_holds(line, pool) &&
+                                     block_holds(self, line, pool, self->pin.stamp));
+    }
+}
+
 static void *run_reader(void *argument) {
     reader *self = argument;
+    psa_group group = {.pools = calloc(pool_count, sizeof(uint64_t)),
+                       .stamps = calloc(pool_count, sizeof(uint64_t)),
+                       .values = calloc(pool_count, sizeof(psa_line)),
+                       .statuses = calloc(pool_count, 1),
+                       .touched = calloc(pool_count, sizeof(uint32_t)),
+                       .count = pool_count};
+    if (!group.pools || !group.stamps || !group.values || !group.statuses || !group.touched)
+        fail("calloc", 0);
+    for (uint32_t i = 0; i < pool_count; i++) group.pools[i] = UINT64_C(1) << 32 | i;
     uint64_t *slots = calloc(pool_count, sizeof(*slots));
     uint64_t *changed = calloc(pool_count, sizeof(*changed));
     psa_line *lines = calloc(pool_count, sizeof(*lines));
@@ -422,13 +453,19 @@ static void *run_reader(void *argument) {
             for (int again = 0; again < 2; again++) read_changed(self, changed); /* of many commits, of few */
         uint64_t commit = state >> 63 ? self->pin.stamp : 0;
         if (self->unchecked || turn % 8 != 0) read_line(self, pool, commit);
-        else if (turn % 16 == 0 && turn % 256 != 0) read_copy(self, pool, commit);
-        else if (turn % 256 != 0) read_ticks(self, pool, commit);
+        else if (turn % 16 == 0 && turn % 32 != 0) read_copy(self, pool, commit);
+        else if (turn % 32 != 0) read_ticks(self, pool, commit);
+        else if (turn % 256 != 0) read_group(self, &group);
         else read_snapshot(self, slots, lines);
     }
     free(slots);
     free(changed);
     free(lines);
+    free(group.pools);
+    free(group.stamps);
+    free(group.values);
+    free(group.statuses);
+    free(group.touched);
     return NULL;
 }
 

@@ -15,6 +15,8 @@ import numpy as np
 import arena
 from arena.layouts.events import EVENT
 from arena.native import lib
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
 from arena.writing import WriterArena
 from roles.nursery import nurse
 
@@ -28,6 +30,34 @@ LOW, HIGH = 2**64 - 1, 2**96
 
 def key(index: int) -> bytes:
     return bytes([index + 1]) * (32 if index % 3 == 2 else 20)
+
+
+def create(name: str) -> None:
+    token = [TokenSpec(address=bytes([n]) * 20, decimals=18, symbol=f"T{n}") for n in (1, 2)]
+    # A killed fallocate gives its pages back: a heap that takes longer to reserve than a writer lives
+    # here would never be reserved.
+    with WriterArena.create(name, max_pools=64, tick_bytes=1 << 20, undo_blocks=128) as owner:
+        for index in range(POOLS):
+            is_v2 = index % 3 == 0
+            spec = PoolSpec(
+                key=key(index),
+                protocol=index % 3,
+                token0=token[0],
+                token1=token[1],
+                fee_pips=3000,
+                tick_spacing=0 if is_v2 else SPACING,
+                factory=bytes(20),
+                hooks=bytes(20),
+            )
+            start = start_state()[index]
+            price = {} if is_v2 else {"sqrt_price_x96": start[0]}
+            reserves = {"reserve0": start[0], "reserve1": start[1]} if is_v2 else {}
+            values = PoolValues(block_number=FIRST, fee_pips=3000, **price, **reserves)
+            owner.install(owner.add_pool(spec), values, status=2)
+        owner.set_head(FIRST)
+        owner.commit()
+        owner.set_phase("live")
+        owner.close(unlink=False)
 
 
 def plan() -> list[list[tuple[Any, ...]]]:

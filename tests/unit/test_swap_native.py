@@ -606,27 +606,27 @@ def test_batch_equals_single_quotes() -> None:
     results = ffi.new("psa_quote_result[]", len(slots))
     arguments = ffi.from_buffer("uint64_t[]", words)
 
-    def batch(slots: Any, generations: Any, item_flags: Any, flags: int) -> int:
+    def batch(pools: Any, item_flags: Any, flags: int) -> int:
         status: int = lib.psa_quote_batch(
-            shared.arena, slots, generations, 0, arguments, item_flags, flags, len(amounts), results
+            shared.arena, pools, 0, arguments, item_flags, flags, len(amounts), results
         )
         return status
 
-    assert batch(slots, ffi.NULL, flags, 0) == lib.PSA_OK
+    assert batch(slots, flags, 0) == lib.PSA_OK
     for i, slot in enumerate(slots):
         zero_for_one, exact_in = bool(flags[i] & 16), not flags[i] & 1
         single, commit = shared.quote(slot, amounts[i], zero_for_one, exact_in)
         assert (answer(results[i]), results[i].commit) == (single, commit)
     # one pool for all amounts, flags for all, generations checked
-    assert batch([1], [1], ffi.NULL, lib.PSA_ONE_POOL | lib.PSA_EXACT_OUT) == lib.PSA_OK
+    assert batch([1 << 32 | 1], ffi.NULL, lib.PSA_ONE_POOL | lib.PSA_EXACT_OUT) == lib.PSA_OK
     for i, amount in enumerate(amounts):
         assert answer(results[i]) == shared.quote(1, amount, False, False)[0]
-    assert batch([1], [2], ffi.NULL, lib.PSA_ONE_POOL) == lib.PSA_OK
+    assert batch([2 << 32 | 1], ffi.NULL, lib.PSA_ONE_POOL) == lib.PSA_OK
     assert {answer(results[i]) for i in range(len(amounts))} == {refusal(lib.PSA_POOL_REMOVED)}
     # flags a batch does not take: one item's refuse that item, the call's refuse the call
     flags[1] |= lib.PSA_FEE_GIVEN
-    assert batch(slots, ffi.NULL, flags, 0) == lib.PSA_OK
+    assert batch(slots, flags, 0) == lib.PSA_OK
     assert answer(results[1]) == refusal(lib.PSA_BAD_ARGUMENT)
     assert answer(results[3]) == shared.quote(1, amounts[3], True, False)[0]
-    assert batch(slots, ffi.NULL, ffi.NULL, lib.PSA_FEE_GIVEN) == lib.PSA_BAD_ARGUMENT
-    assert batch(ffi.NULL, ffi.NULL, ffi.NULL, 0) == lib.PSA_BAD_ARGUMENT
+    assert batch(slots, ffi.NULL, lib.PSA_FEE_GIVEN) == lib.PSA_BAD_ARGUMENT
+    assert batch(ffi.NULL, ffi.NULL, 0) == lib.PSA_BAD_ARGUMENT
