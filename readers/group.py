@@ -14,7 +14,7 @@ from arena.mapping import MappedArena
 from arena.native import ffi, lib, raise_status
 from arena.readers.attachment import Attachment
 from arena.readers.batch import QuoteBatch, ask
-from arena.readers.frozen import Head
+from arena.readers.frozen import Head, read_record
 from arena.readers.lookup import pin, read_rows, rows_at, seek_pools, slot_numbers
 from arena.readers.pool import Pool
 from arena.readers.selection import amount_words, item_flags
@@ -67,8 +67,8 @@ class Group(Head, Tables):
     """
 
     __slots__ = (
-        *("_arena", "_found", "_group", "_pools", "_read", "_stamps", "_statuses", "_touched"),
-        *("_values", "fields", "keys"),
+        *("_arena", "_found", "_group", "_pools", "_read", "_record", "_stamps", "_statuses"),
+        *("_touched", "_values", "fields", "keys"),
     )
 
     def __init__(
@@ -97,7 +97,7 @@ class Group(Head, Tables):
         group.fields = number
         for array in (self._values, self._statuses, self._touched):
             array.setflags(write=False)  # C goes on writing them
-        super().__init__(ffi.buffer(ffi.addressof(group, "record")))
+        self._record = read_record(ffi.buffer(ffi.addressof(group, "record")))  # a view
         self._read: _Place | None = None  # of the last read
         self._found = self._look_up(arena._current(), may_lack=False)
 
