@@ -167,6 +167,10 @@ class Lib:
     PSA_ZERO_FOR_ONE: Final[int]
     PSA_ONE_POOL: Final[int]
     PSA_ALLOW_HOOKS: Final[int]
+    PSA_PUMP_TURN: Final[int]
+    PSA_PUMP_UNITS: Final[int]
+    PSA_PUMP_LOST: Final[int]
+    PSA_PUMP_REFUSED: Final[int]
     def psa_feed_open(self, feed: Any, dialect: int, /) -> None: ...
     def psa_feed_decode(
         self,
@@ -324,5 +328,6 @@ class Lib:
     ) -> int: ...
     def psa_quote_prepared(self, call: Any, amount: Any, flags: int, result: Any, /) -> int: ...
     def psa_quote_word(self, call: Any, amount: int, flags: int, result: Any, /) -> int: ...
+    def psa_pump_run(self, pump: Any, limit_ns: int, /) -> int: ...
 
 lib: Lib

@@ -1,6 +1,6 @@
 """Builds arena._core from the C sources beside this file (cffi API mode).
 
-The declarations cffi parses are cut from three headers between their two markers, so they are written
+The declarations cffi parses are cut from four headers between their two markers, so they are written
 once.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-CONTRACT = ("layout.h", "feed.h", "arena.h")
+CONTRACT = ("layout.h", "feed.h", "arena.h", "pump.h")
 SOURCES = sorted(path.name for path in HERE.glob("*.c") if path.name != "_core.c")
 
 
@@ -24,7 +24,7 @@ ffibuilder = FFI()
 ffibuilder.cdef(declarations())
 ffibuilder.set_source(
     "arena.native._core",
-    '#include "arena.h"',
+    '#include "pump.h"',
     sources=[os.path.relpath(HERE / name, HERE.parent.parent) for name in SOURCES],
     include_dirs=[os.path.relpath(HERE, HERE.parent.parent)],
     depends=[os.path.relpath(path, HERE.parent.parent) for path in sorted(HERE.glob("*.h"))],
