@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -22,12 +23,27 @@ T = TypeVar("T")
 
 IDLE_WAIT_S = 0.05  # an idle feed thread still beats 20 times a second
 STOP_TIMEOUT_S = 10.0
+REALTIME_PRIORITY = (
+    1  # the lowest there is: it is before all that is not realtime, and behind all that is
+)
 
 
 class FeedThread:
-    """Runs the feed, the intake and the work handed over by the main thread, until stopped."""
+    """Runs the feed, the intake and the work handed over by the main thread, until stopped.
 
-    def __init__(self, feed: Feed, intake: Intake, on_end: Callable[[BaseException | None], None]):
+    With `is_realtime` it asks the kernel to be scheduled before every process that is not; refused, it
+    goes on without.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        intake: Intake,
+        on_end: Callable[[BaseException | None], None],
+        *,
+        is_realtime: bool = False,
+    ):
+        self._is_realtime = is_realtime
         self._feed = feed
         self._intake = intake
         self._on_end = on_end
@@ -74,6 +90,8 @@ class FeedThread:
     def _run(self) -> None:
         failure: BaseException | None = None
         try:
+            if self._is_realtime:
+                go_realtime()
             while not self._stopping.is_set():
                 self.turn()
         except BaseException as error:
@@ -158,6 +176,19 @@ class FeedThread:
         elif fault.resync:
             block = fault.block or 0
             self._intake.lost(f"InvalidMessage: {fault}", block, block)
+
+
+def go_realtime() -> None:
+    """Schedule the calling thread before all that is not realtime; threads and processes it begins are not."""
+    try:
+        policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, policy, os.sched_param(REALTIME_PRIORITY))
+    except OSError as error:
+        log.warning(
+            "event=not_realtime error=%r reason='it takes CAP_SYS_NICE or RLIMIT_RTPRIO, and under "
+            "systemd LimitRTPRIO=1 and RestrictRealtime=no'",
+            str(error),
+        )
 
 
 def give(answer: asyncio.Future[T], result: T) -> None:
