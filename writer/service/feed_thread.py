@@ -179,7 +179,7 @@ class FeedThread:
 
 
 def go_realtime() -> None:
-    """Schedule the calling thread before all that is not realtime; threads and processes it begins are not."""
+    """Schedule the calling thread, not what it begins, before all that is not realtime."""
     try:
         policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(0, policy, os.sched_param(REALTIME_PRIORITY))
