@@ -76,6 +76,8 @@ class SimFeedThread(FeedThread):
         self._after = after
         self._next: asyncio.TimerHandle | None = None
         self._is_running = False
+        self.pumped = 0
+        """Blocks that took the short cut."""
         self.has_news = True
         """Something may be on the socket."""
 
@@ -119,6 +121,7 @@ class SimFeedThread(FeedThread):
         """Who asked how to commit, and then had nothing to apply, has not asked."""
         before = self._rng.getstate()
         batch = super()._pumped()
+        self.pumped += len(self._pump.ends)
         if not self._pump.ends:
             self._rng.setstate(before)
         return batch
