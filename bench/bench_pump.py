@@ -101,8 +101,10 @@ class Writer:
 
     def until(self, head: int) -> None:
         assert self.pools is not None
-        while self.pools.head_block < head:
-            assert self.pools.wait_block(after=self.pools.head_block, timeout=30) is not None
+        seen: int | None = self.pools.head_block
+        while seen is not None and seen < head:
+            seen = self.pools.wait_block(after=seen, timeout=30)
+        assert seen is not None
 
     def cpu_s(self) -> float:
         """Processor time of its threads so far."""
