@@ -23,9 +23,7 @@ T = TypeVar("T")
 
 IDLE_WAIT_S = 0.05  # an idle feed thread still beats 20 times a second
 STOP_TIMEOUT_S = 10.0
-REALTIME_PRIORITY = (
-    1  # the lowest there is: it is before all that is not realtime, and behind all that is
-)
+REALTIME_PRIORITY = 1  # behind everything else that is realtime
 
 
 class FeedThread:

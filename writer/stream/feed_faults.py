@@ -6,9 +6,12 @@ from arena import errors
 from arena.native import EXCEPTIONS, ffi, lib
 
 
-def fault_of(feed: Any, status: int) -> errors.FeedError:
-    """What `status` of psa_feed_decode means, with what it noted in its psa_feed."""
-    block = fault_block(feed)
+def fault_of(feed: Any, status: int, capacity: int) -> errors.FeedError:
+    """What `status` of psa_feed_decode means, with what it noted in its psa_feed; its array has `capacity`
+    records."""
+    if status == lib.PSA_BLOCK_TOO_LARGE:
+        return _overflow_of(feed, capacity)
+    block = _fault_block(feed)
     text = ffi.string(feed.fault_text).decode()
     found, expected = int(feed.fault_found), int(feed.fault_expected)
     kind = EXCEPTIONS[status]
@@ -26,8 +29,7 @@ def fault_of(feed: Any, status: int) -> errors.FeedError:
     )
 
 
-def overflow_of(feed: Any, capacity: int) -> errors.BufferOverflow:
-    """A block that does not fit into an array of `capacity` records."""
+def _overflow_of(feed: Any, capacity: int) -> errors.BufferOverflow:
     block = open_block(feed)
     return errors.BufferOverflow(
         f"block {block} has more than {capacity - 2} events; raise max_block_events",
@@ -44,7 +46,7 @@ def loss_of(feed: Any, pending_nbytes: int, path: str, reason: str | None) -> er
     """The end of a connection with so many bytes not consumed; `reason` None: of its stream."""
     lib.psa_feed_close(feed, pending_nbytes)
     reason = reason or ffi.string(feed.fault_text).decode()
-    block = fault_block(feed)
+    block = _fault_block(feed)
     return errors.Connection(
         f"{reason} (frame={feed.fault_frame} block={block} path={path})",
         frame=int(feed.fault_frame),
@@ -63,6 +65,6 @@ def open_block(feed: Any) -> int | None:
     return int(feed.open_block) if feed.state == lib.PSA_FEED_IN_BLOCK else None
 
 
-def fault_block(feed: Any) -> int | None:
+def _fault_block(feed: Any) -> int | None:
     """Number of the block that the last fault lost."""
     return int(feed.fault_block) if feed.fault_has_block else None

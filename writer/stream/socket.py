@@ -21,7 +21,7 @@ from arena.layouts.events import EVENT
 from arena.native import ffi, lib
 from arena.writer.host.shortage import remedy_of
 from arena.writer.host.sockets import Peer, check_path, check_peer, peer_of
-from arena.writer.stream.feed_faults import fault_of, loss_of, open_block, overflow_of
+from arena.writer.stream.feed_faults import fault_of, loss_of, open_block
 from arena.writer.stream.history import Records
 
 log = logging.getLogger(__name__)
@@ -352,12 +352,7 @@ class Feed:
         records = self._events[:count]
         if status in (lib.PSA_OK, lib.PSA_EVENTS_FULL):
             return Batch(records, [])
-        is_overflow = status == lib.PSA_BLOCK_TOO_LARGE
-        fault = (
-            overflow_of(self._feed, len(self._events))
-            if is_overflow
-            else fault_of(self._feed, status)
-        )
+        fault = fault_of(self._feed, status, len(self._events))
         if not isinstance(fault, errors.InvalidMessage):
             self.disconnect()
         return Batch(records, [fault])
