@@ -116,8 +116,10 @@ def main() -> None:
                         begin = time.perf_counter()
                         sender = threading.Thread(target=send, args=(connection, stream, piece))
                         sender.start()
-                        while pools.head_block < head:
-                            assert pools.wait_block(after=pools.head_block, timeout=30) is not None
+                        seen: int | None = pools.head_block
+                        while seen is not None and seen < head:
+                            seen = pools.wait_block(after=seen, timeout=30)
+                        assert seen is not None
                         samples.append(time.perf_counter() - begin)
                         sender.join()
                     row = report.add(Row(f"socket to state, {label}", count, samples))

@@ -173,6 +173,10 @@ class Lib:
     PSA_GROUP_LINES: Final[int]
     PSA_GROUP_RESERVES: Final[int]
     PSA_GROUP_PRICES: Final[int]
+    PSA_PUMP_TURN: Final[int]
+    PSA_PUMP_UNITS: Final[int]
+    PSA_PUMP_LOST: Final[int]
+    PSA_PUMP_REFUSED: Final[int]
     def psa_feed_open(self, feed: Any, dialect: int, /) -> None: ...
     def psa_feed_decode(
         self,
@@ -351,5 +355,6 @@ class Lib:
     ) -> int: ...
     def psa_functions(self) -> Any: ...
     def psa_group_read(self, arena: Any, group: Any, /) -> int: ...
+    def psa_pump_run(self, pump: Any, limit_ns: int, /) -> int: ...
 
 lib: Lib

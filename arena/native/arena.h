@@ -1,7 +1,7 @@
 /* arena.h: the contract of the native core.
  *
- * Statuses, private handles and, with feed.h and group.h, every function Python may call; the bytes they
- * work on are in layout.h. What stands between the two cffi markers of these four is read by build.py as it stands:
+ * Statuses, private handles and, with the headers that build.py names beside this one, every function Python
+ * may call; the bytes they work on are in layout.h. What stands between their two cffi markers is read as it stands:
  * plain C declarations and integer constants only.
  *
  * Rules that hold everywhere below

@@ -1,7 +1,7 @@
 """Builds the two native modules from the C sources beside this file.
 
-`arena.native._core` is the core behind cffi (API mode); the declarations cffi parses are cut from four
-headers between their two markers, so they are written once. `arena.native._handle` is the extension types:
+`arena.native._core` is the core behind cffi (API mode); the declarations cffi parses are cut from the
+headers of CONTRACT between their two markers, so they are written once. `arena.native._handle` is the extension types:
 the files whose names begin with `_`, which contain nothing of the core (api.h).
 """
 
@@ -13,7 +13,7 @@ from cffi import FFI
 from setuptools import Extension
 
 HERE = Path(__file__).resolve().parent
-CONTRACT = ("layout.h", "feed.h", "arena.h", "group.h")
+CONTRACT = ("layout.h", "feed.h", "arena.h", "group.h", "pump.h")
 ROOT = HERE.parent.parent
 
 

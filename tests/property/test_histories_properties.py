@@ -76,6 +76,7 @@ def test_live_pools_are_always_right_and_all_are_live_in_the_end(
     _, totals = simulate(arena_name, "--prefix", str(SEED), *share)
     assert totals["histories"] == count
     assert totals["live looks"] > count
+    assert totals["pumped"]
 
 
 @pytest.mark.slow
@@ -93,12 +94,17 @@ def test_every_mutant_is_an_edit_of_the_product_as_it_is() -> None:
 
 @pytest.mark.slow
 def test_a_seed_replays_exactly(arena_name: str) -> None:
-    """Also in another process, and whatever was played before."""
+    """Also in another process, whatever was played before, and without the short cut to a commit."""
     seeds = [f"exactly:{number}:life" for number in range(4)]
     first, _ = simulate(arena_name, "--twice", *seeds)
     again, _ = simulate(arena_name, *reversed(seeds))
     assert len({line["digest"] for line in first}) == len(seeds)
     assert first == again[::-1]
+
+
+def test_the_short_cut_changes_nothing(arena_name: str) -> None:
+    _, totals = simulate(arena_name, "--twice", "--prefix", str(SEED), "--share", "0", "8", "1")
+    assert totals["pumped"] > 0
 
 
 def _reached(seeds: Sequence[str], name: str, wanted: dict[str, int]) -> None:

@@ -150,6 +150,7 @@ class Run:
                 "disk faults": self.faults.torn,
                 "descriptors refused": self.faults.refused,
                 "gaps closed": self.coordinator.metrics.gaps_closed,
+                "pumped": sum(writer.thread.pumped for writer in self.writers),
             }
         )
 

@@ -12,10 +12,10 @@ from arena.native import lib
 from arena.writer.node.rpc_node import RpcNode
 from arena.writer.service import feed_thread
 from arena.writer.service.feed_thread import FeedThread
-from arena.writer.stream.history import EventBuffer, Records
-from arena.writer.stream.socket import Feed
+from arena.writer.stream.history import EventBuffer
+from arena.writer.stream.socket import Batch, Feed
 from arena.writer.sync import audit, checkpoints, hashes, progress
-from arena.writer.sync.applying import CATCH_UP_COMMIT_NS, Processor
+from arena.writer.sync.applying import Processor
 from arena.writer.sync.audit import Audit
 from arena.writer.sync.checkpoints import Checkpoints
 from arena.writer.sync.coordinator import Coordinator
@@ -49,10 +49,9 @@ class SimProcessor(Processor):
         super().__init__(arena)
         self._rng = rng
 
-    def apply(self, records: Records, *, min_commit_ns: int = 0) -> None:
-        if min_commit_ns == CATCH_UP_COMMIT_NS:
-            min_commit_ns = NEVER_NS if self._rng.random() < 0.5 else 0
-        super().apply(records, min_commit_ns=min_commit_ns)
+    @property
+    def catch_up_ns(self) -> int:
+        return NEVER_NS if self._rng.random() < 0.5 else 0
 
 
 class SimFeedThread(FeedThread):
@@ -77,6 +76,8 @@ class SimFeedThread(FeedThread):
         self._after = after
         self._next: asyncio.TimerHandle | None = None
         self._is_running = False
+        self.pumped = 0
+        """Blocks that took the short cut."""
         self.has_news = True
         """Something may be on the socket."""
 
@@ -115,6 +116,15 @@ class SimFeedThread(FeedThread):
         if self._next is not None:
             self._next.cancel()
         return True
+
+    def _pumped(self) -> Batch:
+        """Who asked how to commit, and then had nothing to apply, has not asked."""
+        before = self._rng.getstate()
+        batch = super()._pumped()
+        self.pumped += len(self._pump.ends)
+        if not self._pump.ends:
+            self._rng.setstate(before)
+        return batch
 
     def poke(self, delay_s: float | None = None) -> None:
         """There is something to do, or will be after `delay_s`."""

@@ -264,6 +264,13 @@ class RunOptions:
     audit_pools: Annotated[
         int, typer.Option(min=1, max=1000, help="pools compared each time, at random")
     ] = 4
+    feed_realtime: Annotated[
+        bool,
+        typer.Option(
+            "--feed-realtime/--no-feed-realtime",
+            help="schedule the feed thread before all that is not realtime",
+        ),
+    ] = False
     keep_segment: Annotated[
         bool,
         typer.Option(

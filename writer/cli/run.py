@@ -137,4 +137,5 @@ def _settings(options: RunOptions, folder: Path, chain_id: int, bridge: Bridge |
         audit_every=options.audit_every,
         audit_pools=options.audit_pools,
         starts_cold=options.cold_start,
+        feed_realtime=options.feed_realtime,
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -11,7 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 from arena.errors import FeedError, InvalidMessage
 from arena.native import lib
 from arena.writer.host.counts import Latency
-from arena.writer.stream.socket import Feed
+from arena.writer.stream.pump import Pump
+from arena.writer.stream.socket import Batch, Feed
 from arena.writer.sync.intake import Intake
 
 log = logging.getLogger(__name__)
@@ -21,18 +23,32 @@ T = TypeVar("T")
 
 IDLE_WAIT_S = 0.05  # an idle feed thread still beats 20 times a second
 STOP_TIMEOUT_S = 10.0
+REALTIME_PRIORITY = 1  # behind everything else that is realtime
 
 
 class FeedThread:
-    """Runs the feed, the intake and the work handed over by the main thread, until stopped."""
+    """Runs the feed, the intake and the work handed over by the main thread, until stopped.
 
-    def __init__(self, feed: Feed, intake: Intake, on_end: Callable[[BaseException | None], None]):
+    With `is_realtime` it asks the kernel to be scheduled before every process that is not; refused, it
+    goes on without.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        intake: Intake,
+        on_end: Callable[[BaseException | None], None],
+        *,
+        is_realtime: bool = False,
+    ):
+        self._is_realtime = is_realtime
         self._feed = feed
         self._intake = intake
         self._on_end = on_end
         self._work: deque[Callable[[], None]] = deque()
         self._stopping = threading.Event()
         self._waits = True
+        self._pump = Pump()
         self.latency = Latency()
         self._commits = 0
         self._unseen_ns = 0  # when the oldest bytes came that readers do not see yet; 0 = none
@@ -72,6 +88,8 @@ class FeedThread:
     def _run(self) -> None:
         failure: BaseException | None = None
         try:
+            if self._is_realtime:
+                go_realtime()
             while not self._stopping.is_set():
                 self.turn()
         except BaseException as error:
@@ -93,7 +111,12 @@ class FeedThread:
                 return
             intake.connected()
             self._waits = True
-        batch = feed.receive(IDLE_WAIT_S if self._waits else 0.0)
+        if intake.is_plain and feed.is_pumpable:
+            batch = self._pumped()
+            has_taken = bool(self._pump.ends) and not self._pump.has_read_all
+        else:
+            batch = feed.receive(IDLE_WAIT_S if self._waits else 0.0)
+            has_taken = False
         if len(batch.records):
             if not self._unseen_ns:
                 self._unseen_ns = feed.received_ns
@@ -101,7 +124,7 @@ class FeedThread:
             intake.take(batch.records)
         for fault in batch.faults:
             self._on_fault(fault)
-        self._waits = not len(batch.records) and not batch.faults
+        self._waits = not (has_taken or len(batch.records) or batch.faults)
         if self._waits:
             intake.idle()
         if self._unseen_ns:
@@ -110,6 +133,26 @@ class FeedThread:
         counters[lib.PSA_COUNTER_FRAMES] = feed.frames
         counters[lib.PSA_COUNTER_BYTES] = feed.bytes
         counters[lib.PSA_COUNTER_CONNECTIONS] = feed.connections
+
+    def _pumped(self) -> Batch:
+        """Let C take what comes, and tell the intake of it; what else came is still to be taken."""
+        intake, pump = self._intake, self._pump
+        assert intake.buffer.tip is not None
+        batch = pump.run(
+            self._feed,
+            intake.arena,
+            tip=intake.buffer.tip,
+            min_commit_ns=intake.processor.catch_up_ns,
+            tells_tight=intake.tells_tight,
+            unseen=(self._unseen_ns, self._commits),
+            seconds=IDLE_WAIT_S,
+        )
+        self._unseen_ns, self._commits = pump.unseen
+        for ns in pump.latencies:
+            self.latency.add(ns)
+        if pump.ends:
+            intake.pumped(pump.records, pump.ends)
+        return batch
 
     def _note_latency(self, received_ns: int) -> None:
         """Count the time from the oldest bytes not yet seen to the commit that showed them."""
@@ -131,6 +174,19 @@ class FeedThread:
         elif fault.resync:
             block = fault.block or 0
             self._intake.lost(f"InvalidMessage: {fault}", block, block)
+
+
+def go_realtime() -> None:
+    """Schedule the calling thread, not what it begins, before all that is not realtime."""
+    try:
+        policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, policy, os.sched_param(REALTIME_PRIORITY))
+    except OSError as error:
+        log.warning(
+            "event=not_realtime error=%r reason='it takes CAP_SYS_NICE or RLIMIT_RTPRIO, and under "
+            "systemd LimitRTPRIO=1 and RestrictRealtime=no'",
+            str(error),
+        )
 
 
 def give(answer: asyncio.Future[T], result: T) -> None:

@@ -225,7 +225,7 @@ class Service:
             notify=notify,
             closes_gaps=self._node is not None,
         )
-        thread = FeedThread(feed, intake, on_end)
+        thread = FeedThread(feed, intake, on_end, is_realtime=settings.feed_realtime)
         coordinator = Coordinator(
             intake,
             self._scraper,

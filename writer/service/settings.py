@@ -13,7 +13,8 @@ class Settings:
 
     Checkpoints are written into `state_folder`, if any, every `checkpoint_every` blocks; every
     `audit_every` blocks `audit_pools` pools are compared with the node; 0 is never. `starts_cold`
-    leaves alone what a former writer left.
+    leaves alone what a former writer left. `feed_realtime`: the feed thread gets a processor before all
+    that is not realtime.
     """
 
     name: str
@@ -34,3 +35,4 @@ class Settings:
     audit_every: int = 25
     audit_pools: int = 4
     starts_cold: bool = False
+    feed_realtime: bool = False

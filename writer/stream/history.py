@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,14 +95,25 @@ class EventBuffer:
             if is_revert:
                 self._revert(number)
                 continue
-            event_count = end - begin - 1
-            self._make_room(number, event_count)
-            if self._tip is not None and number <= self._tip:
-                self._revert(number)
-            self._tip = number
-            if event_count <= self._limit:
-                self._blocks.append(_Kept(number, event_count, kept[begin : end + 1]))
-                self.event_count += event_count
+            self._keep(number, kept[begin : end + 1])
+
+    def take_over(self, records: Records, ends: Iterable[int]) -> None:
+        """Blocks that follow `tip` one by one, `ends` the index behind each; a view of `records` is kept,
+        so nobody may change them any more. Raises as `append`."""
+        begin = 0
+        for end in ends:
+            self._keep(int(records["block_number"][begin]), records[begin:end])
+            begin = end
+
+    def _keep(self, number: int, records: Records) -> None:
+        event_count = len(records) - 2
+        self._make_room(number, event_count)
+        if self._tip is not None and number <= self._tip:
+            self._revert(number)
+        self._tip = number
+        if event_count <= self._limit:
+            self._blocks.append(_Kept(number, event_count, records))
+            self.event_count += event_count
 
     @property
     def _limit(self) -> int:

@@ -18,9 +18,10 @@ import numpy as np
 
 from arena import errors
 from arena.layouts.events import EVENT
-from arena.native import EXCEPTIONS, ffi, lib
+from arena.native import ffi, lib
 from arena.writer.host.shortage import remedy_of
 from arena.writer.host.sockets import Peer, check_path, check_peer, peer_of
+from arena.writer.stream.feed_faults import fault_of, loss_of, open_block
 from arena.writer.stream.history import Records
 
 log = logging.getLogger(__name__)
@@ -136,9 +137,7 @@ class Feed:
     @property
     def open_block(self) -> int | None:
         """Number of the block being received."""
-        if self._feed.state != lib.PSA_FEED_IN_BLOCK:
-            return None
-        return int(self._feed.open_block)
+        return open_block(self._feed)
 
     def connect(self, timeout: float | None = None) -> bool:
         """Connect to the producer, repeating refused attempts; whether it is connected now.
@@ -235,20 +234,44 @@ class Feed:
                 return Batch(self._events[:0], [])
         return self._decode()
 
+    @property
+    def is_pumpable(self) -> bool:
+        """Connected, and all that was received is decoded."""
+        return self._socket is not None and not self._has_more
+
+    def lend(self, pump: Any) -> None:
+        """Let a psa_pump read on where this feed stands; `take_back` ends that."""
+        assert self._socket is not None
+        self._make_room()
+        self._forget_yielded()
+        pump.feed = self._feed
+        pump.bytes, pump.nbytes = self._bytes, len(self._buffer)
+        pump.start, pump.end = self._start, self._end
+        pump.events, pump.capacity = self._event_pointer, len(self._events)
+        pump.fd, pump.wake_fd = self._socket.fileno(), self._wake
+        pump.past_frames, pump.past_bytes = self._past_frames, self._past_bytes
+        pump.received_ns = self.received_ns
+
+    def take_back(self, pump: Any, outcome: int) -> Batch:
+        """Go on where the psa_pump stands: with what it left, of which nothing was applied."""
+        self._start, self._end = pump.start, pump.end
+        self.received_ns = pump.received_ns
+        if pump.end_count:
+            self._has_delivered()
+        if outcome == lib.PSA_PUMP_LOST:
+            error = pump.error
+            text = str(OSError(error, os.strerror(error))) if error else None
+            return Batch(self._events[:0], [self._lose(text)])
+        if outcome != lib.PSA_PUMP_UNITS:
+            self._has_more = pump.status == lib.PSA_EVENTS_FULL
+            return Batch(self._events[:0], [])
+        if pump.status == lib.PSA_BLOCK_TOO_LARGE:
+            return self._decode()
+        return self._yield(pump.status, pump.ready)
+
     def _read(self, timeout: float | None) -> errors.FeedError | None:
         """One recv behind the bytes that are left; a fault when the connection ended."""
-        if self._start:
-            left = self._end - self._start
-            self._buffer[:left] = self._buffer[self._start : self._end]
-            self._start, self._end = 0, left
-        if self._end == len(self._buffer):
-            grown = bytearray(min(2 * len(self._buffer), FRAME_NBYTES))
-            grown[: self._end] = self._buffer
-            self._set_buffer(grown)
-        elif len(self._buffer) > RECEIVE_NBYTES and self._end < RECEIVE_NBYTES:
-            shrunk = bytearray(RECEIVE_NBYTES)
-            shrunk[: self._end] = self._buffer[: self._end]
-            self._set_buffer(shrunk)
+        self._make_room()
         assert self._socket is not None
         try:
             count = self._receive_into(self._socket, timeout)
@@ -262,6 +285,21 @@ class Feed:
         self._end += count
         self._has_more = True
         return None
+
+    def _make_room(self) -> None:
+        """Bytes that are left to the front, in a buffer as large as they need."""
+        if self._start:
+            left = self._end - self._start
+            self._buffer[:left] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, left
+        if self._end == len(self._buffer):
+            grown = bytearray(min(2 * len(self._buffer), FRAME_NBYTES))
+            grown[: self._end] = self._buffer
+            self._set_buffer(grown)
+        elif len(self._buffer) > RECEIVE_NBYTES and self._end < RECEIVE_NBYTES:
+            shrunk = bytearray(RECEIVE_NBYTES)
+            shrunk[: self._end] = self._buffer[: self._end]
+            self._set_buffer(shrunk)
 
     def _receive_into(self, client: socket.socket, timeout: float | None) -> int | None:
         """Bytes received, 0 at the end of the stream, None when none came in time."""
@@ -282,10 +320,7 @@ class Feed:
 
     def _decode(self) -> Batch:
         """Decode what the buffer holds up to the first fault or the end of the record array."""
-        open_count = int(self._feed.open_count)
-        if self._yielded:
-            self._events[:open_count] = self._events[self._yielded : self._yielded + open_count]
-            self._yielded = 0
+        self._forget_yielded()
         while True:
             status = lib.psa_feed_decode(
                 self._feed,
@@ -299,18 +334,33 @@ class Feed:
             self._start += self._consumed[0]
             if status != lib.PSA_BLOCK_TOO_LARGE or not self._grow_events():
                 break
-        count = self._yielded = int(self._ready[0])
+        return self._yield(status, int(self._ready[0]))
+
+    def _forget_yielded(self) -> None:
+        """Records of the open block to the front, over those handed out before."""
+        if self._yielded:
+            open_count = int(self._feed.open_count)
+            self._events[:open_count] = self._events[self._yielded : self._yielded + open_count]
+            self._yielded = 0
+
+    def _yield(self, status: int, count: int) -> Batch:
+        """What psa_feed_decode left: its status, and `count` records of complete units."""
+        self._yielded = count
         if count:
-            self._failures = 0
-            self._next_attempt = self._clock()
+            self._has_delivered()
         self._has_more = status in (lib.PSA_EVENTS_FULL, lib.PSA_INVALID_MESSAGE)
         records = self._events[:count]
         if status in (lib.PSA_OK, lib.PSA_EVENTS_FULL):
             return Batch(records, [])
-        fault = self._overflow() if status == lib.PSA_BLOCK_TOO_LARGE else self._fault(status)
+        fault = fault_of(self._feed, status, len(self._events))
         if not isinstance(fault, errors.InvalidMessage):
             self.disconnect()
         return Batch(records, [fault])
+
+    def _has_delivered(self) -> None:
+        """The connection brought a complete unit: the next attempt after its loss is immediate."""
+        self._failures = 0
+        self._next_attempt = self._clock()
 
     def _grow_events(self) -> bool:
         if len(self._events) == self._max_block_events:
@@ -320,56 +370,11 @@ class Feed:
         self._set_events(grown)
         return True
 
-    def _fault(self, status: int) -> errors.FeedError:
-        feed = self._feed
-        block = int(feed.fault_block) if feed.fault_has_block else None
-        text = ffi.string(feed.fault_text).decode()
-        found, expected = int(feed.fault_found), int(feed.fault_expected)
-        kind = EXCEPTIONS[status]
-        assert issubclass(kind, errors.FeedError), status
-        return kind(
-            f"{text} (frame={feed.fault_frame} block={block} found={found} expected={expected})",
-            frame=int(feed.fault_frame),
-            block=block,
-            is_revert=bool(feed.fault_is_revert),
-            found=found,
-            expected=expected,
-            code=int(feed.fault_code),
-            resync=bool(feed.resync),
-            reason=text,
-        )
-
-    def _overflow(self) -> errors.BufferOverflow:
-        attempted = len(self._events) + 1
-        block = self.open_block
-        return errors.BufferOverflow(
-            f"block {block} has more than {len(self._events) - 2} events; raise max_block_events",
-            frame=int(self._feed.frames),
-            block=block,
-            is_revert=bool(self._feed.open_is_revert),
-            capacity=len(self._events),
-            attempted=attempted,
-            resync=True,
-        )
-
     def _lose(self, reason: str | None) -> errors.Connection:
         """The fault of a connection that ended; what was open is dropped."""
-        feed = self._feed
-        lib.psa_feed_close(feed, self._end - self._start)
-        reason = reason or ffi.string(feed.fault_text).decode()
-        block = int(feed.fault_block) if feed.fault_has_block else None
+        fault = loss_of(self._feed, self._end - self._start, self.path, reason)
         self.disconnect()
-        return errors.Connection(
-            f"{reason} (frame={feed.fault_frame} block={block} path={self.path})",
-            frame=int(feed.fault_frame),
-            block=block,
-            is_revert=bool(feed.fault_is_revert),
-            pending_nbytes=int(feed.fault_found),
-            code=int(feed.fault_code),
-            resync=True,
-            reason=reason,
-            path=self.path,
-        )
+        return fault
 
     def wake(self) -> None:
         """Interrupt a waiting connect or receive. Safe from any thread; one wake may be lost in

@@ -37,7 +37,7 @@ class Processor:
         far apart, and what is left open at the end waits for the next commit of the arena.
         """
         self.arena.apply(records, min_commit_ns=min_commit_ns)
-        self._account()
+        self.account()
 
     def replay(self, records: Records, slot: int) -> bool:
         """Apply kept `records` to one pool in the open commit; head and undo ring stay as they are.
@@ -45,7 +45,7 @@ class Processor:
         True when an event could not be applied and the pool is stale again.
         """
         self.arena.apply(records, only_slot=slot)
-        return any(fault.made_stale and fault.slot == slot for fault in self._account())
+        return any(fault.made_stale and fault.slot == slot for fault in self.account())
 
     @property
     def has_stale(self) -> bool:
@@ -68,7 +68,13 @@ class Processor:
         self._stale_count = int(self.arena.counters[lib.PSA_COUNTER_POOLS_STALE])
         self._seen_stale_count = self._stale_count
 
-    def _account(self) -> list[Fault]:
+    @property
+    def catch_up_ns(self) -> int:
+        """min_commit_ns of blocks as they come."""
+        return CATCH_UP_COMMIT_NS
+
+    def account(self) -> list[Fault]:
+        """Look at what was applied to the arena since the last look: what it refused is logged."""
         faults, dropped = self.arena.take_faults()
         for fault in faults:
             self._fault_log.write(fault)

@@ -16,7 +16,7 @@ from arena.native import lib
 from arena.writer.host.counts import ReorgDepths
 from arena.writer.stream.compare import NodeBlock, is_reverted_block
 from arena.writer.stream.history import EventBuffer, Records
-from arena.writer.sync.applying import CATCH_UP_COMMIT_NS, Processor
+from arena.writer.sync.applying import Processor
 from arena.writer.sync.candidate import Candidate, Verdict, all_bring_fees
 from arena.writer.sync.fees import Fees
 from arena.writer.sync.gap_side import GapSide
@@ -261,9 +261,32 @@ class Intake:
             self._announced = True
             self.standing.notify("first_block")
 
+    @property
+    def is_plain(self) -> bool:
+        """`take` would apply and keep blocks that follow the newest, and do nothing else (`pumped`)."""
+        standing, buffer = self.standing, self.buffer
+        is_told = not (self.is_stalled or standing.is_silent or self.processor.has_stale)
+        is_history = buffer.tip is not None and buffer.keep_blocks is not None
+        is_between = self._before_reorg is None and not standing.is_first
+        return self.stage.is_plain and is_told and is_history and is_between
+
+    @property
+    def tells_tight(self) -> bool:
+        """A tick heap that is nearly full is to be told of."""
+        return self._told_tight != self.arena.generation
+
+    def pumped(self, records: Records, ends: Sequence[int]) -> None:
+        """Keep blocks that were applied as they came, `ends` behind each, and tell what they did."""
+        self.processor.account()
+        self._tell()
+        self.buffer.take_over(records, ends)
+
     def _apply(self, records: Records) -> None:
-        self.processor.apply(records, min_commit_ns=CATCH_UP_COMMIT_NS)
-        if self.arena.is_tight and self._told_tight != self.arena.generation:
+        self.processor.apply(records, min_commit_ns=self.processor.catch_up_ns)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.arena.is_tight and self.tells_tight:
             self._told_tight = self.arena.generation
             self.standing.notify("tight")
         if self.processor.has_stale and not self.stage.in_envelope:
@@ -373,7 +396,7 @@ class Intake:
         self.arena.undo_clear()
         self.arena.set_head(max(0, int(records["block_number"][0]) - 1))
         self.processor.forget_stale()
-        self.processor.apply(records, min_commit_ns=CATCH_UP_COMMIT_NS)
+        self.processor.apply(records, min_commit_ns=self.processor.catch_up_ns)
         self.arena.set_status_all(lib.PSA_STATUS_SYNCING, lib.PSA_STATUS_LIVE)
         self.arena.commit()
         self.buffer.keep_blocks = self.standing.history_blocks

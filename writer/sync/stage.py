@@ -94,6 +94,11 @@ class Stage:
         return self.values is Values.LIVE and not self.is_amid_reorg
 
     @property
+    def is_plain(self) -> bool:
+        """Live, between reorgs, no block may be missing, and blocks came since the last revert."""
+        return self.values is Values.LIVE and not self.in_envelope and self.turning is None
+
+    @property
     def follows(self) -> bool:
         """What is read now joins the blocks that are kept."""
         return self.link is Link.UP and self.values is not Values.DOUBTFUL
