@@ -1,8 +1,8 @@
 """Builds the two native modules from the C sources beside this file.
 
 `arena.native._core` is the core behind cffi (API mode); the declarations cffi parses are cut from the
-headers of CONTRACT between their two markers, so they are written once. `arena.native._handle` is the extension types:
-the files whose names begin with `_`, which contain nothing of the core (api.h).
+headers of CONTRACT between their two markers, so they are written once. `arena.native._handle` is the
+extension types: the files whose names begin with `_`, which contain nothing of the core (api.h).
 """
 
 import os

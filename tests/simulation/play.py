@@ -34,8 +34,6 @@ from builders.shown import shown
 
 import arena
 from arena.errors import Scraper
-from arena.layouts.slots import STATUS_LIVE
-from arena.native import ffi
 from arena.segment import Access
 from arena.writer.host.room import Capacities
 from arena.writer.node.rpc_node import RpcNode
@@ -106,7 +104,7 @@ class Run:
         self.seen: tuple[int, int] | None = None
         self.place: tuple[int, int] | None = None
         self.shown: list[arena.Pool] = []
-        self.lines: dict[str, tuple[bytes, dict[str, Any]]] = {}
+        self.copies: dict[str, tuple[bytes | None, dict[str, Any]]] = {}
         self.trace = hashlib.sha256()
         self.counts: Counter[str] = Counter()
         self.leaving: set[str] = set()
@@ -679,7 +677,7 @@ class Run:
         place = (self.reader.generation, self.reader.topology)
         if place != self.place:
             self.place, self.shown = place, [self.reader[key] for key in self.reader]
-            self.lines.clear()
+            self.copies.clear()
         if self.glances.random() < 0.05:
             keys = list(self.reader)
             with self.reader.snapshot(keys) as view:
@@ -690,14 +688,14 @@ class Run:
                 }
         found: dict[str, dict[str, Any] | None] = {}
         for pool in self.shown:
-            line = pool._line()
-            if line.fee_status >> 24 != STATUS_LIVE:
+            state = pool.state()
+            if state.status != "live":
                 found[pool.key] = None
                 continue
-            content = bytes(ffi.buffer(line))
-            known = self.lines.get(pool.key)
+            content = state._copy
+            known = self.copies.get(pool.key)
             if known is None or known[0] != content:
-                known = self.lines[pool.key] = content, shown(pool.state())
+                known = self.copies[pool.key] = content, shown(state)
             found[pool.key] = known[1]
         return self.reader.head_block, found
 
