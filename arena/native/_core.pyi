@@ -307,17 +307,18 @@ class Lib:
     def psa_quote_copy(
         self, pool: Any, amount: Any, limit: Any, flags: int, lp_fee: int, result: Any, /
     ) -> int: ...
-    def psa_ladder_build(
-        self, pool: Any, flags: int, lp_fee: int, rungs: Any, capacity: int, count: Any, /
+    def psa_depth_capacity(self, pool: Any, flags: int, lp_fee: int, /) -> int: ...
+    def psa_depth_build(
+        self, pool: Any, flags: int, lp_fee: int, rungs: Any, capacity: int, depth: Any, /
     ) -> int: ...
-    def psa_ladder_quote(
+    def psa_depth_quote(
         self,
         pool: Any,
+        depth: Any,
+        amounts: Any,
+        limit: Any,
         flags: int,
         lp_fee: int,
-        rungs: Any,
-        rung_count: int,
-        amounts: Any,
         count: int,
         results: Any,
         /,

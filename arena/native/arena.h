@@ -311,7 +311,7 @@ int psa_undo_set_hash(psa_writer *writer, uint64_t block_number, const uint8_t *
 uint32_t psa_undo_blocks(const psa_writer *writer, uint64_t *numbers, uint8_t *hashes,
                          uint32_t capacity);
 
-/* ---- quote.c, ladder.c: quotes; tick_math.c ----------------------------------------------------------------------------------- */
+/* ---- quote.c, depth.c: quotes; tick_math.c ----------------------------------------------------------------------------------- */
 
 typedef struct {
     uint64_t amount_in[4];
@@ -373,29 +373,50 @@ typedef struct {
 int psa_quote_copy(const psa_pool_copy *pool, const uint8_t *amount, const uint8_t *limit,
                    uint32_t flags, uint32_t lp_fee, psa_quote_result *result);
 
-/* Depth ladder: one rung per step boundary, cumulative amounts from the start price. */
+/* Depth of a pool in one direction: a rung for each place where a swap's steps can end. Between two of
+ * them a swap costs and pays the difference of their sums, whatever price it comes from. */
 typedef struct {
-    uint64_t amount_in[4];   /* cumulative, fee included, to reach this boundary */
+    uint64_t amount_in[4];   /* of whole steps from rung 0 on, fee included */
     uint64_t amount_out[4];
-    uint64_t sqrt_price_x96[4];
-    uint64_t liquidity[2];   /* beyond the boundary */
-    int32_t tick;            /* slot0 tick at the boundary */
-    uint32_t ticks_crossed;
-    uint64_t reserved[2];
+    uint64_t sqrt_price_x96[3];
+    uint64_t liquidity[2];   /* beyond */
+    int32_t tick;            /* slot0 tick there */
+    uint32_t index;          /* number of ticks <= tick */
 } psa_rung;
 
-/* Walk the whole pool in one direction to the end of the price range. rungs[0] is the start; *count is
- * how many there are, also on PSA_BUFFER_TOO_SMALL (nothing but a larger array is needed then). Words
- * without liquidity share a rung; there are at most line.tick_count + 7000 of them. A V2 pool has one
- * rung, and its ladder computes each answer. Of `flags` PSA_EXACT_OUT changes nothing. */
-int psa_ladder_build(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee, psa_rung *rungs,
-                     uint32_t capacity, uint32_t *count);
+/* What rungs are made of; the same again means the same rungs. */
+typedef struct {
+    uint64_t serial;         /* of the content of the tick slab; 0: of a private copy, as the next one */
+    uint32_t slab;
+    uint32_t generation;
+    uint32_t tick_count;
+    uint32_t fee;            /* whole swap fee, pips */
+    int32_t spacing;
+    uint32_t zero_for_one;
+} psa_depth_key;
 
-/* Answer `amounts` ((count, 4) u64 words) on a ladder built from the same pool, direction and fee, each
- * with a binary search and a partial step; what psa_quote_copy answers without a limit, bit for bit. */
-int psa_ladder_quote(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee,
-                     const psa_rung *rungs, uint32_t rung_count, const uint64_t *amounts,
-                     uint32_t count, psa_quote_result *results);
+typedef struct {
+    psa_depth_key key;
+    const psa_rung *rungs;
+    uint32_t count;          /* a part from rung 0 on is as good, as far as it reaches */
+} psa_depth;
+
+#define PSA_FROM_PRICE 128    /* psa_depth_build: rung 0 is the pool's price, not the end of the range */
+
+/* How many rungs a pool has at most whose liquidity is that of its ticks; of another pool the first ones
+ * do. */
+uint32_t psa_depth_capacity(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee);
+
+/* Fill `rungs`, the last one at the end of the price range if there is room, and `depth`, which refers to
+ * them. Of `flags` PSA_EXACT_OUT changes nothing. A pool of reserves has one rung without meaning. */
+int psa_depth_build(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee, psa_rung *rungs,
+                    uint32_t capacity, psa_depth *depth);
+
+/* What psa_quote_copy answers to each of `amounts` ((count, 4) u64 words), bit for bit, with a binary
+ * search in place of steps where `depth` was built from the same ticks, spacing, fee and direction. */
+int psa_depth_quote(const psa_pool_copy *pool, const psa_depth *depth, const uint64_t *amounts,
+                    const uint8_t *limit, uint32_t flags, uint32_t lp_fee, uint32_t count,
+                    psa_quote_result *results);
 
 typedef struct {
     const psa_arena *arena;

@@ -1,0 +1,217 @@
+/* depth.c: what a swap costs and pays to each place where its steps can end, and the jump over them.
+ *
+ * Why a jump answers what the walk would, bit for bit:
+ *
+ * D1  Where steps end depends on the ticks, the spacing and the direction: at initialised ticks and, where
+ *     there is liquidity, at the edges of bitmap words. The next edge follows from the tick alone.
+ * D2  A whole step between two neighbouring ends has a cost and a yield, with their rounding, that follow
+ *     from the two prices, the liquidity between them and the fee.
+ * D3  So a swap that stands on an end with the price, tick, liquidity and index the table's own walk had
+ *     there makes the same whole steps from there on, and what they cost together is the difference of two
+ *     sums. It makes a step whole while what is left covers it (F1, F3 in cl_steps.h) and stops as soon as
+ *     nothing is left, which is before steps that cost nothing.
+ *
+ * What comes before the first end and after the last whole step is the walk's. A Swap event changes no sum.
+ */
+#include "depth.h"
+
+#include "families.h"
+
+/* ---- building ---- */
+
+static void store_rung(const position *at, const psa_u256 *in, const psa_u256 *out, psa_rung *rung) {
+    memcpy(rung->amount_in, in->w, sizeof in->w);
+    memcpy(rung->amount_out, out->w, sizeof out->w);
+    memcpy(rung->sqrt_price_x96, at->price.w, sizeof at->price.w);
+    rung->liquidity[0] = psa_low(at->liquidity);
+    rung->liquidity[1] = psa_high(at->liquidity);
+    rung->tick = at->tick;
+    rung->index = at->index;
+}
+
+/* Before every tick a pool can have, where there is no liquidity. */
+static void range_start(const pool_state *pool, int zero_for_one, position *at) {
+    at->price = zero_for_one ? psa_max_sqrt_price : psa_min_sqrt_price;
+    at->liquidity = 0;
+    at->tick = zero_for_one ? PSA_MAX_TICK : PSA_MIN_TICK - 1;
+    at->index = zero_for_one ? pool->tick_count : 0;
+    at->crossed = 0;
+    at->edge = word_edge(at->tick, pool->spacing, zero_for_one);
+}
+
+uint32_t psa_depth_rungs(const pool_state *pool) {
+    if (pool->tick_count == 0) return 3;
+    int64_t first = PSA_LOAD(&pool->ticks[0]), last = PSA_LOAD(&pool->ticks[pool->tick_count - 1]);
+    if (first < PSA_MIN_TICK || last > PSA_MAX_TICK || first > last) return 0;
+    return pool->tick_count + (uint32_t)((last - first) / (256 * pool->spacing)) + 5;
+}
+
+uint32_t psa_depth_walk(const pool_state *pool, int zero_for_one, int from_price, psa_rung *rungs,
+                        uint32_t capacity) {
+    position at;
+    psa_u256 in = {{0}}, out = {{0}}; /* 1.8 million steps below 2^213 each */
+    psa_u192 limit = psa_range_end(zero_for_one);
+    uint32_t count = 0;
+    if (from_price) psa_position_start(pool, zero_for_one, &at);
+    else range_start(pool, zero_for_one, &at);
+    while (count < capacity) {
+        store_rung(&at, &in, &out, &rungs[count++]);
+        if (zero_for_one ? !psa_less_192(&limit, &at.price) : !psa_less_192(&at.price, &limit)) break;
+        boundary to;
+        step_result step;
+        if (psa_next_boundary(pool, &at, zero_for_one, &to) != PSA_OK) break;
+        psa_u192 end = psa_price_at(to.tick);
+        if (zero_for_one ? psa_less_192(&at.price, &end) : psa_less_192(&end, &at.price)) break;
+        int stops = zero_for_one ? psa_less_192(&end, &limit) : psa_less_192(&limit, &end);
+        psa_whole_step(pool, &at.price, stops ? &limit : &end, at.liquidity, zero_for_one, &step);
+        if (!step.reached) break; /* a fee of 100 % */
+        psa_u256 paid = psa_widen(&step.out);
+        psa_add_256(&in, &step.in);
+        psa_add_256(&out, &paid);
+        at.price = step.price;
+        if (stops) at.tick = psa_tick_at(&at.price);
+        else if (psa_pass_boundary(pool, &at, &to, zero_for_one) != PSA_OK) break;
+    }
+    return count;
+}
+
+/* ---- jumping ---- */
+
+static int stands_on(const position *at, const psa_rung *rung) {
+    return rung->tick == at->tick && rung->index == at->index &&
+           psa_join(rung->liquidity[1], rung->liquidity[0]) == at->liquidity &&
+           memcmp(rung->sqrt_price_x96, at->price.w, sizeof at->price.w) == 0;
+}
+
+static psa_u256 total(const psa_rung *rung, int exact_in) {
+    psa_u256 out;
+    memcpy(out.w, exact_in ? rung->amount_in : rung->amount_out, sizeof out.w);
+    return out;
+}
+
+uint32_t psa_depth_find(const psa_depth *depth, int32_t tick) {
+    const psa_rung *rungs = depth->rungs;
+    uint32_t low = 0, length = depth->count;
+    int falls = depth->key.zero_for_one != 0;
+    while (length > 1) {
+        uint32_t half = length / 2;
+        int32_t here = rungs[low + half].tick;
+        int not_past = falls ? here >= tick : here <= tick;
+        low += not_past ? half : 0;
+        length -= half;
+    }
+    return low;
+}
+
+/* One past the last rung from `from` on whose price does not lie beyond `limit`. */
+static uint32_t within_limit(const psa_depth *depth, uint32_t from, const psa_u192 *limit) {
+    uint32_t low = from, high = depth->count;
+    while (high - low > 1) {
+        uint32_t middle = low + (high - low) / 2;
+        psa_u192 price;
+        memcpy(price.w, depth->rungs[middle].sqrt_price_x96, sizeof price.w);
+        int beyond = depth->key.zero_for_one ? psa_less_192(&price, limit) : psa_less_192(limit, &price);
+        if (beyond) high = middle;
+        else low = middle;
+    }
+    return high;
+}
+
+int psa_depth_jump(const psa_depth *depth, uint32_t from, const psa_u192 *limit, int exact_in,
+                   position *at, psa_u256 *left, psa_u256 *in, psa_u256 *out) {
+    const psa_rung *rungs = depth->rungs, *start = &rungs[from];
+    if (from >= depth->count || !stands_on(at, start)) return 0;
+    if (psa_is_zero_256(left)) return 1;
+    psa_u256 begin = total(start, exact_in), goal = begin;
+    psa_add_256(&goal, left); /* at most 2^255 and a sum below 2^234 */
+    uint32_t end = limit ? within_limit(depth, from, limit) : depth->count;
+    uint32_t low = from, length = end - from; /* the last rung whose total is below the goal */
+    while (length > 1) {
+        uint32_t half = length / 2;
+        psa_u256 here = total(&rungs[low + half], exact_in);
+        low += psa_less_256(&here, &goal) ? half : 0;
+        length -= half;
+    }
+    if (low + 1 < end) { /* or the next one, when nothing is left there */
+        psa_u256 next = total(&rungs[low + 1], exact_in);
+        low += memcmp(next.w, goal.w, sizeof next.w) == 0;
+    }
+    const psa_rung *rung = &rungs[low];
+    psa_u256 cost = total(rung, 1), paid = total(rung, 0), before;
+    before = total(start, 1);
+    psa_sub_256(&cost, &before);
+    before = total(start, 0);
+    psa_sub_256(&paid, &before);
+    psa_sub_256(left, exact_in ? &cost : &paid);
+    psa_add_256(in, &cost);
+    psa_add_256(out, &paid);
+    memcpy(at->price.w, rung->sqrt_price_x96, sizeof at->price.w);
+    at->liquidity = psa_join(rung->liquidity[1], rung->liquidity[0]);
+    at->tick = rung->tick;
+    at->crossed += depth->key.zero_for_one ? at->index - rung->index : rung->index - at->index;
+    at->index = rung->index;
+    at->edge = word_edge(at->tick, depth->key.spacing, (int)depth->key.zero_for_one);
+    return 1;
+}
+
+/* ---- on private copies ---- */
+
+uint32_t psa_depth_capacity(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee) {
+    pool_state state;
+    if (!pool || !pool->row || psa_load_copy(pool, flags & PSA_CALLER_FLAGS, lp_fee, &state) != PSA_OK ||
+        psa_has_reserves(state.protocol))
+        return 1;
+    return psa_depth_rungs(&state) + 1;
+}
+
+static psa_depth_key key_of_copy(const psa_pool_copy *pool, const pool_state *state, uint32_t flags) {
+    if (psa_has_reserves(state->protocol)) return (psa_depth_key){0};
+    return psa_depth_key_of(state, 0, 0, pool->line.generation, (flags & PSA_ZERO_FOR_ONE) != 0);
+}
+
+int psa_depth_build(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee, psa_rung *rungs,
+                    uint32_t capacity, psa_depth *depth) {
+    uint32_t from_price = flags & PSA_FROM_PRICE;
+    flags &= ~(uint32_t)PSA_FROM_PRICE;
+    if (!pool || !pool->row || !rungs || capacity == 0 || !depth || flags & ~(uint32_t)PSA_CALLER_FLAGS)
+        return PSA_BAD_ARGUMENT;
+    pool_state state;
+    int status = psa_load_copy(pool, flags, lp_fee, &state);
+    if (status != PSA_OK) return status;
+    memset(depth, 0, sizeof *depth);
+    depth->rungs = rungs;
+    depth->key = key_of_copy(pool, &state, flags);
+    if (psa_has_reserves(state.protocol)) {
+        memset(rungs, 0, sizeof *rungs);
+        depth->count = 1;
+    } else {
+        depth->count = psa_depth_walk(&state, (flags & PSA_ZERO_FOR_ONE) != 0, from_price != 0, rungs,
+                                      capacity);
+    }
+    return PSA_OK;
+}
+
+int psa_depth_quote(const psa_pool_copy *pool, const psa_depth *depth, const uint64_t *amounts,
+                    const uint8_t *limit, uint32_t flags, uint32_t lp_fee, uint32_t count,
+                    psa_quote_result *results) {
+    if (!pool || !pool->row || !depth || !amounts || !results || flags & ~(uint32_t)PSA_CALLER_FLAGS)
+        return PSA_BAD_ARGUMENT;
+    pool_state state;
+    psa_u256 bound;
+    int loaded = psa_load_copy(pool, flags, lp_fee, &state);
+    if (limit) memcpy(bound.w, limit, sizeof bound.w);
+    if (loaded == PSA_OK) {
+        psa_depth_key key = key_of_copy(pool, &state, flags);
+        if (psa_depth_same(&key, &depth->key)) state.depth = depth;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        psa_u256 amount;
+        int status = loaded;
+        memcpy(amount.w, &amounts[4 * (size_t)i], sizeof amount.w);
+        if (status == PSA_OK)
+            status = psa_quote_family(&state, &amount, limit ? &bound : 0, (flags & PSA_ZERO_FOR_ONE) != 0,
+                                      !(flags & PSA_EXACT_OUT), &results[i]);
+        psa_finish_result(&pool->line, status, &results[i]);
+    }
+    return PSA_OK;
+}
