@@ -26,7 +26,7 @@ FULL = {
 class WritableGeneration:
     """One generation, mapped for writing.
 
-    `writer` is a psa_writer, `arena` its psa_arena, `header` the segment's psa_header, `counters` (192,)
+    `writer` is a psa_writer, `arena` its psa_arena, `header` the segment's psa_header, `counters` (384,)
     a writable view; all of them die with close.
     """
 

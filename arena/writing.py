@@ -423,7 +423,7 @@ class WriterArena:
 
     @property
     def counters(self) -> npt.NDArray[np.uint64]:
-        """(192,) writable view of the counters of this generation, indices as
+        """(384,) writable view of the counters of this generation, indices as
         layouts.header.COUNTER_NAMES."""
         return self._live().counters
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from arena.layouts.protocols import FEED_NAMES, NOT_HELD, PROTOCOLS
 from arena.layouts.slots import (
+    CHANGE_ENTRY,
     LINE,
     SLAB,
     SLOT,
@@ -24,11 +25,11 @@ from arena.layouts.slots import (
 DATA_MAGIC = int.from_bytes(b"PARENA01", "little")
 CONTROL_MAGIC = int.from_bytes(b"PARENACT", "little")
 BYTE_ORDER = 0x01020304
-LAYOUT_VERSION = 1 << 16 | 3  # major << 16 | minor
+LAYOUT_VERSION = 1 << 16 | 4  # major << 16 | minor
 
 CONTROL_NBYTES = 4096
 HEADER_NBYTES = 4096
-COUNTERS = 192
+COUNTERS = 384
 
 STATE_CREATING = 0
 STATE_READY = 1
@@ -91,7 +92,11 @@ HEADER = record(
         ("undo_records_offset", "<u8", 136),
         ("heap_offset", "<u8", 144),
         ("origin", "<u8", 152),  # generation in which commits and slots began to be counted
-        ("reserved0", ("<u8", 4), 160),  # zero
+        ("change_entries_offset", "<u8", 160),
+        ("change_slots_offset", "<u8", 168),
+        ("change_entry_count", "<u4", 176),  # ring of changes in commits, a power of two
+        ("change_slot_count", "<u4", 180),  # ring of changes in slots, a power of two
+        ("reserved0", "<u8", 184),  # zero
         ("committed", "<u8", 192),  # newest published commit; its low word is the futex
         ("reserved1", ("<u8", 7), 200),  # zero: committed has its cache line alone
         ("slots_used", "<u4", 256),  # slots ever given out
@@ -105,10 +110,12 @@ HEADER = record(
         ("reserved2", "<u4", 308),  # zero
         ("pool_count", "<u8", 312),  # pools added and not removed
         ("reused", "<u8", 320),  # slots ever given out again, counted before they are changed
-        ("reserved3", ("<u8", 7), 328),  # zero
+        ("change_reserved", "<u8", 328),  # highest end ever begun in the ring of changes
+        ("slab_serial", "<u8", 336),  # highest serial ever given to a slab
+        ("reserved3", ("<u8", 5), 344),  # zero
         ("commits", (COMMIT_RECORD, (2,)), 384),  # the record of commit c is the one stamped c
         ("counters", ("<u8", COUNTERS), 640),  # COUNTER_NAMES
-        ("reserved4", ("<u8", 240), 2176),  # zero
+        ("reserved4", ("<u8", 48), 3712),  # zero
     ],
 )
 
@@ -167,6 +174,7 @@ STRUCTS: dict[str, np.dtype[np.void]] = {
     "psa_static": STATIC,
     "psa_token": TOKEN,
     "psa_slab": SLAB,
+    "psa_change_entry": CHANGE_ENTRY,
     "psa_undo_entry": UNDO_ENTRY,
     "psa_undo_record": UNDO_RECORD,
 }
@@ -201,9 +209,10 @@ _FAULTS = (
     "reorg_too_deep",
     "reorg_mismatch",
 )
-COUNTER_APPLIED = 16  # ProtocolRow.applied_counter + kind - PSA_EVENT_V2_SYNC
 COUNTER_FAULTS = 48  # + status - PSA_POOL_NOT_FOUND
 COUNTER_UNSUPPORTED = 64  # + protocol; + 15 for a protocol string that is not known
+COUNTER_APPLIED = 96  # + protocol * COUNTER_KINDS + kind - PSA_EVENT_V2_SYNC
+COUNTER_KINDS = 12
 
 # Index in psa_header.counters -> name, for status pages and metrics.
 COUNTER_NAMES: dict[int, str] = {
@@ -223,15 +232,15 @@ COUNTER_NAMES: dict[int, str] = {
     13: "arena_full",
     14: "audited",
     15: "audit_differences",
-    **{
-        row.applied_counter + kind: f"applied_{row.name}_{event}"
-        for row in PROTOCOLS.values()
-        for kind, event in enumerate(EVENT_NAMES)
-    },
-    PROTOCOLS[UNISWAP_V4].applied_counter + 8: "applied_uniswap_v4_protocol_fee",
     **{COUNTER_FAULTS + index: f"fault_{name}" for index, name in enumerate(_FAULTS)},
     **{
         COUNTER_UNSUPPORTED + number: f"unsupported_{name}"
         for number, name in (FEED_NAMES | NOT_HELD).items()
     },
+    **{
+        COUNTER_APPLIED + number * COUNTER_KINDS + kind: f"applied_{row.name}_{event}"
+        for number, row in PROTOCOLS.items()
+        for kind, event in enumerate(EVENT_NAMES)
+    },
+    COUNTER_APPLIED + UNISWAP_V4 * COUNTER_KINDS + 8: "applied_uniswap_v4_protocol_fee",
 }

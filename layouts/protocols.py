@@ -38,7 +38,6 @@ class ProtocolRow:
     name: str  # in state files, counters and what readers show
     family: Family
     state_fields: tuple[str, ...]
-    applied_counter: int  # first of its counters of applied events, by kind from V2_SYNC on
     max_fee_pips: int
     default_fee_pips: int | None = None  # of a pool whose fee a list leaves out; None: it may not
     max_tick_spacing: int = 0
@@ -71,7 +70,6 @@ PROTOCOLS = {
             "uniswap_v2",
             Family.CONSTANT_PRODUCT,
             ("reserve0", "reserve1"),
-            applied_counter=16,
             max_fee_pips=FEE_DENOMINATOR_PIPS - 1,
             default_fee_pips=3000,
         ),
@@ -80,7 +78,6 @@ PROTOCOLS = {
             "uniswap_v3",
             Family.CONCENTRATED,
             _PRICE_AND_TICKS,
-            applied_counter=24,
             max_fee_pips=FEE_DENOMINATOR_PIPS - 1,
             max_tick_spacing=16383,  # UniswapV3Factory: tickSpacing < 16384
         ),
@@ -89,7 +86,6 @@ PROTOCOLS = {
             "uniswap_v4",
             Family.CONCENTRATED,
             (*_PRICE_AND_TICKS, "protocol_fee", "lp_fee", "fee_block", "hooks"),
-            applied_counter=32,
             max_fee_pips=FEE_DENOMINATOR_PIPS,  # DYNAMIC_FEE_PIPS besides
             max_tick_spacing=32767,  # TickMath.MAX_TICK_SPACING: the greatest int16
             key_nbytes=32,
@@ -99,7 +95,6 @@ PROTOCOLS = {
             "solidly",
             Family.CONSTANT_PRODUCT,
             ("reserve0", "reserve1"),
-            applied_counter=144,
             max_fee_pips=FEE_DENOMINATOR_PIPS,
             has_listed_fee=False,
             is_in_feeds=False,

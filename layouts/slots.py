@@ -80,8 +80,9 @@ STATIC = record(
         ("protocol", "u1", 92),  # PSA_UNISWAP_V2, V3, V4, PSA_SOLIDLY
         ("key_nbytes", "u1", 93),  # 20 or 32
         ("flags", "u1", 94),  # PSA_POOL_HOOKED, PSA_POOL_DYNAMIC_FEE
-        ("reserved0", "u1", 95),  # zero
-        ("reserved1", ("<u8", 4), 96),  # zero
+        ("token_count", "u1", 95),  # 2 in all protocols held
+        ("more_tokens", ("<u4", 6), 96),  # indices of the third to the eighth token; 0: none
+        ("reserved0", "<u8", 120),  # zero
     ],
 )
 
@@ -100,15 +101,25 @@ TOKEN = record(
 
 TOKEN_DECIMALS_KNOWN = 1
 
-# Head of a tick slab; tick i32[cap], net i128[cap] and gross u128[cap] follow, each 64-byte aligned.
+# Head of a slab; of ticks, tick i32[cap], net i128[cap] and gross u128[cap] follow, each 64-byte aligned.
 SLAB = record(
     64,
     [
         ("slab_class", "<u4", 0),  # capacity class, [0, 40)
         ("owner", "<u4", 4),  # slot + 1, for debugging; 0 = free
         ("next_free", "<u4", 8),  # writer only: next free slab of the class, 64-byte units
-        ("reserved0", "<u4", 12),  # zero
-        ("reserved1", ("<u8", 6), 16),  # zero
+        ("kind", "<u4", 12),  # 0 = ticks
+        ("serial", "<u8", 16),  # another one for each content, within an origin; 0 = never taken
+        ("reserved0", ("<u8", 5), 24),  # zero
+    ],
+)
+
+# Of commit c at c % capacity; its slots stand in the ring of slots from the end of commit c - 1 on.
+CHANGE_ENTRY = record(
+    16,
+    [
+        ("stamp", "<u8", 0),  # number of the commit
+        ("end", "<u8", 8),  # number after its last slot; number n lives at n % capacity; only grows
     ],
 )
 

@@ -2,15 +2,15 @@
 
 from typing import Any, Self
 
-import numpy as np
-
-from arena.errors import SnapshotContended, SnapshotTooOld
-from arena.layouts import slots
+from arena.errors import SnapshotContended
 from arena.mapping import MappedArena
 from arena.native import ffi, lib
 from arena.readers.attachment import Attachment
-from arena.readers.lookup import pin, read_lines, read_rows, row_keys, slot_numbers
-from arena.reads import READ_TRIES, is_visible
+from arena.readers.lookup import pin
+from arena.reads import READ_TRIES
+
+_TOUCHED = 256  # room for so many at first, and for so many more than were there at the last try
+_new = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class HeadBlock(int):
@@ -57,26 +57,19 @@ def touched_keys(arena: Attachment, since: tuple[int, int], after: int | None) -
     only those whose last event or reading came after that block."""
     mapped = arena._current()
     origin, number = since
+    first_block = 0 if after is None else max(0, after + 1)
+    capacity, count, nbytes = _TOUCHED, ffi.new("uint32_t *"), ffi.new("uint64_t *")
     for _ in range(READ_TRIES):
         commit = int(pin(mapped).stamp)
-        references = np.empty(max(1, mapped.header.slots_used), np.uint64)
-        count = lib.psa_changed(
-            mapped.pointer,
-            number if origin == mapped.origin and number <= commit else 0,
-            commit,
-            ffi.from_buffer("uint64_t *", references),
-            len(references),
-        )
-        references = references[: min(count, len(references))]
-        try:
-            lines = read_lines(mapped, references, commit)
-            there = is_visible(lines["status"]) & (lines["unsure"] & slots.UNSURE_UNREAD == 0)
-            if after is not None:
-                there &= np.maximum(lines["block_number"], lines["base_block"]) > after
-            numbers = slot_numbers(references)[there]
-            return row_keys(read_rows(mapped, lines[there], numbers, commit))
-        except SnapshotTooOld:
-            continue
+        pools = _new("uint64_t[]", capacity)
+        known = number if origin == mapped.origin and number <= commit else 0
+        status = lib.psa_changed(mapped.pointer, known, commit, first_block, pools, capacity, count)
+        if status == lib.PSA_BUFFER_TOO_SMALL:
+            capacity = count[0] + _TOUCHED
+        elif status == lib.PSA_OK:
+            text = _new("char[]", lib.PSA_KEY_TEXT * count[0])
+            if lib.psa_keys_read(mapped.pointer, pools, count[0], text, nbytes) == lib.PSA_OK:
+                return str(ffi.buffer(text, nbytes[0]), "ascii").split()
     raise SnapshotContended(
         f"the pools of {arena.name} changed during each of {READ_TRIES} tries to list them",
         name=arena.name,

@@ -57,10 +57,12 @@ class Lib:
     PSA_COUNTER_ARENA_FULL: Final[int]
     PSA_COUNTER_AUDITED: Final[int]
     PSA_COUNTER_AUDIT_DIFFERENCES: Final[int]
-    PSA_COUNTER_APPLIED: Final[int]
     PSA_COUNTER_FAULTS: Final[int]
     PSA_COUNTER_UNSUPPORTED: Final[int]
+    PSA_COUNTER_APPLIED: Final[int]
+    PSA_COUNTER_KINDS: Final[int]
     PSA_SLAB_CLASSES: Final[int]
+    PSA_SLAB_TICKS: Final[int]
     PSA_UNDO_LINE: Final[int]
     PSA_UNDO_TICK: Final[int]
     PSA_UNDO_FEES: Final[int]
@@ -160,6 +162,7 @@ class Lib:
     PSA_SWAP_REVERTS: Final[int]
     PSA_TICK_DATA: Final[int]
     PSA_FAULTS: Final[int]
+    PSA_KEY_TEXT: Final[int]
     PSA_EXACT_OUT: Final[int]
     PSA_ALLOW_STALE: Final[int]
     PSA_ALLOW_DYNAMIC: Final[int]
@@ -238,7 +241,15 @@ class Lib:
         /,
     ) -> int: ...
     def psa_changed(
-        self, arena: Any, since: int, commit: int, pools: Any, capacity: int, /
+        self,
+        arena: Any,
+        since: int,
+        commit: int,
+        first_block: int,
+        pools: Any,
+        capacity: int,
+        count: Any,
+        /,
     ) -> int: ...
     def psa_writer_open(
         self, writer: Any, base: Any, nbytes: int, fd: int, touched: Any, dirty: Any, /
@@ -254,6 +265,9 @@ class Lib:
     def psa_find_many(self, arena: Any, keys: Any, count: int, pools: Any, /) -> int: ...
     def psa_rows_read(
         self, arena: Any, pools: Any, count: int, rows: Any, failed: Any, /
+    ) -> int: ...
+    def psa_keys_read(
+        self, arena: Any, pools: Any, count: int, text: Any, nbytes: Any, /
     ) -> int: ...
     def psa_token_add(self, writer: Any, token: Any, index: Any, /) -> int: ...
     def psa_pool_add(self, writer: Any, row: Any, slot: Any, /) -> int: ...

@@ -82,7 +82,8 @@ static void on_forward(psa_writer *writer, const psa_event *event, uint32_t slot
         edit.line.log_index = (uint32_t)event->log_index;
         writer->record.event_count++;
         psa_count(writer, PSA_COUNTER_EVENTS_APPLIED, 1);
-        psa_count(writer, PSA_COUNTER_APPLIED + 8 * protocol + event->kind - PSA_EVENT_V2_SYNC, 1);
+        psa_count(writer,
+                  PSA_COUNTER_APPLIED + PSA_COUNTER_KINDS * protocol + event->kind - PSA_EVENT_V2_SYNC, 1);
     } else {
         int was_sure = edit.line.unsure == 0;
         psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
@@ -226,7 +227,7 @@ static void on_unsupported(psa_writer *writer, const psa_event *event) {
 
 static void prefetch_slab(const psa_arena *arena, const psa_line *line) {
     psa_tick_arrays arrays;
-    if (line->tick_count == 0 || !psa_line_ticks(arena, line, &arrays)) return;
+    if (line->tick_count == 0 || !psa_line_arrays(arena, line, &arrays)) return;
     uint32_t count = line->tick_count < PREFETCH_TICKS ? line->tick_count : PREFETCH_TICKS;
     for (uint32_t i = 0; i < count; i += 16) __builtin_prefetch(&arrays.ticks[i], 1);
     for (uint32_t i = 0; i < count; i += 4) {
@@ -246,7 +247,7 @@ static void prefetch_ticks(const psa_arena *arena, const psa_event *event, uint3
     } else if (event->kind == PSA_EVENT_CL_SWAP) {
         const psa_line *line = &shared->lines[newest];
         psa_tick_arrays arrays;
-        if (line->tick_count != 0 && psa_line_ticks(arena, line, &arrays))
+        if (line->tick_count != 0 && psa_line_arrays(arena, line, &arrays))
             for (uint32_t i = 0; i < line->tick_count && i < PREFETCH_TICKS; i += 16)
                 __builtin_prefetch(&arrays.ticks[i]);
     }

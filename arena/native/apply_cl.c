@@ -188,7 +188,7 @@ static int ticks_fit(const psa_line *line, const psa_static *row, const psa_tick
 
 int psa_cl_fits(const psa_arena *arena, const psa_static *row, const psa_line *line) {
     psa_tick_arrays arrays;
-    return slot0_fits(line) && psa_line_ticks(arena, line, &arrays) && ticks_fit(line, row, &arrays);
+    return slot0_fits(line) && psa_line_arrays(arena, line, &arrays) && ticks_fit(line, row, &arrays);
 }
 
 static int ticks_consistent(const psa_line *line, int32_t spacing, const int32_t *ticks,

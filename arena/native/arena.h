@@ -76,6 +76,8 @@ typedef struct {
     psa_slot *slots;
     psa_token *tokens;
     uint32_t *buckets;
+    psa_change_entry *change_entries;
+    uint32_t *change_slots;
     psa_undo_entry *undo_entries;
     psa_undo_record *undo_records;
     uint8_t *heap;
@@ -85,6 +87,8 @@ typedef struct {
     uint32_t max_tokens;
     uint32_t bucket_mask;
     uint32_t undo_entry_count;
+    uint32_t change_entry_mask;
+    uint32_t change_slot_mask;
 } psa_arena;
 
 typedef struct {
@@ -194,11 +198,15 @@ int psa_snapshot_ticks(const psa_arena *arena, const uint64_t *pools, uint32_t c
                        uint64_t commit, psa_line *lines, uint64_t *starts, int32_t *ticks,
                        uint64_t *net, uint64_t *gross, uint64_t capacity, uint32_t *failed);
 
-/* References of the pools whose line was written by a commit after `since`, up to and including
- * `commit`; one written again since is among them, too. Returns how many there are; the first `capacity`
- * are stored. */
-uint32_t psa_changed(const psa_arena *arena, uint64_t since, uint64_t commit, uint64_t *pools,
-                     uint32_t capacity);
+/* ---- changes.c: which pools were written ------------------------------------------------------------- */
+
+/* References of the pools that are there at `commit`, with values, and were written by a commit after
+ * `since`, up to and including `commit`; of them those whose last event or reading is of `first_block` or
+ * a later one. Ascending by slot, each once. Looks at what those commits wrote; at all pools when
+ * `since` is 0 or too far back. *count is how many there are, on PSA_BUFFER_TOO_SMALL at least that many.
+ * PSA_SNAPSHOT_TOO_OLD when a pool was written twice since `commit`. */
+int psa_changed(const psa_arena *arena, uint64_t since, uint64_t commit, uint64_t first_block,
+                uint64_t *pools, uint32_t capacity, uint32_t *count);
 
 /* ---- open.c: where a writer begins ------------------------------------------------------------------------- */
 
@@ -243,6 +251,13 @@ uint32_t psa_find_many(const psa_arena *arena, const uint8_t *keys, uint32_t cou
 int psa_rows_read(const psa_arena *arena, const uint64_t *pools, uint32_t count, psa_static *rows,
                   uint32_t *failed);
 
+#define PSA_KEY_TEXT 67       /* bytes a key takes at most: 0x, 64 digits, a line end */
+
+/* Keys of many references as text, each with a line end; *nbytes is how long it is. Room for PSA_KEY_TEXT
+ * bytes each. Fails as psa_rows_read. */
+int psa_keys_read(const psa_arena *arena, const uint64_t *pools, uint32_t count, char *text,
+                  uint64_t *nbytes);
+
 /* ---- index.c, pools.c, apply.c, undo.c: the writer ---------------------------------------------------------------------- */
 
 /* Add a token, or find it by address. */
@@ -250,8 +265,8 @@ int psa_token_add(psa_writer *writer, const psa_token *token, uint32_t *index);
 
 /* Give a pool a slot and enter it in the index. It is invisible until its first install or announcement
  * commits. An existing key returns its slot. A slot whose pool's removal is committed is used again: by
- * the same key, or, when there is no fresh one, by any. Reserved and generation fields of `row` are
- * filled in. PSA_BAD_ARGUMENT when the removal of that key is not committed yet. */
+ * the same key, or, when there is no fresh one, by any. Generation, token count, further tokens and
+ * reserved fields of `row` are filled in. PSA_BAD_ARGUMENT when the removal of that key is not committed yet. */
 int psa_pool_add(psa_writer *writer, const psa_static *row, uint32_t *slot);
 
 /* Slot of a key that has one and was not removed, the open commit included. PSA_UNKNOWN_POOL. */

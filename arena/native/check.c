@@ -16,7 +16,7 @@
 
 #include <string.h>
 
-#define NUMBER_LIMIT (UINT64_C(1) << 62) /* of commits and undo numbers: no sum of two wraps */
+#define NUMBER_LIMIT (UINT64_C(1) << 62) /* of commits, undo numbers, changes: no sum of two wraps */
 #define BLOCK_LIMIT (UINT64_C(1) << 63)
 
 static int check_header(psa_writer *writer) {
@@ -31,8 +31,10 @@ static int check_header(psa_writer *writer) {
     if (header->superseded != 0)
         return psa_damaged(writer, "mark of an old generation", header->superseded);
     if (header->committed >= NUMBER_LIMIT || header->undo_entry_reserved >= NUMBER_LIMIT ||
-        header->undo_record_reserved >= NUMBER_LIMIT)
+        header->undo_record_reserved >= NUMBER_LIMIT || header->change_reserved >= NUMBER_LIMIT ||
+        header->slab_serial >= NUMBER_LIMIT)
         return psa_damaged(writer, "count of commits", header->committed);
+    if (!psa_changes_fit(arena)) return psa_damaged(writer, "ring of changes at commit", header->committed);
     if (header->committed == 0) return PSA_OK;
     const psa_commit_record *record = &header->commits[header->committed & 1];
     if (record->stamp != header->committed || record->block_number >= BLOCK_LIMIT)
@@ -45,7 +47,7 @@ static int check_header(psa_writer *writer) {
 }
 
 static int row_fits(const psa_arena *arena, const psa_static *row) {
-    return row->token0 < arena->max_tokens && row->token1 < arena->max_tokens &&
+    return row->token0 < arena->max_tokens && row->token1 < arena->max_tokens && row->token_count == 2 &&
            psa_family_of(row->protocol) != PSA_FAMILY_NONE && row->key_nbytes <= sizeof(row->key) &&
            row->generation <= UINT32_MAX - 2; /* each use of a slot takes the next one */
 }
@@ -54,7 +56,7 @@ static int row_fits(const psa_arena *arena, const psa_static *row) {
 static int line_fits(const psa_arena *arena, const psa_line *line) {
     psa_tick_arrays arrays;
     return (uint64_t)line->slab * 64 < arena->header->heap_top &&
-           psa_line_ticks(arena, line, &arrays) && line->block_number < BLOCK_LIMIT &&
+           psa_line_arrays(arena, line, &arrays) && line->block_number < BLOCK_LIMIT &&
            line->base_block < BLOCK_LIMIT && line->scrape_block < BLOCK_LIMIT &&
            line->generation <= UINT32_MAX - 2;
 }

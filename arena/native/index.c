@@ -85,6 +85,38 @@ int psa_rows_read(const psa_arena *arena, const uint64_t *pools, uint32_t count,
     return PSA_OK;
 }
 
+static char *put_key(char *text, const psa_static *row) {
+    static const char digits[16] = "0123456789abcdef";
+    uint32_t nbytes = row->key_nbytes < sizeof(row->key) ? row->key_nbytes : sizeof(row->key);
+    *text++ = '0';
+    *text++ = 'x';
+    for (uint32_t i = 0; i < nbytes; i++) {
+        *text++ = digits[row->key[i] >> 4];
+        *text++ = digits[row->key[i] & 15];
+    }
+    *text++ = '\n';
+    return text;
+}
+
+int psa_keys_read(const psa_arena *arena, const uint64_t *pools, uint32_t count, char *text,
+                  uint64_t *nbytes) {
+    char *end = text;
+    for (uint32_t i = 0; i < count; i++) {
+        psa_static row;
+        uint32_t failed;
+        if (i + 8 < count && (uint32_t)pools[i + 8] < arena->max_pools) {
+            const uint8_t *ahead = (const uint8_t *)&arena->statics[(uint32_t)pools[i + 8]];
+            __builtin_prefetch(ahead);
+            __builtin_prefetch(ahead + 64);
+        }
+        int status = psa_rows_read(arena, &pools[i], 1, &row, &failed);
+        if (status != PSA_OK) return status;
+        end = put_key(end, &row);
+    }
+    *nbytes = (uint64_t)(end - text);
+    return PSA_OK;
+}
+
 static void enter(psa_arena *arena, const uint8_t *key, uint32_t slot) {
     uint32_t bucket = psa_key_bucket(arena, key);
     while (arena->buckets[bucket] != 0 && arena->buckets[bucket] != PSA_BUCKET_PASSED)
@@ -133,8 +165,9 @@ static void leave(psa_arena *arena, const uint8_t *key, uint32_t slot) {
 /* Fill a row whose generation readers do not trust yet. */
 static void write_row(psa_static *target, const psa_static *row, uint32_t generation) {
     psa_static fresh = *row;
+    fresh.token_count = 2;
+    memset(fresh.more_tokens, 0, sizeof(fresh.more_tokens));
     fresh.reserved0 = 0;
-    memset(fresh.reserved1, 0, sizeof(fresh.reserved1));
     const uint32_t *from = (const uint32_t *)(const void *)&fresh;
     uint32_t *to = (uint32_t *)(void *)target;
     PSA_STORE(&target->generation, 0); /* G1 */

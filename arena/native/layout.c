@@ -5,15 +5,25 @@
 #include <string.h>
 
 #define PSA_MAGIC UINT64_C(0x3130414e45524150) /* "PARENA01" */
-#define PSA_LAYOUT_VERSION UINT32_C(0x00010003)
+#define PSA_LAYOUT_VERSION UINT32_C(0x00010004)
 #define PSA_BYTE_ORDER UINT32_C(0x01020304)
 
 static uint64_t align_page(uint64_t value) { return (value + 4095) & ~UINT64_C(4095); }
 
 typedef struct {
-    uint64_t statics, slots, tokens, buckets, undo_entries, undo_records, heap, nbytes;
-    uint32_t bucket_count;
+    uint64_t statics, slots, tokens, buckets, change_entries, change_slots, undo_entries, undo_records;
+    uint64_t heap, nbytes;
+    uint32_t bucket_count, change_entry_count, change_slot_count;
 } psa_offsets;
+
+/* Slots: each pool at least once, in a small arena four times, so that a reader has time to follow. */
+static void size_changes(uint32_t max_pools, psa_offsets *o) {
+    o->change_slot_count = 256;
+    while (o->change_slot_count < max_pools ||
+           (o->change_slot_count < 65536 && o->change_slot_count < 4 * max_pools))
+        o->change_slot_count *= 2;
+    o->change_entry_count = o->change_slot_count / 16;
+}
 
 static int compute_offsets(const psa_capacities *c, psa_offsets *o) {
     if (c->max_pools == 0 || c->max_pools > (UINT32_C(1) << 28)) return 0;
@@ -27,7 +37,11 @@ static int compute_offsets(const psa_capacities *c, psa_offsets *o) {
     o->slots = align_page(o->statics + sizeof(psa_static) * (uint64_t)c->max_pools);
     o->tokens = align_page(o->slots + sizeof(psa_slot) * (uint64_t)c->max_pools);
     o->buckets = align_page(o->tokens + sizeof(psa_token) * (uint64_t)c->max_tokens);
-    o->undo_entries = align_page(o->buckets + sizeof(uint32_t) * (uint64_t)o->bucket_count);
+    size_changes(c->max_pools, o);
+    o->change_entries = align_page(o->buckets + sizeof(uint32_t) * (uint64_t)o->bucket_count);
+    o->change_slots =
+        align_page(o->change_entries + sizeof(psa_change_entry) * (uint64_t)o->change_entry_count);
+    o->undo_entries = align_page(o->change_slots + sizeof(uint32_t) * (uint64_t)o->change_slot_count);
     o->undo_records =
         align_page(o->undo_entries + sizeof(psa_undo_entry) * (uint64_t)c->undo_entry_count);
     o->heap = align_page(o->undo_records + sizeof(psa_undo_record) * c->undo_record_count);
@@ -62,6 +76,10 @@ int psa_arena_format(uint8_t *base, uint64_t nbytes, const psa_capacities *capac
     header->slots_offset = o.slots;
     header->tokens_offset = o.tokens;
     header->buckets_offset = o.buckets;
+    header->change_entries_offset = o.change_entries;
+    header->change_slots_offset = o.change_slots;
+    header->change_entry_count = o.change_entry_count;
+    header->change_slot_count = o.change_slot_count;
     header->undo_entries_offset = o.undo_entries;
     header->undo_records_offset = o.undo_records;
     header->heap_offset = o.heap;
@@ -89,7 +107,11 @@ int psa_arena_open(psa_arena *arena, uint8_t *base, uint64_t nbytes) {
         header->bucket_count != o.bucket_count || header->statics_offset != o.statics ||
         header->slots_offset != o.slots || header->tokens_offset != o.tokens ||
         header->buckets_offset != o.buckets || header->undo_entries_offset != o.undo_entries ||
-        header->undo_records_offset != o.undo_records || header->heap_offset != o.heap)
+        header->undo_records_offset != o.undo_records || header->heap_offset != o.heap ||
+        header->change_entries_offset != o.change_entries ||
+        header->change_slots_offset != o.change_slots ||
+        header->change_entry_count != o.change_entry_count ||
+        header->change_slot_count != o.change_slot_count)
         return PSA_LAYOUT_MISMATCH;
     arena->base = base;
     arena->nbytes = o.nbytes;
@@ -98,6 +120,8 @@ int psa_arena_open(psa_arena *arena, uint8_t *base, uint64_t nbytes) {
     arena->slots = (psa_slot *)(void *)(base + o.slots);
     arena->tokens = (psa_token *)(void *)(base + o.tokens);
     arena->buckets = (uint32_t *)(void *)(base + o.buckets);
+    arena->change_entries = (psa_change_entry *)(void *)(base + o.change_entries);
+    arena->change_slots = (uint32_t *)(void *)(base + o.change_slots);
     arena->undo_entries = (psa_undo_entry *)(void *)(base + o.undo_entries);
     arena->undo_records = (psa_undo_record *)(void *)(base + o.undo_records);
     arena->heap = base + o.heap;
@@ -106,6 +130,8 @@ int psa_arena_open(psa_arena *arena, uint8_t *base, uint64_t nbytes) {
     arena->max_pools = capacities.max_pools;
     arena->max_tokens = capacities.max_tokens;
     arena->bucket_mask = o.bucket_count - 1;
+    arena->change_entry_mask = o.change_entry_count - 1;
+    arena->change_slot_mask = o.change_slot_count - 1;
     arena->undo_entry_count = capacities.undo_entry_count;
     return PSA_OK;
 }

@@ -60,8 +60,8 @@
 #define PSA_PHASE_GAP 6           /* events were lost; reason says which blocks */
 #define PSA_PHASE_STOPPED 7
 
-/* counters in the data header; [APPLIED + protocol * 8 + kind - PSA_EVENT_V2_SYNC] for the
- * protocols held, of which V4 has one more, [FAULTS + status - PSA_POOL_NOT_FOUND], [UNSUPPORTED + protocol] */
+/* counters in the data header; [FAULTS + status - PSA_POOL_NOT_FOUND], [UNSUPPORTED + protocol] of the
+ * feed's, [APPLIED + protocol * KINDS + kind - PSA_EVENT_V2_SYNC] of the protocols held */
 #define PSA_COUNTER_BLOCKS 0
 #define PSA_COUNTER_BLOCKS_REVERTED 1
 #define PSA_COUNTER_COMMITS 2
@@ -78,9 +78,10 @@
 #define PSA_COUNTER_ARENA_FULL 13        /* events that found no room for their ticks */
 #define PSA_COUNTER_AUDITED 14           /* times a pool was compared with a node */
 #define PSA_COUNTER_AUDIT_DIFFERENCES 15 /* of them those that differed */
-#define PSA_COUNTER_APPLIED 16
 #define PSA_COUNTER_FAULTS 48
 #define PSA_COUNTER_UNSUPPORTED 64       /* + protocol, 15 = unknown string */
+#define PSA_COUNTER_APPLIED 96
+#define PSA_COUNTER_KINDS 12             /* of events, for each protocol from 0 to 23 */
 
 /* ---- version line: 128 bytes, two a pool ---------------------------------------------------------- */
 
@@ -129,8 +130,9 @@ typedef struct {
     uint8_t protocol;
     uint8_t key_nbytes;
     uint8_t flags;           /* PSA_POOL_* */
-    uint8_t reserved0;
-    uint64_t reserved1[4];
+    uint8_t token_count;     /* 2 in all protocols held */
+    uint32_t more_tokens[6]; /* token table indices of the third to the eighth; 0 where there is none */
+    uint64_t reserved0;
 } psa_static;
 
 typedef struct {
@@ -144,14 +146,16 @@ typedef struct {
 } psa_token;
 
 #define PSA_SLAB_CLASSES 40
+#define PSA_SLAB_TICKS 0
 
-/* tick slab header; arrays follow, each 64-byte aligned: tick i32[cap], net i128[cap], gross u128[cap] */
+/* slab header; of ticks, arrays follow, each 64-byte aligned: tick i32[cap], net i128[cap], gross u128[cap] */
 typedef struct {
     uint32_t slab_class;
     uint32_t owner;          /* slot + 1, for debugging */
     uint32_t next_free;      /* writer only; offset in 64-byte units */
-    uint32_t reserved0;
-    uint64_t reserved1[6];
+    uint32_t kind;           /* PSA_SLAB_*: what follows */
+    uint64_t serial;         /* another one for each content, within an origin; 0 = never taken */
+    uint64_t reserved0[5];
 } psa_slab;
 
 /* ---- commit record: 128 bytes, two in the data header, double-stamped like a pool ----------------- */
@@ -172,6 +176,15 @@ typedef struct {
     uint64_t reused;         /* as in the header, when this was committed */
     uint64_t fees_block;     /* protocol fees of V4 told up to this block are in the arena */
 } psa_commit_record;
+
+/* ---- ring of changes: which slots each commit wrote -------------------------------------------------- */
+
+/* of commit c, at c % change_entry_count; its slots stand in the ring of slots from the end of commit
+ * c - 1 on, the one numbered n at n % change_slot_count */
+typedef struct {
+    uint64_t stamp;          /* number of the commit */
+    uint64_t end;            /* number after its last slot; only grows */
+} psa_change_entry;
 
 /* ---- undo ring -------------------------------------------------------------------------------------- */
 
@@ -208,7 +221,7 @@ typedef struct {
 
 /* ---- data header: 4096 bytes ------------------------------------------------------------------------ */
 
-#define PSA_COUNTERS 192
+#define PSA_COUNTERS 384
 
 typedef struct {
     uint64_t magic;
@@ -233,7 +246,11 @@ typedef struct {
     uint64_t undo_records_offset;
     uint64_t heap_offset;
     uint64_t origin;         /* generation of the arena in which commits and slots began to be counted */
-    uint64_t reserved0[4];
+    uint64_t change_entries_offset;
+    uint64_t change_slots_offset;
+    uint32_t change_entry_count; /* both powers of two, from max_pools */
+    uint32_t change_slot_count;
+    uint64_t reserved0;
     /* 192 */
     uint64_t committed;      /* alone in its cache line; its low word is the futex */
     uint64_t reserved1[7];
@@ -250,13 +267,15 @@ typedef struct {
     uint64_t pool_count;
     /* 320 */
     uint64_t reused;         /* slots ever given out again, counted before anything of it is stored */
-    uint64_t reserved3[7];
+    uint64_t change_reserved; /* highest end ever begun in the ring of changes, also by a dead writer */
+    uint64_t slab_serial;    /* highest serial ever given to a slab */
+    uint64_t reserved3[5];
     /* 384 */
     psa_commit_record commits[2];
     /* 640 */
     uint64_t counters[PSA_COUNTERS]; /* layouts/header.py names them */
-    /* 2176 */
-    uint64_t reserved4[240];
+    /* 3712 */
+    uint64_t reserved4[48];
 } psa_header;
 
 /* ---- control segment: 4096 bytes ---------------------------------------------------------------------- */
@@ -311,6 +330,7 @@ _Static_assert(sizeof(psa_static) == 128, "psa_static");
 _Static_assert(sizeof(psa_token) == 64, "psa_token");
 _Static_assert(sizeof(psa_slab) == 64, "psa_slab");
 _Static_assert(sizeof(psa_commit_record) == 128, "psa_commit_record");
+_Static_assert(sizeof(psa_change_entry) == 16, "psa_change_entry");
 _Static_assert(sizeof(psa_undo_entry) == 96, "psa_undo_entry");
 _Static_assert(sizeof(psa_undo_record) == 88, "psa_undo_record");
 _Static_assert(sizeof(psa_header) == 4096, "psa_header");

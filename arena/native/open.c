@@ -76,8 +76,10 @@ int psa_arena_copy(uint8_t *base, uint64_t nbytes, int32_t fd, const psa_arena *
     if (status != PSA_OK) return status;
     memcpy(header->counters, source->counters, sizeof(header->counters));
     header->reused = source->reused;
+    header->slab_serial = source->slab_serial;
     PSA_STORE_RELEASE(&header->slots_used, source->slots_used);
     PSA_STORE_RELEASE(&header->committed, source->committed);
+    psa_changes_begin(&to.arena);
     psa_index_rebuild(&to);
     return PSA_OK;
 }

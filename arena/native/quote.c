@@ -63,7 +63,7 @@ static int shared_quote(const psa_arena *arena, uint32_t slot, uint32_t generati
             return psa_finish_result(&line, status, result);
         }
         row_fields row = read_row(&arena->statics[slot]);
-        psa_tick_arrays arrays = {0, 0, 0};
+        psa_tick_arrays arrays = {0, 0, 0, 0};
         pool_state pool;
         status = psa_has_reserves(row.protocol) || psa_line_ticks(arena, &line, &arrays) ? PSA_OK
                                                                                       : PSA_TICK_DATA;
@@ -117,7 +117,7 @@ int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_
 
 int psa_load_copy(const psa_pool_copy *copy, uint32_t flags, uint32_t lp_fee, pool_state *pool) {
     row_fields row = read_row(copy->row);
-    psa_tick_arrays arrays = {copy->ticks, copy->net, 0};
+    psa_tick_arrays arrays = {copy->ticks, copy->net, 0, 0};
     return load_state(&copy->line, &row, 0, flags, lp_fee, &arrays, pool);
 }
 

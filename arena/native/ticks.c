@@ -42,7 +42,7 @@ static void copy_words(void *to, const void *from, uint64_t nbytes) {
 
 static psa_tick_arrays arrays_of(const psa_arena *arena, const psa_line *line) {
     psa_tick_arrays arrays;
-    if (!psa_line_ticks(arena, line, &arrays)) arrays = (psa_tick_arrays){0};
+    if (!psa_line_arrays(arena, line, &arrays)) arrays = (psa_tick_arrays){0};
     return arrays;
 }
 
@@ -74,6 +74,14 @@ int psa_heap_reserve(psa_writer *writer, uint64_t needed) {
         }
     }
     return PSA_FULL_SHM;
+}
+
+/* Before the content of a private slab is changed. Committed content has a number the header already had
+ * when it was committed, so what a dead writer gave is not given again. */
+static void renew_serial(psa_writer *writer, psa_slab *slab) {
+    psa_header *header = writer->arena.header;
+    PSA_STORE(&header->slab_serial, header->slab_serial + 1);
+    PSA_STORE(&slab->serial, header->slab_serial);
 }
 
 static int slab_take(psa_writer *writer, uint32_t slab_class, uint32_t *slab) {
@@ -122,7 +130,8 @@ static int own_slabs(psa_writer *writer, uint64_t low, const uint64_t *begins) {
             if (!(begins[at / 64] >> at % 64 & 1))
                 return psa_damaged(writer, "tick slab of slot", slot);
             psa_slab *slab = slab_at(arena, line->slab);
-            if (slab->slab_class != line->slab_class || (slab->owner != 0 && slab->owner != slot + 1))
+            if (slab->slab_class != line->slab_class || (slab->owner != 0 && slab->owner != slot + 1) ||
+                slab->kind != PSA_SLAB_TICKS || slab->serial == 0 || slab->serial > header->slab_serial)
                 return psa_damaged(writer, "tick slab of slot", slot);
             PSA_STORE(&slab->owner, slot + 1);
         }
@@ -210,6 +219,8 @@ static int move_to_slab(psa_writer *writer, psa_edit *edit, uint32_t slab_class,
     if (status != PSA_OK) return status;
     psa_slab *header = slab_at(arena, slab);
     PSA_STORE(&header->owner, edit->slot + 1);
+    PSA_STORE(&header->kind, PSA_SLAB_TICKS);
+    renew_serial(writer, header);
     edit->line.slab = slab;
     edit->line.slab_class = (uint8_t)header->slab_class;
     psa_tick_arrays fresh = arrays_of(arena, &edit->line);
@@ -225,7 +236,10 @@ static int move_to_slab(psa_writer *writer, psa_edit *edit, uint32_t slab_class,
 int psa_ticks_reserve(psa_writer *writer, psa_edit *edit, uint32_t extra) {
     uint32_t needed = edit->line.tick_count + extra;
     int is_private = edit->line.slab != 0 && edit->line.slab != edit->shared_slab;
-    if (is_private && psa_slab_capacity[edit->line.slab_class] >= needed) return PSA_OK;
+    if (is_private && psa_slab_capacity[edit->line.slab_class] >= needed) {
+        renew_serial(writer, slab_at(&writer->arena, edit->line.slab));
+        return PSA_OK;
+    }
     return move_to_slab(writer, edit, class_for(needed), edit->line.tick_count);
 }
 

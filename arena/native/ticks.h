@@ -3,6 +3,7 @@
 #define PSA_TICKS_H
 
 #include "arena.h"
+#include "atomics.h"
 
 /* Slab capacities in ticks: 8, then 1.5 times more each, rounded down. 40 classes reach past the
  * 1,774,545 ticks a pool can have at spacing 1. */
@@ -26,15 +27,15 @@ typedef struct {
     const int32_t *ticks;
     const uint64_t *net;   /* two limbs each */
     const uint64_t *gross; /* two limbs each */
+    uint64_t serial;       /* of the slab's content: the same slab and serial in one origin are the same
+                              ticks and nets; 0: not known */
 } psa_tick_arrays;
 
-/* Locate the tick arrays a copied line names. Checks class, offset and counts against the mapping, so
- * a torn line cannot lead outside it. Returns 0 when they do not fit (or the pool has no ticks and
- * tick_count is not 0); a pool without ticks gives null arrays and 1. */
-static inline int psa_line_ticks(const psa_arena *arena, const psa_line *line, psa_tick_arrays *out) {
-    out->ticks = 0;
-    out->net = 0;
-    out->gross = 0;
+/* Locate the tick arrays a copied line names, without a look at them: serial is 0. Checks class, offset
+ * and counts against the mapping, so a torn line cannot lead outside it. Returns 0 when they do not fit
+ * (or the pool has no ticks and tick_count is not 0); a pool without ticks gives null arrays and 1. */
+static inline int psa_line_arrays(const psa_arena *arena, const psa_line *line, psa_tick_arrays *out) {
+    *out = (psa_tick_arrays){0};
     if (line->current_index > line->tick_count) return 0;
     if (line->slab == 0) return line->tick_count == 0;
     if (line->slab_class >= PSA_SLAB_CLASSES) return 0;
@@ -48,6 +49,13 @@ static inline int psa_line_ticks(const psa_arena *arena, const psa_line *line, p
     out->ticks = (const int32_t *)(const void *)(slab + sizeof(psa_slab));
     out->net = (const uint64_t *)(const void *)(slab + psa_slab_net_offset(capacity));
     out->gross = (const uint64_t *)(const void *)(slab + psa_slab_gross_offset(capacity));
+    return 1;
+}
+
+/* psa_line_arrays with the serial, which is good once the stamp was checked, as the arrays are. */
+static inline int psa_line_ticks(const psa_arena *arena, const psa_line *line, psa_tick_arrays *out) {
+    if (!psa_line_arrays(arena, line, out)) return 0;
+    if (out->ticks != 0) out->serial = PSA_LOAD(&((const psa_slab *)(const void *)out->ticks - 1)->serial);
     return 1;
 }
 

@@ -39,32 +39,9 @@
 
 /* ---- reading ---- */
 
-static inline void load_words(uint64_t *to, const void *from, size_t count) {
-    const uint64_t *words = (const uint64_t *)from;
-    for (size_t i = 0; i < count; i++) to[i] = PSA_LOAD(&words[i]);
-}
-
 static inline void store_words(void *to, const uint64_t *from, size_t count) {
     uint64_t *words = (uint64_t *)to;
     for (size_t i = 0; i < count; i++) PSA_STORE(&words[i], from[i]);
-}
-
-/* R2: the line to use as of `commit`, and its stamp; 2 when there is none. */
-static inline uint32_t pick_line(const psa_slot *slot, uint64_t commit, uint64_t *stamp) {
-    uint64_t first = PSA_LOAD_ACQUIRE(&slot->lines[0].stamp);
-    uint64_t second = PSA_LOAD_ACQUIRE(&slot->lines[1].stamp);
-    int first_fits = first <= commit && first != 0;
-    int second_fits = second <= commit && second != 0;
-    if (first_fits && (!second_fits || first > second)) {
-        *stamp = first;
-        return 0;
-    }
-    if (second_fits) {
-        *stamp = second;
-        return 1;
-    }
-    *stamp = first == 0 || second == 0 ? 0 : 1;
-    return 2;
 }
 
 int psa_line_begin(const psa_arena *arena, uint32_t slot, uint64_t commit, psa_line *line,
@@ -72,9 +49,9 @@ int psa_line_begin(const psa_arena *arena, uint32_t slot, uint64_t commit, psa_l
     if (slot >= arena->max_pools) return PSA_BAD_ARGUMENT;
     if (commit == 0) commit = PSA_LOAD_ACQUIRE(&arena->header->committed); /* R1 */
     uint64_t stamp;
-    uint32_t picked = pick_line(&arena->slots[slot], commit, &stamp);
+    uint32_t picked = psa_pick_line(&arena->slots[slot], commit, &stamp);
     if (picked == 2) return stamp == 0 ? PSA_UNKNOWN_POOL : PSA_SNAPSHOT_TOO_OLD;
-    load_words((uint64_t *)(void *)line, &arena->slots[slot].lines[picked], PSA_LINE_WORDS);
+    psa_load_words((uint64_t *)(void *)line, &arena->slots[slot].lines[picked], PSA_LINE_WORDS);
     line->stamp = stamp;
     *which = picked;
     return PSA_OK;
@@ -102,8 +79,8 @@ int psa_pool_read(const psa_arena *arena, uint32_t slot, uint32_t generation, ui
 static void load_ticks(const psa_tick_arrays *from, uint32_t count, int32_t *ticks, uint64_t *net,
                        uint64_t *gross) {
     for (uint32_t i = 0; i < count; i++) ticks[i] = PSA_LOAD(&from->ticks[i]);
-    load_words(net, from->net, 2 * (size_t)count);
-    load_words(gross, from->gross, 2 * (size_t)count);
+    psa_load_words(net, from->net, 2 * (size_t)count);
+    psa_load_words(gross, from->gross, 2 * (size_t)count);
 }
 
 /* One try at a line and its ticks. PSA_CONTENDED: a torn read, try again. */
@@ -202,22 +179,6 @@ int psa_snapshot_ticks(const psa_arena *arena, const uint64_t *pools, uint32_t c
     return total > capacity ? PSA_BUFFER_TOO_SMALL : PSA_OK;
 }
 
-uint32_t psa_changed(const psa_arena *arena, uint64_t since, uint64_t commit, uint64_t *pools,
-                     uint32_t capacity) {
-    uint32_t count = 0, used = PSA_LOAD_ACQUIRE(&arena->header->slots_used);
-    for (uint32_t slot = 0; slot < used && slot < arena->max_pools; slot++) {
-        uint64_t stamp;
-        uint32_t picked = pick_line(&arena->slots[slot], commit, &stamp);
-        /* With both lines newer than `commit` the pool was written again, or is new since. */
-        if (picked == 2 ? stamp == 0 : stamp <= since) continue;
-        const psa_line *lines = arena->slots[slot].lines;
-        uint32_t generation = PSA_LOAD(&lines[picked == 2 ? 0 : picked].generation);
-        if (count < capacity) pools[count] = (uint64_t)generation << 32 | slot;
-        count++;
-    }
-    return count;
-}
-
 int psa_pin(const psa_arena *arena, psa_commit_record *record) {
     const psa_header *header = arena->header;
     for (int attempt = 0; attempt < PSA_READ_TRIES; attempt++) {
@@ -228,7 +189,7 @@ int psa_pin(const psa_arena *arena, psa_commit_record *record) {
         }
         const psa_commit_record *source = &header->commits[commit & 1];
         if (PSA_LOAD_ACQUIRE(&source->stamp) != commit) continue;
-        load_words((uint64_t *)(void *)record, source, sizeof(*record) / sizeof(uint64_t));
+        psa_load_words((uint64_t *)(void *)record, source, sizeof(*record) / sizeof(uint64_t));
         PSA_FENCE_ACQUIRE(); /* R3 */
         if (PSA_LOAD(&source->stamp) == commit) {
             record->stamp = commit;
@@ -323,6 +284,7 @@ int psa_commit(psa_writer *writer) {
     psa_commit_record *record = &header->commits[commit & 1];
     writer->record.stamp = commit;
     writer->record.reused = header->reused;
+    psa_changes_publish(writer);
     PSA_STORE(&record->stamp, commit); /* W1 */
     PSA_FENCE_RELEASE();               /* W2 */
     store_words((uint64_t *)(void *)record + 1, (const uint64_t *)(const void *)&writer->record + 1,

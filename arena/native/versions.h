@@ -5,6 +5,31 @@
 #include "arena.h"
 #include "atomics.h"
 
+#include <stddef.h>
+
+static inline void psa_load_words(uint64_t *to, const void *from, size_t count) {
+    const uint64_t *words = (const uint64_t *)from;
+    for (size_t i = 0; i < count; i++) to[i] = PSA_LOAD(&words[i]);
+}
+
+/* R2: the line to use as of `commit`, and its stamp; 2 when there is none. */
+static inline uint32_t psa_pick_line(const psa_slot *slot, uint64_t commit, uint64_t *stamp) {
+    uint64_t first = PSA_LOAD_ACQUIRE(&slot->lines[0].stamp);
+    uint64_t second = PSA_LOAD_ACQUIRE(&slot->lines[1].stamp);
+    int first_fits = first <= commit && first != 0;
+    int second_fits = second <= commit && second != 0;
+    if (first_fits && (!second_fits || first > second)) {
+        *stamp = first;
+        return 0;
+    }
+    if (second_fits) {
+        *stamp = second;
+        return 1;
+    }
+    *stamp = first == 0 || second == 0 ? 0 : 1;
+    return 2;
+}
+
 /* Pick and copy the newest line of `slot` with stamp <= commit (commit 0: the newest committed).
  * PSA_SNAPSHOT_TOO_OLD when both lines are newer, PSA_UNKNOWN_POOL when neither was ever written.
  * The copy is not validated yet: psa_line_still must hold after its last use, and again after the

@@ -86,6 +86,14 @@ int psa_commit_due(psa_writer *writer, uint64_t min_commit_ns);
 /* Begin with the last commit of a segment that passed psa_check and psa_slabs_rebuild. */
 void psa_writer_resume(psa_writer *writer);
 
+/* changes.c */
+/* Say in the ring of changes what the open commit wrote; it is about to be published. */
+void psa_changes_publish(psa_writer *writer);
+/* Make the last commit the first whose successors the empty ring can tell. */
+void psa_changes_begin(psa_arena *arena);
+/* Whether a writer can go on from the ring. */
+int psa_changes_fit(const psa_arena *arena);
+
 /* check.c */
 /* Everything but the tick slabs, which psa_slabs_rebuild looks at. PSA_DAMAGED. */
 int psa_check(psa_writer *writer);

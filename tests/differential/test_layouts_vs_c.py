@@ -105,7 +105,7 @@ def test_status_is_the_highest_byte_of_fee_status() -> None:
 def test_every_struct_in_shared_memory_has_a_dtype() -> None:
     """Everything reachable from the segments' tables."""
     reachable = {"psa_header", "psa_control", "psa_static", "psa_slot", "psa_token", "psa_slab"}
-    reachable |= {"psa_undo_entry", "psa_undo_record"}
+    reachable |= {"psa_change_entry", "psa_undo_entry", "psa_undo_record"}
     while True:
         more = {
             item_of_c(entry.type)[0].cname
@@ -173,13 +173,13 @@ def test_protocol_names_are_the_constants() -> None:
 
 def test_counter_names_are_the_constants() -> None:
     constants = c_constants("PSA_COUNTER_")
-    blocks = {"APPLIED", "FAULTS", "UNSUPPORTED"}
+    blocks = {"APPLIED", "FAULTS", "UNSUPPORTED", "KINDS"}
     for name, number in constants.items():
         if name in blocks:
             assert getattr(header, f"COUNTER_{name}") == number
         else:
             assert header.COUNTER_NAMES[number] == name.lower()
-    assert {n for n in header.COUNTER_NAMES if n < header.COUNTER_APPLIED} == {
+    assert {n for n in header.COUNTER_NAMES if n < header.COUNTER_FAULTS} == {
         number for name, number in constants.items() if name not in blocks
     }
     assert header.COUNTERS == lib.PSA_COUNTERS
@@ -198,9 +198,10 @@ def test_block_counters_are_named_after_what_they_count() -> None:
     }
     for protocol, pool in protocols.PROTOCOL_NAMES.items():
         for event, kind in kinds.items():
-            index = lib.PSA_COUNTER_APPLIED + protocol * 8 + kind - lib.PSA_EVENT_V2_SYNC
+            index = lib.PSA_COUNTER_APPLIED + protocol * lib.PSA_COUNTER_KINDS
+            index += kind - lib.PSA_EVENT_V2_SYNC
             assert header.COUNTER_NAMES[index] == f"applied_{pool}_{event}"
-    index = lib.PSA_COUNTER_APPLIED + lib.PSA_UNISWAP_V4 * 8
+    index = lib.PSA_COUNTER_APPLIED + lib.PSA_UNISWAP_V4 * lib.PSA_COUNTER_KINDS
     index += lib.PSA_EVENT_PROTOCOL_FEE - lib.PSA_EVENT_V2_SYNC
     assert header.COUNTER_NAMES[index] == "applied_uniswap_v4_protocol_fee"
     for name in (
@@ -282,6 +283,8 @@ def test_a_formatted_segment_reads_back_through_the_dtype() -> None:
         ("slots_offset", slots.SLOT.itemsize * 10),
         ("tokens_offset", slots.TOKEN.itemsize * 20),
         ("buckets_offset", 4 * int(found["bucket_count"])),
+        ("change_entries_offset", slots.CHANGE_ENTRY.itemsize * int(found["change_entry_count"])),
+        ("change_slots_offset", 4 * int(found["change_slot_count"])),
         ("undo_entries_offset", slots.UNDO_ENTRY.itemsize * 30),
         ("undo_records_offset", slots.UNDO_RECORD.itemsize * 40),
         ("heap_offset", 8192),

@@ -122,7 +122,7 @@ def test_logs_lead_from_state_to_state(path: Path, arena_name: str) -> None:
                     assert state.reserve0 == int(truth["reserve0"])
                     assert state.reserve1 == int(truth["reserve1"])
                     compared += 1
-            applied = writer.counters[lib.PSA_COUNTER_APPLIED + 8 * SOLIDLY]
+            applied = writer.counters[lib.PSA_COUNTER_APPLIED + lib.PSA_COUNTER_KINDS * SOLIDLY]
         faults, _ = writer.take_faults()
         writer.close(unlink=True)
     assert faults == []

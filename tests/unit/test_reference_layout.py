@@ -18,7 +18,8 @@ RECORDS = [
     ("Static row", slots.STATIC, "STATIC", "slots.py"),
     ("Version line, two a slot", slots.LINE, "LINE", "slots.py"),
     ("Token", slots.TOKEN, "TOKEN", "slots.py"),
-    ("Tick slab header", slots.SLAB, "SLAB", "slots.py"),
+    ("Slab header", slots.SLAB, "SLAB", "slots.py"),
+    ("Entry of the ring of changes", slots.CHANGE_ENTRY, "CHANGE_ENTRY", "slots.py"),
     ("Undo entry", slots.UNDO_ENTRY, "UNDO_ENTRY", "slots.py"),
     ("Undo record", slots.UNDO_RECORD, "UNDO_RECORD", "slots.py"),
 ]
@@ -27,9 +28,11 @@ INTRODUCTION = """# Memory layout
 The byte map of both segments, from the dtypes in `layouts/`, which a test holds equal to the C
 structs in `arena/native/layout.h`. Integers are little-endian; wide ones are arrays of 64-bit limbs,
 least significant first. Regions of the data segment follow the header page by page: static rows,
-slots, tokens, key index (u32 buckets: 0, slot + 1, or 2^32-1 for one that was left), undo entries, undo
-records, tick heap; their offsets stand in the header. A tick slab is its header, then tick i32[capacity],
-liquidity_net i128[capacity], liquidity_gross u128[capacity], each from a 64-byte boundary; the capacities
+slots, tokens, key index (u32 buckets: 0, slot + 1, or 2^32-1 for one that was left), entries and slots (u32)
+of the ring of changes, undo entries, undo records, tick heap; their offsets stand in the header. The commits
+from a to b wrote the slots numbered from the end of commit a - 1 up to the end of b; number n is at n % capacity
+in the ring ([why that is safe](../explanation/concurrency.md#the-ring-of-changes)). A tick slab is its header,
+then tick i32[capacity], liquidity_net i128[capacity], liquidity_gross u128[capacity], each from a 64-byte boundary; the capacities
 of the size classes are 8 and then 1.5 times the one before, rounded down.
 """
 

@@ -23,7 +23,7 @@ Counters = npt.NDArray[np.uint64]
 
 
 def named_counters(counters: Counters) -> dict[str, int]:
-    """The header's counters, (192,) u64, under the names of layouts.header.COUNTER_NAMES."""
+    """The header's counters, (384,) u64, under the names of layouts.header.COUNTER_NAMES."""
     return {name: int(counters[index]) for index, name in COUNTER_NAMES.items()}
 
 
