@@ -149,7 +149,8 @@ class Depth:
 
     @property
     def rungs(self) -> list[Any]:
-        return [self.memory[i] for i in range(self.depth.count)]
+        """Copies: an item would not keep the array it lies in."""
+        return [ffi.new("psa_rung *", self.memory[i]) for i in range(self.depth.count)]
 
     def quote(
         self, amounts: Sequence[int], exact_in: bool, limit: int | None = None
