@@ -7,8 +7,8 @@ from typing import Any
 from arena.errors import ArenaError, InvalidEventData
 from arena.layouts.protocols import PROTOCOLS
 from arena.layouts.slots import NO_SLOT
-from arena.layouts.words import ints_from_limbs
 from arena.native import EXCEPTIONS, ffi
+from arena.native._handle import ints_from_words
 from arena.reads import PoolWords
 
 
@@ -111,8 +111,8 @@ def unpack(protocol: int, block_number: int, words: PoolWords) -> PoolValues:
         return PoolValues(block_number, fee, reserve0=low, reserve1=high)
     columns = (
         words.ticks.tolist(),
-        ints_from_limbs(words.gross),
-        ints_from_limbs(words.net, signed=True),
+        ints_from_words(words.gross),
+        ints_from_words(words.net, signed=True),
     )
     return PoolValues(
         block_number,

@@ -27,17 +27,6 @@ def from_limbs(limbs: Sequence[int] | npt.NDArray[np.uint64]) -> int:
     return value
 
 
-def ints_from_limbs(array: npt.NDArray[np.uint64], *, signed: bool = False) -> list[int]:
-    """Python ints of an (n, count) array of limbs."""
-    count = array.shape[1]
-    data = np.ascontiguousarray(array).tobytes()
-    size = 8 * count
-    return [
-        int.from_bytes(data[start : start + size], "little", signed=signed)
-        for start in range(0, len(data), size)
-    ]
-
-
 def cut_utf8(text: str, nbytes: int) -> bytes:
     """At most `nbytes` of UTF-8, cut between characters."""
     return text.encode("utf-8", "replace")[:nbytes].decode("utf-8", "ignore").encode()

@@ -6,9 +6,10 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from arena.layouts.words import ints_from_limbs
+from arena.mapping import MappedArena
 from arena.native import ffi, lib
-from arena.readers.quote import RESULT, Quote, make_quote, make_result, quote_error
+from arena.native._handle import ints_from_words
+from arena.readers.quote import RESULT, Quote, make_quote, quote_error
 
 _CONTENDED: int = lib.PSA_CONTENDED
 
@@ -60,7 +61,7 @@ class QuoteBatch(Sequence[Quote]):
         status = int(self.results["status"][index])
         if status == 0:
             return None
-        amount = ints_from_limbs(self._amounts[index : index + 1])[0]
+        amount = ints_from_words(self._amounts[index : index + 1])[0]
         return quote_error(status, self._keys[index], amount, int(self._flags[index]))
 
     @property
@@ -72,22 +73,22 @@ class QuoteBatch(Sequence[Quote]):
     @property
     def amounts_in(self) -> list[int]:
         """Wei paid to the pools."""
-        return ints_from_limbs(self.results["amount_in"])
+        return ints_from_words(self.results["amount_in"])
 
     @property
     def amounts_out(self) -> list[int]:
         """Wei paid by the pools."""
-        return ints_from_limbs(self.results["amount_out"])
+        return ints_from_words(self.results["amount_out"])
 
     @property
     def sqrt_prices_x96_after(self) -> list[int]:
         """Q64.96; 0 for V2."""
-        return ints_from_limbs(self.results["sqrt_price_x96_after"])
+        return ints_from_words(self.results["sqrt_price_x96_after"])
 
     @property
     def liquidities_after(self) -> list[int]:
         """Liquidity in range afterwards; 0 for V2."""
-        return ints_from_limbs(self.results["liquidity_after"])
+        return ints_from_words(self.results["liquidity_after"])
 
     def __repr__(self) -> str:
         failed = int(np.count_nonzero(self.results["status"]))
@@ -117,7 +118,8 @@ class Same(Sequence[str]):
 
 
 def batch(
-    call: Any,
+    mapped: MappedArena,
+    commit: int,
     slots: npt.NDArray[np.uint32],
     generations: npt.NDArray[np.uint32],
     words: npt.NDArray[np.uint64],
@@ -125,7 +127,8 @@ def batch(
     keys: Sequence[str],
     copy: Any,
 ) -> QuoteBatch:
-    """One call into C for a batch; `copy(index)` gives a private copy of an item's pool.
+    """One call into C for a batch at `commit` (0: the newest); `copy(index)` gives a private copy of an
+    item's pool.
 
     `slots` has one item for all, or one for each of `words`.
     """
@@ -133,22 +136,21 @@ def batch(
     results = np.zeros(count, RESULT)
     if count == 0:
         return QuoteBatch(results, keys, words, flags)
+    answers = ffi.from_buffer("psa_quote_result *", results)
     status = lib.psa_quote_batch(
-        call.arena,
+        mapped.pointer,
         ffi.from_buffer("uint32_t *", slots),
         ffi.from_buffer("uint32_t *", generations),
-        call.commit,
+        commit,
         ffi.from_buffer("uint64_t *", words),
         ffi.from_buffer("uint32_t *", flags),
         lib.PSA_ONE_POOL if len(slots) == 1 else 0,
         count,
-        ffi.from_buffer("psa_quote_result *", results),
+        answers,
     )
     if status:
         raise quote_error(status, "", None, 0)
     for index in np.flatnonzero(results["status"] == _CONTENDED):
-        item = make_result()
         data = words[index].tobytes()
-        copy(index).store_answer(item[0], data, int(flags[index]), ffi.NULL, 0)
-        results[index] = np.frombuffer(item[1][:], RESULT)[0]
+        copy(index).store_answer(answers + int(index), data, int(flags[index]), ffi.NULL, 0)
     return QuoteBatch(results, keys, words, flags)

@@ -16,7 +16,6 @@ from arena.readers.quote import (
     amounts_array,
     direction,
     make_quote,
-    make_result,
     quote_error,
     resolve_options,
 )
@@ -41,11 +40,11 @@ class CopyQuotes:
 
     def answer(self, data: bytes, flags: int, limit: Any, lp_fee: int) -> Quote:
         """Quote 32-byte `data`; raises the quote's error."""
-        result, buffer = make_result()
+        result = ffi.new("psa_quote_result *")
         status = self.store_answer(result, data, flags, limit, lp_fee)
         if status:
             raise quote_error(status, self.key, int.from_bytes(data, "little"), flags)
-        return make_quote(buffer[:])
+        return make_quote(ffi.buffer(result))
 
     def quote_exact_in(
         self, amount_in: int, *, zero_for_one: bool, **options: Unpack[QuoteOptions]

@@ -8,9 +8,9 @@ import numpy.typing as npt
 from arena.errors import PoolStale, SnapshotContended
 from arena.layouts import slots
 from arena.layouts.protocols import PROTOCOLS
-from arena.layouts.words import ints_from_limbs
 from arena.mapping import MappedArena
 from arena.native import ffi, lib
+from arena.native._handle import ints_from_words
 from arena.readers.copy_quotes import CopyQuotes
 from arena.readers.lookup import read_error, read_row, read_tokens
 from arena.readers.state import PoolState, Ticks, Token, key_text
@@ -84,8 +84,8 @@ class FrozenPool(CopyQuotes):
         return tuple(
             zip(
                 self._ticks.tolist(),
-                ints_from_limbs(self._gross),
-                ints_from_limbs(self._net, signed=True),
+                ints_from_words(self._gross),
+                ints_from_words(self._net, signed=True),
                 strict=True,
             )
         )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from arena.errors import ArenaClosed, PoolRemoved
 from arena.layouts import slots
 from arena.layouts.protocols import PROTOCOL_NAMES
-from arena.mapping import MappedArena, owned
+from arena.mapping import MappedArena
 from arena.native import ffi, lib
 from arena.readers.attachment import Attachment
 from arena.readers.frozen_pool import FrozenPool, read_frozen
@@ -27,7 +27,7 @@ class Pool(SharedQuotes):
     In a re-created arena it looks its key up itself.
     """
 
-    __slots__ = ("_arena", "_closed", "_commit", "_where")
+    __slots__ = ("_arena", "_closed")
 
     def __init__(
         self,
@@ -40,20 +40,18 @@ class Pool(SharedQuotes):
     ) -> None:
         self.key = key
         self._arena = arena
-        self._commit = commit
         self._closed = closed  # a uint32_t pointer
-        self._bind(mapped, *place)
+        self._bind(mapped, *place, commit)
 
-    def _bind(self, mapped: MappedArena, slot: int, generation: int) -> None:
-        call = owned("psa_quote_call *", (mapped.pointer, self._closed))
-        call.arena = mapped.pointer
-        call.closed = self._closed
-        call.commit = self._commit
-        call.slot = slot
-        call.generation = generation
-        # One assignment each: other threads may be reading through the handle meanwhile.
-        self._where = (mapped, slot, call)
-        self._call = call
+    def _bind(self, mapped: MappedArena, slot: int, generation: int, commit: int) -> None:
+        # All at once: other threads may be reading through the handle meanwhile.
+        self._bind_call(
+            (mapped, slot, generation),
+            self._closed,
+            int(ffi.cast("uintptr_t", mapped.pointer)),
+            int(ffi.cast("uintptr_t", self._closed)),
+            commit,
+        )
 
     def _refresh(self) -> None:
         if self._commit:
@@ -61,34 +59,34 @@ class Pool(SharedQuotes):
                 raise ArenaClosed(f"the snapshot of pool {self.key} is closed", key=self.key)
             return
         mapped = self._arena._current()
-        before, slot, call = self._where
+        before, slot, generation = self._where
         if mapped is not before:
-            place: tuple[int, int] | None = (slot, call.generation)
+            place: tuple[int, int] | None = (slot, generation)
             if mapped.origin != before.origin:
                 place = find_pool(mapped, key_bytes(self.key))
                 if place is not None and not is_there(mapped, place, self.key):
                     place = None
             if place is None:
                 raise unknown(self.key, self._arena.name)
-            self._bind(mapped, *place)
+            self._bind(mapped, *place, 0)
 
     def _row(self) -> npt.NDArray[np.void]:
         if self._commit:
             self._refresh()
         else:
             self._line()  # a removed pool's row may stay for long, and go at any time
-        mapped, slot, call = self._where
-        return read_row(mapped, slot, call.generation, self._commit, self.key)
+        mapped, slot, generation = self._where
+        return read_row(mapped, slot, generation, self._commit, self.key)
 
     def _copy(self) -> FrozenPool:
-        mapped, slot, call = self._where
-        return read_frozen(mapped, slot, call.generation, self._commit, self.key)
+        mapped, slot, generation = self._where
+        return read_frozen(mapped, slot, generation, self._commit, self.key)
 
     def _line(self) -> Any:
         self._refresh()
         line = ffi.new("psa_line *")
-        mapped, slot, call = self._where
-        status = lib.psa_pool_read(mapped.pointer, slot, call.generation, call.commit, line)
+        mapped, slot, generation = self._where
+        status = lib.psa_pool_read(mapped.pointer, slot, generation, self._commit, line)
         if status == lib.PSA_OK and line.fee_status >> 24 == slots.STATUS_ABSENT:
             raise unknown(self.key, self._arena.name)
         if status:

@@ -1,6 +1,6 @@
-"""One answer and one question: what a Quote says, and how an amount, a direction and options reach C.
+"""One question: how an amount, a direction and options reach C, and the errors of one without an answer.
 
-A Quote decodes its fields when they are read, so that asking costs little more than the call.
+The answer, Quote, is a type of arena/native/_quote.c that makes its fields when they are read.
 """
 
 import operator
@@ -13,6 +13,9 @@ import numpy.typing as npt
 from arena.errors import AmountOutOfRange, ArenaError
 from arena.layouts.slots import record
 from arena.native import EXCEPTIONS, ffi, lib, lib_name
+from arena.native._handle import Quote as Quote
+from arena.native._handle import make_quote as make_quote  # pickles name it here
+from arena.native._handle import words_from_ints
 
 # psa_quote_result in arena.h.
 RESULT = record(
@@ -37,97 +40,6 @@ _ALLOW_STALE: int = lib.PSA_ALLOW_STALE
 _ALLOW_DYNAMIC: int = lib.PSA_ALLOW_DYNAMIC
 _FEE_GIVEN: int = lib.PSA_FEE_GIVEN
 _ALLOW_HOOKS: int = lib.PSA_ALLOW_HOOKS
-
-_from_bytes = int.from_bytes
-
-
-def make_result() -> tuple[Any, Any]:
-    """A psa_quote_result and a buffer over it."""
-    result = ffi.new("psa_quote_result *")
-    return result, ffi.buffer(result)
-
-
-class Quote:
-    """What one swap would do.
-
-    Amounts are wei of the tokens going in and out, fees included in `amount_in`. `is_complete` is False
-    when the price limit or the end of liquidity stopped the swap before the whole amount was used. Two
-    quotes are equal when they say the same, whatever commit they were computed from.
-    """
-
-    __slots__ = ("_raw",)
-    _raw: bytes  # psa_quote_result; set by whoever makes a Quote, an __init__ would cost 50 ns
-
-    @property
-    def amount_in(self) -> int:
-        """Wei paid to the pool, fee included."""
-        return _from_bytes(self._raw[:32], "little")
-
-    @property
-    def amount_out(self) -> int:
-        """Wei paid by the pool."""
-        return _from_bytes(self._raw[32:64], "little")
-
-    @property
-    def sqrt_price_x96_after(self) -> int:
-        """Square root of token1/token0 after the swap, Q64.96; 0 for V2."""
-        return _from_bytes(self._raw[64:96], "little")
-
-    @property
-    def liquidity_after(self) -> int:
-        """Liquidity in range after the swap; 0 for V2."""
-        return _from_bytes(self._raw[96:112], "little")
-
-    @property
-    def tick_after(self) -> int:
-        """slot0 tick after the swap; 0 for V2."""
-        return _from_bytes(self._raw[112:116], "little", signed=True)
-
-    @property
-    def ticks_crossed(self) -> int:
-        """Initialised ticks crossed."""
-        return _from_bytes(self._raw[116:120], "little")
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the whole amount was swapped."""
-        return self._raw[120] != 0
-
-    @property
-    def commit(self) -> int:
-        """Commit that wrote the version the answer was computed from."""
-        return _from_bytes(self._raw[128:136], "little")
-
-    @property
-    def block_number(self) -> int:
-        """Block of the pool's last applied event (its scrape block when there is none)."""
-        return _from_bytes(self._raw[136:144], "little")
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Quote):
-            return NotImplemented
-        return self._raw[:128] == other._raw[:128]
-
-    def __hash__(self) -> int:
-        return hash(self._raw[:128])
-
-    def __repr__(self) -> str:
-        return (
-            f"Quote(amount_in={self.amount_in}, amount_out={self.amount_out}, "
-            f"sqrt_price_x96_after={self.sqrt_price_x96_after}, tick_after={self.tick_after}, "
-            f"liquidity_after={self.liquidity_after}, ticks_crossed={self.ticks_crossed}, "
-            f"is_complete={self.is_complete}, block_number={self.block_number})"
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (make_quote, (self._raw,))
-
-
-def make_quote(raw: bytes) -> Quote:
-    """Quote over the bytes of a psa_quote_result."""
-    quote = Quote()
-    quote._raw = raw
-    return quote
 
 
 def quote_error(status: int, key: str, amount: int | None, flags: int) -> Exception:
@@ -179,11 +91,7 @@ def amounts_array(amounts: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.u
             words[:, 0] = amounts
             return words
         raise ValueError(f"amounts have shape {amounts.shape}, not (n,) or (n, 4)")
-    try:
-        data = b"".join([amount.to_bytes(32, "little") for amount in amounts])
-    except (AttributeError, OverflowError, TypeError):
-        data = b"".join([amount_bytes(amount) for amount in amounts])
-    return np.frombuffer(data, "<u8").reshape(-1, 4)
+    return np.frombuffer(words_from_ints(amounts, amount_bytes), "<u8").reshape(-1, 4)
 
 
 def limit_bytes(limit: int | None) -> Any:
@@ -197,16 +105,16 @@ def limit_bytes(limit: int | None) -> Any:
 
 
 # A look-up, so that only what equals True or False names a direction: the string "false" must not.
-EXACT_IN_FLAGS = {True: _ZERO_FOR_ONE, False: 0}
-EXACT_OUT_FLAGS = {True: _ZERO_FOR_ONE | _EXACT_OUT, False: _EXACT_OUT}
+_DIRECTIONS = {True: _ZERO_FOR_ONE, False: 0}
 
 
 def direction(zero_for_one: bool, exact_out: bool) -> int:
     """Flags of a direction and of the side that is given. TypeError when it is no boolean."""
     try:
-        return (EXACT_OUT_FLAGS if exact_out else EXACT_IN_FLAGS)[zero_for_one]
+        flags = _DIRECTIONS[zero_for_one]
     except (KeyError, TypeError):
         raise TypeError(f"zero_for_one is True or False, not {zero_for_one!r}") from None
+    return flags | _EXACT_OUT if exact_out else flags
 
 
 class QuoteOptions(TypedDict, total=False):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arena.mapping import MappedArena, owned
+from arena.mapping import MappedArena
 from arena.native import lib
 from arena.readers.batch import QuoteBatch, batch
 from arena.readers.frozen_pool import FrozenPool, read_frozen
@@ -81,14 +81,11 @@ def quote_selected(
         raise ValueError(f"{count} pools and {len(directions)} directions")
     flags = np.empty(count, np.uint32)
     flags[:] = np.where(directions, base | lib.PSA_ZERO_FOR_ONE, base)
-    call = owned("psa_quote_call *", mapped.pointer)
-    call.arena = mapped.pointer
-    call.commit = commit
 
     def copy(index: int) -> FrozenPool:
         return read_frozen(mapped, int(numbers[index]), int(generations[index]), commit)
 
-    return batch(call, numbers, generations, words, flags, names, copy)
+    return batch(mapped, commit, numbers, generations, words, flags, names, copy)
 
 
 class _Keys(Sequence[str]):

@@ -1,7 +1,4 @@
-"""Quotes on shared memory: one call into C, and the ways on when there is no answer.
-
-Pool handles keep the arguments that never change, and results come from a free list.
-"""
+"""Quotes on shared memory: the ways on when the C handle does not answer by itself, and batches."""
 
 from collections.abc import Sequence
 from typing import Any, Unpack
@@ -10,45 +7,34 @@ import numpy as np
 import numpy.typing as npt
 
 from arena.native import ffi, lib
+from arena.native._handle import PoolHandle
 from arena.readers.batch import QuoteBatch, Same, batch
 from arena.readers.copy_quotes import CopyQuotes, Ladder
 from arena.readers.quote import (
-    EXACT_IN_FLAGS,
-    EXACT_OUT_FLAGS,
     Quote,
     QuoteOptions,
     amount_bytes,
     amounts_array,
     direction,
     make_quote,
-    make_result,
     quote_error,
     resolve_options,
 )
 
 _CONTENDED: int = lib.PSA_CONTENDED
 _CLOSED: int = lib.PSA_CLOSED
-_WORD = (1 << 64) - 1
-
-_quote_prepared = lib.psa_quote_prepared
-_quote_word = lib.psa_quote_word
-_quote_shared = lib.psa_quote
-
-# Results not in use, each with a buffer over it. list.pop and list.append are atomic, so threads and
-# signal handlers share it; it grows to the number of quotes asked at the same time.
-_free: list[tuple[Any, Any]] = []
-_pop = _free.pop
-_push = _free.append
+_ZERO_FOR_ONE: int = lib.PSA_ZERO_FOR_ONE
 
 
-class SharedQuotes:
+class SharedQuotes(PoolHandle):
     """Quotes on shared memory; the half of a pool handle that answers them.
 
-    `_call` is the handle's psa_quote_call; C refuses it once the handle is closed or has to move on.
+    `quote_exact_in` and `quote_exact_out` are PoolHandle's, in C. A call that is not plain (options, an
+    amount or direction of another type) comes to `_exact_in` or `_exact_out`, one that C did not answer
+    to `_without_answer`.
     """
 
-    __slots__ = ("_call", "key")
-    _call: Any
+    __slots__ = ("key",)
     key: str
 
     def _refresh(self) -> None:
@@ -58,95 +44,42 @@ class SharedQuotes:
     def _copy(self) -> CopyQuotes:
         raise NotImplementedError
 
-    def quote_exact_in(
+    def _exact_in(
         self, amount_in: int, *, zero_for_one: bool, **options: Unpack[QuoteOptions]
     ) -> Quote:
-        """What `amount_in` wei, fee included, would buy; options as in QuoteOptions.
+        return self._any(amount_in, direction(zero_for_one, False), options)
 
-        Raises the error the contract would revert with, PoolStale unless the pool is live or
-        `allow_stale`, and DynamicFee. Without a price limit the swap runs to the end of the price range.
-        """
-        try:
-            flags = EXACT_IN_FLAGS[zero_for_one]
-        except (KeyError, TypeError):
-            flags = direction(zero_for_one, False)
-        if options:
-            return self._with_options(amount_in, flags, options)
-        try:
-            item = _pop()
-            if type(amount_in) is int and amount_in <= _WORD:
-                status = _quote_word(self._call, amount_in, flags, item[0])
-            else:
-                data = amount_in.to_bytes(32, "little")
-                status = _quote_prepared(self._call, data, flags, item[0])
-        except (AttributeError, IndexError, OverflowError):
-            item = make_result()
-            status = _quote_prepared(self._call, amount_bytes(amount_in), flags, item[0])
-        if status:
-            _push(item)
-            return self._without_answer(status, amount_bytes(amount_in), flags, ffi.NULL, 0)
-        quote = Quote()
-        quote._raw = item[1][:]
-        _push(item)
-        return quote
-
-    def quote_exact_out(
+    def _exact_out(
         self, amount_out: int, *, zero_for_one: bool, **options: Unpack[QuoteOptions]
     ) -> Quote:
-        """What it would cost to get `amount_out` wei; otherwise as quote_exact_in."""
-        # The same body again: a call in between would cost a tenth of the quote.
-        try:
-            flags = EXACT_OUT_FLAGS[zero_for_one]
-        except (KeyError, TypeError):
-            flags = direction(zero_for_one, True)
-        if options:
-            return self._with_options(amount_out, flags, options)
-        try:
-            item = _pop()
-            if type(amount_out) is int and amount_out <= _WORD:
-                status = _quote_word(self._call, amount_out, flags, item[0])
-            else:
-                data = amount_out.to_bytes(32, "little")
-                status = _quote_prepared(self._call, data, flags, item[0])
-        except (AttributeError, IndexError, OverflowError):
-            item = make_result()
-            status = _quote_prepared(self._call, amount_bytes(amount_out), flags, item[0])
-        if status:
-            _push(item)
-            return self._without_answer(status, amount_bytes(amount_out), flags, ffi.NULL, 0)
-        quote = Quote()
-        quote._raw = item[1][:]
-        _push(item)
-        return quote
+        return self._any(amount_out, direction(zero_for_one, True), options)
 
-    def _with_options(self, amount: int, flags: int, options: QuoteOptions) -> Quote:
-        flags, limit, lp_fee = resolve_options(flags, **options)
-        self._refresh()
-        return self._ask(amount_bytes(amount), flags, limit, lp_fee)
+    def _any(self, amount: int, flags: int, options: QuoteOptions) -> Quote:
+        if options:
+            flags, limit, lp_fee = resolve_options(flags, **options)
+            self._refresh()
+            return self._ask(amount_bytes(amount), flags, limit, lp_fee)
+        number = int.from_bytes(amount_bytes(amount), "little")
+        way = PoolHandle.quote_exact_out if flags & lib.PSA_EXACT_OUT else PoolHandle.quote_exact_in
+        return way(self, number, zero_for_one=flags & _ZERO_FOR_ONE != 0)
 
     def _ask(self, data: bytes, flags: int, limit: Any, lp_fee: int) -> Quote:
         """Quote without looking whether the handle may be used."""
-        result, buffer = make_result()
-        call = self._call
-        status = _quote_shared(
-            call.arena,
-            call.slot,
-            call.generation,
-            call.commit,
-            data,
-            limit,
-            flags,
-            lp_fee,
-            result,
+        result = ffi.new("psa_quote_result *")
+        mapped, slot, generation = self._where
+        status = lib.psa_quote(
+            mapped.pointer, slot, generation, self._commit, data, limit, flags, lp_fee, result
         )
         if status:
-            return self._without_answer(status, data, flags, limit, lp_fee)
-        return make_quote(buffer[:])
+            return self._move_on(status, data, flags, limit, lp_fee)
+        return make_quote(ffi.buffer(result))
 
-    def _without_answer(
-        self, status: int, data: bytes, flags: int, limit: Any, lp_fee: int
-    ) -> Quote:
-        """Move on, quote a copy when the writer was too fast, or raise the error."""
+    def _without_answer(self, status: int, amount: int, flags: int) -> Quote:
+        """The answer or error of a plain call that C left with `status`."""
+        return self._move_on(status, amount.to_bytes(32, "little"), flags, ffi.NULL, 0)
+
+    def _move_on(self, status: int, data: bytes, flags: int, limit: Any, lp_fee: int) -> Quote:
+        """Follow the arena, quote a copy when the writer was too fast, or raise the error."""
         if status == _CLOSED:
             self._refresh()
             return self._ask(data, flags, limit, lp_fee)
@@ -181,7 +114,7 @@ class SharedQuotes:
                 lp_fee=lp_fee,
                 allow_hooks=allow_hooks,
             )
-        call = self._call
+        mapped, slot, generation = self._where
         words = amounts_array(amounts)
         flags, _, _ = resolve_options(
             direction(zero_for_one, exact_out),
@@ -189,9 +122,10 @@ class SharedQuotes:
             allow_dynamic_fee=allow_dynamic_fee,
         )
         return batch(
-            call,
-            np.array([call.slot], np.uint32),
-            np.array([call.generation], np.uint32),
+            mapped,
+            self._commit,
+            np.array([slot], np.uint32),
+            np.array([generation], np.uint32),
             words,
             np.full(len(words), flags, np.uint32),
             Same(self.key, len(words)),

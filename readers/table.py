@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from arena.layouts import slots
 from arena.layouts.protocols import CONSTANT_PRODUCT, PROTOCOL_NAMES
-from arena.layouts.words import ints_from_limbs
+from arena.native._handle import ints_from_words
 from arena.readers.state import key_text
 
 TABLE = slots.record(
@@ -88,7 +88,7 @@ def table_columns(table: npt.NDArray[np.void]) -> dict[str, list[Any] | npt.NDAr
     is_v2 = [protocol in CONSTANT_PRODUCT for protocol in protocols]
 
     def wide(name: str, wanted: bool) -> list[Any]:
-        numbers = ints_from_limbs(table[name])
+        numbers = ints_from_words(table[name])
         return [str(n) if v2 is wanted else None for n, v2 in zip(numbers, is_v2, strict=True)]
 
     keys = zip(table["key"], table["key_nbytes"].tolist(), strict=True)

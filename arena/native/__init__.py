@@ -1,4 +1,4 @@
-"""The compiled core, and the one table from its status codes to exceptions.
+"""The compiled core and the extension types over it, and the one table from status codes to exceptions.
 
 Purpose: shared-memory layout, version protocol, decoding, applying and quoting in C. Nothing here holds
 state; callers own the memory they pass.
@@ -7,9 +7,12 @@ state; callers own the memory they pass.
 from typing import Any
 
 from arena import errors
+from arena.native import _handle
 from arena.native._core import ffi, lib
 
 __all__ = ["EXCEPTIONS", "ffi", "lib", "lib_name", "raise_status"]
+
+_handle.use(int(ffi.cast("uintptr_t", lib.psa_functions())))
 
 EXCEPTIONS: dict[int, type[Exception]] = {
     lib.PSA_BAD_ARGUMENT: ValueError,

@@ -433,6 +433,17 @@ int psa_depth_quote(const psa_pool_copy *pool, const psa_depth *depth, const uin
                     const uint8_t *limit, uint32_t flags, uint32_t lp_fee, uint32_t count,
                     psa_quote_result *results);
 
+/* ---- api.c ------------------------------------------------------------------------------------- */
+
+typedef struct psa_api psa_api;
+
+/* The functions that the extension types of `_handle` call; see api.h. */
+const psa_api *psa_functions(void);
+
+/* cffi: end */
+
+/* ---- quote.c: for the extension types ------------------------------------------------------------- */
+
 typedef struct {
     const psa_arena *arena;
     const uint32_t *closed;  /* private word: not 0 once the handle may not be used any more */
@@ -445,11 +456,5 @@ typedef struct {
  * first: the handle is closed, or reads the newest commit of a superseded arena. */
 int psa_quote_prepared(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
                        psa_quote_result *result);
-
-/* The same for an amount below 2^64, which saves the caller its conversion to bytes. */
-int psa_quote_word(const psa_quote_call *call, uint64_t amount, uint32_t flags,
-                   psa_quote_result *result);
-
-/* cffi: end */
 
 #endif

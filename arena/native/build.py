@@ -1,17 +1,38 @@
-"""Builds arena._core from the C sources beside this file (cffi API mode).
+"""Builds the two native modules from the C sources beside this file.
 
-The declarations cffi parses are cut from three headers between their two markers, so they are written
-once.
+`arena.native._core` is the core behind cffi (API mode); the declarations cffi parses are cut from three
+headers between their two markers, so they are written once. `arena.native._handle` is the extension types:
+the files whose names begin with `_`, which contain nothing of the core (api.h).
 """
 
 import os
 from pathlib import Path
+from typing import Any
 
 from cffi import FFI
+from setuptools import Extension
 
 HERE = Path(__file__).resolve().parent
 CONTRACT = ("layout.h", "feed.h", "arena.h")
-SOURCES = sorted(path.name for path in HERE.glob("*.c") if path.name != "_core.c")
+ROOT = HERE.parent.parent
+
+
+def found(pattern: str) -> list[str]:
+    """Files beside this one, as setuptools wants them named; _core.c is what cffi writes."""
+    paths = sorted(path for path in HERE.glob(pattern) if path.name != "_core.c")
+    return [os.path.relpath(path, ROOT) for path in paths]
+
+
+SETTINGS: dict[str, Any] = {
+    "include_dirs": [os.path.relpath(HERE, ROOT)],
+    "depends": found("*.h"),
+    "extra_compile_args": [
+        *("-std=gnu11", "-O3", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wall", "-Wextra"),
+        *os.environ.get("PSA_CFLAGS", "").split(),
+    ],
+    "extra_link_args": os.environ.get("PSA_LDFLAGS", "").split(),
+    "py_limited_api": True,
+}
 
 
 def declarations() -> str:
@@ -23,15 +44,6 @@ def declarations() -> str:
 ffibuilder = FFI()
 ffibuilder.cdef(declarations())
 ffibuilder.set_source(
-    "arena.native._core",
-    '#include "arena.h"',
-    sources=[os.path.relpath(HERE / name, HERE.parent.parent) for name in SOURCES],
-    include_dirs=[os.path.relpath(HERE, HERE.parent.parent)],
-    depends=[os.path.relpath(path, HERE.parent.parent) for path in sorted(HERE.glob("*.h"))],
-    extra_compile_args=[
-        *("-std=gnu11", "-O3", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wall", "-Wextra"),
-        *os.environ.get("PSA_CFLAGS", "").split(),
-    ],
-    extra_link_args=os.environ.get("PSA_LDFLAGS", "").split(),
-    py_limited_api=True,
+    "arena.native._core", '#include "arena.h"', sources=found("[!_]*.c"), **SETTINGS
 )
+handle = Extension("arena.native._handle", sources=found("_*.c"), **SETTINGS)

@@ -152,9 +152,3 @@ int psa_quote_prepared(const psa_quote_call *call, const uint8_t *amount, uint32
     return psa_quote(call->arena, call->slot, call->generation, call->commit, amount, 0, flags, 0,
                      result);
 }
-
-int psa_quote_word(const psa_quote_call *call, uint64_t amount, uint32_t flags,
-                   psa_quote_result *result) {
-    const uint64_t words[4] = {amount, 0, 0, 0}; /* little-endian, as the arena's byte order */
-    return psa_quote_prepared(call, (const uint8_t *)words, flags, result);
-}

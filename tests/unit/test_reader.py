@@ -540,36 +540,42 @@ def test_mixed_batches_match_single_quotes(pools: Arena) -> None:
 
 
 def test_contended_quotes_are_answered_from_a_copy(
-    pools: Arena, monkeypatch: pytest.MonkeyPatch
+    writer: WriterArena, pools: Arena, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The writer wins three times: the pool is copied and the copy quoted."""
-    from arena.readers import batch, shared_quotes
+    """The writer wins three times: the pool is copied and the copy quoted.
 
+    Both versions are newer than the commit that quotes begin at, until the copy is made.
+    """
+    install(writer, V3)
+    writer.commit()
     pool = pools[text(V3)]
-    expected = pool.quote_exact_in(10**18, zero_for_one=True)
     limit = (1 << 96) - (1 << 80)
-    limited = pool.quote_exact_in(10**21, zero_for_one=True, sqrt_price_limit_x96=limit)
-    monkeypatch.setattr(shared_quotes, "_quote_prepared", lambda *arguments: lib.PSA_CONTENDED)
-    monkeypatch.setattr(shared_quotes, "_quote_shared", lambda *arguments: lib.PSA_CONTENDED)
-    assert pool.quote_exact_in(10**18, zero_for_one=True) == expected
-    assert limited == pool.quote_exact_in(10**21, zero_for_one=True, sqrt_price_limit_x96=limit)
+    ways: list[Callable[[], Any]] = [
+        lambda: pool.quote_exact_in(10**18, zero_for_one=True),
+        lambda: pool.quote_exact_out(1 << 64, zero_for_one=False),
+        lambda: pool.quote_exact_in(10**21, zero_for_one=True, sqrt_price_limit_x96=limit),
+        lambda: pool.quote_many([1 << 64], zero_for_one=True)[0],
+    ]
+    expected = [ask() for ask in ways]
+    header, copies = writer._live().header, 0
+    committed = header.committed
+    copy = Pool._copy
 
-    class Contended:
-        PSA_ONE_POOL = lib.PSA_ONE_POOL
+    def let_go(self: Pool) -> FrozenPool:
+        nonlocal copies
+        copies += 1
+        header.committed = committed
+        return copy(self)
 
-        @staticmethod
-        def psa_quote_batch(*arguments: Any) -> int:
-            for index in range(arguments[-2]):
-                arguments[-1][index].status = lib.PSA_CONTENDED
-            return 0
-
-    monkeypatch.setattr(batch, "lib", Contended)
-    many = pool.quote_many([10**18, 10**19], zero_for_one=True)
-    assert many[0] == expected
+    monkeypatch.setattr(Pool, "_copy", let_go)
+    for count, (ask, answer) in enumerate(zip(ways, expected, strict=True), 1):
+        header.committed = 0
+        assert ask() == answer
+        assert copies == count
 
 
 def test_reentrant_and_threaded_quotes_do_not_mix(pools: Arena) -> None:
-    """Threads share the free list of results; each must get its own answer."""
+    """Each thread must get its own answer."""
     expected = {
         amount: (
             pools[text(V2)].quote_exact_in(amount, zero_for_one=True),

@@ -1,0 +1,174 @@
+/* _pool.c: PoolHandle, the base of a reader's Pool: the arguments of a quote that never change, and the
+ * common call answered with nothing of Python in between.
+ *
+ * The GIL is held during a quote. A quote takes less time than giving the GIL away and getting it back, and
+ * a thread that gives it away waits for whoever runs Python meanwhile. It also is what makes binding safe:
+ * no other thread can bind a handle between the look at `call` and the answer.
+ */
+#include "_types.h"
+
+static PyObject *direction;       /* "zero_for_one" */
+static const uint32_t unbound = 1; /* what a handle's `closed` points to when it is bound to nothing */
+
+static const psa_quote_call unbound_call = {NULL, &unbound, 0, 0, 0};
+
+/* ---- life ------------------------------------------------------------------------------------------------ */
+
+static PyObject *create(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    psa_pool_object *self = (psa_pool_object *)allocate(type, 0);
+    (void)args; /* a subclass says what it takes */
+    (void)keywords;
+    if (self) self->call = unbound_call;
+    return (PyObject *)self;
+}
+
+static int traverse(PyObject *object, visitproc visit, void *arg) {
+    psa_pool_object *self = (psa_pool_object *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->where);
+    Py_VISIT(self->closed);
+    return 0;
+}
+
+static void bind(psa_pool_object *self, psa_quote_call call, PyObject *where, PyObject *closed) {
+    PyObject *old_where = self->where, *old_closed = self->closed;
+    Py_XINCREF(where);
+    Py_XINCREF(closed);
+    self->call = call;
+    self->where = where;
+    self->closed = closed;
+    Py_XDECREF(old_where); /* may run anything, the handle's own methods included */
+    Py_XDECREF(old_closed);
+}
+
+static int clear(PyObject *self) {
+    bind((psa_pool_object *)self, unbound_call, NULL, NULL);
+    return 0;
+}
+
+static void deallocate(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    clear(self);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
+/* ---- quotes ------------------------------------------------------------------------------------------------ */
+
+/* Flags of (amount, *, zero_for_one=True or False) and the amount's words; -1 for any other call, and with
+ * an exception when memory is out. */
+static inline int common_call(PyObject *const *args, Py_ssize_t count, PyObject *names, uint64_t words[4]) {
+    if (count != 1 || !names || PyTuple_Size(names) != 1) return -1;
+    PyObject *name = PyTuple_GetItem(names, 0); /* as a rule interned, as direction is */
+    if (name != direction && PyUnicode_Compare(name, direction) != 0) return -1;
+    int flags = args[1] == Py_True ? PSA_ZERO_FOR_ONE : args[1] == Py_False ? 0 : -1;
+    return flags >= 0 && psa_words_from_int(args[0], words) ? flags : -1;
+}
+
+/* The same call of the method `name`. */
+static PyObject *call_other(PyObject *self, const char *name, PyObject *const *args, Py_ssize_t count,
+                            PyObject *names) {
+    PyObject *method = PyObject_GetAttrString(self, name), *out = NULL;
+    PyObject *positional = PyTuple_New(count), *keywords = PyDict_New();
+    Py_ssize_t named = names ? PyTuple_Size(names) : 0;
+    if (!method || !positional || !keywords) goto done;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_INCREF(args[i]);
+        PyTuple_SetItem(positional, i, args[i]);
+    }
+    for (Py_ssize_t i = 0; i < named; i++)
+        if (PyDict_SetItem(keywords, PyTuple_GetItem(names, i), args[count + i]) < 0) goto done;
+    out = PyObject_Call(method, positional, keywords);
+done:
+    Py_XDECREF(method);
+    Py_XDECREF(positional);
+    Py_XDECREF(keywords);
+    return out;
+}
+
+static inline PyObject *quote(PyObject *object, const char *other, int side, PyObject *const *args,
+                              Py_ssize_t count, PyObject *names) {
+    psa_pool_object *self = (psa_pool_object *)object;
+    uint64_t words[4];
+    int flags = common_call(args, count, names, words);
+    if (flags < 0) return PyErr_Occurred() ? NULL : call_other(object, other, args, count, names);
+    psa_quote_object *out = psa_new_quote();
+    if (!out) return NULL;
+    flags |= side;
+    int status = psa_core->quote_prepared(&self->call, (const uint8_t *)words, (uint32_t)flags, &out->raw);
+    if (status == PSA_OK) return (PyObject *)out;
+    Py_DECREF(out);
+    return PyObject_CallMethod(object, "_without_answer", "iOi", status, args[0], flags);
+}
+
+static PyObject *quote_exact_in(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    return quote(self, "_exact_in", 0, args, count, names);
+}
+
+static PyObject *quote_exact_out(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    return quote(self, "_exact_out", PSA_EXACT_OUT, args, count, names);
+}
+
+/* ---- binding ----------------------------------------------------------------------------------------------- */
+
+static PyObject *bind_call(PyObject *self, PyObject *args) {
+    PyObject *where, *closed, *mapped;
+    unsigned long long arena, word, commit;
+    unsigned int slot, generation;
+    if (!PyArg_ParseTuple(args, "O!OKKK:_bind_call", &PyTuple_Type, &where, &closed, &arena, &word, &commit) ||
+        !PyArg_ParseTuple(where, "OII:_bind_call", &mapped, &slot, &generation))
+        return NULL;
+    if (!arena || !word) {
+        PyErr_SetString(PyExc_ValueError, "a null pointer");
+        return NULL;
+    }
+    psa_quote_call call = {(const psa_arena *)(uintptr_t)arena, (const uint32_t *)(uintptr_t)word, commit, slot,
+                           generation};
+    bind((psa_pool_object *)self, call, where, closed);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"quote_exact_in", PSA_FASTCALL(quote_exact_in), METH_FASTCALL | METH_KEYWORDS,
+     "quote_exact_in($self, amount_in, *, zero_for_one, **options)\n--\n\n"
+     "What `amount_in` wei, fee included, would buy; options as in QuoteOptions.\n\n"
+     "Raises the error the contract would revert with, PoolStale unless the pool is live or\n"
+     "`allow_stale`, and DynamicFee. Without a price limit the swap runs to the end of the price range."},
+    {"quote_exact_out", PSA_FASTCALL(quote_exact_out), METH_FASTCALL | METH_KEYWORDS,
+     "quote_exact_out($self, amount_out, *, zero_for_one, **options)\n--\n\n"
+     "What it would cost to get `amount_out` wei; otherwise as quote_exact_in."},
+    {"_bind_call", bind_call, METH_VARARGS,
+     "_bind_call($self, where, closed, arena, word, commit, /)\n--\n\n"
+     "Lead to the pool at `where`, (mapped, slot, generation): `arena` is the address of a psa_arena that\n"
+     "`mapped` keeps, `word` that of a uint32_t that `closed` keeps."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef members[] = {
+    {"_where", T_OBJECT_EX, offsetof(psa_pool_object, where), READONLY, NULL},
+    {"_commit", T_ULONGLONG, offsetof(psa_pool_object, call.commit), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, "The half of a pool handle that is asked often. Subclasses bind it with _bind_call."},
+    {Py_tp_new, create},
+    {Py_tp_traverse, traverse},
+    {Py_tp_clear, clear},
+    {Py_tp_dealloc, deallocate},
+    {Py_tp_methods, methods},
+    {Py_tp_members, members},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {"arena.native._handle.PoolHandle", sizeof(psa_pool_object), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots};
+
+int psa_add_pool(PyObject *module) {
+    direction = PyUnicode_InternFromString("zero_for_one");
+    PyObject *type = PyType_FromSpec(&spec);
+    if (!direction || !type) return -1;
+    return PyModule_AddObjectRef(module, "PoolHandle", type);
+}

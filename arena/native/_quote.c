@@ -1,0 +1,162 @@
+/* _quote.c: Quote, what one swap would do: a psa_quote_result whose fields become Python objects when they
+ * are read. */
+#include "_types.h"
+
+#define SAID offsetof(psa_quote_result, commit) /* what two equal quotes share: all but whence they are */
+
+static PyTypeObject *type;
+static PyObject *make; /* make_quote */
+
+psa_quote_object *psa_new_quote(void) { return PyObject_New(psa_quote_object, type); }
+
+static void deallocate(PyObject *self) {
+    PyTypeObject *own = Py_TYPE(self);
+    PyObject_Free(self);
+    Py_DECREF(own);
+}
+
+/* ---- fields ------------------------------------------------------------------------------------------- */
+
+static const psa_quote_result *raw_of(PyObject *self) { return &((psa_quote_object *)self)->raw; }
+
+#define WORDS(field)                                                                              \
+    static PyObject *field(PyObject *self, void *unused) {                                        \
+        (void)unused;                                                                             \
+        return psa_int_from_words(raw_of(self)->field, sizeof raw_of(self)->field / 8);           \
+    }
+WORDS(amount_in)
+WORDS(amount_out)
+WORDS(sqrt_price_x96_after)
+WORDS(liquidity_after)
+
+static PyObject *tick_after(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromLong(raw_of(self)->tick_after);
+}
+
+static PyObject *ticks_crossed(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLong(raw_of(self)->ticks_crossed);
+}
+
+static PyObject *is_complete(PyObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(raw_of(self)->is_complete != 0);
+}
+
+static PyObject *commit(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(raw_of(self)->commit);
+}
+
+static PyObject *block_number(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(raw_of(self)->block_number);
+}
+
+static PyGetSetDef fields[] = {
+    {"amount_in", amount_in, NULL, "Wei paid to the pool, fee included.", NULL},
+    {"amount_out", amount_out, NULL, "Wei paid by the pool.", NULL},
+    {"sqrt_price_x96_after", sqrt_price_x96_after, NULL,
+     "Square root of token1/token0 after the swap, Q64.96; 0 for V2.", NULL},
+    {"liquidity_after", liquidity_after, NULL, "Liquidity in range after the swap; 0 for V2.", NULL},
+    {"tick_after", tick_after, NULL, "slot0 tick after the swap; 0 for V2.", NULL},
+    {"ticks_crossed", ticks_crossed, NULL, "Initialised ticks crossed.", NULL},
+    {"is_complete", is_complete, NULL, "Whether the whole amount was swapped.", NULL},
+    {"commit", commit, NULL, "Commit that wrote the version the answer was computed from.", NULL},
+    {"block_number", block_number, NULL,
+     "Block of the pool's last applied event (its scrape block when there is none).", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+/* ---- as a value ---------------------------------------------------------------------------------------- */
+
+static PyObject *compare(PyObject *self, PyObject *other, int operation) {
+    if (Py_TYPE(other) != type || (operation != Py_EQ && operation != Py_NE)) Py_RETURN_NOTIMPLEMENTED;
+    int is_equal = memcmp(raw_of(self), raw_of(other), SAID) == 0;
+    return PyBool_FromLong(is_equal == (operation == Py_EQ));
+}
+
+static Py_hash_t hash(PyObject *self) {
+    PyObject *said = PyBytes_FromStringAndSize((const char *)raw_of(self), SAID);
+    if (!said) return -1;
+    Py_hash_t found = PyObject_Hash(said);
+    Py_DECREF(said);
+    return found;
+}
+
+static PyObject *text(PyObject *self) {
+    static const char *const shown[] = {"amount_in",       "amount_out",    "sqrt_price_x96_after",
+                                        "tick_after",      "liquidity_after", "ticks_crossed",
+                                        "is_complete",     "block_number"};
+    PyObject *out = PyUnicode_FromString("Quote(");
+    for (size_t i = 0; out && i < sizeof shown / sizeof *shown; i++) {
+        PyObject *value = PyObject_GetAttrString(self, shown[i]), *more = NULL;
+        if (value) more = PyUnicode_FromFormat("%U%s%s=%R", out, i ? ", " : "", shown[i], value);
+        Py_XDECREF(value);
+        Py_DECREF(out);
+        out = more;
+    }
+    if (!out) return NULL;
+    PyObject *whole = PyUnicode_FromFormat("%U)", out);
+    Py_DECREF(out);
+    return whole;
+}
+
+static PyObject *reduce(PyObject *self, PyObject *unused) {
+    (void)unused;
+    return Py_BuildValue("(O(y#))", make, raw_of(self), (Py_ssize_t)sizeof(psa_quote_result));
+}
+
+static PyMethodDef methods[] = {
+    {"__reduce__", reduce, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc,
+     "What one swap would do.\n\n"
+     "Amounts are wei of the tokens going in and out, fees included in `amount_in`. `is_complete` is False\n"
+     "when the price limit or the end of liquidity stopped the swap before the whole amount was used. Two\n"
+     "quotes are equal when they say the same, whatever commit they were computed from."},
+    {Py_tp_dealloc, deallocate},
+    {Py_tp_getset, fields},
+    {Py_tp_methods, methods},
+    {Py_tp_richcompare, compare},
+    {Py_tp_hash, hash},
+    {Py_tp_repr, text},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {"arena.readers.quote.Quote", sizeof(psa_quote_object), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+                           slots};
+
+/* ---- from bytes ----------------------------------------------------------------------------------------- */
+
+static PyObject *make_quote(PyObject *module, PyObject *source) {
+    Py_buffer view;
+    psa_quote_object *quote = NULL;
+    (void)module;
+    if (PyObject_GetBuffer(source, &view, PyBUF_SIMPLE) < 0) return NULL;
+    if (view.len != sizeof(psa_quote_result))
+        PyErr_Format(PyExc_ValueError, "a quote has %zu bytes, not %zd", sizeof(psa_quote_result), view.len);
+    else if ((quote = psa_new_quote())) memcpy(&quote->raw, view.buf, sizeof quote->raw);
+    PyBuffer_Release(&view);
+    return (PyObject *)quote;
+}
+
+static PyMethodDef make_quote_definition = {
+    "make_quote", make_quote, METH_O,
+    "make_quote($module, raw, /)\n--\n\nQuote over the bytes of a psa_quote_result."};
+
+int psa_add_quote(PyObject *module) {
+    /* Pickles name the function by where it is found by everybody: in arena.readers.quote. */
+    PyObject *home = PyUnicode_FromString("arena.readers.quote");
+    if (!home) return -1;
+    make = PyCFunction_NewEx(&make_quote_definition, NULL, home);
+    Py_DECREF(home);
+    type = (PyTypeObject *)PyType_FromSpec(&spec);
+    if (!make || !type || PyModule_AddObjectRef(module, "make_quote", make) < 0) return -1;
+    return PyModule_AddObjectRef(module, "Quote", (PyObject *)type);
+}

@@ -1,0 +1,22 @@
+/* api.h: the functions of the core that the extension types call, as one table.
+ *
+ * Two modules are built of this folder: `_core`, which is all of the core behind cffi, and `_handle`, the
+ * extension types of the files whose names begin with `_`. `_handle` contains nothing of the core; it is
+ * handed this table when it is imported and checks that both were built from one api.h.
+ */
+#ifndef PSA_API_H
+#define PSA_API_H
+
+#include "arena.h"
+
+/* Grows with every change of the table. */
+#define PSA_API_VERSION 1
+
+struct psa_api {
+    uint32_t version; /* PSA_API_VERSION */
+    uint32_t nbytes;  /* of this table */
+    int (*quote_prepared)(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
+                          psa_quote_result *result);
+};
+
+#endif
