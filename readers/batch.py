@@ -136,7 +136,6 @@ def batch(
     results = np.zeros(count, RESULT)
     if count == 0:
         return QuoteBatch(results, keys, words, flags)
-    answers = ffi.from_buffer("psa_quote_result *", results)
     status = lib.psa_quote_batch(
         mapped.pointer,
         ffi.from_buffer("uint32_t *", slots),
@@ -146,11 +145,23 @@ def batch(
         ffi.from_buffer("uint32_t *", flags),
         lib.PSA_ONE_POOL if len(slots) == 1 else 0,
         count,
-        answers,
+        ffi.from_buffer("psa_quote_result *", results),
     )
     if status:
         raise quote_error(status, "", None, 0)
+    return answered(results, words, flags, keys, copy)
+
+
+def answered(
+    results: npt.NDArray[np.void],
+    words: npt.NDArray[np.uint64],
+    flags: npt.NDArray[np.uint32],
+    keys: Sequence[str],
+    copy: Any,
+) -> QuoteBatch:
+    """The batch, with items that the writer overtook answered by `copy(index)` of their pools."""
     for index in np.flatnonzero(results["status"] == _CONTENDED):
         data = words[index].tobytes()
+        answers = ffi.from_buffer("psa_quote_result *", results)
         copy(index).store_answer(answers + int(index), data, int(flags[index]), ffi.NULL, 0)
     return QuoteBatch(results, keys, words, flags)

@@ -3,7 +3,7 @@
 
 const psa_api *psa_core;
 
-static int (*const parts[])(PyObject *module) = {psa_add_ints, psa_add_quote, psa_add_pool};
+static int (*const parts[])(PyObject *module) = {psa_add_ints, psa_add_quote, psa_add_depth, psa_add_pool};
 
 /* use(address): take the core's table at `address`, and add the types to the module. */
 static PyObject *use(PyObject *module, PyObject *address) {

@@ -53,9 +53,25 @@ psa_quote_object *psa_new_quote(void);
  * references to both. A handle that is bound to nothing has a `call` that is always PSA_CLOSED. */
 typedef struct {
     PyObject_HEAD
-    psa_quote_call call;
+    psa_quote_call call; /* its `uses` are those below */
+    psa_depth_use uses[2]; /* their tables are psa_tables of this handle's */
     PyObject *where;  /* (MappedArena, slot, generation); NULL when bound to nothing */
     PyObject *closed; /* what owns the word at call.closed */
 } psa_pool_object;
+
+/* ---- _depth.c ----------------------------------------------------------------------------------- */
+
+int psa_add_depth(PyObject *module);
+
+/* Make the table that a direction wants, with the options in `flags` and `lp_fee`; without it, as before,
+ * when there is no room or the writer overtook it. Lets go of the GIL. */
+void psa_make_table(psa_pool_object *pool, uint32_t flags, uint32_t lp_fee);
+
+/* Forget what is kept of both directions. */
+void psa_drop_tables(psa_pool_object *pool);
+
+/* A reference to a table, for as long as it is used without the GIL; null stays null. */
+void psa_keep_table(const psa_depth *depth);
+void psa_release_table(const psa_depth *depth);
 
 #endif

@@ -5,6 +5,9 @@ static const psa_api functions = {
     .version = PSA_API_VERSION,
     .nbytes = sizeof(psa_api),
     .quote_prepared = psa_quote_prepared,
+    .quote_given = psa_quote_given,
+    .quote_many = psa_quote_many,
+    .depth_read = psa_depth_read,
 };
 
 const psa_api *psa_functions(void) { return &functions; }

@@ -7,16 +7,22 @@
 #ifndef PSA_API_H
 #define PSA_API_H
 
-#include "arena.h"
+#include "depth.h"
 
 /* Grows with every change of the table. */
-#define PSA_API_VERSION 1
+#define PSA_API_VERSION 2
 
 struct psa_api {
     uint32_t version; /* PSA_API_VERSION */
     uint32_t nbytes;  /* of this table */
     int (*quote_prepared)(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
                           psa_quote_result *result);
+    int (*quote_given)(const psa_quote_call *call, const uint8_t *amount, const uint8_t *limit,
+                       uint32_t flags, uint32_t lp_fee, psa_quote_result *result);
+    uint32_t (*quote_many)(const psa_quote_call *call, const uint64_t *amounts, uint32_t flags,
+                           uint32_t count, psa_quote_result *results);
+    int (*depth_read)(const psa_quote_call *call, uint32_t flags, uint32_t lp_fee, psa_rung *rungs,
+                      uint32_t capacity, psa_depth *depth);
 };
 
 #endif

@@ -1,7 +1,7 @@
 /* arena.h: the contract of the native core.
  *
  * Statuses, private handles and, with feed.h, every function Python may call; the bytes they work on are
- * in layout.h. What stands between the two cffi markers of these three is read by build.py as it stands:
+ * in layout.h. What stands between the two cffi markers of these and depth.h is read by build.py as it stands:
  * plain C declarations and integer constants only.
  *
  * Rules that hold everywhere below
@@ -326,7 +326,7 @@ int psa_undo_set_hash(psa_writer *writer, uint64_t block_number, const uint8_t *
 uint32_t psa_undo_blocks(const psa_writer *writer, uint64_t *numbers, uint8_t *hashes,
                          uint32_t capacity);
 
-/* ---- quote.c, depth.c: quotes; tick_math.c ----------------------------------------------------------------------------------- */
+/* ---- quote.c: quotes; tick_math.c ----------------------------------------------------------------------------------- */
 
 typedef struct {
     uint64_t amount_in[4];
@@ -388,51 +388,6 @@ typedef struct {
 int psa_quote_copy(const psa_pool_copy *pool, const uint8_t *amount, const uint8_t *limit,
                    uint32_t flags, uint32_t lp_fee, psa_quote_result *result);
 
-/* Depth of a pool in one direction: a rung for each place where a swap's steps can end. Between two of
- * them a swap costs and pays the difference of their sums, whatever price it comes from. */
-typedef struct {
-    uint64_t amount_in[4];   /* of whole steps from rung 0 on, fee included */
-    uint64_t amount_out[4];
-    uint64_t sqrt_price_x96[3];
-    uint64_t liquidity[2];   /* beyond */
-    int32_t tick;            /* slot0 tick there */
-    uint32_t index;          /* number of ticks <= tick */
-} psa_rung;
-
-/* What rungs are made of; the same again means the same rungs. */
-typedef struct {
-    uint64_t serial;         /* of the content of the tick slab; 0: of a private copy, as the next one */
-    uint32_t slab;
-    uint32_t generation;
-    uint32_t tick_count;
-    uint32_t fee;            /* whole swap fee, pips */
-    int32_t spacing;
-    uint32_t zero_for_one;
-} psa_depth_key;
-
-typedef struct {
-    psa_depth_key key;
-    const psa_rung *rungs;
-    uint32_t count;          /* a part from rung 0 on is as good, as far as it reaches */
-} psa_depth;
-
-#define PSA_FROM_PRICE 128    /* psa_depth_build: rung 0 is the pool's price, not the end of the range */
-
-/* How many rungs a pool has at most whose liquidity is that of its ticks; of another pool the first ones
- * do. */
-uint32_t psa_depth_capacity(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee);
-
-/* Fill `rungs`, the last one at the end of the price range if there is room, and `depth`, which refers to
- * them. Of `flags` PSA_EXACT_OUT changes nothing. A pool of reserves has one rung without meaning. */
-int psa_depth_build(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee, psa_rung *rungs,
-                    uint32_t capacity, psa_depth *depth);
-
-/* What psa_quote_copy answers to each of `amounts` ((count, 4) u64 words), bit for bit, with a binary
- * search in place of steps where `depth` was built from the same ticks, spacing, fee and direction. */
-int psa_depth_quote(const psa_pool_copy *pool, const psa_depth *depth, const uint64_t *amounts,
-                    const uint8_t *limit, uint32_t flags, uint32_t lp_fee, uint32_t count,
-                    psa_quote_result *results);
-
 /* ---- api.c ------------------------------------------------------------------------------------- */
 
 typedef struct psa_api psa_api;
@@ -444,13 +399,20 @@ const psa_api *psa_functions(void);
 
 /* ---- quote.c: for the extension types ------------------------------------------------------------- */
 
+typedef struct psa_depth_use psa_depth_use; /* depth.h */
+
 typedef struct {
     const psa_arena *arena;
     const uint32_t *closed;  /* private word: not 0 once the handle may not be used any more */
     uint64_t commit;         /* 0: newest */
     uint32_t slot;
     uint32_t generation;
+    psa_depth_use *uses;     /* (2,), the second of zero for one; null: walk */
 } psa_quote_call;
+
+/* psa_quote by a call, which looks at neither `closed` nor whether the arena is superseded. */
+int psa_quote_given(const psa_quote_call *call, const uint8_t *amount, const uint8_t *limit,
+                    uint32_t flags, uint32_t lp_fee, psa_quote_result *result);
 
 /* psa_quote without limit and given fee. PSA_CLOSED, with `result` untouched, when the caller must look
  * first: the handle is closed, or reads the newest commit of a superseded arena. */

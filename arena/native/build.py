@@ -1,6 +1,6 @@
 """Builds the two native modules from the C sources beside this file.
 
-`arena.native._core` is the core behind cffi (API mode); the declarations cffi parses are cut from three
+`arena.native._core` is the core behind cffi (API mode); the declarations cffi parses are cut from four
 headers between their two markers, so they are written once. `arena.native._handle` is the extension types:
 the files whose names begin with `_`, which contain nothing of the core (api.h).
 """
@@ -13,7 +13,7 @@ from cffi import FFI
 from setuptools import Extension
 
 HERE = Path(__file__).resolve().parent
-CONTRACT = ("layout.h", "feed.h", "arena.h")
+CONTRACT = ("layout.h", "feed.h", "arena.h", "depth.h")
 ROOT = HERE.parent.parent
 
 
@@ -44,6 +44,6 @@ def declarations() -> str:
 ffibuilder = FFI()
 ffibuilder.cdef(declarations())
 ffibuilder.set_source(
-    "arena.native._core", '#include "arena.h"', sources=found("[!_]*.c"), **SETTINGS
+    "arena.native._core", '#include "depth.h"', sources=found("[!_]*.c"), **SETTINGS
 )
 handle = Extension("arena.native._handle", sources=found("_*.c"), **SETTINGS)

@@ -13,7 +13,7 @@
  *
  * What comes before the first end and after the last whole step is the walk's. A Swap event changes no sum.
  */
-#include "depth.h"
+#include "jump.h"
 
 /* ---- building ---- */
 

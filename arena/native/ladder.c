@@ -1,5 +1,5 @@
 /* ladder.c: the depth of a private copy, and many quotes on it. */
-#include "depth.h"
+#include "jump.h"
 #include "families.h"
 
 

@@ -5,6 +5,7 @@
  * hold, and the caller checks the stamp before it believes a result or an error.
  */
 #include "atomics.h"
+#include "jump.h"
 #include "families.h"
 #include "versions.h"
 
@@ -46,9 +47,36 @@ static int still_the_same(const psa_arena *arena, uint32_t slot, const psa_line 
            PSA_LOAD(&arena->statics[slot].generation) == row->generation;
 }
 
+#define FEW_TICKS 4 /* a jump over fewer is no faster than steps */
+
+/* Give the state the table of its direction when that was made of the same. Returns what the direction
+ * keeps, and in `key` what a table would be made of; null when nothing is kept. */
+static psa_depth_use *attach_depth(psa_depth_use *uses, uint32_t flags, const psa_line *line,
+                                   const psa_tick_arrays *arrays, pool_state *pool, psa_depth_key *key) {
+    if (!uses || arrays->serial == 0) return 0;
+    int zero_for_one = (flags & PSA_ZERO_FOR_ONE) != 0;
+    psa_depth_use *use = &uses[zero_for_one];
+    *key = psa_depth_key_of(pool, line->slab, arrays->serial, line->generation, zero_for_one);
+    if (use->depth && psa_depth_same(&use->depth->key, key)) pool->depth = use->depth;
+    return use;
+}
+
+/* A table is wanted once it costs no more than the steps made without it. */
+static void note_walk(psa_depth_use *use, const psa_depth_key *key, const pool_state *pool,
+                      uint32_t crossed) {
+    if (pool->depth || crossed <= FEW_TICKS) return;
+    if (!psa_depth_same(&use->walked_of, key)) {
+        use->walked_of = *key;
+        use->walked = 0;
+    }
+    use->walked += crossed;
+    uint32_t rungs = psa_depth_rungs(pool);
+    use->wanted = use->walked >= rungs ? rungs : 0;
+}
+
 static int shared_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
                         const psa_u256 *amount, const psa_u256 *limit, uint32_t flags, uint32_t lp_fee,
-                        psa_quote_result *result) {
+                        psa_depth_use *uses, psa_quote_result *result) {
     psa_line line;
     if (slot >= arena->max_pools) {
         memset(&line, 0, sizeof line);
@@ -67,9 +95,15 @@ static int shared_quote(const psa_arena *arena, uint32_t slot, uint32_t generati
         pool_state pool;
         status = psa_has_reserves(row.protocol) || psa_line_ticks(arena, &line, &arrays) ? PSA_OK
                                                                                       : PSA_TICK_DATA;
+        psa_depth_key key;
+        psa_depth_use *use = 0;
         if (status == PSA_OK) status = load_state(&line, &row, generation, flags, lp_fee, &arrays, &pool);
+        if (status == PSA_OK) use = attach_depth(uses, flags, &line, &arrays, &pool, &key);
         if (status == PSA_OK) status = quote_state(&pool, amount, limit, flags, result);
-        if (still_the_same(arena, slot, &line, which, &row)) return psa_finish_result(&line, status, result);
+        if (still_the_same(arena, slot, &line, which, &row)) {
+            if (use && status == PSA_OK) note_walk(use, &key, &pool, result->ticks_crossed);
+            return psa_finish_result(&line, status, result);
+        }
         if (commit != 0) {
             memset(&line, 0, sizeof line);
             return psa_finish_result(&line, PSA_SNAPSHOT_TOO_OLD, result);
@@ -86,8 +120,42 @@ int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64
     psa_u256 wanted, bound;
     memcpy(wanted.w, amount, sizeof wanted.w);
     if (limit) memcpy(bound.w, limit, sizeof bound.w);
-    return shared_quote(arena, slot, generation, commit, &wanted, limit ? &bound : 0, flags, lp_fee,
+    return shared_quote(arena, slot, generation, commit, &wanted, limit ? &bound : 0, flags, lp_fee, 0,
                         result);
+}
+
+int psa_quote_given(const psa_quote_call *call, const uint8_t *amount, const uint8_t *limit,
+                    uint32_t flags, uint32_t lp_fee, psa_quote_result *result) {
+    if (!call || !call->arena || !amount || !result || flags & ~(uint32_t)PSA_CALLER_FLAGS)
+        return PSA_BAD_ARGUMENT;
+    psa_u256 wanted, bound;
+    memcpy(wanted.w, amount, sizeof wanted.w);
+    if (limit) memcpy(bound.w, limit, sizeof bound.w);
+    return shared_quote(call->arena, call->slot, call->generation, call->commit, &wanted,
+                        limit ? &bound : 0, flags, lp_fee, call->uses, result);
+}
+
+int psa_depth_read(const psa_quote_call *call, uint32_t flags, uint32_t lp_fee, psa_rung *rungs,
+                   uint32_t capacity, psa_depth *depth) {
+    if (!call || !call->arena || call->slot >= call->arena->max_pools || !rungs || !depth ||
+        flags & ~(uint32_t)PSA_CALLER_FLAGS)
+        return PSA_BAD_ARGUMENT;
+    psa_line line;
+    uint32_t which;
+    int zero_for_one = (flags & PSA_ZERO_FOR_ONE) != 0;
+    int status = psa_line_begin(call->arena, call->slot, call->commit, &line, &which);
+    if (status != PSA_OK) return status;
+    row_fields row = read_row(&call->arena->statics[call->slot]);
+    psa_tick_arrays arrays;
+    pool_state pool;
+    if (psa_has_reserves(row.protocol) || !psa_line_ticks(call->arena, &line, &arrays)) status = PSA_TICK_DATA;
+    if (status == PSA_OK) status = load_state(&line, &row, call->generation, flags, lp_fee, &arrays, &pool);
+    if (status == PSA_OK) {
+        depth->key = psa_depth_key_of(&pool, line.slab, arrays.serial, line.generation, zero_for_one);
+        depth->rungs = rungs;
+        depth->count = psa_depth_walk(&pool, zero_for_one, 0, rungs, capacity);
+    }
+    return still_the_same(call->arena, call->slot, &line, which, &row) ? status : PSA_CONTENDED;
 }
 
 int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_t *generations,
@@ -107,7 +175,7 @@ int psa_quote_batch(const psa_arena *arena, const uint32_t *slots, const uint32_
             continue;
         }
         memcpy(amount.w, &amounts[4 * (size_t)i], sizeof amount.w);
-        shared_quote(arena, slots[pool], generations ? generations[pool] : 0, commit, &amount, 0, all, 0,
+        shared_quote(arena, slots[pool], generations ? generations[pool] : 0, commit, &amount, 0, all, 0, 0,
                      &results[i]);
     }
     return PSA_OK;
@@ -149,6 +217,18 @@ static int must_look(const psa_quote_call *call) {
 int psa_quote_prepared(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
                        psa_quote_result *result) {
     if (must_look(call)) return PSA_CLOSED;
-    return psa_quote(call->arena, call->slot, call->generation, call->commit, amount, 0, flags, 0,
-                     result);
+    return psa_quote_given(call, amount, 0, flags, 0, result);
+}
+
+uint32_t psa_quote_many(const psa_quote_call *call, const uint64_t *amounts, uint32_t flags,
+                        uint32_t count, psa_quote_result *results) {
+    const psa_depth_use *use = call->uses ? &call->uses[(flags & PSA_ZERO_FOR_ONE) != 0] : 0;
+    for (uint32_t i = 0; i < count; i++) {
+        psa_u256 amount;
+        memcpy(amount.w, &amounts[4 * (size_t)i], sizeof amount.w);
+        shared_quote(call->arena, call->slot, call->generation, call->commit, &amount, 0, flags, 0,
+                     call->uses, &results[i]);
+        if (use && use->wanted != 0) return i + 1;
+    }
+    return count;
 }

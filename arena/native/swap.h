@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "arena.h"
+#include "depth.h"
 #include "ticks.h"
 #include "u256.h"
 

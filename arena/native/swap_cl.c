@@ -1,6 +1,6 @@
 /* swap_cl.c: quotes of Uniswap V3 and V4, as the deployed contracts compute them, bit for bit. */
 #include "atomics.h"
-#include "depth.h"
+#include "jump.h"
 #include "price_math.h"
 #include "protocols.h"
 #include "tick_math.h"
