@@ -1,20 +1,27 @@
 """What does a quote cost from Python, one by one, in batches and on a ladder?
 
-Timed: Pool.quote_exact_in with reading amount_out, Pool.quote_many of 1,000 amounts given as limbs,
-and a ladder built and asked for 1,000 amounts. V3 pools have one position a tick spacing; amounts
-are chosen so that 0, 1, 10 and 100 initialised ticks are crossed. Baseline: the same swap with
-Python integers (the slow oracle of the tests), checked to give the same amounts.
+Timed, in CPU time of the thread: Pool.quote_exact_in with reading amount_out, Pool.quote_many of 1,000
+amounts given as limbs or as a list of ints, and a ladder built and asked for 1,000 amounts. V3 pools have
+one position a tick spacing; a quote begins inside a tick or on an initialized one, and amounts are chosen
+so that 0, 1, 10 and 100 initialized ticks are crossed. Baselines: for V2 the same formula with Python
+integers in hand; for V3 the same core called through cffi from a Python method, with bytes in and out, as
+quotes were answered before the handle was a C type; for batches and ladders the same swap with Python
+integers (the slow oracle of the tests). All are checked to give the same amounts.
 """
 
+import argparse
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from harness import Report, against, alternate, arguments
 from workload import limbs_array
 
 import arena
+from arena.native import ffi, lib
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
 from arena.writing import WriterArena
@@ -24,10 +31,12 @@ from oracle import swap_oracle
 
 SPACING = 60
 LIQUIDITY = 10**21
+MANY = 1_000
 
 
-def v3_values(positions: int) -> PoolValues:
-    """Price 1; every range [k, k+1) of tick spacings within `positions` has liquidity of its own."""
+def v3_values(positions: int, tick: int) -> PoolValues:
+    """Price at `tick`, from 0 to below a spacing; every range [k, k+1) of tick spacings within `positions`
+    has liquidity of its own."""
     ticks = []
     active = 0
     amounts = {k: LIQUIDITY + k * 10**15 for k in range(-positions, positions)}
@@ -39,8 +48,8 @@ def v3_values(positions: int) -> PoolValues:
     return PoolValues(
         block_number=1,
         fee_pips=3000,
-        sqrt_price_x96=swap_oracle.sqrt_price_at_tick(0) + (1 << 80),
-        tick=0,
+        sqrt_price_x96=swap_oracle.sqrt_price_at_tick(tick),
+        tick=tick,
         liquidity=active,
         ticks=tuple(ticks),
     )
@@ -79,7 +88,7 @@ def loop(run: Callable[[], object], times: int) -> Callable[[], None]:
     return repeated
 
 
-def one_by_one(pool: arena.Pool, amount: int, times: int) -> Callable[[], None]:
+def one_by_one(pool: "arena.Pool | ThroughCffi", amount: int, times: int) -> Callable[[], None]:
     """The caller's own loop, without a function call of ours in it."""
 
     def repeated() -> None:
@@ -90,23 +99,49 @@ def one_by_one(pool: arena.Pool, amount: int, times: int) -> Callable[[], None]:
     return repeated
 
 
+class Answer:
+    """A result as bytes, decoded when it is read."""
+
+    __slots__ = ("raw",)
+    raw: bytes
+
+    @property
+    def amount_out(self) -> int:
+        return int.from_bytes(self.raw[32:64], "little")
+
+
+class ThroughCffi:
+    """A pool's quotes by a call through cffi."""
+
+    def __init__(self, pool: arena.Pool) -> None:
+        mapped, self.slot, self.generation = pool._where
+        self.arena = mapped.pointer
+        self.result = ffi.new("psa_quote_result *")
+        self.buffer = ffi.buffer(self.result)
+
+    def quote_exact_in(self, amount: int, *, zero_for_one: bool) -> Answer:
+        data = amount.to_bytes(32, "little")
+        flags = {True: lib.PSA_ZERO_FOR_ONE, False: 0}[zero_for_one]
+        assert not lib.psa_quote(
+            self.arena, self.slot, self.generation, 0, data, ffi.NULL, flags, 0, self.result
+        )
+        answer = Answer()
+        answer.raw = self.buffer[:]
+        return answer
+
+
 def main() -> None:
     options = arguments(__doc__ or "")
     report = Report((__doc__ or "").splitlines()[0])
-    singles = 200 if options.smoke else 20_000
-    many = 1_000
     name = f"psa-bench-quote-{os.getpid()}"
     token = [TokenSpec(address=bytes([n]) * 20, decimals=18, symbol="T") for n in (1, 2)]
-    values = v3_values(150)
-    oracle = oracle_pool(values)
+    inside, on_tick = v3_values(150, SPACING // 2), v3_values(150, 0)
+    pairs = PoolValues(1, 3000, reserve0=10**24, reserve1=3 * 10**24)
     with WriterArena.create(name, max_pools=16) as owner:
         try:
-            for key, protocol, state in (
-                (b"\x02" * 20, 0, PoolValues(1, 3000, reserve0=10**24, reserve1=3 * 10**24)),
-                (b"\x03" * 20, 1, values),
-            ):
+            for key, protocol, state in ((2, 0, pairs), (3, 1, inside), (4, 1, on_tick)):
                 spec = PoolSpec(
-                    key=key,
+                    key=bytes([key]) * 20,
                     protocol=protocol,
                     token0=token[0],
                     token1=token[1],
@@ -119,102 +154,117 @@ def main() -> None:
             owner.set_head(1)
             owner.commit()
             with arena.attach(name) as pools:
-                v2, v3 = pools[b"\x02" * 20], pools[b"\x03" * 20]
-                amounts = limbs_array([10**18 + n for n in range(many)], 4)
-
-                def v2_python() -> int:
-                    fee = 10**18 * 997
-                    return fee * 3 * 10**24 // (10**24 * 1000 + fee)
-
-                quote = v2.quote_exact_in(10**18, zero_for_one=True).amount_out
-                assert quote == v2_python()
-                one, batch, python = alternate(
-                    [
-                        (
-                            "V2, one by one",
-                            singles,
-                            one_by_one(v2, 10**18, singles),
-                        ),
-                        (
-                            "V2, batch of 1,000",
-                            many * 20,
-                            loop(lambda: v2.quote_many(amounts, zero_for_one=True), 20),
-                        ),
-                        ("V2, Python integers in hand", singles, loop(v2_python, singles)),
-                    ],
-                    options.repeat,
-                )
-                one.target, batch.target = "<= 550 ns", "<= 50 ns"
-                report.add(python)
-                report.add(against(one, python))
-                report.add(against(batch, python))
-                for crossings in (0, 1, 10, 100):
-                    measure_v3(report, options, v3, oracle, crossings, singles, many)
+                measure_v2(report, options, pools[b"\x02" * 20])
+                pool, oracle = pools[b"\x04" * 20], oracle_pool(on_tick)
+                measure_v3(report, options, pool, oracle, "starts on a tick", 10**15)
+                pool, oracle = pools[b"\x03" * 20], oracle_pool(inside)
+                measure_v3(report, options, pool, oracle, "in its tick", 10**15)
+                for crossings in (1, 10, 100):
+                    what = f"{crossings} ticks crossed"
+                    amount = amount_crossing(oracle, crossings)
+                    measure_v3(report, options, pool, oracle, what, amount)
         finally:
             owner.close(unlink=True)
     report.show(options)
 
 
+def measure_v2(report: Report, options: argparse.Namespace, pool: arena.Pool) -> None:
+    singles = 200 if options.smoke else 20_000
+    for shown, amount, target in (
+        ("V2", 10**18, "<= 0.6 x"),
+        ("V2, amounts above 2^64", 10**20, "<= 1 x"),
+    ):
+        given = [amount + n for n in range(MANY)]
+        limbs = limbs_array(given, 4)
+
+        def in_hand(amount: int = amount) -> int:
+            fee = amount * 997
+            return fee * 3 * 10**24 // (10**24 * 1000 + fee)
+
+        assert pool.quote_exact_in(amount, zero_for_one=True).amount_out == in_hand()
+        assert pool.quote_many(given, zero_for_one=True).amounts_out[0] == in_hand()
+
+        def of_ints(given: list[int] = given) -> None:
+            pool.quote_many(given, zero_for_one=True).amounts_out  # noqa: B018
+
+        def of_limbs(limbs: Any = limbs) -> None:
+            pool.quote_many(limbs, zero_for_one=True)
+
+        python, one, batch, ints = alternate(
+            [
+                (f"{shown}, Python integers in hand", singles, loop(in_hand, singles)),
+                (f"{shown}, one by one", singles, one_by_one(pool, amount, singles)),
+                (f"{shown}, batch of 1,000", MANY * 20, loop(of_limbs, 20)),
+                (f"{shown}, batch of 1,000 ints, ints out", MANY * 20, loop(of_ints, 20)),
+            ],
+            options.repeat,
+            timer=time.thread_time,
+        )
+        one.target = target
+        batch.target = "<= 45 ns"
+        ints.target = "<= 110 ns" if amount < 1 << 64 else ""
+        report.add(python)
+        for row in (one, batch, ints):
+            report.add(against(row, python))
+
+
 def measure_v3(
     report: Report,
-    options: object,
+    options: argparse.Namespace,
     pool: arena.Pool,
     oracle: swap_oracle.ConcentratedPool,
-    crossings: int,
-    singles: int,
-    many: int,
+    what: str,
+    amount: int,
 ) -> None:
-    amount = amount_crossing(oracle, crossings)
     expected = swap_oracle.swap(oracle, amount, True, True)
     got = pool.quote_exact_in(amount, zero_for_one=True)
-    assert (got.amount_out, got.ticks_crossed) == (expected.amount_out, crossings)
-    repeats = max(20, singles // (1 + crossings))
-    python_repeats = max(5, singles // (100 * (1 + crossings)))
-    amounts = limbs_array([amount - n for n in range(many)], 4)
-    batches = max(1, 20 // (1 + crossings))
-
-    def with_ladder() -> None:
-        pool.ladder(zero_for_one=True).quote(amounts)
-
+    crossed = expected.ticks_crossed
+    former = ThroughCffi(pool)
+    assert (got.amount_out, got.ticks_crossed) == (expected.amount_out, crossed)
+    assert former.quote_exact_in(amount, zero_for_one=True).amount_out == got.amount_out
+    singles = 200 if options.smoke else 20_000
+    repeats = max(20, singles // (1 + crossed))
+    python_repeats = max(5, singles // (100 * (1 + crossed)))
+    limbs = limbs_array([amount - n for n in range(MANY)], 4)
+    batches = max(1, 20 // (1 + crossed))
     ladder = pool.ladder(zero_for_one=True)
-    assert (
-        ladder.quote(amounts).amounts_out == pool.quote_many(amounts, zero_for_one=True).amounts_out
-    )
-    one, batch, built, asked, python = alternate(
+    assert ladder.quote(limbs).amounts_out == pool.quote_many(limbs, zero_for_one=True).amounts_out
+    shown = f"V3, {what}"
+    python, cffi, one, batch, built, asked = alternate(
         [
             (
-                f"V3, {crossings} ticks crossed, one by one",
-                repeats,
-                one_by_one(pool, amount, repeats),
-            ),
-            (
-                f"V3, {crossings} ticks crossed, batch of 1,000",
-                many * batches,
-                loop(lambda: pool.quote_many(amounts, zero_for_one=True), batches),
-            ),
-            (
-                f"V3, {crossings} ticks crossed, ladder built for 1,000",
-                many * batches,
-                loop(with_ladder, batches),
-            ),
-            (
-                f"V3, {crossings} ticks crossed, ladder at hand",
-                many * batches,
-                loop(lambda: ladder.quote(amounts), batches),
-            ),
-            (
-                f"V3, {crossings} ticks crossed, Python integers",
+                f"{shown}, Python integers",
                 python_repeats,
                 loop(lambda: swap_oracle.swap(oracle, amount, True, True), python_repeats),
             ),
+            (f"{shown}, one by one through cffi", repeats, one_by_one(former, amount, repeats)),
+            (f"{shown}, one by one", repeats, one_by_one(pool, amount, repeats)),
+            (
+                f"{shown}, batch of 1,000",
+                MANY * batches,
+                loop(lambda: pool.quote_many(limbs, zero_for_one=True), batches),
+            ),
+            (
+                f"{shown}, ladder built for 1,000",
+                MANY * batches,
+                loop(lambda: pool.ladder(zero_for_one=True).quote(limbs), batches),
+            ),
+            (
+                f"{shown}, ladder at hand",
+                MANY * batches,
+                loop(lambda: ladder.quote(limbs), batches),
+            ),
         ],
-        options.repeat,  # type: ignore[attr-defined]
+        options.repeat,
+        timer=time.thread_time,
     )
-    one.target = {0: "<= 750 ns"}.get(crossings, f"<= 190 ns a tick: {750 + 190 * crossings} ns")
-    batch.target = {0: "<= 200 ns"}.get(crossings, f"<= {200 + 190 * crossings} ns")
+    one.target = {0: "<= 0.3 x"}.get(crossed, "")
+    batch.target = {0: "<= 180 ns"}.get(crossed, f"<= {180 + 190 * crossed} ns")
     asked.target = "<= 500 ns"
     report.add(python)
-    for row in (one, batch, built, asked):
+    report.add(against(cffi, python))
+    report.add(against(one, cffi))
+    for row in (batch, built, asked):
         report.add(against(row, python))
 
 

@@ -1,7 +1,7 @@
 /* _ints.c: Python integers from and to little-endian words of 64 bits.
  *
- * The limited API has no conversion of integers above 64 bits but by operators and by text. Text in base 32
- * is the quicker one for reading: a power of two, so that it takes time in proportion to the length.
+ * The limited API has no conversion of integers above 64 bits but by operators and by text. From words, text
+ * is the quicker of the two: its base is a power of two, so it is read in time proportional to its length.
  */
 #include "_types.h"
 
@@ -10,28 +10,15 @@ static PyObject *shift;       /* 64 */
 /* ---- words to ints ---------------------------------------------------------------------------------- */
 
 PyObject *psa_int_from_words(const uint64_t *words, unsigned count) {
-    static const char digits[] = "0123456789abcdefghijklmnopqrstuv";
-    char text[53]; /* 256 bits are 52 digits of 5 */
+    static const char digits[] = "0123456789abcdef";
+    char text[4 * 16 + 1], *at = text + sizeof text - 1;
     while (count > 1 && words[count - 1] == 0) count--;
     if (count == 1) return PyLong_FromUnsignedLongLong(words[0]);
-    char *at = text + sizeof text - 1;
     *at = 0;
-    uint64_t rest = 0; /* the `bits` lowest bits are not written yet */
-    unsigned bits = 0;
-    for (unsigned i = 0; i < count; i++) {
-        uint64_t word = words[i];
-        unsigned left = 64;
-        if (bits != 0) { /* a digit across two words */
-            *--at = digits[(rest | word << bits) & 31];
-            word >>= 5 - bits;
-            left -= 5 - bits;
-        }
-        for (; left >= 5; left -= 5, word >>= 5) *--at = digits[word & 31];
-        rest = word;
-        bits = left;
-    }
-    if (bits != 0 && rest != 0) *--at = digits[rest];
-    return PyLong_FromString(at, NULL, 32);
+    for (unsigned i = 0; i + 1 < count; i++)
+        for (unsigned bit = 0; bit < 64; bit += 4) *--at = digits[words[i] >> bit & 15];
+    for (uint64_t rest = words[count - 1]; rest != 0; rest >>= 4) *--at = digits[rest & 15];
+    return PyLong_FromString(at, NULL, 16);
 }
 
 PyObject *psa_int_from_signed(const uint64_t *words, unsigned count) {

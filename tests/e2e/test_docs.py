@@ -749,7 +749,7 @@ def members(name: str) -> dict[str, str]:
         if member.startswith("_") or member in INTERNAL.get(name, ()):
             continue
         value = inspect.getattr_static(cls, member)
-        is_method = inspect.isfunction(value) or isinstance(value, classmethod)
+        is_method = inspect.isroutine(value) or isinstance(value, classmethod)
         found[member] = written(member, getattr(cls, member)) if is_method else member
     return found | {member: member for member in INSTANCE.get(name, ())}
 
