@@ -9,7 +9,7 @@ from arena.readers.attachment import Attachment
 from arena.readers.lookup import pin
 from arena.reads import READ_TRIES
 
-_TOUCHED = 256  # room for so many at first, and for so many more than were there at the last try
+_TOUCHED = 1024  # room for so many at first, and for so many more than were there at the last try
 _new = ffi.new_allocator(should_clear_after_alloc=False)
 
 

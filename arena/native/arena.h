@@ -203,7 +203,8 @@ int psa_snapshot_ticks(const psa_arena *arena, const uint64_t *pools, uint32_t c
 /* References of the pools that are there at `commit`, with values, and were written by a commit after
  * `since`, up to and including `commit`; of them those whose last event or reading is of `first_block` or
  * a later one. Ascending by slot, each once. Looks at what those commits wrote; at all pools when
- * `since` is 0 or too far back. *count is how many there are, on PSA_BUFFER_TOO_SMALL at least that many.
+ * `since` is 0 or too far back. *count is how many there are; on PSA_BUFFER_TOO_SMALL how much room is
+ * needed, which is more when some were written by several commits.
  * PSA_SNAPSHOT_TOO_OLD when a pool was written twice since `commit`. */
 int psa_changed(const psa_arena *arena, uint64_t since, uint64_t commit, uint64_t first_block,
                 uint64_t *pools, uint32_t capacity, uint32_t *count);
@@ -254,7 +255,7 @@ int psa_rows_read(const psa_arena *arena, const uint64_t *pools, uint32_t count,
 #define PSA_KEY_TEXT 67       /* bytes a key takes at most: 0x, 64 digits, a line end */
 
 /* Keys of many references as text, each with a line end; *nbytes is how long it is. Room for PSA_KEY_TEXT
- * bytes each. Fails as psa_rows_read. */
+ * bytes each. PSA_POOL_REMOVED when a row is of another generation by now. */
 int psa_keys_read(const psa_arena *arena, const uint64_t *pools, uint32_t count, char *text,
                   uint64_t *nbytes);
 

@@ -139,6 +139,10 @@ static int follow(answer *out, uint64_t since) {
     if (!load_end(arena, since, &first) || !load_end(arena, out->commit, &last) ||
         last - first > slots_used(arena))
         return PSA_CONTENDED;
+    if (last - first > out->capacity) {
+        out->count = (uint32_t)(last - first);
+        return PSA_BUFFER_TOO_SMALL;
+    }
     at = first;
     for (uint64_t commit = since, end; commit != out->commit;) {
         commit++;
@@ -153,23 +157,26 @@ static int follow(answer *out, uint64_t since) {
                : PSA_CONTENDED;
 }
 
-static void sift(uint64_t *pools, uint32_t at, uint32_t count) {
-    uint64_t moved = pools[at];
-    for (uint32_t child; (child = 2 * at + 1) < count; at = child) {
-        if (child + 1 < count && (uint32_t)pools[child] < (uint32_t)pools[child + 1]) child++;
-        if ((uint32_t)pools[child] <= (uint32_t)moved) break;
-        pools[at] = pools[child];
+/* Those without `bit` in their slot before those with it, and so on with the next lower one: bounded by
+ * the number of bits, whatever the slots are, and in place. Few are put in order one by one. */
+static void sort_by_slot(uint64_t *pools, uint32_t count, uint32_t bit) {
+    for (; count > 12 && bit != 0; bit >>= 1) {
+        uint32_t without = 0;
+        for (uint32_t i = 0; i < count; i++) {
+            uint64_t pool = pools[i];
+            pools[i] = pools[without];
+            pools[without] = pool;
+            without += ((uint32_t)pool & bit) == 0;
+        }
+        sort_by_slot(pools, without, bit >> 1);
+        pools += without;
+        count -= without;
     }
-    pools[at] = moved;
-}
-
-static void sort_by_slot(uint64_t *pools, uint32_t count) {
-    for (uint32_t at = count / 2; at-- > 0;) sift(pools, at, count);
-    for (uint32_t end = count; end-- > 1;) {
-        uint64_t highest = pools[0];
-        pools[0] = pools[end];
-        pools[end] = highest;
-        sift(pools, 0, end);
+    for (uint32_t i = 1; i < count; i++) {
+        uint64_t pool = pools[i];
+        uint32_t at = i;
+        for (; at > 0 && (uint32_t)pools[at - 1] > (uint32_t)pool; at--) pools[at] = pools[at - 1];
+        pools[at] = pool;
     }
 }
 
@@ -186,7 +193,7 @@ int psa_changed(const psa_arena *arena, uint64_t since, uint64_t commit, uint64_
     if (since >= commit) return PSA_OK;
     int status = follow(&out, since);
     if (status == PSA_CONTENDED) status = look_at_all(&out, since);
-    else if (status == PSA_OK && out.count <= capacity) sort_by_slot(pools, out.count);
+    else if (status == PSA_OK) sort_by_slot(pools, out.count, (arena->change_slot_mask + 1) / 2);
     *count = out.count;
     if (status == PSA_OK && out.count > capacity) status = PSA_BUFFER_TOO_SMALL;
     return status;

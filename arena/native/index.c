@@ -85,14 +85,24 @@ int psa_rows_read(const psa_arena *arena, const uint64_t *pools, uint32_t count,
     return PSA_OK;
 }
 
-static char *put_key(char *text, const psa_static *row) {
+/* A key as text, with a line end; null when the row is of another generation. */
+static char *put_key(char *text, const psa_static *row, uint32_t generation) {
     static const char digits[16] = "0123456789abcdef";
-    uint32_t nbytes = row->key_nbytes < sizeof(row->key) ? row->key_nbytes : sizeof(row->key);
+    const uint64_t *words = (const uint64_t *)(const void *)row->key;
+    uint64_t key[4];
+    uint32_t found = PSA_LOAD_ACQUIRE(&row->generation); /* G2 */
+    for (int i = 0; i < 4; i++) key[i] = PSA_LOAD(&words[i]);
+    uint32_t nbytes = PSA_LOAD(&row->key_nbytes);
+    PSA_FENCE_ACQUIRE();
+    if (found == 0 || (generation != 0 && found != generation) || PSA_LOAD(&row->generation) != found)
+        return NULL;
+    const uint8_t *bytes = (const uint8_t *)key;
+    if (nbytes > sizeof(key)) nbytes = sizeof(key);
     *text++ = '0';
     *text++ = 'x';
     for (uint32_t i = 0; i < nbytes; i++) {
-        *text++ = digits[row->key[i] >> 4];
-        *text++ = digits[row->key[i] & 15];
+        *text++ = digits[bytes[i] >> 4];
+        *text++ = digits[bytes[i] & 15];
     }
     *text++ = '\n';
     return text;
@@ -102,16 +112,15 @@ int psa_keys_read(const psa_arena *arena, const uint64_t *pools, uint32_t count,
                   uint64_t *nbytes) {
     char *end = text;
     for (uint32_t i = 0; i < count; i++) {
-        psa_static row;
-        uint32_t failed;
+        uint32_t slot = (uint32_t)pools[i];
         if (i + 8 < count && (uint32_t)pools[i + 8] < arena->max_pools) {
             const uint8_t *ahead = (const uint8_t *)&arena->statics[(uint32_t)pools[i + 8]];
             __builtin_prefetch(ahead);
             __builtin_prefetch(ahead + 64);
         }
-        int status = psa_rows_read(arena, &pools[i], 1, &row, &failed);
-        if (status != PSA_OK) return status;
-        end = put_key(end, &row);
+        if (slot >= arena->max_pools) return PSA_BAD_ARGUMENT;
+        end = put_key(end, &arena->statics[slot], (uint32_t)(pools[i] >> 32));
+        if (end == NULL) return PSA_POOL_REMOVED;
     }
     *nbytes = (uint64_t)(end - text);
     return PSA_OK;

@@ -338,6 +338,7 @@ _Static_assert(offsetof(psa_header, committed) == 192, "committed");
 _Static_assert(offsetof(psa_header, origin) == 152, "origin");
 _Static_assert(offsetof(psa_header, commits) == 384, "commits");
 _Static_assert(offsetof(psa_header, counters) == 640, "counters");
+_Static_assert(PSA_COUNTER_APPLIED + 24 * PSA_COUNTER_KINDS <= PSA_COUNTERS, "counters of 24 protocols");
 _Static_assert(sizeof(psa_phase) == 256, "psa_phase");
 _Static_assert(sizeof(psa_control) == 4096, "psa_control");
 _Static_assert(offsetof(psa_control, writer_pid) == 128, "writer_pid");

@@ -17,6 +17,8 @@
  * T1  take-over: lines stamped > committed are marked dropped before the first new commit, so a number
  *     used by a dead writer can be used again.
  *
+ * The ring of changes (changes.c) is published by the same W4, with a W1 and a W2 of its own.
+ *
  * Nothing relies on x86 ordering; W2 and R3 are real barriers on ARM64.
  */
 #define _GNU_SOURCE

@@ -84,6 +84,9 @@ class Left:
         self.record = head["commits"][int(head["committed"]) & 1]
         self.statics = self._table("statics_offset", slots.STATIC, head["slots_used"])
         self.slots = self._table("slots_offset", slots.SLOT, head["slots_used"])
+        self.changes = self._table(
+            "change_entries_offset", slots.CHANGE_ENTRY, head["change_entry_count"]
+        )
         self.buckets = self._table("buckets_offset", np.dtype("<u4"), head["bucket_count"])
         self.entries = self._table(
             "undo_entries_offset", slots.UNDO_ENTRY, head["undo_entry_count"]
@@ -190,6 +193,21 @@ def record_of_another_commit(left: Left) -> None:
     left.header["commits"]["stamp"] += 2
 
 
+def changes_of_another_commit(left: Left) -> None:
+    left.changes["stamp"] += 1
+
+
+def changes_beyond_their_end(left: Left) -> None:
+    left.header["change_reserved"] = left.changes["end"].max() - 1
+
+
+def set_slab(word: int, value: int) -> Callable[[Left], None]:
+    def damage(left: Left) -> None:
+        left.heap[16 * int(left.line(5)["slab"][0]) + word] = value
+
+    return damage
+
+
 def undo_records_of_others(left: Left) -> None:
     left.records["entry_seq"] += 1
 
@@ -208,6 +226,15 @@ KINDS: list[tuple[Callable[[Left], None], str]] = [
     (set_header("committed", 2**64 - 1), "count of commits"),
     (set_header("undo_record_reserved", 2**64 - 1), "count of commits"),
     (record_of_another_commit, "record of commit"),
+    (set_header("change_reserved", 2**64 - 1), "count of commits"),
+    (set_header("slab_serial", 2**64 - 1), "count of commits"),
+    (set_header("slab_serial", 0), "tick slab of slot"),
+    (changes_of_another_commit, "ring of changes"),
+    (changes_beyond_their_end, "ring of changes"),
+    (set_slab(3, 1), "tick slab of slot 5"),
+    (set_slab(4, 0), "tick slab of slot 5"),
+    (set_slab(4, 1 << 20), "tick slab of slot 5"),
+    (set_row("token_count", 3), "static row 5"),
     (set_row("token0", 32), "static row 5"),
     (set_row("protocol", 3), "static row 5"),
     (set_row("generation", 2**32 - 1), "static row 5"),

@@ -218,7 +218,7 @@ static void damage(input *in, uint8_t *base, uint64_t nbytes) {
 /* Where something lies, in bytes of the segment: one page of the header, then up to 2,048 bytes of each
  * region, so that damage seldom misses. */
 static void damage_used(input *in, uint8_t *base, const psa_arena *arena) {
-    uint64_t starts[8] = {
+    uint64_t starts[10] = {
         0,
         (uint64_t)((uint8_t *)arena->statics - arena->base),
         (uint64_t)((uint8_t *)arena->slots - arena->base),
@@ -227,8 +227,10 @@ static void damage_used(input *in, uint8_t *base, const psa_arena *arena) {
         (uint64_t)((uint8_t *)arena->undo_entries - arena->base),
         (uint64_t)((uint8_t *)arena->undo_records - arena->base),
         (uint64_t)(arena->heap - arena->base),
+        (uint64_t)((uint8_t *)arena->change_entries - arena->base),
+        (uint64_t)((uint8_t *)arena->change_slots - arena->base),
     };
-    uint64_t region = number(in, 1);
+    uint64_t region = number(in, 2) & 0x3ff;
     for (; region != 0 && in->at < in->end; region &= region - 1)
         damage(in, base + starts[__builtin_ctzll(region)], region & 1 ? 4096 : 2048);
 }

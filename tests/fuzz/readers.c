@@ -63,7 +63,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes) {
     psa_rows_read(&arena, pools, POOLS + 1, rows, &failed);
     psa_snapshot(&arena, pools, POOLS + 1, commit, lines, &failed);
     psa_snapshot_ticks(&arena, pools, POOLS, commit, lines, starts, ticks, net, gross, TICKS, &failed);
-    psa_changed(&arena, number(&in, 1), commit, references, POOLS);
+    for (uint32_t i = 0; i < 3; i++) {
+        uint64_t since = i == 0 ? number(&in, 1) : commit - 1 - number(&in, 1) % 16;
+        uint32_t changed, room = (uint32_t)number(&in, 1) % (POOLS + 2);
+        char text[PSA_KEY_TEXT * (POOLS + 1)];
+        uint64_t nbytes;
+        if (psa_changed(&arena, since, commit, i == 2 ? FIRST_BLOCK + 4 : 0, references, room, &changed) == PSA_OK)
+            psa_keys_read(&arena, references, changed, text, &nbytes);
+    }
     psa_quote_batch(&arena, slots, NULL, number(&in, 1) % 2 ? commit : 0, amounts, NULL, flags, POOLS + 1,
                     results);
     for (uint32_t slot = 0; slot <= POOLS; slot++) {

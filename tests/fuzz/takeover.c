@@ -24,6 +24,14 @@ static void quote_all(psa_arena *arena) {
                   0, &result);
 }
 
+/* As a reader asks that saw some commit, and one that saw none. */
+static void ask_changes(const psa_arena *arena, uint64_t back) {
+    uint64_t pools[2 * POOLS], committed = arena->header->committed;
+    uint32_t count;
+    psa_changed(arena, committed > back ? committed - back : 0, committed, 0, pools, 2 * POOLS, &count);
+    psa_changed(arena, 0, committed, FIRST_BLOCK + 3, pools, 1, &count);
+}
+
 /* Into a larger arena, which a writer may then begin on, too. */
 static void copy_all(const psa_arena *from) {
     static const uint8_t digest[32];
@@ -62,7 +70,7 @@ static void act(input *in, psa_writer *writer) {
     uint64_t numbers[16], head = writer->record.block_number;
     uint8_t hashes[32 * 16];
     uint32_t pool = (uint32_t)number(in, 1) % POOLS, slot;
-    switch (number(in, 1) % 16) {
+    switch (number(in, 1) % 17) {
     case 0:
     case 1:
     case 2: block(in, writer, head + 1, 1); break;
@@ -81,6 +89,7 @@ static void act(input *in, psa_writer *writer) {
         psa_undo_blocks(writer, numbers, hashes, 16);
         break;
     case 12: copy_all(&writer->arena); break;
+    case 15: ask_changes(&writer->arena, number(in, 1) % 32); break;
     case 13: psa_set_status_all(writer, PSA_STATUS_LIVE, PSA_STATUS_STALE, PSA_UNSURE_PRICE); break;
     case 14: {
         psa_event start = mark(number(in, 1) % 2 ? PSA_EVENT_REORG_START : PSA_EVENT_REORG_COMPLETE, head, 0);

@@ -108,7 +108,8 @@ static void key_bytes(uint32_t key, uint8_t *bytes) {
 }
 
 static psa_static row_of(uint32_t key) {
-    psa_static row = {.token0 = key, .token1 = key, .fee_pips = 3000, .key_nbytes = 32};
+    psa_static row = {
+        .token0 = key, .token1 = key, .token_count = 2, .fee_pips = 3000, .key_nbytes = 32};
     row.protocol = protocol_of(key);
     row.tick_spacing = row.protocol == PSA_UNISWAP_V2 ? 0 : SPACING;
     key_bytes(key, row.key);

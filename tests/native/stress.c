@@ -9,7 +9,7 @@
  * it, each word of the pool's line follows from (i, b), and its ticks from (i, round_of(b)); so one block
  * number found in a line tells what the rest must be, and the block of a commit tells the block of each
  * line read as of it. Half of the reads are pinned to one commit until it is too old: those use the lines
- * the writer is about to overwrite. At times the writer abandons a half-applied block of other pools
+ * the writer is about to overwrite. The pools changed since the last pin are those of the blocks since. At times the writer abandons a half-applied block of other pools
  * before the next one, by psa_abort or as a dead writer would (psa_writer_open without a commit).
  *
  * Prints counts; exits 0 when nothing was wrong (unchecked: when something was), 1 otherwise, 2 on misuse.
@@ -335,6 +335,22 @@ static int block_holds(const reader *self, const psa_line *line, uint32_t pool, 
     return commit == 0 || line->block_number == newest_block(pool, self->pin.block_number);
 }
 
+/* The pools written between the last pin and a new one. */
+static void read_changed(reader *self, uint64_t *pools) {
+    psa_commit_record before = self->pin;
+    uint32_t count, expected = 0;
+    pin_commit(self);
+    uint64_t first = before.block_number, last = self->pin.block_number;
+    int status = psa_changed(self->arena, before.stamp, self->pin.stamp, 0, pools, pool_count, &count);
+    int holds = status == PSA_OK;
+    for (uint32_t pool = 0; pool < pool_count && holds; pool++) {
+        if (newest_block(pool, last) <= first) continue;
+        holds = expected < count && pools[expected] == (UINT64_C(1) << 32 | pool);
+        expected++;
+    }
+    count_read(self, status, holds && expected == count);
+}
+
 static void read_line(reader *self, uint32_t pool, uint64_t commit) {
     psa_line line;
     uint32_t which;
@@ -374,8 +390,9 @@ static void read_snapshot(reader *self, const uint64_t *slots, psa_line *lines) 
 static void *run_reader(void *argument) {
     reader *self = argument;
     uint64_t *slots = calloc(pool_count, sizeof(*slots));
+    uint64_t *changed = calloc(pool_count, sizeof(*changed));
     psa_line *lines = calloc(pool_count, sizeof(*lines));
-    if (!slots || !lines) fail("calloc", 0);
+    if (!slots || !changed || !lines) fail("calloc", 0);
     for (uint32_t i = 0; i < pool_count; i++) slots[i] = i;
     uint64_t state = mix(self->seed, 0, 2), turn = 0;
     pin_commit(self);
@@ -383,13 +400,16 @@ static void *run_reader(void *argument) {
         state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
         uint32_t pool = (uint32_t)((state >> 33) % pool_count);
         turn++;
-        if (turn % 64 == 0) pin_commit(self);
+        if (turn % 64 == 0 && self->unchecked) pin_commit(self);
+        else if (turn % 64 == 0)
+            for (int again = 0; again < 2; again++) read_changed(self, changed); /* of many commits, of few */
         uint64_t commit = state >> 63 ? self->pin.stamp : 0;
         if (self->unchecked || turn % 8 != 0) read_line(self, pool, commit);
         else if (turn % 256 != 0) read_ticks(self, pool, commit);
         else read_snapshot(self, slots, lines);
     }
     free(slots);
+    free(changed);
     free(lines);
     return NULL;
 }

@@ -29,11 +29,12 @@ The byte map of both segments, from the dtypes in `layouts/`, which a test holds
 structs in `arena/native/layout.h`. Integers are little-endian; wide ones are arrays of 64-bit limbs,
 least significant first. Regions of the data segment follow the header page by page: static rows,
 slots, tokens, key index (u32 buckets: 0, slot + 1, or 2^32-1 for one that was left), entries and slots (u32)
-of the ring of changes, undo entries, undo records, tick heap; their offsets stand in the header. The commits
-from a to b wrote the slots numbered from the end of commit a - 1 up to the end of b; number n is at n % capacity
-in the ring ([why that is safe](../explanation/concurrency.md#the-ring-of-changes)). A tick slab is its header,
-then tick i32[capacity], liquidity_net i128[capacity], liquidity_gross u128[capacity], each from a 64-byte boundary; the capacities
-of the size classes are 8 and then 1.5 times the one before, rounded down.
+of the ring of changes, undo entries, undo records, tick heap; their offsets stand in the header. Commits a to
+b wrote the slots numbered from the end of commit a - 1 up to the end of b; number n lies at n % capacity, and
+what a reader must check stands in [concurrency](../explanation/concurrency.md#the-ring-of-changes). A slab of
+ticks is its header, then tick i32[capacity], liquidity_net i128[capacity], liquidity_gross u128[capacity],
+each from a 64-byte boundary; the capacities of the size classes are 8 and then 1.5 times the one before,
+rounded down.
 """
 
 
