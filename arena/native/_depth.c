@@ -5,6 +5,8 @@
  */
 #include "_types.h"
 
+#include <stdlib.h>
+
 #define MOST_BYTES ((size_t)64 << 20) /* of all tables of the process */
 
 typedef struct {
@@ -25,7 +27,7 @@ void psa_keep_table(const psa_depth *depth) {
 void psa_release_table(const psa_depth *depth) {
     if (!depth || --table_of(depth)->references > 0) return;
     bytes_held -= table_of(depth)->nbytes;
-    PyMem_RawFree(table_of(depth));
+    free(table_of(depth));
 }
 
 void psa_drop_tables(psa_pool_object *pool) {
@@ -37,7 +39,7 @@ void psa_drop_tables(psa_pool_object *pool) {
 static psa_table *new_table(uint32_t count) {
     size_t nbytes = sizeof(psa_table) + count * sizeof(psa_rung);
     if (nbytes > MOST_BYTES - bytes_held) return NULL;
-    psa_table *table = PyMem_RawMalloc(nbytes);
+    psa_table *table = malloc(nbytes);
     if (!table) return NULL;
     table->nbytes = nbytes;
     table->references = 1;
