@@ -81,9 +81,19 @@ static int stands_on(const position *at, const psa_rung *rung) {
            memcmp(rung->sqrt_price_x96, at->price.w, sizeof at->price.w) == 0;
 }
 
-static psa_u256 total(const psa_rung *rung, int exact_in) {
-    psa_u256 out;
-    memcpy(out.w, exact_in ? rung->amount_in : rung->amount_out, sizeof out.w);
+/* Sums lie in memory as they are compared: a copy of one on the way costs more than the comparison. */
+static inline const uint64_t *total(const psa_rung *rung, int exact_in) {
+    return exact_in ? rung->amount_in : rung->amount_out;
+}
+
+static inline int less(const uint64_t *a, psa_u128 high, psa_u128 low) {
+    psa_u128 above = psa_join(a[3], a[2]), below = psa_join(a[1], a[0]);
+    return (above < high) | ((above == high) & (below < low));
+}
+
+static inline psa_u256 difference(const uint64_t *a, const uint64_t *b) {
+    psa_u256 out = {{a[0], a[1], a[2], a[3]}}, taken = {{b[0], b[1], b[2], b[3]}};
+    psa_sub_256(&out, &taken);
     return out;
 }
 
@@ -120,26 +130,22 @@ int psa_depth_jump(const psa_depth *depth, uint32_t from, const psa_u192 *limit,
     const psa_rung *rungs = depth->rungs, *start = &rungs[from];
     if (from >= depth->count || !stands_on(at, start)) return 0;
     if (psa_is_zero_256(left)) return 1;
-    psa_u256 begin = total(start, exact_in), goal = begin;
+    const uint64_t *begin = total(start, exact_in);
+    psa_u256 goal = {{begin[0], begin[1], begin[2], begin[3]}};
     psa_add_256(&goal, left); /* at most 2^255 and a sum below 2^234 */
+    psa_u128 goal_high = psa_join(goal.w[3], goal.w[2]), goal_low = psa_join(goal.w[1], goal.w[0]);
     uint32_t end = limit ? within_limit(depth, from, limit) : depth->count;
     uint32_t low = from, length = end - from; /* the last rung whose total is below the goal */
     while (length > 1) {
         uint32_t half = length / 2;
-        psa_u256 here = total(&rungs[low + half], exact_in);
-        low += psa_less_256(&here, &goal) ? half : 0;
+        low += less(total(&rungs[low + half], exact_in), goal_high, goal_low) ? half : 0;
         length -= half;
     }
-    if (low + 1 < end) { /* or the next one, when nothing is left there */
-        psa_u256 next = total(&rungs[low + 1], exact_in);
-        low += memcmp(next.w, goal.w, sizeof next.w) == 0;
-    }
+    /* or the next one, when nothing is left there */
+    if (low + 1 < end && memcmp(total(&rungs[low + 1], exact_in), goal.w, sizeof goal.w) == 0) low++;
     const psa_rung *rung = &rungs[low];
-    psa_u256 cost = total(rung, 1), paid = total(rung, 0), before;
-    before = total(start, 1);
-    psa_sub_256(&cost, &before);
-    before = total(start, 0);
-    psa_sub_256(&paid, &before);
+    psa_u256 cost = difference(rung->amount_in, start->amount_in);
+    psa_u256 paid = difference(rung->amount_out, start->amount_out);
     psa_sub_256(left, exact_in ? &cost : &paid);
     psa_add_256(in, &cost);
     psa_add_256(out, &paid);
