@@ -169,6 +169,7 @@ class Lib:
     PSA_FEE_GIVEN: Final[int]
     PSA_ZERO_FOR_ONE: Final[int]
     PSA_ONE_POOL: Final[int]
+    PSA_FROM_PRICE: Final[int]
     PSA_ALLOW_HOOKS: Final[int]
     def psa_feed_open(self, feed: Any, dialect: int, /) -> None: ...
     def psa_feed_decode(

@@ -8,10 +8,11 @@
  *     from the two prices, the liquidity between them and the fee.
  * D3  So a swap that stands on an end with the price, tick, liquidity and index the table's own walk had
  *     there makes the same whole steps from there on, and what they cost together is the difference of two
- *     sums. It makes a step whole while what is left covers it (F1, F3 in cl_steps.h) and stops as soon as
- *     nothing is left, which is before steps that cost nothing.
+ *     sums. It makes a step whole while what is left covers it (F1, F3 in cl_steps.h). A jump goes over those
+ *     after which something is left.
  *
- * What comes before the first end and after the last whole step is the walk's. A Swap event changes no sum.
+ * What comes before the first end and after the jump is the walk's, also to stop as soon as nothing is left,
+ * before steps that cost nothing. A Swap event changes no sum.
  */
 #include "jump.h"
 
@@ -141,8 +142,6 @@ int psa_depth_jump(const psa_depth *depth, uint32_t from, const psa_u192 *limit,
         low += less(total(&rungs[low + half], exact_in), goal_high, goal_low) ? half : 0;
         length -= half;
     }
-    /* or the next one, when nothing is left there */
-    if (low + 1 < end && memcmp(total(&rungs[low + 1], exact_in), goal.w, sizeof goal.w) == 0) low++;
     const psa_rung *rung = &rungs[low];
     psa_u256 cost = difference(rung->amount_in, start->amount_in);
     psa_u256 paid = difference(rung->amount_out, start->amount_out);

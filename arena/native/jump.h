@@ -28,7 +28,7 @@ uint32_t psa_depth_walk(const pool_state *pool, int zero_for_one, int from_price
 /* Rungs that psa_depth_walk stores at most when the pool's liquidity is that of its ticks. */
 uint32_t psa_depth_rungs(const pool_state *pool);
 
-/* Move a swap that stands on rung `from` over as many whole steps as `left` is enough for and `limit`
+/* Move a swap that stands on rung `from` over as many whole steps as leave something of `left` and `limit`
  * allows, as the walk would. Returns 0, and nothing happened, when it does not stand there. */
 int psa_depth_jump(const psa_depth *depth, uint32_t from, const psa_u192 *limit, int exact_in,
                    position *at, psa_u256 *left, psa_u256 *in, psa_u256 *out);
