@@ -4,8 +4,8 @@ Timed, in CPU time of the thread: Pool.quote_exact_in with reading amount_out, P
 amounts given as limbs or as a list of ints, and a ladder built and asked for 1,000 amounts. V3 pools have
 one position a tick spacing; a quote begins inside a tick or on an initialized one, and amounts are chosen
 so that 0, 1, 10 and 100 initialized ticks are crossed. Baselines: for V2 the same formula with Python
-integers in hand; for V3 the same core called through cffi from a Python method, with bytes in and out, as
-quotes were answered before the handle was a C type; for batches and ladders the same swap with Python
+integers in hand; for V3 the same core called through cffi from a Python method, with bytes in and out (the
+handles there were before the C type took 0.76 of that); for batches and ladders the same swap with Python
 integers (the slow oracle of the tests). All are checked to give the same amounts.
 """
 
@@ -156,9 +156,9 @@ def main() -> None:
             with arena.attach(name) as pools:
                 measure_v2(report, options, pools[b"\x02" * 20])
                 pool, oracle = pools[b"\x04" * 20], oracle_pool(on_tick)
-                measure_v3(report, options, pool, oracle, "starts on a tick", 10**15)
+                measure_v3(report, options, pool, oracle, "starts on a tick", 10**15, "<= 0.25 x")
                 pool, oracle = pools[b"\x03" * 20], oracle_pool(inside)
-                measure_v3(report, options, pool, oracle, "in its tick", 10**15)
+                measure_v3(report, options, pool, oracle, "in its tick", 10**15, "<= 0.22 x")
                 for crossings in (1, 10, 100):
                     what = f"{crossings} ticks crossed"
                     amount = amount_crossing(oracle, crossings)
@@ -215,6 +215,7 @@ def measure_v3(
     oracle: swap_oracle.ConcentratedPool,
     what: str,
     amount: int,
+    target: str = "",
 ) -> None:
     expected = swap_oracle.swap(oracle, amount, True, True)
     got = pool.quote_exact_in(amount, zero_for_one=True)
@@ -258,7 +259,7 @@ def measure_v3(
         options.repeat,
         timer=time.thread_time,
     )
-    one.target = {0: "<= 0.3 x"}.get(crossed, "")
+    one.target = target
     batch.target = {0: "<= 180 ns"}.get(crossed, f"<= {180 + 190 * crossed} ns")
     asked.target = "<= 500 ns"
     report.add(python)

@@ -54,7 +54,9 @@ class QuoteBatch(Sequence[Quote]):
         return make_quote(self.results[index].tobytes())
 
     def __iter__(self) -> Iterator[Quote]:
-        return (self[index] for index in range(len(self)))
+        raw, size = self.results.tobytes(), RESULT.itemsize
+        for index, status in enumerate(self.statuses.tolist()):
+            yield self[index] if status else make_quote(raw[size * index : size * (index + 1)])
 
     def error(self, index: int) -> Exception | None:
         """Why item `index` has no answer; None when it has one."""

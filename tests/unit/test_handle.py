@@ -200,6 +200,18 @@ def test_ticks_and_copies_agree_with_the_oracle(pools: Arena) -> None:
                 )
 
 
+def test_iterating_a_batch_takes_each_item(pools: Arena) -> None:
+    amounts = [10**18, 2**64, 2**255, 10**19]
+    batch = pools[V3.key].quote_many(amounts, zero_for_one=True)
+    assert [status == 0 for status in batch.statuses] == [True, True, False, True]
+    taken: list[Quote] = []
+    with pytest.raises(errors.AmountOutOfRange):
+        taken.extend(batch)
+    assert [fields(quote) for quote in taken] == [fields(batch[n]) for n in (0, 1)]
+    assert [fields(quote) for quote in batch[::-3]] == [fields(batch[n]) for n in (3, 0)]
+    assert list(batch[:0]) == []
+
+
 # ---- arguments of any type
 
 
