@@ -19,7 +19,7 @@ from builders.deep_blocks import Chain, Key
 from conftest import SEED
 
 import arena
-from arena.errors import ArenaBusy, ArenaDamaged, ArenaError, LayoutMismatch
+from arena.errors import ArenaBusy, ArenaDamaged, ArenaError, LayoutMismatch, SnapshotContended
 from arena.layouts import header as layout
 from arena.layouts import slots
 from arena.layouts.slots import STATUS_LIVE, STATUS_SYNCING
@@ -559,6 +559,50 @@ def test_whatever_is_changed_a_writer_goes_on_or_refuses(arena_name: str) -> Non
             writer.image()
     assert 0 < refused < 400
     WriterArena.create(arena_name, **SIZES).close(unlink=True)
+
+
+def test_whatever_stands_in_the_ring_of_changes_readers_name_pools_or_give_up(
+    arena_name: str,
+) -> None:
+    rng = random.Random(f"ring {SEED}")
+    chain = leave(arena_name)
+    with (
+        WriterArena.take_over(arena_name) as writer,
+        arena.attach(arena_name) as pools,
+    ):
+        seen = pools.wait_block(0)
+        for _ in range(3):
+            writer.apply(chain.block(events=12))
+        assert seen is not None
+        newer = pools.wait_block(seen)
+        assert newer is not None
+        want, keys = newer.touched, set(pools)
+        assert want
+        left = Left(arena_name)
+        start, size = int(left.header[0]["change_entries_offset"]), left.changes.nbytes
+        start_slots = int(left.header[0]["change_slots_offset"])
+        size_slots = 4 * int(left.header[0]["change_slot_count"])
+        values = (0, 1, 7, 15, 16, 255, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
+        whole = left.content[start : start_slots + size_slots].tobytes()
+        with left.path.open("r+b", buffering=0) as stream:
+            for _ in range(300):
+                for _ in range(rng.choice((1, 2, 30))):
+                    place = rng.choice((start, start_slots))
+                    at = place + 8 * rng.randrange((size if place == start else 256) // 8)
+                    stream.seek(at)
+                    value = rng.choice((*values, rng.randrange(20), rng.getrandbits(64)))
+                    stream.write(struct.pack("<Q", value))
+                with contextlib.suppress(SnapshotContended):
+                    assert set(newer.touched) <= keys
+                if rng.random() < 0.3:
+                    stream.seek(start)
+                    stream.write(whole)
+                    assert newer.touched == want
+            # Without a ring all pools are looked at.
+            stream.seek(start)
+            stream.write(bytes(size))
+            assert newer.touched == want
+        writer.close(unlink=True)
 
 
 @pytest.mark.parametrize("nbytes", [1, 4095, 4096, 8192, -1])

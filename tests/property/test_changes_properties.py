@@ -434,6 +434,20 @@ def test_slots_that_may_have_been_overwritten_are_not_believed(lap: int) -> None
         assert slots == ([0, 1] if believed and lap == 0 else [0, 1, 2])
 
 
+def test_slots_a_dead_writer_overwrote_are_not_believed_of_the_next_one() -> None:
+    told = told_blocks(3)
+    core = told.core.arena
+    dead_end(core, core.header.committed + 1, core.header.change_slot_count, 3)
+    for number in range(core.header.change_slot_count):
+        core.change_slots[number] = 3  # which no commit wrote after the first
+    told.core.open()
+    assert lib.psa_pool_set_status(told.core.writer, 0, lib.PSA_STATUS_LIVE, 0) == lib.PSA_OK
+    told.open.add(0)
+    told.commit()
+    for since in range(1, told.core.arena.header.committed + 1):
+        told.compare(since)
+
+
 def test_a_commit_that_is_not_there_yet_is_answered_from_the_lines() -> None:
     told = told_blocks(2)
     core = told.core.arena
