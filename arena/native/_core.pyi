@@ -169,8 +169,8 @@ class Lib:
     PSA_FEE_GIVEN: Final[int]
     PSA_ZERO_FOR_ONE: Final[int]
     PSA_ONE_POOL: Final[int]
-    PSA_FROM_PRICE: Final[int]
     PSA_ALLOW_HOOKS: Final[int]
+    PSA_FROM_PRICE: Final[int]
     def psa_feed_open(self, feed: Any, dialect: int, /) -> None: ...
     def psa_feed_decode(
         self,
@@ -322,6 +322,7 @@ class Lib:
     def psa_quote_copy(
         self, pool: Any, amount: Any, limit: Any, flags: int, lp_fee: int, result: Any, /
     ) -> int: ...
+    def psa_functions(self) -> Any: ...
     def psa_depth_capacity(self, pool: Any, flags: int, lp_fee: int, /) -> int: ...
     def psa_depth_build(
         self, pool: Any, flags: int, lp_fee: int, rungs: Any, capacity: int, depth: Any, /
@@ -338,6 +339,5 @@ class Lib:
         results: Any,
         /,
     ) -> int: ...
-    def psa_functions(self) -> Any: ...
 
 lib: Lib

@@ -30,7 +30,7 @@ ffi: Any  # cffi.FFI; its own stubs know no numpy arrays and no struct fields
 class Lib:
 '''
 NATIVE = Path(__file__).resolve().parents[2] / "arena" / "native"
-CONTRACT = ("layout.h", "feed.h", "arena.h")
+CONTRACT = ("layout.h", "feed.h", "arena.h", "depth.h")
 STRUCTS = {**header.STRUCTS, "psa_event": EVENT, "psa_quote_result": RESULT}
 SIGNED = {"int8_t", "int16_t", "int32_t", "int64_t"}
 
