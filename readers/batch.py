@@ -174,9 +174,21 @@ def batch(
 ) -> QuoteBatch:
     """A batch as `ask` takes it; `copy(index)` gives a private copy of the pool of a contended item."""
     status, results = ask(arena, commit, references, words, flags)
-    if status == _CONTENDED:
+    if status != _CONTENDED:
+        return QuoteBatch(results, keys, words, flags)
+    return answered(results, words, flags, keys, copy)
+
+
+def answered(
+    results: npt.NDArray[np.void],
+    words: npt.NDArray[np.uint64],
+    flags: int | npt.NDArray[np.uint32],
+    keys: Sequence[str],
+    copy: Any,
+) -> QuoteBatch:
+    """The batch, with items that the writer overtook answered by `copy(index)` of their pools."""
+    for index in np.flatnonzero(results["status"] == _CONTENDED).tolist():
+        data = words[index].tobytes()
         answers = ffi.from_buffer("psa_quote_result *", results)
-        for index in np.flatnonzero(results["status"] == _CONTENDED).tolist():
-            data = words[index].tobytes()
-            copy(index).store_answer(answers + index, data, _of_item(flags, index), ffi.NULL, 0)
+        copy(index).store_answer(answers + index, data, _of_item(flags, index), ffi.NULL, 0)
     return QuoteBatch(results, keys, words, flags)

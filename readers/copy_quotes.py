@@ -21,6 +21,7 @@ from arena.readers.quote import (
 )
 
 _quote_copy = lib.psa_quote_copy
+_FROM_PRICE: int = lib.PSA_FROM_PRICE
 
 
 class CopyQuotes:
@@ -104,26 +105,23 @@ class Ladder:
     a copy: it does not follow the pool. len() is the number of rungs.
     """
 
-    __slots__ = ("_count", "_flags", "_lp_fee", "_rungs", "_source")
+    __slots__ = ("_depth", "_flags", "_lp_fee", "_rungs", "_source")
 
     def __init__(self, source: CopyQuotes, flags: int, lp_fee: int) -> None:
         self._source = source
         self._flags = flags
         self._lp_fee = lp_fee
-        count = ffi.new("uint32_t *")
-        capacity = source._pool.line.tick_count + 256
-        while True:
-            self._rungs = ffi.new("psa_rung[]", capacity)
-            status = lib.psa_ladder_build(source._pool, flags, lp_fee, self._rungs, capacity, count)
-            if status != lib.PSA_BUFFER_TOO_SMALL:
-                break
-            capacity = max(count[0], 2 * capacity)
+        capacity = lib.psa_depth_capacity(source._pool, flags, lp_fee)
+        self._rungs = ffi.new("psa_rung[]", capacity)
+        self._depth = ffi.new("psa_depth *")
+        status = lib.psa_depth_build(
+            source._pool, flags | _FROM_PRICE, lp_fee, self._rungs, capacity, self._depth
+        )
         if status:
             raise quote_error(status, source.key, 0, flags)
-        self._count = int(count[0])
 
     def __len__(self) -> int:
-        return self._count
+        return int(self._depth.count)
 
     @overload
     def quote(self, amounts: int) -> Quote: ...
@@ -142,13 +140,13 @@ class Ladder:
         found = QuoteBatch(results, Same(self._source.key, count), words, every)
         if count == 0:
             return found
-        status = lib.psa_ladder_quote(
+        status = lib.psa_depth_quote(
             self._source._pool,
+            self._depth,
+            ffi.from_buffer("uint64_t *", words),
+            ffi.NULL,
             self._flags,
             self._lp_fee,
-            self._rungs,
-            self._count,
-            ffi.from_buffer("uint64_t *", words),
             count,
             ffi.from_buffer("psa_quote_result *", results),
         )

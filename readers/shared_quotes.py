@@ -8,15 +8,15 @@ import numpy.typing as npt
 
 from arena.native import ffi, lib
 from arena.native._handle import PoolHandle
-from arena.readers.batch import QuoteBatch, Same, batch
+from arena.readers.batch import QuoteBatch, Same, answered
 from arena.readers.copy_quotes import CopyQuotes, Ladder
 from arena.readers.quote import (
+    RESULT,
     Quote,
     QuoteOptions,
     amount_bytes,
     amounts_array,
     direction,
-    make_quote,
     quote_error,
     resolve_options,
 )
@@ -64,14 +64,10 @@ class SharedQuotes(PoolHandle):
 
     def _ask(self, data: bytes, flags: int, limit: Any, lp_fee: int) -> Quote:
         """Quote without looking whether the handle may be used."""
-        result = ffi.new("psa_quote_result *")
-        mapped, slot, generation = self._where
-        status = lib.psa_quote(
-            mapped.pointer, slot, generation, self._commit, data, limit, flags, lp_fee, result
-        )
-        if status:
-            return self._move_on(status, data, flags, limit, lp_fee)
-        return make_quote(ffi.buffer(result))
+        found = self._quote_given(data, limit if isinstance(limit, bytes) else None, flags, lp_fee)
+        if isinstance(found, int):
+            return self._move_on(found, data, flags, limit, lp_fee)
+        return found
 
     def _without_answer(self, status: int, amount: int, flags: int) -> Quote:
         """The answer or error of a plain call that C left with `status`."""
@@ -100,8 +96,7 @@ class SharedQuotes(PoolHandle):
         """Quotes of many amounts in one call; each item has its own answer or error.
 
         `amounts` are ints, or words (n, 4) of an array. With an `lp_fee` they are asked of a copy of the
-        pool. For hundreds of amounts that cross many ticks a ladder is faster.
-        """
+        pool."""
         self._refresh()
         if lp_fee is not None or allow_hooks:
             return self._copy().quote_many(
@@ -113,17 +108,17 @@ class SharedQuotes(PoolHandle):
                 lp_fee=lp_fee,
                 allow_hooks=allow_hooks,
             )
-        mapped, slot, generation = self._where
         words = amounts_array(amounts)
         flags, _, _ = resolve_options(
             direction(zero_for_one, exact_out),
             allow_stale=allow_stale,
             allow_dynamic_fee=allow_dynamic_fee,
         )
-        return batch(
-            mapped.pointer,
-            self._commit,
-            np.array([slot | generation << 32], np.uint64),
+        results = np.empty(len(words), RESULT)  # C writes every byte of it
+        if len(words):
+            self._quote_words(words, flags, results)
+        return answered(
+            results,
             words,
             flags,
             Same(self.key, len(words)),

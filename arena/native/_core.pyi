@@ -170,6 +170,7 @@ class Lib:
     PSA_ZERO_FOR_ONE: Final[int]
     PSA_ONE_POOL: Final[int]
     PSA_ALLOW_HOOKS: Final[int]
+    PSA_FROM_PRICE: Final[int]
     PSA_GROUP_LINES: Final[int]
     PSA_GROUP_RESERVES: Final[int]
     PSA_GROUP_PRICES: Final[int]
@@ -338,22 +339,23 @@ class Lib:
     def psa_quote_copy(
         self, pool: Any, amount: Any, limit: Any, flags: int, lp_fee: int, result: Any, /
     ) -> int: ...
-    def psa_ladder_build(
-        self, pool: Any, flags: int, lp_fee: int, rungs: Any, capacity: int, count: Any, /
+    def psa_functions(self) -> Any: ...
+    def psa_depth_capacity(self, pool: Any, flags: int, lp_fee: int, /) -> int: ...
+    def psa_depth_build(
+        self, pool: Any, flags: int, lp_fee: int, rungs: Any, capacity: int, depth: Any, /
     ) -> int: ...
-    def psa_ladder_quote(
+    def psa_depth_quote(
         self,
         pool: Any,
+        depth: Any,
+        amounts: Any,
+        limit: Any,
         flags: int,
         lp_fee: int,
-        rungs: Any,
-        rung_count: int,
-        amounts: Any,
         count: int,
         results: Any,
         /,
     ) -> int: ...
-    def psa_functions(self) -> Any: ...
     def psa_group_read(self, arena: Any, group: Any, /) -> int: ...
     def psa_pump_run(self, pump: Any, limit_ns: int, /) -> int: ...
 

@@ -3,9 +3,8 @@
 
 const psa_api *psa_core;
 
-static int (*const parts[])(PyObject *module) = {psa_add_ints, psa_add_quote, psa_add_pool,
-                                                psa_add_keys, psa_add_state, psa_add_view,
-                                                psa_add_wait};
+static int (*const parts[])(PyObject *module) = {psa_add_ints,  psa_add_quote, psa_add_depth, psa_add_pool,
+                                                psa_add_keys, psa_add_state, psa_add_view,  psa_add_wait};
 
 /* use(address): take the core's table at `address`, and add the types to the module. */
 static PyObject *use(PyObject *module, PyObject *address) {

@@ -12,7 +12,7 @@ PyTypeObject *psa_pool_type;
 static PyObject *direction;       /* "zero_for_one" */
 static const uint32_t unbound = 1; /* what a handle's `closed` points to when it is bound to nothing */
 
-static const psa_quote_call unbound_call = {NULL, &unbound, 0, 0, 0};
+static const psa_quote_call unbound_call = {NULL, &unbound, 0, 0, 0, NULL};
 
 /* ---- life ------------------------------------------------------------------------------------------------ */
 
@@ -31,6 +31,7 @@ static int traverse(PyObject *object, visitproc visit, void *arg) {
     Py_VISIT(self->where);
     Py_VISIT(self->closed);
     Py_VISIT(self->arena);
+    Py_VISIT(self->owner);
     return 0;
 }
 
@@ -38,6 +39,7 @@ static void bind(psa_pool_object *self, psa_quote_call call, PyObject *where, Py
     PyObject *old_where = self->where, *old_closed = self->closed;
     Py_XINCREF(where);
     Py_XINCREF(closed);
+    psa_drop_tables(self);
     self->call = call;
     self->where = where;
     self->closed = closed;
@@ -49,6 +51,7 @@ static int clear(PyObject *object) {
     psa_pool_object *self = (psa_pool_object *)object;
     bind(self, unbound_call, NULL, NULL);
     Py_CLEAR(self->arena);
+    Py_CLEAR(self->owner);
     Py_CLEAR(self->key);
     return 0;
 }
@@ -94,6 +97,12 @@ done:
     return out;
 }
 
+/* Make a table after a quote that found it worth it. */
+static inline void look_at_depth(psa_pool_object *self, uint32_t flags, uint32_t lp_fee) {
+    const psa_depth_use *uses = self->call.uses;
+    if (uses && uses[(flags & PSA_ZERO_FOR_ONE) != 0].wanted != 0) psa_make_table(self, flags, lp_fee);
+}
+
 static inline PyObject *quote(PyObject *object, const char *other, int side, PyObject *const *args,
                               Py_ssize_t count, PyObject *names) {
     psa_pool_object *self = (psa_pool_object *)object;
@@ -103,8 +112,12 @@ static inline PyObject *quote(PyObject *object, const char *other, int side, PyO
     psa_quote_object *out = psa_new_quote();
     if (!out) return NULL;
     flags |= side;
+    psa_aim(self);
     int status = psa_core->quote_prepared(&self->call, (const uint8_t *)words, (uint32_t)flags, &out->raw);
-    if (status == PSA_OK) return (PyObject *)out;
+    if (status == PSA_OK) {
+        look_at_depth(self, (uint32_t)flags, 0);
+        return (PyObject *)out;
+    }
     Py_DECREF(out);
     return PyObject_CallMethod(object, "_without_answer", "iOi", status, args[0], flags);
 }
@@ -115,6 +128,79 @@ static PyObject *quote_exact_in(PyObject *self, PyObject *const *args, Py_ssize_
 
 static PyObject *quote_exact_out(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
     return quote(self, "_exact_out", PSA_EXACT_OUT, args, count, names);
+}
+
+static PyObject *quote_given(PyObject *object, PyObject *args) {
+    psa_pool_object *self = (psa_pool_object *)object;
+    const char *amount, *limit;
+    Py_ssize_t amount_nbytes, limit_nbytes;
+    unsigned int flags, lp_fee;
+    if (!PyArg_ParseTuple(args, "y#z#II:_quote_given", &amount, &amount_nbytes, &limit, &limit_nbytes, &flags,
+                          &lp_fee))
+        return NULL;
+    if (amount_nbytes != 32 || (limit && limit_nbytes != 32)) {
+        PyErr_SetString(PyExc_ValueError, "amount and limit have 32 bytes");
+        return NULL;
+    }
+    psa_quote_object *out = psa_new_quote();
+    if (!out) return NULL;
+    psa_aim(self);
+    int status = psa_core->quote_given(&self->call, (const uint8_t *)amount, (const uint8_t *)limit, flags,
+                                       lp_fee, &out->raw);
+    if (status == PSA_OK) {
+        look_at_depth(self, flags, lp_fee);
+        return (PyObject *)out;
+    }
+    Py_DECREF(out);
+    return PyLong_FromLong(status);
+}
+
+/* Answer `count` amounts; tables that become worth it are made on the way. */
+static void answer_many(psa_pool_object *self, const uint64_t *amounts, uint32_t flags, uint32_t count,
+                        psa_quote_result *results) {
+    uint32_t done = 0;
+    int side = (flags & PSA_ZERO_FOR_ONE) != 0;
+    while (done < count && self->call.arena) {
+        psa_pool_object *owner = psa_aim(self);
+        psa_quote_call call = self->call;
+        psa_depth_use uses[2] = {0};
+        PyObject *where = self->where, *closed = self->closed;
+        if (owner) memcpy(uses, owner->uses, sizeof uses);
+        call.uses = owner ? uses : NULL;
+        Py_XINCREF(where);
+        Py_XINCREF(closed);
+        psa_keep_table(uses[side].depth);
+        Py_BEGIN_ALLOW_THREADS
+        done += psa_core->quote_many(&call, &amounts[4 * (size_t)done], flags, count - done, &results[done]);
+        Py_END_ALLOW_THREADS
+        if (owner && owner == psa_aim(self) && owner->uses[side].depth == uses[side].depth)
+            owner->uses[side] = uses[side]; /* what was walked */
+        psa_release_table(uses[side].depth);
+        Py_XDECREF(where);
+        Py_XDECREF(closed);
+        look_at_depth(self, flags, 0);
+    }
+}
+
+static PyObject *quote_words(PyObject *object, PyObject *args) {
+    Py_buffer amounts, results;
+    unsigned int flags;
+    PyObject *out = NULL;
+    if (!PyArg_ParseTuple(args, "y*Iw*:_quote_words", &amounts, &flags, &results)) return NULL;
+    Py_ssize_t count = amounts.len / 32;
+    if (!((psa_pool_object *)object)->call.arena) {
+        PyErr_SetString(PyExc_ValueError, "the handle is bound to nothing");
+    } else if (amounts.len != 32 * count || results.len != count * (Py_ssize_t)sizeof(psa_quote_result) ||
+        count > INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "not as many results as amounts");
+    } else {
+        answer_many((psa_pool_object *)object, amounts.buf, flags, (uint32_t)count, results.buf);
+        Py_INCREF(Py_None);
+        out = Py_None;
+    }
+    PyBuffer_Release(&amounts);
+    PyBuffer_Release(&results);
+    return out;
 }
 
 /* ---- binding ----------------------------------------------------------------------------------------------- */
@@ -131,7 +217,7 @@ static PyObject *bind_call(PyObject *self, PyObject *args) {
         return NULL;
     }
     psa_quote_call call = {(const psa_arena *)(uintptr_t)arena, (const uint32_t *)(uintptr_t)word, commit, slot,
-                           generation};
+                           generation, NULL};
     bind((psa_pool_object *)self, call, where, closed);
     Py_RETURN_NONE;
 }
@@ -149,6 +235,13 @@ static PyMethodDef methods[] = {
      "state($self, /)\n--\n\nEverything about the pool, ticks included, from one version."},
     {"_copy_bytes", psa_pool_copy_bytes, METH_NOARGS, "_copy_bytes($self, /)\n--\n\nA copy, for FrozenPool."},
     {"_head", psa_pool_head, METH_NOARGS, "_head($self, /)\n--\n\nstate(), but as of a pool without ticks."},
+    {"_quote_given", quote_given, METH_VARARGS,
+     "_quote_given($self, amount, limit, flags, lp_fee, /)\n--\n\n"
+     "A Quote, or the status of one that has no answer; `amount` and `limit`, if any, are 32 bytes. Does not\n"
+     "look whether the handle may be used."},
+    {"_quote_words", quote_words, METH_VARARGS,
+     "_quote_words($self, amounts, flags, results, /)\n--\n\n"
+     "Answer `amounts`, (n, 4) words, into `results`, n psa_quote_result; as _quote_given without options."},
     {"_bind_call", bind_call, METH_VARARGS,
      "_bind_call($self, where, closed, arena, word, commit, /)\n--\n\n"
      "Lead to the pool at `where`, (mapped, slot, generation): `arena` is the address of a psa_arena that\n"

@@ -57,7 +57,9 @@ psa_quote_object *psa_new_quote(void);
  * references to both. A handle that is bound to nothing has a `call` that is always PSA_CLOSED. */
 typedef struct {
     PyObject_HEAD
-    psa_quote_call call;
+    psa_quote_call call; /* its `uses` are the owner's, see psa_aim */
+    psa_depth_use uses[2]; /* their tables are psa_tables of this handle's */
+    PyObject *owner;  /* the handle whose tables are used; NULL: its own */
     PyObject *where;  /* (MappedArena, slot, generation); NULL when bound to nothing */
     PyObject *closed; /* what owns the word at call.closed */
     PyObject *key;    /* 0x-hex, lower case */
@@ -78,5 +80,29 @@ PyObject *psa_pool_head(PyObject *self, PyObject *unused);
 
 /* 20 or 32, the bytes of a pool key, zero padded in `data`; 0 with an exception set. */
 unsigned psa_parse_key(PyObject *key, uint8_t data[32]);
+
+/* ---- _depth.c ----------------------------------------------------------------------------------- */
+
+int psa_add_depth(PyObject *module);
+
+/* Have a handle's quotes use its owner's tables, as long as both read the same mapping: only there does a
+ * serial number stand for the same ticks. Returns whose they are, NULL when nobody's. */
+static inline psa_pool_object *psa_aim(psa_pool_object *self) {
+    psa_pool_object *owner = self->owner ? (psa_pool_object *)self->owner : self;
+    if (owner->call.arena != self->call.arena) owner = NULL;
+    self->call.uses = owner ? owner->uses : NULL;
+    return owner;
+}
+
+/* Make the table that a direction wants, with the options in `flags` and `lp_fee`; without it, as before,
+ * when there is no room or the writer overtook it. Lets go of the GIL. */
+void psa_make_table(psa_pool_object *pool, uint32_t flags, uint32_t lp_fee);
+
+/* Forget what is kept of both directions. */
+void psa_drop_tables(psa_pool_object *pool);
+
+/* A reference to a table, for as long as it is used without the GIL; null stays null. */
+void psa_keep_table(const psa_depth *depth);
+void psa_release_table(const psa_depth *depth);
 
 #endif

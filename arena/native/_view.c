@@ -83,7 +83,8 @@ static int is_here(const view_object *self, const psa_pool_object *kept) {
            line.fee_status >> 24 != PSA_STATUS_ABSENT;
 }
 
-static PyObject *handle_like(const view_object *self, const psa_pool_object *kept) {
+/* A handle on the same pool as of the view's commit, with the tables of the kept one. */
+static PyObject *handle_like(const view_object *self, psa_pool_object *kept) {
     psa_pool_object *made = (psa_pool_object *)PyType_GenericAlloc(Py_TYPE((PyObject *)kept), 0);
     if (made == NULL) return NULL;
     made->call = self->call;
@@ -97,6 +98,8 @@ static PyObject *handle_like(const view_object *self, const psa_pool_object *kep
     made->closed = self->closed;
     made->key = kept->key;
     made->arena = kept->arena;
+    Py_INCREF(kept);
+    made->owner = (PyObject *)kept;
     return (PyObject *)made;
 }
 

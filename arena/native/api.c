@@ -11,6 +11,9 @@ static const psa_api functions = {
     .wait_commit = psa_wait_commit,
     .pool_read = psa_pool_read,
     .copy_read = psa_copy_read,
+    .quote_given = psa_quote_given,
+    .quote_many = psa_quote_many,
+    .depth_read = psa_depth_read,
 };
 
 const psa_api *psa_functions(void) { return &functions; }

@@ -7,10 +7,10 @@
 #ifndef PSA_API_H
 #define PSA_API_H
 
-#include "arena.h"
+#include "depth.h"
 
 /* Grows with every change of the table. */
-#define PSA_API_VERSION 2
+#define PSA_API_VERSION 3
 
 struct psa_api {
     uint32_t version; /* PSA_API_VERSION */
@@ -25,6 +25,12 @@ struct psa_api {
                      psa_line *line);
     int (*copy_read)(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
                      psa_copy_head *head, uint64_t *arrays, uint32_t capacity);
+    int (*quote_given)(const psa_quote_call *call, const uint8_t *amount, const uint8_t *limit,
+                       uint32_t flags, uint32_t lp_fee, psa_quote_result *result);
+    uint32_t (*quote_many)(const psa_quote_call *call, const uint64_t *amounts, uint32_t flags,
+                           uint32_t count, psa_quote_result *results);
+    int (*depth_read)(const psa_quote_call *call, uint32_t flags, uint32_t lp_fee, psa_rung *rungs,
+                      uint32_t capacity, psa_depth *depth);
 };
 
 #endif

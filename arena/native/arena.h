@@ -345,7 +345,7 @@ int psa_undo_set_hash(psa_writer *writer, uint64_t block_number, const uint8_t *
 uint32_t psa_undo_blocks(const psa_writer *writer, uint64_t *numbers, uint8_t *hashes,
                          uint32_t capacity);
 
-/* ---- quote.c, ladder.c: quotes; tick_math.c ----------------------------------------------------------------------------------- */
+/* ---- quote.c: quotes; tick_math.c ----------------------------------------------------------------------------------- */
 
 typedef struct {
     uint64_t amount_in[4];
@@ -409,30 +409,6 @@ typedef struct {
 int psa_quote_copy(const psa_pool_copy *pool, const uint8_t *amount, const uint8_t *limit,
                    uint32_t flags, uint32_t lp_fee, psa_quote_result *result);
 
-/* Depth ladder: one rung per step boundary, cumulative amounts from the start price. */
-typedef struct {
-    uint64_t amount_in[4];   /* cumulative, fee included, to reach this boundary */
-    uint64_t amount_out[4];
-    uint64_t sqrt_price_x96[4];
-    uint64_t liquidity[2];   /* beyond the boundary */
-    int32_t tick;            /* slot0 tick at the boundary */
-    uint32_t ticks_crossed;
-    uint64_t reserved[2];
-} psa_rung;
-
-/* Walk the whole pool in one direction to the end of the price range. rungs[0] is the start; *count is
- * how many there are, also on PSA_BUFFER_TOO_SMALL (nothing but a larger array is needed then). Words
- * without liquidity share a rung; there are at most line.tick_count + 7000 of them. A V2 pool has one
- * rung, and its ladder computes each answer. Of `flags` PSA_EXACT_OUT changes nothing. */
-int psa_ladder_build(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee, psa_rung *rungs,
-                     uint32_t capacity, uint32_t *count);
-
-/* Answer `amounts` ((count, 4) u64 words) on a ladder built from the same pool, direction and fee, each
- * with a binary search and a partial step; what psa_quote_copy answers without a limit, bit for bit. */
-int psa_ladder_quote(const psa_pool_copy *pool, uint32_t flags, uint32_t lp_fee,
-                     const psa_rung *rungs, uint32_t rung_count, const uint64_t *amounts,
-                     uint32_t count, psa_quote_result *results);
-
 /* ---- api.c ------------------------------------------------------------------------------------- */
 
 typedef struct psa_api psa_api;
@@ -444,17 +420,24 @@ const psa_api *psa_functions(void);
 
 /* ---- quote.c: for the extension types ------------------------------------------------------------- */
 
+typedef struct psa_depth_use psa_depth_use; /* depth.h */
+
 typedef struct {
     const psa_arena *arena;
     const uint32_t *closed;  /* private word: not 0 once the handle may not be used any more */
     uint64_t commit;         /* 0: newest */
     uint32_t slot;
     uint32_t generation;
+    psa_depth_use *uses;     /* (2,), the second of zero for one; null: walk */
 } psa_quote_call;
 
 /* Whether the caller must look first: the handle is closed, or reads the newest commit of a superseded
  * arena. */
 int psa_must_look(const psa_quote_call *call);
+
+/* psa_quote by a call, which looks at neither `closed` nor whether the arena is superseded. */
+int psa_quote_given(const psa_quote_call *call, const uint8_t *amount, const uint8_t *limit,
+                    uint32_t flags, uint32_t lp_fee, psa_quote_result *result);
 
 /* psa_quote without limit and given fee. PSA_CLOSED, with `result` untouched, when the caller must look
  * first: the handle is closed, or reads the newest commit of a superseded arena. */

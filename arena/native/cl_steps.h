@@ -1,4 +1,4 @@
-/* cl_steps.h: the steps a swap through concentrated liquidity is made of, for a quote and for a ladder.
+/* cl_steps.h: the steps a swap through concentrated liquidity is made of, for a quote and for its depth.
  *
  * V3 and V4 differ in which part of the input they call fee, in nothing that a quote shows, except at a
  * fee of 100 % and in the range of amounts. One step serves both. Three facts carry the shortcuts:

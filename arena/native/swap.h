@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "arena.h"
+#include "depth.h"
 #include "ticks.h"
 #include "u256.h"
 
@@ -29,6 +29,7 @@ typedef struct {
     psa_u128 reserve0;
     psa_u128 reserve1;
     psa_divisor after_fee; /* 10^6 - fee */
+    const psa_depth *depth; /* of these ticks, spacing and fee, in the quote's direction; null: none */
 } pool_state;
 
 /* Of a static row, which may be rewritten meanwhile. */

@@ -1,6 +1,6 @@
 /* swap_cl.c: quotes of Uniswap V3 and V4, as the deployed contracts compute them, bit for bit. */
 #include "atomics.h"
-#include "cl_steps.h"
+#include "jump.h"
 #include "price_math.h"
 #include "protocols.h"
 #include "tick_math.h"
@@ -105,6 +105,9 @@ int psa_cl_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 
     position at;
     psa_position_start(pool, zero_for_one, &at);
     psa_u256 left = *amount, in = {{0}}, out = {{0}};
+    const psa_depth *depth = pool->depth;
+    const psa_u192 *stop = limit_given ? &limit : 0; /* no rung lies beyond the range's end */
+    if (depth && psa_depth_jump(depth, 0, stop, exact_in, &at, &left, &in, &out)) depth = 0;
     int complete;
     for (;;) {
         complete = psa_is_zero_256(&left);
@@ -151,6 +154,10 @@ int psa_cl_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 
         if (psa_equal_192(&at.price, &end)) {
             status = psa_pass_boundary(pool, &at, &to, zero_for_one);
             if (status != PSA_OK) return status;
+            if (depth) {
+                psa_depth_jump(depth, psa_depth_find(depth, at.tick), stop, exact_in, &at, &left, &in, &out);
+                depth = 0; /* it went as far as whole steps go */
+            }
         } else if (moved) {
             at.tick = to.skips ? tick_in_empty_words(pool, &at.price, zero_for_one) : psa_tick_at(&at.price);
         }
@@ -192,6 +199,7 @@ int psa_cl_load(const psa_line *line, const row_fields *row, uint32_t flags, uin
     pool->spacing = row->tick_spacing;
     pool->fee = fee;
     pool->after_fee = psa_prepare(PSA_PIPS - fee);
+    pool->depth = 0;
     /* The index says where the current tick stands; a wrong one would skip liquidity. */
     if ((pool->index > 0 && PSA_LOAD(&pool->ticks[pool->index - 1]) > pool->tick) ||
         (pool->index < pool->tick_count && PSA_LOAD(&pool->ticks[pool->index]) <= pool->tick))

@@ -119,34 +119,51 @@ class NativePool:
         assert status == self.result.status
         return answer(self.result)
 
-    def ladder(self, zero_for_one: bool, flags: int = 0, lp_fee: int = 0) -> "Ladder":
-        flags |= lib.PSA_ZERO_FOR_ONE * zero_for_one
-        count = ffi.new("uint32_t *")
-        status = lib.psa_ladder_build(self.copy, flags, lp_fee, ffi.NULL, 0, count)
-        assert status == lib.PSA_BUFFER_TOO_SMALL, status
-        rungs = ffi.new("psa_rung[]", count[0])
-        status = lib.psa_ladder_build(self.copy, flags, lp_fee, rungs, count[0], count)
+    def depth(
+        self,
+        zero_for_one: bool,
+        flags: int = 0,
+        lp_fee: int = 0,
+        *,
+        capacity: int | None = None,
+        from_price: bool = False,
+    ) -> "Depth":
+        """Rungs of the whole range, or of what lies ahead of the price."""
+        return Depth(self, flags | direction(zero_for_one, True), lp_fee, capacity, from_price)
+
+
+class Depth:
+    """A psa_depth of one direction and its answers."""
+
+    def __init__(
+        self, pool: NativePool, flags: int, lp_fee: int, capacity: int | None, from_price: bool
+    ) -> None:
+        self.pool, self.flags, self.lp_fee = pool, flags, lp_fee
+        if capacity is None:
+            capacity = lib.psa_depth_capacity(pool.copy, flags, lp_fee)
+        self.memory = ffi.new("psa_rung[]", capacity)
+        self.depth = ffi.new("psa_depth *")
+        build = flags | (lib.PSA_FROM_PRICE if from_price else 0)
+        status = lib.psa_depth_build(pool.copy, build, lp_fee, self.memory, capacity, self.depth)
         assert status == lib.PSA_OK, status
-        assert count[0] == len(rungs)
-        return Ladder(self, flags, lp_fee, rungs)
 
+    @property
+    def rungs(self) -> list[Any]:
+        """Copies: an item would not keep the array it lies in."""
+        return [ffi.new("psa_rung *", self.memory[i]) for i in range(self.depth.count)]
 
-class Ladder:
-    """Rungs of one direction and their answers."""
-
-    def __init__(self, pool: NativePool, flags: int, lp_fee: int, rungs: Any) -> None:
-        self.pool, self.flags, self.lp_fee, self.rungs = pool, flags, lp_fee, rungs
-
-    def quote(self, amounts: Sequence[int], exact_in: bool) -> list[Answer]:
+    def quote(
+        self, amounts: Sequence[int], exact_in: bool, limit: int | None = None
+    ) -> list[Answer]:
         words = np.array([limbs(a, 4) for a in amounts], dtype="<u8").reshape(len(amounts), 4)
         results = ffi.new("psa_quote_result[]", len(amounts))
-        status = lib.psa_ladder_quote(
+        status = lib.psa_depth_quote(
             self.pool.copy,
+            self.depth,
+            ffi.from_buffer("uint64_t[]", words),
+            ffi.NULL if limit is None else limit.to_bytes(32, "little"),
             self.flags | (0 if exact_in else lib.PSA_EXACT_OUT),
             self.lp_fee,
-            self.rungs,
-            len(self.rungs),
-            ffi.from_buffer("uint64_t[]", words),
             len(amounts),
             results,
         )

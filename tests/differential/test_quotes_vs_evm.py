@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders.native_pools import Answer, NativePool
+from builders.native_pools import Answer, Depth, NativePool
 
 from arena.native import lib
 
@@ -139,18 +139,23 @@ def compare_pool(
     lp_fee: int = 0,
     kind: str = "",
 ) -> None:
-    """Quotes of one pool at one block, one by one, then those without a limit by ladder."""
+    """Quotes of one pool at one block: one by one, by depth, and those without a limit on a ladder."""
     plain: dict[tuple[bool, bool], list[tuple[int, Answer]]] = {}
+    depths: dict[bool, Depth] = {}
     for item in items:
         zero_for_one, exact_in, amount = item["zf1"], item["mode"] == "in", int(item["amt"])
         limit = None if item["limit"] is None else int(item["limit"])
         expected = expected_swap(item, reasons, state, pool_side)
         found = pool.quote(amount, zero_for_one, exact_in, limit, flags, lp_fee)
         comparison.check(f"{kind}quote", found, expected, item)
+        if zero_for_one not in depths:
+            depths[zero_for_one] = pool.depth(zero_for_one, flags, lp_fee)
+        found = depths[zero_for_one].quote([amount], exact_in, limit)[0]
+        comparison.check(f"{kind}depth", found, expected, item)
         if limit is None:
             plain.setdefault((zero_for_one, exact_in), []).append((amount, expected))
     for (zero_for_one, exact_in), asked in plain.items():
-        ladder = pool.ladder(zero_for_one, flags, lp_fee)
+        ladder = pool.depth(zero_for_one, flags, lp_fee, from_price=True)
         answers = ladder.quote([amount for amount, _ in asked], exact_in)
         for found, (amount, expected) in zip(answers, asked, strict=True):
             comparison.check(f"{kind}ladder", found, expected, (amount, zero_for_one, exact_in))
@@ -177,7 +182,7 @@ def test_v2_quotes_equal_the_router_library(every: int) -> None:
             found = pool.quote(amount, zero_for_one, exact_in)
             comparison.check("quote", found, expected, (reserves, item))
             if library["ok"]:
-                by_ladder = pool.ladder(zero_for_one).quote([amount], exact_in)[0]
+                by_ladder = pool.depth(zero_for_one).quote([amount], exact_in)[0]
                 comparison.check("ladder", by_ladder, expected, (reserves, item))
     # 24,480 recorded, all compared
     comparison.finish(quote=21030, quote_refused=3450, ladder=21030)
@@ -195,7 +200,14 @@ def test_v3_quotes_equal_the_pools_own_swap(every: int) -> None:
         pool = concentrated(lib.PSA_UNISWAP_V3, state, fee, spacing)
         compare_pool(comparison, pool, state, items, V3_REASONS, pool_side=1)
     # 60,125 recorded, all compared; 51,281 of them have no limit
-    comparison.finish(quote=56898, quote_refused=3227, ladder=49409, ladder_refused=1872)
+    comparison.finish(
+        quote=56898,
+        quote_refused=3227,
+        depth=56898,
+        depth_refused=3227,
+        ladder=49409,
+        ladder_refused=1872,
+    )
 
 
 def hook_fees() -> dict[tuple[str, str], dict[str, str]]:
@@ -252,16 +264,22 @@ def test_v4_quotes_equal_the_pools_own_swap(every: int) -> None:
     comparison.finish(
         quote=62301,
         quote_refused=7779,
+        depth=62301,
+        depth_refused=7779,
         ladder=53696,
         ladder_refused=5440,
         hooked_refused=12815,
         dynamic_refused=76,
         given_quote=5648,
         given_quote_refused=528,
+        given_depth=5648,
+        given_depth_refused=528,
         given_ladder=4894,
         given_ladder_refused=370,
         told_quote=12086,
         told_quote_refused=729,
+        told_depth=12086,
+        told_depth_refused=729,
         told_ladder=10416,
         told_ladder_refused=575,
     )

@@ -7,7 +7,7 @@ in range equal to the sum below the current tick, gaps without liquidity, any fe
 import random
 
 import pytest
-from builders.native_pools import Answer, NativePool, limbs
+from builders.native_pools import Answer, NativePool, integer, limbs
 from conftest import PROFILE
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -161,26 +161,27 @@ def test_swap_equals_the_oracle(data: st.DataObject) -> None:
 
 @settings(max_examples=200 // SHARE, deadline=None)
 @given(st.data())
-def test_ladder_equals_the_plain_quote_at_and_around_every_rung(data: st.DataObject) -> None:
+def test_depth_equals_the_plain_quote_at_and_around_every_rung(data: st.DataObject) -> None:
     pool = data.draw(pools())
     zero_for_one = data.draw(st.booleans())
+    limit = data.draw(st.one_of(st.none(), limits(pool)))
     quoted = native(pool)
-    ladder = quoted.ladder(zero_for_one)
-    rungs = list(ladder.rungs)
+    depth = quoted.depth(zero_for_one)
+    ahead = quoted.depth(zero_for_one, from_price=True)
+    rungs = ahead.rungs
     if len(rungs) > 40:
         rungs = rungs[:20] + rungs[-20:]
     for exact_in in (True, False):
-        totals = {
-            sum(word << 64 * i for i, word in enumerate(r.amount_in if exact_in else r.amount_out))
-            for r in rungs
-        }
+        totals = {integer(r.amount_in if exact_in else r.amount_out, 4) for r in rungs}
         amounts = {t + d for t in totals for d in (-1, 0, 1) if t + d >= 0}
         amounts |= {data.draw(magnitudes(256)) for _ in range(10)}
         asked = sorted(amounts)
-        plain = [quoted.quote(amount, zero_for_one, exact_in) for amount in asked]
-        assert ladder.quote(asked, exact_in) == plain
+        plain = [quoted.quote(amount, zero_for_one, exact_in, limit) for amount in asked]
+        assert depth.quote(asked, exact_in, limit) == plain
+        assert ahead.quote(asked, exact_in, limit) == plain
         amount = data.draw(st.sampled_from(asked))
-        assert plain[asked.index(amount)] == expected(pool, amount, zero_for_one, exact_in)
+        wanted = expected(pool, amount, zero_for_one, exact_in, limit)
+        assert plain[asked.index(amount)] == wanted
 
 
 @settings(max_examples=2000 // SHARE, deadline=None)
@@ -226,7 +227,7 @@ def test_tick_of_any_price_equals_the_oracle(price: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_garbage_memory_gives_a_status_and_ends(seed: int) -> None:
-    """Random lines, rows and ticks, from wholly random to almost a pool; also through a ladder.
+    """Random lines, rows and ticks, from wholly random to almost a pool; also by depth.
 
     Torn reads look like this. The sanitizer builds run the same test.
     """
@@ -272,22 +273,15 @@ def test_garbage_memory_gives_a_status_and_ends(seed: int) -> None:
         statuses.add(found.status)
         assert found.status == lib.PSA_OK or found == Answer(found.status, 0, 0, 0, 0, 0, 0, False)
         rungs = ffi.new("psa_rung[]", 64)
-        size = ffi.new("uint32_t *")
-        status = lib.psa_ladder_build(pool.copy, flags & 31, fee, rungs, 64, size)
+        depth = ffi.new("psa_depth *")
+        build = flags & 31 | source.choice([0, lib.PSA_FROM_PRICE])
+        status = lib.psa_depth_build(pool.copy, build, fee, rungs, 64, depth)
         statuses.add(status)
-        if status == lib.PSA_OK:
-            assert size[0] <= 64
-        # rungs of another pool, or none at all, are no reason to fault either
+        assert depth.count <= 64
+        assert lib.psa_depth_capacity(pool.copy, flags & 31, fee) >= 1
         results = ffi.new("psa_quote_result *")
-        lib.psa_ladder_quote(
-            pool.copy,
-            flags & 31,
-            fee,
-            rungs,
-            64,
-            ffi.new("uint64_t[4]", limbs(amount, 4)),
-            1,
-            results,
-        )
+        words = ffi.new("uint64_t[4]", limbs(amount, 4))
+        arguments = (words, ffi.NULL, flags & 31, fee, 1, results)
+        assert lib.psa_depth_quote(pool.copy, depth, *arguments) == lib.PSA_OK
         statuses.add(results.status)
     assert {lib.PSA_OK, lib.PSA_TICK_DATA, lib.PSA_POOL_STALE, lib.PSA_BAD_ARGUMENT} <= statuses

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders.native_pools import Answer, NativePool, answer, direction, limbs
+from builders.native_pools import Answer, NativePool, answer, direction, integer, limbs
 from oracle import swap_oracle as oracle
 
 from arena.native import ffi, lib
@@ -101,8 +101,14 @@ def test_null_pointers_are_bad_arguments() -> None:
     assert lib.psa_quote_copy(null, bytes(32), null, 0, 0, pool.result) == bad
     assert lib.psa_quote_copy(pool.copy, null, null, 0, 0, pool.result) == bad
     assert lib.psa_quote_copy(pool.copy, bytes(32), null, 0, 0, null) == bad
-    assert lib.psa_ladder_build(pool.copy, 0, 0, null, 0, null) == bad
-    assert lib.psa_ladder_quote(pool.copy, 0, 0, null, 1, words, 1, pool.result) == bad
+    depth, rungs = ffi.new("psa_depth *"), ffi.new("psa_rung *")
+    assert lib.psa_depth_capacity(null, 0, 0) == 1
+    assert lib.psa_depth_build(null, 0, 0, rungs, 1, depth) == bad
+    assert lib.psa_depth_build(pool.copy, 0, 0, null, 1, depth) == bad
+    assert lib.psa_depth_build(pool.copy, 0, 0, rungs, 0, depth) == bad
+    assert lib.psa_depth_build(pool.copy, 0, 0, rungs, 1, null) == bad
+    assert lib.psa_depth_quote(pool.copy, null, words, null, 0, 0, 1, pool.result) == bad
+    assert lib.psa_depth_quote(pool.copy, depth, null, null, 0, 0, 1, pool.result) == bad
 
 
 # Refusals
@@ -360,8 +366,7 @@ def test_exact_output_equal_to_what_a_step_yields_crosses_its_tick() -> None:
     for zero_for_one in (True, False):
         pool, model = small_pool(), small_oracle()
         totals = [
-            sum(word << 64 * i for i, word in enumerate(rung.amount_out))
-            for rung in pool.ladder(zero_for_one).rungs
+            integer(rung.amount_out, 4) for rung in pool.depth(zero_for_one, from_price=True).rungs
         ]
         total = next(total for total in totals if total > 0)
         for amount in range(total - 3, total + 4):
@@ -415,57 +420,64 @@ def test_result_carries_commit_and_block() -> None:
     assert (pool.result.commit, pool.result.block_number) == (7, 999)
 
 
-# Ladders
+# Depth
 
 
-def test_ladder_reports_the_count_needed_and_keeps_inside_the_array() -> None:
-    pool, count = small_pool(), ffi.new("uint32_t *")
-    needed = len(pool.ladder(True).rungs)
-    rungs = ffi.new("psa_rung[]", needed)
+def test_rungs_go_from_the_price_to_the_end_of_the_range_and_stay_inside_the_array() -> None:
+    pool = small_pool()
+    full = pool.depth(True, from_price=True).rungs
+    assert integer(full[0].sqrt_price_x96, 3) == PRICE_0
+    assert integer(full[-1].sqrt_price_x96, 3) == oracle.MIN_SQRT_PRICE + 1
+    rungs, depth = ffi.new("psa_rung[]", 3), ffi.new("psa_depth *")
     ffi.memmove(rungs, b"\xaa" * ffi.sizeof(rungs), ffi.sizeof(rungs))
-    status = lib.psa_ladder_build(pool.copy, lib.PSA_ZERO_FOR_ONE, 0, rungs, needed - 1, count)
-    assert (status, count[0]) == (lib.PSA_BUFFER_TOO_SMALL, needed)
-    last = ffi.addressof(rungs, needed - 1)
+    flags = lib.PSA_ZERO_FOR_ONE | lib.PSA_FROM_PRICE
+    assert lib.psa_depth_build(pool.copy, flags, 0, rungs, 2, depth) == lib.PSA_OK
+    assert depth.count == 2 < len(full)
+    last = ffi.addressof(rungs, 2)
     assert bytes(ffi.buffer(last)) == b"\xaa" * ffi.sizeof("psa_rung")
-    # its last rung is the end of the range, its first the start
-    full = pool.ladder(True).rungs
-    assert sum(w << 64 * i for i, w in enumerate(full[0].sqrt_price_x96)) == PRICE_0
-    last_price = sum(w << 64 * i for i, w in enumerate(full[needed - 1].sqrt_price_x96))
-    assert last_price == oracle.MIN_SQRT_PRICE + 1
 
 
 @pytest.mark.parametrize("spacing", [1, 60, 32767])
-def test_ladder_over_the_whole_range_keeps_to_its_bound(spacing: int) -> None:
+@pytest.mark.parametrize("from_price", [True, False])
+def test_rungs_of_the_whole_range_fit_the_capacity(spacing: int, from_price: bool) -> None:
     reach = oracle.MAX_TICK // spacing * spacing
     ticks = [(-reach, ETHER), (reach, -ETHER)]
     pool = small_pool(V4, spacing=spacing, liquidity=ETHER, ticks=ticks)
-    for zero_for_one in (True, False):
-        assert len(pool.ladder(zero_for_one).rungs) <= len(ticks) + 7000
+    for zero_for_one, end in (
+        (True, oracle.MIN_SQRT_PRICE + 1),
+        (False, oracle.MAX_SQRT_PRICE - 1),
+    ):
+        rungs = pool.depth(zero_for_one, from_price=from_price).rungs
+        assert integer(rungs[-1].sqrt_price_x96, 3) == end
+        assert len(rungs) <= len(ticks) + 7000
 
 
 @pytest.mark.parametrize("zero_for_one", [True, False])
-def test_ladder_at_a_fee_of_100_percent_swallows_every_input(zero_for_one: bool) -> None:
+@pytest.mark.parametrize("from_price", [True, False])
+def test_depth_at_a_fee_of_100_percent_swallows_every_input(
+    zero_for_one: bool, from_price: bool
+) -> None:
     pool, model = small_pool(V4, 1_000_000), small_oracle(4, 1_000_000)
-    ladder = pool.ladder(zero_for_one)
+    depth = pool.depth(zero_for_one, from_price=from_price)
     for amount in (1, ETHER):
         wanted = swapped(oracle.swap(model, amount, zero_for_one, True))
-        assert ladder.quote([amount], True) == [wanted] == [pool.quote(amount, zero_for_one, True)]
-    assert ladder.quote([1], False) == [refusal(lib.PSA_FEE_TOO_HIGH)]
+        assert depth.quote([amount], True) == [wanted] == [pool.quote(amount, zero_for_one, True)]
+    assert depth.quote([1], False) == [refusal(lib.PSA_FEE_TOO_HIGH)]
 
 
-def test_ladder_refuses_what_the_quote_refuses() -> None:
-    count = ffi.new("uint32_t *")
+def test_depth_refuses_what_the_quote_refuses() -> None:
+    depth, rungs = ffi.new("psa_depth *"), ffi.new("psa_rung[]", 8)
     for pool, status in (
         (small_pool(status=lib.PSA_STATUS_STALE), lib.PSA_POOL_STALE),
         (small_pool(V4, flags=lib.PSA_POOL_HOOKED), lib.PSA_HOOKED_POOL),
         (small_pool(sqrt_price=0), lib.PSA_NOT_INITIALIZED),
     ):
-        rungs = ffi.new("psa_rung[]", 8)
-        assert lib.psa_ladder_build(pool.copy, 0, 0, rungs, 8, count) == status
+        assert lib.psa_depth_build(pool.copy, 0, 0, rungs, 8, depth) == status
         words = ffi.new("uint64_t[4]", [1, 0, 0, 0])
-        assert lib.psa_ladder_quote(pool.copy, 0, 0, rungs, 8, words, 1, pool.result) == lib.PSA_OK
+        arguments = (words, ffi.NULL, 0, 0, 1, pool.result)
+        assert lib.psa_depth_quote(pool.copy, depth, *arguments) == lib.PSA_OK
         assert answer(pool.result) == refusal(status)
-    assert small_pool().ladder(True).quote([0], True) == [refusal(lib.PSA_AMOUNT_OUT_OF_RANGE)]
+    assert small_pool().depth(True).quote([0], True) == [refusal(lib.PSA_AMOUNT_OUT_OF_RANGE)]
 
 
 # Shared memory
