@@ -313,7 +313,7 @@ PyObject *psa_pool_head(PyObject *self, PyObject *unused) {
 
 static PyObject *copy_at(PyObject *module, PyObject *args) {
     unsigned long long arena, commit;
-    psa_quote_call call = {NULL, NULL, 0, 0, 0};
+    psa_quote_call call = {NULL, NULL, 0, 0, 0, NULL};
     int status;
     (void)module;
     if (!PyArg_ParseTuple(args, "KIIK:copy_pool", &arena, &call.slot, &call.generation, &commit)) return NULL;

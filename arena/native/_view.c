@@ -62,7 +62,7 @@ static PyObject *bind_view(PyObject *object, PyObject *args) {
         return NULL;
     }
     self->call = (psa_quote_call){(const psa_arena *)(uintptr_t)arena, (const uint32_t *)(uintptr_t)word,
-                                  commit, 0, 0};
+                                  commit, 0, 0, NULL};
     Py_INCREF(mapped);
     Py_INCREF(closed);
     Py_INCREF(kept);
@@ -98,7 +98,7 @@ static PyObject *handle_like(const view_object *self, psa_pool_object *kept) {
     made->closed = self->closed;
     made->key = kept->key;
     made->arena = kept->arena;
-    Py_INCREF(kept);
+    Py_INCREF((PyObject *)kept);
     made->owner = (PyObject *)kept;
     return (PyObject *)made;
 }
