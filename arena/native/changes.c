@@ -48,7 +48,9 @@ void psa_changes_begin(psa_arena *arena) {
 int psa_changes_fit(const psa_arena *arena) {
     const psa_header *header = arena->header;
     const psa_change_entry *newest = &arena->change_entries[header->committed & arena->change_entry_mask];
-    return newest->stamp == header->committed && newest->end <= header->change_reserved;
+    /* A dead writer leaves at most a commit's slots above it, each pool once. */
+    return newest->stamp == header->committed && newest->end <= header->change_reserved &&
+           header->change_reserved - newest->end <= (uint64_t)arena->change_slot_mask + 1;
 }
 
 /* ---- reading ---- */

@@ -227,6 +227,7 @@ KINDS: list[tuple[Callable[[Left], None], str]] = [
     (set_header("undo_record_reserved", 2**64 - 1), "count of commits"),
     (record_of_another_commit, "record of commit"),
     (set_header("change_reserved", 2**64 - 1), "count of commits"),
+    (set_header("change_reserved", 2**61), "ring of changes"),
     (set_header("slab_serial", 2**64 - 1), "count of commits"),
     (set_header("slab_serial", 0), "tick slab of slot"),
     (changes_of_another_commit, "ring of changes"),

@@ -142,9 +142,10 @@ class LyingNode:
         if self.by_receipts is None:
             raise RpcRefused("no such method", code=-32601, reason="no such method")
         numbers = [int.from_bytes(each[1:], "big") for each in hashes]
+        counts = [header_of(n, self.truth[n]).transaction_count or 0 for n in numbers]
         return [
-            Receipts(self.header(n).transaction_count or 0, None, self._told(self.by_receipts, n))
-            for n in numbers
+            Receipts(count, None, self._told(self.by_receipts, number))
+            for count, number in zip(counts, numbers, strict=True)
         ]
 
     def _told(self, change: Change, number: int) -> list[Log]:
@@ -387,18 +388,80 @@ def test_events_of_a_block_whose_header_says_that_nothing_ran_are_doubted() -> N
     assert whole.doubtful == set(POOLS)
 
 
-def test_receipts_tell_what_is_left_out_beside_a_header_that_says_that_nothing_ran() -> None:
+@pytest.mark.parametrize("has_receipts", [True, False])
+def test_receipts_tell_what_is_left_out_beside_a_header_that_says_that_nothing_ran(
+    has_receipts: bool,
+) -> None:
     """As numbers with a hole do not, on a chain that nothing is known of."""
-    lie = LIES["the first log left out"]
-    node = node_of(by_hash=lie, by_number=lie, by_receipts=list)
+    lie = LIES["the first of a pool left out that has another"]
+    node = node_of(by_hash=lie, by_number=lie, by_receipts=list if has_receipts else None)
     node.headers_by_number[5] = replace(node.header(5), **NOTHING_RAN)
     reader = Reader(node)
     with pytest.raises(NodeBehind):
         reader.read()
     reader.now += PASS_S
     whole = reader.read()
-    assert list(whole.logs) == known(node.truth[5])
+    told = node.truth[5] if has_receipts else lie(node.truth[5])
+    assert list(whole.logs) == known(told)
     assert whole.doubtful == set(POOLS)
+
+
+def test_blocks_with_logs_and_no_transaction_have_no_receipts_to_wait_for() -> None:
+    """As the chain's own. Nor do they say anything of those of later blocks."""
+    node = node_of(*range(4, 10), by_receipts=list)
+    reader = Reader(node)
+    reader.read(4)
+    whole_receipts = node.receipts
+    node.receipts = lambda hashes: [Receipts(0, None, [])]  # type: ignore[method-assign]
+    reader.logs._receipts._ask = node.receipts
+    for number in range(5, 9):
+        node.truth[number] = logs_of(number, [(STRANGER, (TRANSFER, SOMEBODY))])
+        node.headers_by_number[number] = header_of(number, node.truth[number], **NOTHING_RAN)
+        with pytest.raises(NodeBehind, match="no bloom filter"):
+            reader.read(number)
+        reader.now += SETTLE_S
+        assert reader.read(number).logs == ()
+    node.by_hash = node.by_number = without(4, 5)
+    short = replace(whole_receipts([hash_of(9)])[0], count=2, logs=node.truth[9][:4])  # type: ignore[type-var]
+    reader.logs._receipts._ask = lambda hashes: [short]
+    with pytest.raises(NodeBehind, match="does not give all receipts of block 9"):
+        reader.read(9)
+
+
+def test_a_header_that_says_that_nothing_ran_costs_no_later_block_its_time() -> None:
+    node = node_of(5, 6)
+    node.headers_by_number[5] = replace(node.header(5), **NOTHING_RAN)
+    reader = Reader(node)
+    with pytest.raises(NodeBehind):
+        reader.read(5)
+    reader.now += PASS_S
+    assert reader.read(5).doubtful
+    node.by_hash = node.by_number = LIES["the last ones left out"]
+    with pytest.raises(NodeBehind):
+        reader.read(6)
+    reader.now += PASS_S - 0.1
+    with pytest.raises(NodeBehind):
+        reader.read(6)
+
+
+def test_a_block_whose_receipts_stay_short_counts_once() -> None:
+    node = node_of(*range(4, 8), by_receipts=list)
+    reader = Reader(node)
+    reader.read(4)
+    whole_receipts = node.receipts
+
+    def short(hashes: Sequence[bytes]) -> list[Receipts | None]:
+        return [replace(each, count=1, logs=[]) for each in whole_receipts(hashes) if each]
+
+    reader.logs._receipts._ask = short
+    for number in (5, 6):
+        with pytest.raises(NodeBehind):
+            reader.read(number)
+        reader.now += PASS_S
+        for _ in range(3):
+            reader.read(number)
+    with pytest.raises(NodeBehind, match="does not give all receipts of block 7"):
+        reader.read(7)
 
 
 def test_a_refusal_of_its_logs_is_nothing_to_a_block_in_which_nothing_ran() -> None:

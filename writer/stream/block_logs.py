@@ -313,7 +313,7 @@ class BlockLogs:
                 name = "no_bloom" if evidence.no_filter else "log_numbers"
                 self._say(name, header, f"{evidence}: logs that answers agree on are believed")
             return self._done(header, logs, is_shown=False, is_silent=is_silent)
-        is_by_filter = evidence.missing or evidence.beyond
+        is_by_filter = evidence.missing or (evidence.beyond and not has_no_logs(header))
         pass_s = self._settle_s if self._is_contradicted and is_by_filter else self._pass_s
         if agrees and not is_usual and before is not None and lasted_s >= pass_s:
             self._is_contradicted |= is_by_filter

@@ -14,7 +14,7 @@ from arena.writer.stream.history import Records
 from arena.writer.stream.socket import Batch, Feed
 from arena.writing import WriterArena
 
-KEPT_EVENTS = 65_536  # records of an array, 12.6 MB; its pages come as it fills
+KEPT_EVENTS = 65_536  # of an array, besides those one receive may give; its pages come as it fills
 MAX_BLOCKS = 16_384  # of one call
 MAX_LATENCIES = 1_024
 

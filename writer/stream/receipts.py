@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from arena.errors import LogInvalid, NodeBehind, RpcError, RpcRefused, Scraper
 from arena.writer.node.meanings import Meaning, meaning
-from arena.writer.stream.evidence import LogSource, ordered
+from arena.writer.stream.evidence import LogSource, has_no_logs, ordered
 
 if TYPE_CHECKING:
     from arena.writer.node.client import Header, Log, Receipts
@@ -19,6 +19,7 @@ MAX_SHORT = 4096  # blocks whose receipts were not all there, remembered: those 
 STAYED_SHORT = 3  # blocks after which that counts as the node's way
 RECEIPT_FAILURES = 3  # in a row, after which a node counts as one without receipts for a while
 RECEIPTS_PAUSE_S = 60.0  # that while
+_COUNTED = float("-inf")  # since when a block's are short that was waited for long enough
 
 
 class ReceiptSource:
@@ -88,16 +89,24 @@ class ReceiptSource:
         if logs is not None:
             self._have_shown = True
             self._short_since.pop(header.hash, None)
-        elif self._have_shown and self.are_asked and self._stayed_short < STAYED_SHORT:
+        elif (
+            self._have_shown
+            and self.are_asked
+            and self._stayed_short < STAYED_SHORT
+            and not has_no_logs(header)  # none are to come
+        ):
             now = self._clock()
             while len(self._short_since) >= MAX_SHORT:
                 del self._short_since[next(iter(self._short_since))]
-            if now - self._short_since.setdefault(header.hash, now) < self._pass_s:
+            since = self._short_since.setdefault(header.hash, now)
+            if now - since < self._pass_s:
                 raise NodeBehind(
                     f"the node does not give all receipts of block {header.number} yet",
                     block=header.number,
                 )
-            self._stayed_short += 1
+            if since != _COUNTED:
+                self._short_since[header.hash] = _COUNTED
+                self._stayed_short += 1
         return logs
 
     def _checked(
