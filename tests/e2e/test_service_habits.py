@@ -711,8 +711,8 @@ def test_the_watchdog_starves_when_the_feed_thread_hangs(
     threads: list[service.FeedThread] = []
 
     class Noted(service.FeedThread):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
             threads.append(self)
 
     monkeypatch.setattr(service, "FeedThread", Noted)

@@ -47,6 +47,7 @@ EXAMPLES = (
     *("qa40:103:hostile", "qb38:167:life:hostile", "sa26:310:bridge:hostile"),
     *("ta42:487:hostile", "ua2:214:bridge:hostile", "ya2:390:alike:hostile"),
     *("odd1:225:odd:hostile", "odd1:7:odd:bridge:hostile", "odd1:178:odd:bridge:hostile"),
+    *("la11:276:odd:bridge:hostile", "20261126:118:odd:bridge:hostile"),
 )
 
 

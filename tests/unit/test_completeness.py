@@ -473,6 +473,13 @@ def test_a_refusal_of_its_logs_is_nothing_to_a_block_in_which_nothing_ran() -> N
     assert Reader(node).read().logs == ()
 
 
+def test_an_answer_that_is_none_is_no_block_in_which_nothing_ran() -> None:
+    node = node_of(by_hash=LIES["null"], by_number=LIES["null"])
+    node.headers_by_number[5] = replace(node.header(5), **NOTHING_RAN)
+    with pytest.raises(LogInvalid):
+        Reader(node).read()
+
+
 @pytest.mark.parametrize("count", [None, 4])
 def test_receipts_of_too_few_transactions_show_nothing(count: int | None) -> None:
     node = node_of(by_hash=LIES["nothing"], by_number=LIES["nothing"], by_receipts=without())

@@ -114,7 +114,7 @@ class BlockLogs:
         answers = dict(zip((each.hash for each in asked), self._by_hash(asked), strict=True))
         told, self._told = self._told, {}
         for header in filter(has_no_logs, asked):
-            if isinstance(answers[header.hash], Scraper):  # there is nothing it could have
+            if isinstance(answers[header.hash], RpcRefused):  # there is nothing it could have
                 answers[header.hash] = ()
         answers |= told
         receipts = self._receipts.of_blocks(
