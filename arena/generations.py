@@ -68,11 +68,10 @@ class Hold:
         number, found = old.number + 1, os.fstat(old.segment.fd)
         packed = capacities.packed(self.name)
         access = Access(found.st_mode & 0o777, found.st_gid)
-        segment = _new_generation(self.name, number, packed, access, old.arena)
+        segment = _new_generation(
+            self.name, number, packed, access, old.arena, origin=int(old.header.origin)
+        )
         try:
-            fresh = ffi.from_buffer("psa_header *", segment.map, require_writable=True)
-            fresh.origin = old.header.origin
-            del fresh
             new = self._generation = WritableGeneration(self.name, segment)
         except BaseException:
             segment.close()
@@ -137,7 +136,7 @@ def create(
             write_state(shared, layout.STATE_CREATING)
         control.set_access(access)
         number = previous + 1
-        segment = _new_generation(name, number, packed, access, source)
+        segment = _new_generation(name, number, packed, access, source, origin=_new_origin(number))
         hold = Hold(control, segment)
         shared.data_nbytes = segment.nbytes
         shared.created_unix_ns = time.time_ns()
@@ -214,8 +213,24 @@ def _settle_statuses(generation: WritableGeneration, phase: str) -> None:
     generation.commit()
 
 
+def _new_origin(generation: int) -> int:
+    """A number that no arena of the name had: generations begin at 1 again once a writer unlinked it.
+
+    Microseconds of the wall clock in the high bits. The low twelve, by which slot generations of one arena
+    differ from another's (index.c), go on with each generation and each millisecond.
+    """
+    now_us = time.time_ns() // 1000
+    return now_us << 12 | (now_us // 1000 + generation) & 0xFFF
+
+
 def _new_generation(
-    name: str, generation: int, capacities: Any, access: Access, source: Any | None
+    name: str,
+    generation: int,
+    capacities: Any,
+    access: Access,
+    source: Any | None,
+    *,
+    origin: int,
 ) -> Segment:
     """A data segment, empty or with the content of `source`, that nothing names yet. ArenaFull."""
     nbytes = int(lib.psa_arena_nbytes(capacities))
@@ -231,6 +246,8 @@ def _new_generation(
     try:
         base = ffi.from_buffer("uint8_t *", segment.map, require_writable=True)
         status = lib.psa_arena_format(base, nbytes, capacities, generation, layout.LAYOUT_DIGEST)
+        if status == lib.PSA_OK:
+            ffi.cast("psa_header *", base).origin = origin
         if status == lib.PSA_OK and source is not None:
             status = lib.psa_arena_copy(base, nbytes, segment.fd, source)
             if status == lib.PSA_FULL_SHM:

@@ -91,7 +91,7 @@ HEADER = record(
         ("undo_entries_offset", "<u8", 128),
         ("undo_records_offset", "<u8", 136),
         ("heap_offset", "<u8", 144),
-        ("origin", "<u8", 152),  # generation in which commits and slots began to be counted
+        ("origin", "<u8", 152),  # another one each time commits and slots begin to be counted
         ("change_entries_offset", "<u8", 160),
         ("change_slots_offset", "<u8", 168),
         ("change_entry_count", "<u4", 176),  # ring of changes in commits, a power of two

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from arena.errors import SnapshotContended
+from arena.errors import SnapshotContended, SnapshotTooOld
 from arena.layouts import slots
 from arena.layouts.protocols import CONSTANT_PRODUCT
 from arena.mapping import MappedArena
@@ -107,7 +107,10 @@ class Group(Head, Tables):
         for _ in range(READ_TRIES):
             # Before the look-up: what it misses and comes later makes the number another one.
             topology = lib.psa_load_acquire_u64(ffi.addressof(mapped.header, "topology"))
-            references, is_gone = seek_pools(mapped, wanted)
+            try:
+                references, is_gone = seek_pools(mapped, wanted)
+            except SnapshotTooOld:
+                continue
             if is_gone.any() and not may_lack:
                 raise unknown(self.keys[int(is_gone.argmax())], self._arena.name)
             references[is_gone] = slots.NO_SLOT
@@ -165,6 +168,7 @@ class Group(Head, Tables):
         return self._values
 
     def _refused(self, status: int) -> None:
+        self._read = None
         what = (
             f"{len(self)} pools of {self._arena.name} were overwritten during each of {READ_TRIES}"
         )

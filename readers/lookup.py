@@ -4,7 +4,6 @@ Each function is one call, tried again where the writer was in the way. A status
 becomes an exception here.
 """
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,7 +58,8 @@ def is_there(mapped: MappedArena, place: tuple[int, int], key: str, commit: int 
 def seek_pools(
     mapped: MappedArena, wanted: Sequence[bytes]
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-    """(n,) references of n keys of 20 or 32 bytes, and which of them have no pool at the newest commit."""
+    """(n,) references of n keys of 20 or 32 bytes, and which of them have no pool at the newest commit.
+    SnapshotTooOld when the writer overtook the look."""
     found = np.zeros(len(wanted), np.uint64)
     if not wanted:
         return found, np.zeros(0, np.bool_)
@@ -69,10 +69,8 @@ def seek_pools(
     is_gone = found == slots.NO_SLOT
     numbers = np.where(is_gone, 0, slot_numbers(found))
     is_gone |= mapped.statics["key_nbytes"][numbers] != sizes
-    with contextlib.suppress(SnapshotTooOld):  # each pool then says so for itself
-        lines = read_lines(mapped, found, int(pin(mapped).stamp))
-        is_gone |= ~is_visible(lines["status"])
-    return found, is_gone
+    lines = read_lines(mapped, found, int(pin(mapped).stamp))
+    return found, is_gone | ~is_visible(lines["status"])
 
 
 def check_references(references: npt.NDArray[Any], limit: int) -> npt.NDArray[np.uint64]:

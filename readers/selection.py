@@ -108,8 +108,9 @@ def item_flags(
     directions = np.asarray(zero_for_one, np.bool_)
     if directions.ndim == 0:
         return base | lib.PSA_ZERO_FOR_ONE if directions else base
-    if len(directions) != count:
-        raise ValueError(f"{count} pools and {len(directions)} directions")
+    if directions.shape != (count,):
+        shape = " x ".join(map(str, directions.shape))
+        raise ValueError(f"{count} pools and {shape} directions")
     flags = directions.astype(np.uint32)
     flags *= lib.PSA_ZERO_FOR_ONE
     flags |= base

@@ -137,9 +137,11 @@ class Snapshot(View, Head, Tables):
         does not fit.
         """
         if out is not None and (
-            out.dtype != slots.LINE or out.shape != references.shape or not out.flags.c_contiguous
+            out.dtype != slots.LINE or out.shape != references.shape or not out.flags.carray
         ):
-            raise ValueError(f"out must be ({len(references)},) of layouts.slots.LINE, contiguous")
+            raise ValueError(
+                f"out must be ({len(references)},) of layouts.slots.LINE, contiguous and writeable"
+            )
         mapped = self._open()
         return read_lines(
             mapped, check_references(references, mapped.header.max_pools), self.commit, out
@@ -176,15 +178,17 @@ class Snapshot(View, Head, Tables):
 
     def __reduce__(self) -> tuple[Any, ...]:
         mapped = self._open()
-        return (_reopen, (self._arena, mapped.generation, self._record.tobytes()))
+        place = (mapped.origin, mapped.generation)
+        return (_reopen, (self._arena, place, self._record.tobytes()))
 
 
-def _reopen(arena: Attachment, generation: int, record: bytes) -> Snapshot:
+def _reopen(arena: Attachment, place: tuple[int, int], record: bytes) -> Snapshot:
     """A pinned view in another process; SnapshotTooOld when the arena was re-created since."""
     mapped = arena._current()
-    if mapped.generation != generation:
+    if (mapped.origin, mapped.generation) != place:
         raise SnapshotTooOld(
-            f"{arena.name} is at generation {mapped.generation}, the snapshot at {generation}",
+            f"{arena.name} was re-created since: it is at generation {mapped.generation}, the snapshot is "
+            f"of generation {place[1]}",
             name=arena.name,
         )
     return Snapshot(arena, mapped, record)

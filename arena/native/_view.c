@@ -116,7 +116,7 @@ static PyObject *subscript(PyObject *object, PyObject *key) {
             if (made || PyErr_Occurred()) return made;
         }
     }
-    return PyObject_CallMethod(object, "_find", "O", key);
+    return PyObject_CallMethod(object, "_find", "(O)", key);
 }
 
 static PyMethodDef methods[] = {

@@ -31,10 +31,10 @@ static inline void relax(void) {
 #endif
 }
 
-static void spin(const waiting *wait, uint64_t seen) {
+static void spin(const waiting *wait, uint64_t seen, uint64_t latest) {
     if (wait->spin_ns == 0) return;
     uint64_t end = now_ns() + wait->spin_ns;
-    if (end > wait->deadline) end = wait->deadline;
+    if (end > latest) end = latest;
     do {
         for (int i = 0; i < 32; i++) {
             if (PSA_LOAD_ACQUIRE(&wait->arena->header->committed) != seen) return;
@@ -55,7 +55,7 @@ static int sleep_slice(const waiting *wait, psa_commit_record *record) {
     if (end > wait->deadline) end = wait->deadline;
     for (;;) {
         uint64_t committed;
-        spin(wait, record->stamp);
+        spin(wait, record->stamp, end);
         now = now_ns();
         if (now < end && psa_core->wait_commit(wait->arena, record->stamp, end - now, &committed) != PSA_OK) {
             int found = look(wait, record); /* interrupted by a signal, superseded, or the end */

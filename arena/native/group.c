@@ -41,13 +41,15 @@ static inline void copy_value(const psa_group *group, uint32_t i, const psa_line
     }
 }
 
-/* Bring a member up to `commit`. PSA_SNAPSHOT_TOO_OLD when the writer overtook it. */
-static inline int read_member(const psa_arena *arena, psa_group *group, uint32_t i, uint64_t commit) {
+/* Bring a member up to `commit`, and count it when it was touched. PSA_SNAPSHOT_TOO_OLD when the writer
+ * overtook it. */
+static inline int read_member(const psa_arena *arena, psa_group *group, uint32_t i, uint64_t commit,
+                              uint32_t *touched) {
     uint32_t slot = (uint32_t)group->pools[i], generation = (uint32_t)(group->pools[i] >> 32);
     uint64_t stamp = 0;
     if (slot >= arena->max_pools) { /* as psa_snapshot: it leads nowhere */
         no_value(group, i);
-        if (group->since == 0) group->touched[group->touched_count++] = i;
+        if (group->since == 0) group->touched[(*touched)++] = i;
         return PSA_OK;
     }
     const psa_line *lines = arena->slots[slot].lines;
@@ -68,19 +70,20 @@ static inline int read_member(const psa_arena *arena, psa_group *group, uint32_t
         }
         group->stamps[i] = stamp;
     }
-    if (stamp > group->since || group->since == 0) group->touched[group->touched_count++] = i;
+    if (stamp > group->since || group->since == 0) group->touched[(*touched)++] = i;
     return PSA_OK;
 }
 
-static int read_members(const psa_arena *arena, psa_group *group, uint64_t commit) {
-    group->touched_count = 0;
+/* The count is the caller's own: threads that share a group, which they must not, spoil its values alone. */
+static int read_members(const psa_arena *arena, psa_group *group, uint64_t commit, uint32_t *touched) {
+    *touched = 0;
     for (uint32_t i = 0; i < group->count; i++) {
         if (i + 8 < group->count && (uint32_t)group->pools[i + 8] < arena->max_pools) {
             const psa_slot *ahead = &arena->slots[(uint32_t)group->pools[i + 8]];
             __builtin_prefetch(&ahead->lines[0]);
             __builtin_prefetch(&ahead->lines[1]);
         }
-        int status = read_member(arena, group, i, commit);
+        int status = read_member(arena, group, i, commit, touched);
         if (status != PSA_OK) return status;
     }
     return PSA_OK;
@@ -89,20 +92,22 @@ static int read_members(const psa_arena *arena, psa_group *group, uint64_t commi
 int psa_group_read(const psa_arena *arena, psa_group *group) {
     if (!arena || !group || group->fields > PSA_GROUP_PRICES) return PSA_BAD_ARGUMENT;
     psa_commit_record record;
+    uint32_t touched = 0;
     int status = PSA_SNAPSHOT_TOO_OLD;
     for (int attempt = 0; attempt < GROUP_TRIES && status == PSA_SNAPSHOT_TOO_OLD; attempt++) {
         status = psa_pin(arena, &record);
-        if (status == PSA_OK) status = read_members(arena, group, record.stamp);
+        if (status == PSA_OK) status = read_members(arena, group, record.stamp, &touched);
     }
     if (status != PSA_OK) {
         group->touched_count = 0;
         return status == PSA_SNAPSHOT_TOO_OLD ? PSA_CONTENDED : status;
     }
     /* A slot that serves another pool never leads to the member again; what is written there is no news. */
-    for (uint32_t k = 0; k < group->touched_count; k++) {
+    for (uint32_t k = 0; k < touched; k++) {
         uint32_t i = group->touched[k];
         if (group->statuses[i] == PSA_STATUS_ABSENT) group->pools[i] = PSA_NO_SLOT;
     }
+    group->touched_count = touched;
     group->record = record;
     group->since = record.stamp;
     return PSA_OK;

@@ -245,7 +245,7 @@ typedef struct {
     uint64_t undo_entries_offset;
     uint64_t undo_records_offset;
     uint64_t heap_offset;
-    uint64_t origin;         /* generation of the arena in which commits and slots began to be counted */
+    uint64_t origin;         /* of the arena in which commits and slots began to be counted: another one each time */
     uint64_t change_entries_offset;
     uint64_t change_slots_offset;
     uint32_t change_entry_count; /* both powers of two, from max_pools */

@@ -16,6 +16,12 @@ static inline void psa_load_words(uint64_t *to, const void *from, size_t count) 
 static inline uint32_t psa_pick_line(const psa_slot *slot, uint64_t commit, uint64_t *stamp) {
     uint64_t first = PSA_LOAD_ACQUIRE(&slot->lines[0].stamp);
     uint64_t second = PSA_LOAD_ACQUIRE(&slot->lines[1].stamp);
+    /* A later commit in the second line comes after the one, if any, that went to the first meanwhile. Not all
+     * who pick look at the stamp again: an unchanged line need not be read. */
+    if (second > commit && PSA_LOAD(&slot->lines[0].stamp) != first) {
+        *stamp = 1;
+        return 2;
+    }
     int first_fits = first <= commit && first != 0;
     int second_fits = second <= commit && second != 0;
     if (first_fits && (!second_fits || first > second)) {

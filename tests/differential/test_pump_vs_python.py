@@ -28,6 +28,7 @@ from builders.history import (
     write_states,
 )
 
+from arena import generations
 from arena.native import lib
 from arena.writer.scrapers.statefile import StateFile
 from arena.writer.service import feed_thread
@@ -167,6 +168,12 @@ class Road:
         self.feed.close()
         self.server.close()
         self.arena.close(unlink=True)
+
+
+@pytest.fixture(autouse=True)
+def same_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tells arenas apart is the one thing that both may not have of their own."""
+    monkeypatch.setattr(generations, "_new_origin", lambda generation: generation)
 
 
 class Roads:

@@ -5,6 +5,7 @@ Each test has a real writer in this process; tests/fault/test_groups_under_write
 
 import pickle
 import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -461,6 +462,27 @@ def test_quotes_on_members_are_those_of_a_snapshot(writer: WriterArena, pools: A
             group.quote_batch(wrong, zero_for_one=True)
     with pytest.raises(ValueError, match="10 pools and 2 directions"):
         group.quote_batch(1, zero_for_one=[True, False])
+    with pytest.raises(ValueError, match="10 pools and 10 x 2 directions"):
+        group.quote_batch(1, zero_for_one=[[True, False]] * 10)
+
+
+def test_threads_that_share_a_group_spoil_nothing_but_its_values(pools: Arena) -> None:
+    count = 50_000
+    for _ in range(8):
+        group = pools.group([PAIRS[0]] * count)
+        begin = threading.Barrier(2)
+
+        def read(group: Group = group, begin: threading.Barrier = begin) -> None:
+            begin.wait()
+            group.read()
+
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        assert len(group.touched) <= count
+        assert group._group.touched_count <= count
 
 
 def test_quotes_on_a_removed_member_say_so(writer: WriterArena, pools: Arena) -> None:

@@ -498,7 +498,9 @@ def test_mixed_batches_match_single_quotes(pools: Arena) -> None:
     ways = [True, False, True, True, False]
     numbers = pools.slots(keys)
     assert (numbers & 0xFFFFFFFF).tolist() == [0, 1, 2, 4, 0]
-    assert (numbers >> np.uint64(32)).tolist() == [1] * 5
+    generations = set((numbers >> np.uint64(32)).tolist())
+    assert len(generations) == 1
+    assert 0 not in generations
     with pools.snapshot() as view:
         found = [
             pools.quote_batch(keys, amounts, zero_for_one=ways),
@@ -843,6 +845,9 @@ def test_lines_are_read_in_one_call_into_a_given_array(pools: Arena) -> None:
         found = view.lines(numbers)
         out = np.ones(2, slots.LINE)
         assert view.lines(numbers, out) is out
+        out.setflags(write=False)
+        with pytest.raises(ValueError, match="writeable"):
+            view.lines(numbers, out)
         assert (out == found).all()
         assert [from_limbs(line["b"]) for line in found] == [10**21, 3 * 10**21]
         empty = view.lines(np.array([slots.NO_SLOT, 9], np.uint32))

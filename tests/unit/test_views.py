@@ -486,3 +486,28 @@ def test_nothing_read_is_torn_and_a_kill_leaves_the_last_block(arena_name: str) 
     with WriterArena.create(arena_name, max_pools=4) as writer:
         writer.close(unlink=True)
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(arena_name)]
+
+
+def test_a_tuple_is_no_key(pools: Arena) -> None:
+    with pools.snapshot() as view:
+        for key in ((key_of(0),), (key_of(0), key_of(1)), ()):
+            with pytest.raises(TypeError, match="a pool key is"):
+                view[key]  # type: ignore[index]
+
+
+def test_a_signal_ends_a_spin_as_it_ends_a_sleep(pools: Arena) -> None:
+    class Late(Exception):
+        pass
+
+    def tell(*_: object) -> None:
+        raise Late
+
+    former = signal.signal(signal.SIGALRM, tell)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    began = time.monotonic()
+    try:
+        with pytest.raises(Late):
+            pools.wait_block(10**9, timeout=60, spin_us=60_000_000)
+    finally:
+        signal.signal(signal.SIGALRM, former)
+    assert time.monotonic() - began < 30
