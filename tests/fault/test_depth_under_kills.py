@@ -48,7 +48,7 @@ def test_no_quote_mixes_tables_and_ticks(rounds: int, arena_name: str) -> None:
     assert counts["wrong"] == 0
     assert counts["quotes"] > rounds
     assert counts["blocks"] > rounds // 5
-    assert counts["crossed"] > 20 * counts["quotes"]
+    assert counts["crossed"] > 4 * counts["quotes"]  # on the average as many as are worth a table
     assert counts["nbytes"] > 0
     with WriterArena.take_over(arena_name) as owner:
         owner.close(unlink=True)
