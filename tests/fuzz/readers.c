@@ -1,6 +1,7 @@
 /* Every reader function on a damaged segment: typed answers, whatever lies there. */
 #include "fuzz.h"
 
+#include "../../arena/native/depth.h"
 #include "../../arena/native/group.h"
 
 #define TICKS 64
@@ -17,13 +18,16 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     return 0;
 }
 
-static void ladder(input *in, const psa_arena *arena, uint32_t slot) {
+/* Tables of a private copy, and of a handle. */
+static void depths(input *in, const psa_arena *arena, uint32_t slot) {
+    static const uint32_t is_closed = 0;
     static const uint64_t amounts[12] = {1, 0, 0, 0, 100000, 0, 0, 0, 0, 0, 0, UINT64_MAX};
     int32_t ticks[TICKS];
     uint64_t net[2 * TICKS], gross[2 * TICKS];
     psa_static row;
     psa_quote_result results[3];
-    uint32_t count, failed;
+    psa_depth depth;
+    uint32_t failed;
     uint64_t pool = slot;
     psa_pool_copy copy = {.row = &row, .ticks = ticks, .net = net};
     uint32_t flags = (uint32_t)number(in, 1) & (PSA_ZERO_FOR_ONE | PSA_EXACT_OUT);
@@ -31,8 +35,13 @@ static void ladder(input *in, const psa_arena *arena, uint32_t slot) {
     if (psa_pool_read_ticks(arena, slot, 0, 0, &copy.line, ticks, net, gross, TICKS) != PSA_OK) return;
     if (psa_rows_read(arena, &pool, 1, &row, &failed) != PSA_OK) return;
     psa_quote_copy(&copy, (const uint8_t *)amounts, NULL, flags, 0, &results[0]);
-    if (psa_ladder_build(&copy, flags, 0, rungs, RUNGS, &count) == PSA_OK)
-        psa_ladder_quote(&copy, flags, 0, rungs, count, amounts, 3, results);
+    if (psa_depth_build(&copy, flags | PSA_FROM_PRICE, 0, rungs, RUNGS, &depth) == PSA_OK)
+        psa_depth_quote(&copy, &depth, amounts, NULL, flags, 0, 3, results);
+    psa_depth_use uses[2] = {{0}, {0}};
+    psa_quote_call call = {arena, &is_closed, 0, slot, row.generation, uses};
+    if (psa_depth_read(&call, flags & ~(uint32_t)PSA_EXACT_OUT, 0, rungs, RUNGS, &depth) == PSA_OK)
+        uses[(flags & PSA_ZERO_FOR_ONE) != 0].depth = &depth;
+    psa_quote_many(&call, amounts, flags, 3, results);
 }
 
 static void group(const psa_arena *arena, const uint64_t *references, uint64_t since) {
@@ -99,6 +108,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes) {
         psa_quote(&arena, slot, (uint32_t)number(&in, 1) % 2, 0, (const uint8_t *)(amounts + 4 * slot), NULL,
                   flags ^ PSA_ZERO_FOR_ONE, 0, results);
     }
-    ladder(&in, &arena, (uint32_t)number(&in, 1) % POOLS);
+    depths(&in, &arena, (uint32_t)number(&in, 1) % POOLS);
     return 0;
 }
