@@ -76,7 +76,7 @@ def main() -> None:
     report = Report((__doc__ or "").splitlines()[0])
     times = 2 if options.smoke else 20
     name = f"psa-bench-batch-{os.getpid()}"
-    values = v3_values(150)
+    values = v3_values(150, SPACING // 2)
     with WriterArena.create(name, max_pools=2048) as owner:
         try:
             add(owner, b"\x02" * 20, 0, PoolValues(1, 3000, *RESERVES))

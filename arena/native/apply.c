@@ -151,11 +151,15 @@ static void on_epilogue(psa_writer *writer, const psa_event *event, uint32_t slo
                       memcmp(before.b, edit.line.b, sizeof(before.b)) != 0 ||
                       before.sqrt_price_hi != edit.line.sqrt_price_hi ||
                       before.tick != edit.line.tick;
-        /* A pool scraped on the reverted branch is not in the ring: there a difference is expected. */
+        /* A pool scraped on the reverted branch is not in the ring: there a difference is expected. Else events
+         * were lost, or the epilogue is of another block. */
         if (differs && psa_line_status(&before) == PSA_STATUS_LIVE &&
-            before.base_block == before.scrape_block)
-            fault(writer, event, slot, PSA_REORG_MISMATCH, 0);
-        psa_settle_price(&edit.line);
+            before.base_block == before.scrape_block) {
+            psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
+            fault(writer, event, slot, PSA_REORG_MISMATCH, 1);
+        } else {
+            psa_settle_price(&edit.line);
+        }
     } else {
         psa_make_stale(writer, &edit, PSA_UNSURE_ALL);
         fault(writer, event, slot, result, 1);

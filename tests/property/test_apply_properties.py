@@ -447,9 +447,11 @@ def test_a_revert_below_the_ring_makes_touched_pools_stale_and_an_epilogue_settl
     assert core.writer.record.block_number == 102
 
 
-@pytest.mark.parametrize("liquidity", [0, 699, 700, 701, 2**127])
-def test_an_epilogue_with_another_liquidity_than_the_ticks_have_makes_its_pool_stale(
-    liquidity: int,
+@pytest.mark.parametrize(
+    ("liquidity", "price"), [(700, 0), (0, 0), (699, 0), (701, 0), (2**127, 0), (700, 1)]
+)
+def test_an_epilogue_that_contradicts_the_ticks_or_what_was_turned_back_makes_its_pool_stale(
+    liquidity: int, price: int
 ) -> None:
     core = Core()
     _, slots = fresh(core)
@@ -466,12 +468,12 @@ def test_an_epilogue_with_another_liquidity_than_the_ticks_have_makes_its_pool_s
     final = events[1]
     final["protocol"] = 1
     final["key"] = np.frombuffer(V3.ljust(32, b"\0"), dtype="u1")
-    final["words"] = [0, 1 << 32, 0, 0, 0, 0, 0, 0]
+    final["words"] = [price, 1 << 32, 0, 0, 0, 0, 0, 0]
     final["amount"] = [liquidity % 2**64, liquidity >> 64]
     core.apply(events[:1])
     core.apply(frame(102, swap, revert=True, seq=3))
     core.apply(events[1:])
-    is_right = liquidity == 700
+    is_right = (liquidity, price) == (700, 0)
     found = core.pool(slots[V3])["status"]
     assert found == (lib.PSA_STATUS_LIVE if is_right else lib.PSA_STATUS_STALE)
     assert core.writer.fault_count == (0 if is_right else 1)
