@@ -133,10 +133,13 @@ def advance(follower: Follower, node: ToldNode) -> list[int]:
     return [last.number for last, _ in follower.advance(node.head())]
 
 
-def mine_with_logs(universe: Universe) -> SimBlock:
-    while not (block := universe.mine()).logs:
-        pass
-    return block
+def mine_with_logs(universe: Universe, emitter: str | None = None) -> SimBlock:
+    """Up to a block with a log of that contract, or of any pool."""
+    emitters = {pool.emitter for pool in universe.pools} if emitter is None else {emitter}
+    while True:
+        block = universe.mine()
+        if not emitters.isdisjoint(log["address"] for log in block.logs):
+            return block
 
 
 def test_the_first_head_is_the_first_block(follower: Follower, node: ToldNode) -> None:
@@ -276,9 +279,10 @@ def test_a_reverted_pool_that_storage_shows_empty_is_read_anew(
 ) -> None:
     """Its first events may have been turned back; or the node has not its state yet."""
     advance(follower, node)
-    mine(universe, 12)
-    advance(follower, node)
     pair = next(each for each in follower.targets if each.spec.protocol == PROTOCOLS["uniswap_v2"])
+    mine_with_logs(universe, "0x" + pair.spec.key.hex())
+    mine(universe, 11)
+    advance(follower, node)
     node.empty = {pair.spec.key}
     universe.cut(12)
     mine(universe, 13)
