@@ -7,7 +7,9 @@ lower-case 0x-hex. A pool's key is its address (V2, V3) or its pool id (V4), as 
 
 import gzip
 import json
+import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -344,8 +346,9 @@ def _token_line(token: Token) -> dict[str, Any]:
 def write_state_file(path: Path, chain: Chain, at: dict[str, str]) -> None:
     """Write the pools of `at` (pool key to hash of the block its values belong to) as JSON Lines.
 
-    The file appears whole: it is written beside `path` and renamed.
+    The file appears whole: it is written beside `path` and renamed. Its time is not before the call.
     """
+    called_ns = time.time_ns()
     lines = []
     for key, block_hash in at.items():
         state = chain.state_at(block_hash)[key]
@@ -353,4 +356,6 @@ def write_state_file(path: Path, chain: Chain, at: dict[str, str]) -> None:
         lines.append(json.dumps(line))
     part = path.with_name(path.name + ".part")
     part.write_text("\n".join(lines) + "\n")
+    while part.stat().st_mtime_ns < called_ns:  # the kernel stamps files with its last tick
+        os.utime(part)
     part.rename(path)
