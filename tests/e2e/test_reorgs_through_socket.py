@@ -94,11 +94,16 @@ class Served:
         return sent
 
     def wait_received(self, arena_name: str) -> None:
-        """Until the writer has read all that was sent: a file written from now on is newer."""
+        """Until the writer has taken in all that was sent: a file written from now on is newer."""
         limit = time.monotonic() + SECONDS
         sent = len(frames_of(self.stream[: self.ends[self.next]]))
         with arena.attach(arena_name, timeout=SECONDS) as pools:
             while pools.counters["frames"] < sent:
+                assert time.monotonic() < limit
+                time.sleep(0.01)
+            # Frames count as they come; the next sign of life follows what was made of them.
+            received = time.monotonic()
+            while time.monotonic() - received < pools.heartbeat_age:
                 assert time.monotonic() < limit
                 time.sleep(0.01)
 
