@@ -183,6 +183,10 @@ def renumbered(logs: Sequence[Log]) -> list[Log]:
     return [replace(log, log_index=at) for at, log in enumerate(logs)]
 
 
+def unknown(logs: list[Log]) -> Any:
+    return RpcRefused("x", code=-32000, reason="unknown block")
+
+
 LIES: dict[str, Change] = {
     "nothing": without(*range(len(EMITTED))),
     "the first log left out": without(0),
@@ -195,7 +199,7 @@ LIES: dict[str, Change] = {
     "a log of another block": lambda logs: [*logs, replace(logs[2], block_hash=hash_of(9))],
     "a log of another number": lambda logs: [*logs, replace(logs[2], block_number=9, log_index=6)],
     "null": lambda logs: LogInvalid("eth_getLogs answered with a JSON NoneType"),
-    "unknown block": lambda logs: RpcRefused("x", code=-32000, reason="unknown block"),
+    "unknown block": unknown,
     "removed": lambda logs: ChainMoved("the node names a removed log"),
 }
 
@@ -464,13 +468,59 @@ def test_a_block_whose_receipts_stay_short_counts_once() -> None:
         reader.read(7)
 
 
-def test_a_refusal_of_its_logs_is_nothing_to_a_block_in_which_nothing_ran() -> None:
-    def refuse(logs: object) -> list[Log]:
-        raise RpcRefused("no", code=-32000, reason="no")
-
-    node = LyingNode({5: []}, by_hash=refuse)
+def test_a_refusal_of_its_logs_is_no_empty_block() -> None:
+    """A block in which nothing ran passes as one of which the node says nothing but that it has no logs."""
+    node = LyingNode({5: []}, by_hash=unknown)
     node.headers_by_number[5] = header_of(5, [], transaction_count=0, gas_used=0)
-    assert Reader(node).read().logs == ()
+    reader = Reader(node)
+    with pytest.raises(NodeBehind):
+        reader.read()
+    reader.now += PASS_S
+    whole = reader.read()
+    assert (whole.logs, whole.is_silent) == ((), True)
+
+
+@pytest.mark.parametrize("has_receipts", [True, False])
+def test_a_block_with_events_does_not_become_empty_when_it_leaves_the_chain(
+    has_receipts: bool,
+) -> None:
+    node = node_of(by_receipts=list if has_receipts else None)
+    node.headers_by_number[5] = replace(node.header(5), **NOTHING_RAN)
+    reader = Reader(node)
+    with pytest.raises(NodeBehind):
+        reader.read()
+    node.by_hash = unknown
+    node.by_number = lambda logs: ChainMoved("of another block")
+    if has_receipts:
+        node.by_receipts = unknown
+    with pytest.raises((RpcRefused, ChainMoved)):
+        reader.read()
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_events_that_only_an_earlier_answer_had_put_their_pools_in_question(ran: bool) -> None:
+    """Of a block whose header has no filter, or says that nothing ran."""
+    node = node_of()
+    node.headers_by_number[5] = replace(
+        node.header(5), **({"logs_bloom": bytes(256)} if ran else NOTHING_RAN)
+    )
+    reader = Reader(node)
+    with pytest.raises(NodeBehind):
+        reader.read()
+    node.by_hash = node.by_number = LIES["nothing"]
+    with pytest.raises(NodeBehind):
+        reader.read()
+    reader.now += PASS_S
+    whole = reader.read()
+    assert (whole.logs, whole.is_silent) == ((), True)
+    assert whole.doubtful == {V2, V3, V4}
+
+
+def test_an_empty_block_of_a_node_that_demands_addresses_is_not_waited_for() -> None:
+    node = LyingNode({5: []}, by_hash=refuses, by_number=refuses, by_address=list)
+    node.headers_by_number[5] = header_of(5, [], transaction_count=0, gas_used=0)
+    whole = Reader(node).read()
+    assert (whole.logs, whole.doubtful, whole.is_silent) == ((), frozenset(), False)
 
 
 def test_an_answer_that_is_none_is_no_block_in_which_nothing_ran() -> None:

@@ -24,7 +24,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused, Scraper
 from arena.specs import PoolSpec
@@ -57,6 +57,14 @@ _REFUSALS = (RpcRefused, LogInvalid, LogsRefused, ChainMoved)
 _DOUBTS = (*_REFUSALS, NodeBehind)
 
 
+class Doubt(NamedTuple):
+    """What a block's doubtful answers had: since when, a digest of the newest one's logs, and all events."""
+
+    since_s: float
+    digest: int
+    events: "frozenset[Log]"
+
+
 class BlockLogs:
     """Blocks of one node with all their logs, and what is known of its chain's ways by now.
 
@@ -80,7 +88,7 @@ class BlockLogs:
         self._clock = clock or time.monotonic
         self._receipts = ReceiptSource(node, self._events, pass_s=pass_s, clock=self._clock)
         self._told: dict[bytes, Sequence[Log]] = {}
-        self._doubts: dict[bytes, tuple[float, int]] = {}  # since when, and a digest of the logs
+        self._doubts: dict[bytes, Doubt] = {}
         self._refuses_all: RpcRefused | None = None  # all contracts' logs at once
         self._numbers_are_whole = False  # as a rule of this chain
         self._holes_seen = 0
@@ -113,9 +121,6 @@ class BlockLogs:
         asked = [each for each in headers if each.hash not in self._told]
         answers = dict(zip((each.hash for each in asked), self._by_hash(asked), strict=True))
         told, self._told = self._told, {}
-        for header in filter(has_no_logs, asked):
-            if isinstance(answers[header.hash], RpcRefused):  # there is nothing it could have
-                answers[header.hash] = ()
         answers |= told
         receipts = self._receipts.of_blocks(
             [each for each in headers if answers[each.hash] or not has_no_logs(each)]
@@ -178,10 +183,9 @@ class BlockLogs:
         logs = ordered(header, found, self._events.topics)
         seen = {each.address for each in logs}
         seen |= {each.topics[1] for each in logs if len(each.topics) > 1}
-        absent = [
-            key for key in named_pools(header, pools, self._events.by_protocol) if key not in seen
-        ]
-        said = Evidence(holes=False, missing=False, no_filter=bool(absent))
+        named = named_pools(header, pools, self._events.by_protocol)
+        is_absent = not has_no_logs(header) and any(key not in seen for key in named)
+        said = Evidence(holes=False, missing=False, no_filter=is_absent)
         return logs, self._events.against(header, logs, pools, said)
 
     def _search(
@@ -191,7 +195,7 @@ class BlockLogs:
         given: "Receipts | Scraper | None",
         pools: Mapping[bytes, PoolSpec],
     ) -> WholeBlock:
-        if has_no_logs(header) and not answer:
+        if has_no_logs(header) and not answer and header.hash not in self._doubts:
             return self._done(header, ())
         first = self._weighed(header, answer, pools)
         if isinstance(first, tuple) and len(first[0]) > 1 and not first[1].holes:
@@ -282,7 +286,9 @@ class BlockLogs:
     ) -> WholeBlock:
         """No way shows that its logs are all: take those that answers agree on for long enough."""
         now = self._clock()
-        since, before = self._doubts.pop(header.hash, (now, None))
+        doubt = self._doubts.pop(header.hash, None)
+        before = doubt and doubt.digest
+        since = doubt.since_s if doubt else now
         other = before
         if isinstance(first, tuple):
             logs, evidence = first
@@ -297,7 +303,11 @@ class BlockLogs:
             since = now  # it is still growing
         while len(self._doubts) >= MAX_DOUBTS:
             del self._doubts[next(iter(self._doubts))]
-        self._doubts[header.hash] = (since, digest)
+        told = [log for each in (first, second) if isinstance(each, tuple) for log in each[0]]
+        events = frozenset(log for log in told if self._events.is_known(log))
+        self._doubts[header.hash] = Doubt(
+            since, digest, events | (doubt.events if doubt else set())
+        )
         agrees, lasted_s = digest == other, now - since
         has_learned = self._holes_seen >= HOLES_LEARNED
         are_holes_usual = has_learned or not self._numbers_are_whole
@@ -347,9 +357,11 @@ class BlockLogs:
         is_silent: bool = False,
     ) -> WholeBlock:
         """What time alone has shown is remembered: a longer range is read in pieces, and read again from
-        its beginning while a later piece is doubted."""
+        its beginning while a later piece is doubted. Events that other answers had are in question then."""
         if is_shown:
             self._doubts.pop(header.hash, None)
+        elif header.hash in self._doubts:
+            doubtful |= self._events.lacking(logs, self._doubts[header.hash].events)
         first_logs: dict[int, int] = {}
         for each in logs:
             first_logs.setdefault(each.tx_index, each.log_index)
