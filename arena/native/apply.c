@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define BATCH 8
-#define STAGES 4
+#define STAGES 5
 #define PREFETCH_TICKS 64
 
 static void fault(psa_writer *writer, const psa_event *event, uint32_t slot, int status, int stale) {
@@ -257,8 +257,8 @@ static void prefetch_ticks(const psa_arena *arena, const psa_event *event, uint3
     }
 }
 
-/* Events go through four stages, one batch apart, so that each stage finds in the cache what the stage
- * before asked for: hash the key; read the bucket; compare the key and look at the line; apply. */
+/* Events go through five stages, one batch apart, so that each stage finds in the cache what the stage
+ * before asked for: hash the key; read the bucket; compare the key; look at the line; apply. */
 typedef struct {
     const psa_event *events;
     uint32_t count;
@@ -273,26 +273,36 @@ static void hash_keys(const psa_arena *arena, batch *b) {
     }
 }
 
+/* The row of the first entry, and of the one behind it: a quarter of the keys are not where they hash to. */
 static void read_buckets(const psa_arena *arena, batch *b) {
     for (uint32_t i = 0; i < b->count; i++) {
-        uint32_t entry = arena->buckets[b->buckets[i]];
-        if (entry == 0 || entry > arena->max_pools) continue;
-        const uint8_t *row = (const uint8_t *)&arena->statics[entry - 1];
-        const uint8_t *slot = (const uint8_t *)&arena->slots[entry - 1];
-        __builtin_prefetch(row);
-        __builtin_prefetch(row + 64);
-        for (int line = 0; line < 4; line++) __builtin_prefetch(slot + 64 * line, 1);
+        for (uint32_t at = 0; at < 2; at++) {
+            uint32_t entry = arena->buckets[(b->buckets[i] + at) & arena->bucket_mask];
+            if (entry == 0) break;
+            if (entry <= arena->max_pools) __builtin_prefetch(arena->statics[entry - 1].key);
+        }
     }
 }
 
-static void find_slots(const psa_arena *arena, batch *b) {
+static void find_slots(const psa_writer *writer, batch *b) {
+    const psa_arena *arena = &writer->arena;
     for (uint32_t i = 0; i < b->count; i++) {
         b->slots[i] = PSA_NO_SLOT;
         if (!is_pool_event(&b->events[i])) continue;
-        if (psa_find_from(arena, b->events[i].key, b->buckets[i], &b->slots[i]) != PSA_OK)
+        if (psa_find_from(arena, b->events[i].key, b->buckets[i], &b->slots[i]) != PSA_OK) {
             b->slots[i] = PSA_NO_SLOT;
-        else prefetch_ticks(arena, &b->events[i], b->slots[i]);
+            continue;
+        }
+        const uint8_t *slot = (const uint8_t *)&arena->slots[b->slots[i]];
+        for (int line = 0; line < 4; line++) __builtin_prefetch(slot + 64 * line, 1);
+        __builtin_prefetch(&arena->statics[b->slots[i]].token0);
+        __builtin_prefetch(&writer->touched[b->slots[i]], 1);
     }
+}
+
+static void look_at_lines(const psa_arena *arena, const batch *b) {
+    for (uint32_t i = 0; i < b->count; i++)
+        if (b->slots[i] != PSA_NO_SLOT) prefetch_ticks(arena, &b->events[i], b->slots[i]);
 }
 
 static void apply_batch(psa_writer *writer, const batch *b, uint64_t min_commit_ns,
@@ -356,8 +366,9 @@ int psa_apply(psa_writer *writer, const psa_event *events, uint64_t count, uint6
             hash_keys(arena, fresh);
         }
         if (step >= 1 && step - 1 < total) read_buckets(arena, &batches[(step - 1) % STAGES]);
-        if (step >= 2 && step - 2 < total) find_slots(arena, &batches[(step - 2) % STAGES]);
-        if (step >= 3) apply_batch(writer, &batches[(step - 3) % STAGES], min_commit_ns, only_slot);
+        if (step >= 2 && step - 2 < total) find_slots(writer, &batches[(step - 2) % STAGES]);
+        if (step >= 3 && step - 3 < total) look_at_lines(arena, &batches[(step - 3) % STAGES]);
+        if (step >= 4) apply_batch(writer, &batches[(step - 4) % STAGES], min_commit_ns, only_slot);
     }
     if (only_slot != PSA_NO_SLOT) rebase(writer, only_slot);
     return PSA_OK;

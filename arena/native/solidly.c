@@ -56,8 +56,7 @@ int psa_solidly_load(const psa_line *line, const row_fields *row, uint32_t flags
     (void)row, (void)lp_fee, (void)arrays;
     if (flags & PSA_FEE_GIVEN) return PSA_BAD_ARGUMENT;
     if (!fee_fits(line)) return PSA_TICK_DATA;
-    pool->reserve0 = psa_join(line->a[1], line->a[0]);
-    pool->reserve1 = psa_join(line->b[1], line->b[0]);
+    psa_load_reserves(line, pool);
     pool->fee = psa_line_fee(line) / PIPS_PER_FEE;
     return PSA_OK;
 }
@@ -73,8 +72,7 @@ static int multiply_checked(psa_u256 *product, const psa_u256 *a, psa_u128 b) {
 int psa_solidly_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 *limit,
                       int zero_for_one, int exact_in, psa_quote_result *result) {
     if (limit || !exact_in) return PSA_BAD_ARGUMENT; /* the contracts have no exact output */
-    psa_u128 in = zero_for_one ? pool->reserve0 : pool->reserve1;
-    psa_u128 out = zero_for_one ? pool->reserve1 : pool->reserve0;
+    psa_u128 in = psa_reserve(pool, !zero_for_one), out = psa_reserve(pool, zero_for_one != 0);
     const uint64_t denominator = FEE_DENOMINATOR;
     psa_u256 charged, fee, paid = *amount, product, sum = {{psa_low(in), psa_high(in), 0, 0}}, other;
     if (!multiply_checked(&charged, amount, pool->fee)) return PSA_SWAP_REVERTS;

@@ -26,8 +26,7 @@ typedef struct {
     int32_t spacing;
     uint32_t fee;       /* whole swap fee, pips */
     uint32_t protocol;
-    psa_u128 reserve0;
-    psa_u128 reserve1;
+    uint64_t reserves[2][2]; /* limbs, as they are stored: a load of both at once waits for two stores */
     psa_divisor after_fee; /* 10^6 - fee */
     const psa_depth *depth; /* of these ticks, spacing and fee, in the quote's direction; null: none */
 } pool_state;
@@ -46,6 +45,18 @@ static inline int psa_finish_result(const psa_line *line, int status, psa_quote_
     result->commit = line->stamp;
     result->block_number = line->block_number ? line->block_number : line->base_block;
     return status;
+}
+
+static inline void psa_load_reserves(const psa_line *line, pool_state *pool) {
+    for (int i = 0; i < 2; i++) {
+        pool->reserves[0][i] = line->a[i];
+        pool->reserves[1][i] = line->b[i];
+    }
+}
+
+/* The reserve of token 0 or 1. */
+static inline psa_u128 psa_reserve(const pool_state *pool, int token) {
+    return psa_join(pool->reserves[token][1], pool->reserves[token][0]);
 }
 
 /* quote.c */

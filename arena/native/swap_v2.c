@@ -12,16 +12,16 @@ static int divide_product(psa_u128 *quotient, psa_u128 a, psa_u128 b, psa_u128 d
     if (psa_high(d) == 0) { /* then n[3] is 0 and n[2] < d */
         unsigned shift = (unsigned)__builtin_clzll(psa_low(d));
         uint64_t e = psa_low(d) << shift, v = psa_reciprocal(e), rest;
-        uint64_t top = psa_high(psa_join(n[2], n[1]) << shift);
-        uint64_t middle = psa_high(psa_join(n[1], n[0]) << shift);
+        uint64_t top = psa_shifted(n[2], n[1], shift);
+        uint64_t middle = psa_shifted(n[1], n[0], shift);
         uint64_t high = psa_digit_1(top, middle, e, v, &rest);
         *quotient = psa_join(high, psa_digit_1(rest, n[0] << shift, e, v, &rest));
         return 1;
     }
     unsigned shift = (unsigned)__builtin_clzll(psa_high(d));
-    uint64_t middle = psa_high(psa_join(n[1], n[0]) << shift);
-    r = r << shift | psa_high((psa_u128)n[1] << shift);
-    d <<= shift;
+    uint64_t middle = psa_shifted(n[1], n[0], shift);
+    r = psa_join(psa_shifted(n[3], n[2], shift), psa_shifted(n[2], n[1], shift));
+    d = psa_join(psa_shifted(psa_high(d), psa_low(d), shift), psa_low(d) << shift);
     uint64_t v = psa_reciprocal_2(psa_high(d), psa_low(d)), high = 0;
     if (psa_high(r) == 0 && psa_join(psa_low(r), middle) < d) r = psa_join(psa_low(r), middle);
     else high = psa_digit_2(r, middle, d, v, &r);
@@ -29,12 +29,21 @@ static int divide_product(psa_u128 *quotient, psa_u128 a, psa_u128 b, psa_u128 d
     return 1;
 }
 
-static int store_v2(const psa_u256 *in, const psa_u256 *out, psa_quote_result *result) {
-    for (int i = 0; i < 4; i++) {
-        result->amount_in[i] = in->w[i];
-        result->amount_out[i] = out->w[i];
-        result->sqrt_price_x96_after[i] = 0;
-    }
+static void store_amount(uint64_t field[4], psa_u128 low, psa_u128 high) {
+    field[0] = psa_low(low);
+    field[1] = psa_high(low);
+    field[2] = psa_low(high);
+    field[3] = psa_high(high);
+}
+
+/* Every result field but status, commit and block; `given` is the amount asked for, the limbs of the other
+ * one come in registers: a load of what was just stored in halves waits for it. */
+static int store_v2(const psa_u256 *given, psa_u128 low, psa_u128 high, int exact_in,
+                    psa_quote_result *result) {
+    store_amount(exact_in ? result->amount_in : result->amount_out, psa_join(given->w[1], given->w[0]),
+                 psa_join(given->w[3], given->w[2]));
+    store_amount(exact_in ? result->amount_out : result->amount_in, low, high);
+    for (int i = 0; i < 4; i++) result->sqrt_price_x96_after[i] = 0;
     result->liquidity_after[0] = 0;
     result->liquidity_after[1] = 0;
     result->tick_after = 0;
@@ -50,8 +59,7 @@ int psa_v2_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 
                  int zero_for_one, int exact_in, psa_quote_result *result) {
     if (limit) return PSA_BAD_ARGUMENT;
     if (psa_is_zero_256(amount)) return PSA_AMOUNT_OUT_OF_RANGE;
-    psa_u128 in = zero_for_one ? pool->reserve0 : pool->reserve1;
-    psa_u128 out = zero_for_one ? pool->reserve1 : pool->reserve0;
+    psa_u128 in = psa_reserve(pool, !zero_for_one), out = psa_reserve(pool, zero_for_one != 0);
     if (in == 0 || out == 0) return PSA_NOT_INITIALIZED;
     uint64_t rest = PSA_PIPS - pool->fee, base = PSA_PIPS;
     if (pool->fee == 3000) {
@@ -75,9 +83,8 @@ int psa_v2_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 
         psa_u128 factor = exact_in ? given * rest : given * base;
         psa_u128 quotient;
         if (d != 0 && divide_product(&quotient, factor, exact_in ? out : in, d)) {
-            psa_u256 other = {{psa_low(quotient), psa_high(quotient), 0, 0}};
-            if (!exact_in) psa_increment(other.w, 4);
-            return store_v2(exact_in ? amount : &other, exact_in ? &other : amount, result);
+            quotient += !exact_in;
+            return store_v2(amount, quotient, !exact_in && quotient == 0, exact_in, result);
         }
     }
     uint64_t in_limbs[2] = {psa_low(in), psa_high(in)}, out_limbs[2] = {psa_low(out), psa_high(out)};
@@ -109,7 +116,8 @@ int psa_v2_quote(const pool_state *pool, const psa_u256 *amount, const psa_u256 
         psa_divide(other.w, 4, scaled, 4, 0, d, 3);
         psa_increment(other.w, 4);
     }
-    return store_v2(exact_in ? amount : &other, exact_in ? &other : amount, result);
+    return store_v2(amount, psa_join(other.w[1], other.w[0]), psa_join(other.w[3], other.w[2]), exact_in,
+                    result);
 }
 
 int psa_v2_load(const psa_line *line, const row_fields *row, uint32_t flags, uint32_t lp_fee,
@@ -118,8 +126,7 @@ int psa_v2_load(const psa_line *line, const row_fields *row, uint32_t flags, uin
     uint32_t fee = line->fee_status & 0xffffff;
     if (flags & PSA_FEE_GIVEN) return PSA_BAD_ARGUMENT;
     if (line->a[1] >> 48 || line->b[1] >> 48 || fee > PSA_PIPS) return PSA_TICK_DATA;
-    pool->reserve0 = psa_join(line->a[1], line->a[0]);
-    pool->reserve1 = psa_join(line->b[1], line->b[0]);
+    psa_load_reserves(line, pool);
     pool->fee = fee;
     return PSA_OK;
 }

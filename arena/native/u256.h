@@ -137,6 +137,14 @@ PSA_INLINE psa_u128 psa_multiply_high(psa_u128 a, psa_u128 b) {
     return p11 + psa_high(middle) + psa_high(middle2);
 }
 
+/* All ones when it holds: corrections are made as often as not, and a branch would be guessed wrong. */
+PSA_INLINE uint64_t psa_mask(int holds) { return -(uint64_t)holds; }
+
+/* The high limb of (high, low) * 2^bits, bits < 64: as a shift of 128 bits it is a branch. */
+PSA_INLINE uint64_t psa_shifted(uint64_t high, uint64_t low, unsigned bits) {
+    return high << bits | low >> 1 >> (63 - bits);
+}
+
 /* ---- division --------------------------------------------------------------------------------------- */
 
 /* floor((2^128 - 1) / d) - 2^64 for d >= 2^63. */
@@ -155,20 +163,13 @@ PSA_INLINE uint64_t psa_reciprocal(uint64_t d) {
 PSA_INLINE uint64_t psa_reciprocal_2(uint64_t d1, uint64_t d0) {
     uint64_t v = psa_reciprocal(d1);
     uint64_t p = d1 * v + d0;
-    if (p < d0) {
-        v--;
-        if (p >= d1) {
-            v--;
-            p -= d1;
-        }
-        p -= d1;
-    }
+    uint64_t wrapped = psa_mask(p < d0), twice = wrapped & psa_mask(p >= d1);
+    v += wrapped + twice; /* one less for each */
+    p -= (d1 & wrapped) + (d1 & twice);
     psa_u128 t = (psa_u128)v * d0;
     p += psa_high(t);
-    if (p < psa_high(t)) {
-        v--;
-        if (psa_join(p, psa_low(t)) >= psa_join(d1, d0)) v--;
-    }
+    wrapped = psa_mask(p < psa_high(t));
+    v += wrapped + (wrapped & psa_mask(psa_join(p, psa_low(t)) >= psa_join(d1, d0)));
     return v;
 }
 
@@ -177,10 +178,9 @@ PSA_INLINE uint64_t psa_digit_1(uint64_t u1, uint64_t u0, uint64_t d, uint64_t v
     psa_u128 q = (psa_u128)v * u1 + psa_join(u1, u0);
     uint64_t q1 = psa_high(q) + 1;
     uint64_t r = u0 - q1 * d;
-    if (r > psa_low(q)) {
-        q1--;
-        r += d;
-    }
+    uint64_t over = psa_mask(r > psa_low(q));
+    q1 += over;
+    r += d & over;
     if (__builtin_expect(r >= d, 0)) {
         q1++;
         r -= d;
@@ -196,10 +196,9 @@ PSA_INLINE uint64_t psa_digit_2(psa_u128 u, uint64_t u0, psa_u128 d, uint64_t v,
     uint64_t r1 = psa_low(u) - q1 * psa_high(d);
     psa_u128 r = psa_join(r1, u0) - (psa_u128)psa_low(d) * q1 - d;
     q1++;
-    if (psa_high(r) >= psa_low(q)) {
-        q1--;
-        r += d;
-    }
+    uint64_t over = psa_mask(psa_high(r) >= psa_low(q));
+    q1 += over;
+    r += psa_join(psa_high(d) & over, psa_low(d) & over);
     if (__builtin_expect(r >= d, 0)) {
         q1++;
         r -= d;
@@ -214,11 +213,11 @@ PSA_INLINE uint64_t psa_digit_2(psa_u128 u, uint64_t u0, psa_u128 d, uint64_t v,
 PSA_INLINE uint64_t psa_shift_left(uint64_t *to, const uint64_t *from, unsigned count, unsigned bits) {
     uint64_t below = 0;
     for (unsigned i = 0; i < count; i++) {
-        psa_u128 t = (psa_u128)from[i] << bits;
-        to[i] = psa_low(t) | below;
-        below = psa_high(t);
+        uint64_t here = from[i];
+        to[i] = psa_shifted(here, below, bits);
+        below = here;
     }
-    return below;
+    return psa_shifted(0, below, bits);
 }
 
 /* Whether a limb is not 0. */
@@ -327,10 +326,9 @@ PSA_INLINE int psa_divide_small(uint64_t *n, unsigned count, const psa_divisor *
     while (count > 0 && n[count - 1] == 0) count--;
     if (count == 0 || d->normal == 0) return 0;
     unsigned shift = d->shift;
-    uint64_t r = psa_high((psa_u128)n[count - 1] << shift);
+    uint64_t r = psa_shifted(0, n[count - 1], shift);
     for (unsigned i = count; i-- > 0;) {
-        uint64_t next = psa_low((psa_u128)n[i] << shift);
-        if (i > 0) next |= psa_high((psa_u128)n[i - 1] << shift);
+        uint64_t next = psa_shifted(n[i], i > 0 ? n[i - 1] : 0, shift);
         n[i] = psa_digit_1(r, next, d->normal, d->reciprocal, &r);
     }
     return r != 0;
