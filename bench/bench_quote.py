@@ -174,7 +174,7 @@ def measure_v2(report: Report, options: argparse.Namespace, pool: arena.Pool) ->
         ("V2", 10**18, "<= 0.6 x"),
         ("V2, amounts above 2^64", 10**20, "<= 1 x"),
     ):
-        given = [amount + n for n in range(MANY)]
+        given = [amount + n * (amount // MANY) for n in range(MANY)]  # not all the same branches
         limbs = limbs_array(given, 4)
 
         def in_hand(amount: int = amount) -> int:

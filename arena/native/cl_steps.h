@@ -99,9 +99,9 @@ static inline int psa_store_swap(const pool_state *pool, const psa_u256 *in, con
                                  int complete, const psa_u192 *price, psa_u128 liquidity,
                                  int32_t tick, uint32_t crossed, psa_quote_result *result) {
     if (!amounts_fit(pool, in, out)) return PSA_SWAP_REVERTS;
-    for (int i = 0; i < 4; i++) {
-        result->amount_in[i] = in->w[i];
-        result->amount_out[i] = out->w[i];
+    for (int i = 0; i < 4; i++) { /* one by one: a load of two limbs that were just stored waits for both */
+        result->amount_in[i] = PSA_LOAD(&in->w[i]);
+        result->amount_out[i] = PSA_LOAD(&out->w[i]);
         result->sqrt_price_x96_after[i] = i < 3 ? price->w[i] : 0;
     }
     result->liquidity_after[0] = psa_low(liquidity);

@@ -66,10 +66,7 @@ static inline int psa_price_after_adding_0(const psa_u192 *price, psa_u128 liqui
     psa_u256 shifted = shift_96(liquidity);
     if (psa_add_256(&d, &shifted)) return 0;
     unsigned n_count = times_liquidity(n, liquidity, price);
-    psa_u192 out;
-    int more = psa_divide(out.w, 3, n, n_count, 96, d.w, 4);
-    if (more) psa_increment(out.w, 3);
-    *next = out;
+    if (psa_divide(next->w, 3, n, n_count, 96, d.w, 4)) psa_increment(next->w, 3);
     return 1;
 }
 
