@@ -24,11 +24,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused, Scraper
 from arena.specs import PoolSpec
 from arena.writer.node.meanings import demands_address
+from arena.writer.protocols.held import key_of
 from arena.writer.stream.evidence import (
     Evidence,
     LogSource,
@@ -58,7 +60,8 @@ _DOUBTS = (*_REFUSALS, NodeBehind)
 
 
 class Doubt(NamedTuple):
-    """What a block's doubtful answers had: since when, a digest of the newest one's logs, and all events."""
+    """What a block's doubtful answers had: since when, a digest of the newest one's logs, and the events of
+    all of them; once it passed, those in question."""
 
     since_s: float
     digest: int
@@ -303,11 +306,10 @@ class BlockLogs:
             since = now  # it is still growing
         while len(self._doubts) >= MAX_DOUBTS:
             del self._doubts[next(iter(self._doubts))]
-        told = [log for each in (first, second) if isinstance(each, tuple) for log in each[0]]
-        events = frozenset(log for log in told if self._events.is_known(log))
-        self._doubts[header.hash] = Doubt(
-            since, digest, events | (doubt.events if doubt else set())
-        )
+        answers = [each[0] for each in (first, second) if isinstance(each, tuple)]
+        events = {each for each in chain(*answers) if self._events.is_known(each)}
+        events |= doubt.events if doubt else set()
+        self._doubts[header.hash] = Doubt(since, digest, frozenset(events))
         agrees, lasted_s = digest == other, now - since
         has_learned = self._holes_seen >= HOLES_LEARNED
         are_holes_usual = has_learned or not self._numbers_are_whole
@@ -360,8 +362,10 @@ class BlockLogs:
         its beginning while a later piece is doubted. Events that other answers had are in question then."""
         if is_shown:
             self._doubts.pop(header.hash, None)
-        elif header.hash in self._doubts:
-            doubtful |= self._events.lacking(logs, self._doubts[header.hash].events)
+        elif (doubt := self._doubts.get(header.hash)) is not None:
+            gone = self._events.beyond(doubt.events, logs)
+            self._doubts[header.hash] = doubt._replace(events=frozenset(gone))
+            doubtful |= {key_of(each) for each in gone}
         first_logs: dict[int, int] = {}
         for each in logs:
             first_logs.setdefault(each.tx_index, each.log_index)
