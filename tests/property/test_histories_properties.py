@@ -48,7 +48,7 @@ EXAMPLES = (
     *("ta42:487:hostile", "ua2:214:bridge:hostile", "ya2:390:alike:hostile"),
     *("odd1:225:odd:hostile", "odd1:7:odd:bridge:hostile", "odd1:178:odd:bridge:hostile"),
     *("la11:276:odd:bridge:hostile", "20261126:118:odd:bridge:hostile"),
-    "va8:218:odd:bridge:hostile",
+    *("va8:218:odd:bridge:hostile", "xa4:280:life:alike:hostile"),
 )
 
 

@@ -278,4 +278,5 @@ def meaning(error: RpcRefused) -> Meaning:
 def demands_address(error: RpcRefused) -> bool:
     """The node gives logs of named contracts only."""
     text = str(error.fields.get("reason", error)).lower()
-    return "address" in text and meaning(error) not in (Meaning.smaller, Meaning.later)
+    others = (Meaning.smaller, Meaning.later, Meaning.give_up)
+    return "address" in text.replace("ip address", "") and meaning(error) not in others

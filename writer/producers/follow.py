@@ -2,7 +2,7 @@
 
 Heads come from outside, as hints or by asking; what happened since the last one is worked out from
 parent hashes alone, so a head that was skipped, told twice or told late leads to the same blocks.
-A block's logs are read with the proof that none is missing (completeness.py).
+A block's logs are read with the proof that none is missing (block_logs.py).
 Nothing is sent before all of it is known: a unit is a block, or a reorg with what replaces it.
 
 Order, positions and signs are the producer's: a reorg's old blocks newest first and each from its

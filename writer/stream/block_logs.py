@@ -24,13 +24,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from arena.errors import ChainMoved, LogInvalid, LogsRefused, NodeBehind, RpcRefused, Scraper
 from arena.specs import PoolSpec
 from arena.writer.node.meanings import demands_address
-from arena.writer.protocols.held import key_of
 from arena.writer.stream.evidence import (
     Evidence,
     LogSource,
@@ -46,26 +44,18 @@ from arena.writer.stream.evidence import (
 if TYPE_CHECKING:
     from arena.writer.node.client import Header, Log, Receipts
 
-from arena.writer.stream.known_events import KnownEvents
+from arena.writer.stream.known_events import KnownEvents, ToldEvents
 from arena.writer.stream.receipts import ReceiptSource
 
 log = logging.getLogger(__name__)
 
 SETTLE_S = 0.5  # an index still being built answers with less; seen late by 0.15 s
+REFUSED_PAUSE_S = 600.0  # after which what was refused is asked for again: of another node, maybe
 PASS_S = 2.0  # as long as a node may contradict itself before its block is passed
 MAX_DOUBTS = 4096  # blocks whose first doubtful answer is remembered: those of a fetch
 HOLES_LEARNED = 3  # blocks in a row after which holes count as the chain's way
 _REFUSALS = (RpcRefused, LogInvalid, LogsRefused, ChainMoved)
 _DOUBTS = (*_REFUSALS, NodeBehind)
-
-
-class Doubt(NamedTuple):
-    """What a block's doubtful answers had: since when, a digest of the newest one's logs, and the events of
-    all of them; once it passed, those in question."""
-
-    since_s: float
-    digest: int
-    events: "frozenset[Log]"
 
 
 class BlockLogs:
@@ -91,8 +81,10 @@ class BlockLogs:
         self._clock = clock or time.monotonic
         self._receipts = ReceiptSource(node, self._events, pass_s=pass_s, clock=self._clock)
         self._told: dict[bytes, Sequence[Log]] = {}
-        self._doubts: dict[bytes, Doubt] = {}
+        self._seen = ToldEvents(self._events, MAX_DOUBTS)
+        self._doubts: dict[bytes, tuple[float, int]] = {}  # since when, and a digest of the logs
         self._refuses_all: RpcRefused | None = None  # all contracts' logs at once
+        self._asks_all_from = 0.0
         self._numbers_are_whole = False  # as a rule of this chain
         self._holes_seen = 0
         self._is_contradicted = False  # a filter once spoke of other logs than any way found
@@ -121,13 +113,20 @@ class BlockLogs:
 
         NodeBehind while its logs are missing, LogInvalid, ChainMoved: ask again. What the node raises.
         """
+        if self._clock() >= self._asks_all_from:
+            self._refuses_all = None
         asked = [each for each in headers if each.hash not in self._told]
         answers = dict(zip((each.hash for each in asked), self._by_hash(asked), strict=True))
         told, self._told = self._told, {}
         answers |= told
-        receipts = self._receipts.of_blocks(
-            [each for each in headers if answers[each.hash] or not has_no_logs(each)]
-        )
+        for header in headers:
+            self._note(header, answers[header.hash], pools)
+        ran = [
+            each
+            for each in headers
+            if answers[each.hash] or not has_no_logs(each) or each.hash in self._receipts.told
+        ]
+        receipts = self._receipts.of_blocks(ran)
         found: list[WholeBlock] = []
         failure: Scraper | None = None
         for header in headers:  # those behind a doubtful one, too: their doubts last as long
@@ -152,6 +151,7 @@ class BlockLogs:
         except _REFUSALS as error:
             if isinstance(error, RpcRefused) and demands_address(error):
                 self._refuses_all = error
+                self._asks_all_from = self._clock() + REFUSED_PAUSE_S
                 self._say(
                     "logs_by_address",
                     headers[0],
@@ -162,13 +162,22 @@ class BlockLogs:
                 return [self._by_hash([each])[0] for each in headers]
             return [error] * len(headers)
 
-    def _by_number(self, header: "Header") -> "Sequence[Log] | Scraper":
+    def _note(
+        self, header: "Header", answer: "Sequence[Log] | Scraper", pools: Mapping[bytes, PoolSpec]
+    ) -> None:
+        if not isinstance(answer, Scraper):
+            self._seen.note(header, answer, pools)
+
+    def _by_number(
+        self, header: "Header", pools: Mapping[bytes, PoolSpec]
+    ) -> "Sequence[Log] | Scraper":
         if self._refuses_all is not None:
             return self._refuses_all
         try:
             found = self._node.logs(header.number, header.number, ())
         except _REFUSALS as error:
             return error
+        self._note(header, found, pools)
         if any(each.block_hash != header.hash for each in found):
             return ChainMoved(
                 f"block {header.number} changed while its logs were read", block=header.number
@@ -183,6 +192,7 @@ class BlockLogs:
         found: Sequence[Log] = ()
         if addresses:
             found = self._node.block_logs([header.hash], sorted(self._events.topics), addresses)[0]
+            self._note(header, found, pools)
         logs = ordered(header, found, self._events.topics)
         seen = {each.address for each in logs}
         seen |= {each.topics[1] for each in logs if len(each.topics) > 1}
@@ -198,7 +208,9 @@ class BlockLogs:
         given: "Receipts | Scraper | None",
         pools: Mapping[bytes, PoolSpec],
     ) -> WholeBlock:
-        if has_no_logs(header) and not answer and header.hash not in self._doubts:
+        if given is not None and not isinstance(given, Scraper):
+            self._seen.note(header, given.logs, pools)
+        if has_no_logs(header) and not answer and not self._seen.has(header.hash):
             return self._done(header, ())
         first = self._weighed(header, answer, pools)
         if isinstance(first, tuple) and len(first[0]) > 1 and not first[1].holes:
@@ -211,7 +223,7 @@ class BlockLogs:
                 return found
         if isinstance(first, tuple) and first[1].is_whole:
             return self._done(header, first[0])
-        second = self._weighed(header, self._by_number(header), pools)
+        second = self._weighed(header, self._by_number(header, pools), pools)
         if isinstance(second, tuple) and second[1].is_whole:
             return self._done(header, second[0])
         if isinstance(first, RpcRefused) and isinstance(second, RpcRefused | LogsRefused):
@@ -289,9 +301,7 @@ class BlockLogs:
     ) -> WholeBlock:
         """No way shows that its logs are all: take those that answers agree on for long enough."""
         now = self._clock()
-        doubt = self._doubts.pop(header.hash, None)
-        before = doubt and doubt.digest
-        since = doubt.since_s if doubt else now
+        since, before = self._doubts.pop(header.hash, (now, None))
         other = before
         if isinstance(first, tuple):
             logs, evidence = first
@@ -306,10 +316,7 @@ class BlockLogs:
             since = now  # it is still growing
         while len(self._doubts) >= MAX_DOUBTS:
             del self._doubts[next(iter(self._doubts))]
-        answers = [each[0] for each in (first, second) if isinstance(each, tuple)]
-        events = {each for each in chain(*answers) if self._events.is_known(each)}
-        events |= doubt.events if doubt else set()
-        self._doubts[header.hash] = Doubt(since, digest, frozenset(events))
+        self._doubts[header.hash] = (since, digest)
         agrees, lasted_s = digest == other, now - since
         has_learned = self._holes_seen >= HOLES_LEARNED
         are_holes_usual = has_learned or not self._numbers_are_whole
@@ -359,13 +366,10 @@ class BlockLogs:
         is_silent: bool = False,
     ) -> WholeBlock:
         """What time alone has shown is remembered: a longer range is read in pieces, and read again from
-        its beginning while a later piece is doubted. Events that other answers had are in question then."""
+        its beginning while a later piece is doubted. Events that any answer had are in question then."""
         if is_shown:
             self._doubts.pop(header.hash, None)
-        elif (doubt := self._doubts.get(header.hash)) is not None:
-            gone = self._events.beyond(doubt.events, logs)
-            self._doubts[header.hash] = doubt._replace(events=frozenset(gone))
-            doubtful |= {key_of(each) for each in gone}
+        doubtful |= self._seen.lacking(header.hash, logs)
         first_logs: dict[int, int] = {}
         for each in logs:
             first_logs.setdefault(each.tx_index, each.log_index)

@@ -85,7 +85,7 @@ class KnownEvents:
         """With what speaks against the pools' events themselves."""
         bloom = int.from_bytes(header.logs_bloom, "big")
         is_spoken_of = bool(bloom) or has_no_logs(header)
-        events = [each for each in logs if is_spoken_of and self._is_of(each, pools)]
+        events = [each for each in logs if is_spoken_of and self.is_of(each, pools)]
         are_tied = not pools.keys().isdisjoint(self.tied(logs))
         return replace(
             evidence,
@@ -93,8 +93,53 @@ class KnownEvents:
             repeats=are_tied or self._repeats(logs),
         )
 
-    def _is_of(self, each: "Log", pools: Mapping[bytes, PoolSpec]) -> bool:
+    def is_of(self, each: "Log", pools: Mapping[bytes, PoolSpec]) -> bool:
         """It is an event of a listed pool."""
         return self.is_known(each) and not pools.keys().isdisjoint(
             (each.address, *each.topics[1:2])
         )
+
+
+class ToldEvents:
+    """The events of listed pools that any answer had of a block, for the newest `max_blocks` blocks."""
+
+    def __init__(self, events: KnownEvents, max_blocks: int) -> None:
+        self._events = events
+        self._max_blocks = max_blocks
+        self._of_block: dict[bytes, set[tuple[bytes, int]]] = {}
+
+    def note(
+        self, header: "Header", logs: "Iterable[Log]", pools: Mapping[bytes, PoolSpec]
+    ) -> None:
+        """An answer for that block, also one that is not to be believed."""
+        told = [
+            each
+            for each in logs
+            if each.block_hash == header.hash
+            and each.block_number == header.number
+            and self._events.is_of(each, pools)
+        ]
+        if not told:
+            return
+        known = self._of_block.pop(header.hash, set())
+        while len(self._of_block) >= self._max_blocks:
+            del self._of_block[next(iter(self._of_block))]
+        self._of_block[header.hash] = known | self._named(told)
+
+    def has(self, block_hash: bytes) -> bool:
+        return block_hash in self._of_block
+
+    def lacking(self, block_hash: bytes, logs: "Iterable[Log]") -> frozenset[bytes]:
+        """Keys of the pools with an event that was told and is not among these, however often."""
+        told = self._of_block.get(block_hash)
+        if told is None:
+            return frozenset()
+        return frozenset(key for key, _ in told - self._named(logs))
+
+    def _named(self, logs: "Iterable[Log]") -> set[tuple[bytes, int]]:
+        """Pool and event; not its transaction, which some nodes number otherwise in logs than in receipts."""
+        return {
+            (key_of(each), hash((each.address, each.topics, each.data)))
+            for each in logs
+            if self._events.is_known(each)
+        }

@@ -19,6 +19,7 @@ MAX_SHORT = 4096  # blocks whose receipts were not all there, remembered: those 
 STAYED_SHORT = 3  # blocks after which that counts as the node's way
 RECEIPT_FAILURES = 3  # in a row, after which a node counts as one without receipts for a while
 RECEIPTS_PAUSE_S = 60.0  # that while
+REFUSED_PAUSE_S = 600.0  # after which it is asked again for what it does not have
 _COUNTED = float("-inf")  # since when a block's are short that was waited for long enough
 
 
@@ -38,6 +39,7 @@ class ReceiptSource:
         """What the node gave before it was asked here."""
         self._failures = 0
         self._from = 0.0  # not asked before
+        self._has_said_refused = False
         self._short_since: dict[bytes, float] = {}  # blocks whose receipts were not all there
         self._have_shown = False  # receipts, once
         self._stayed_short = 0
@@ -65,7 +67,12 @@ class ReceiptSource:
         if any(
             isinstance(each, RpcRefused) and meaning(each) is Meaning.other_way for each in failures
         ):
-            self._ask = None
+            self._from = self._clock() + REFUSED_PAUSE_S
+            if not self._has_said_refused:
+                self._has_said_refused = True
+                log.info(
+                    "event=no_receipts pause_s=%d reason=%r", REFUSED_PAUSE_S, str(failures[0])
+                )
             return {}
         if len(failures) < len(answers):
             self._failures = 0

@@ -56,6 +56,11 @@ class Agreement:
         speaks_against = self.differs or self.is_doubted
         return self.is_proven or (not speaks_against and self.blocks >= UNSURE_BLOCKS)
 
+    @property
+    def is_firm(self) -> bool:
+        """The same for what is read now, right behind a block that may be another one for the node."""
+        return self.outweighs if self.is_doubted else self.is_enough
+
     def then(self, kept: Records, header: Header, *, has_events: bool) -> "Agreement":
         """With one more equal block, the next one or one after blocks that were not looked at."""
         tip = self.tip

@@ -123,7 +123,7 @@ class Branch:
                 self.witnesses.pop()
             self.witnesses.append(Witness(header.number, header.hash, mark, is_sure=False))
         self.agreement = agreement
-        if agreement.is_enough:
+        if agreement.is_firm:
             first = len(self.witnesses) - 1
             while (
                 first > 0 and self.witnesses[first - 1].number + 1 == self.witnesses[first].number

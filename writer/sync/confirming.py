@@ -85,7 +85,7 @@ class Confirming(Part):
         self._unconfirmed_since = None
         is_unsure = False
         if found.reached_at is None and len(found.wrong) < len(everyone):
-            is_unsure = self.is_unsure(epoch, agreement)
+            is_unsure = self.is_unsure(epoch, agreement, agreement.is_firm)
         if not is_unsure:
             self.unsure_reason = ""
         else:
@@ -101,10 +101,10 @@ class Confirming(Part):
             branch.differing = None
         return mark
 
-    def is_unsure(self, epoch: int, agreement: Agreement) -> bool:
+    def is_unsure(self, epoch: int, agreement: Agreement, is_enough: bool) -> bool:
         """Whether to wait for more that shows node and stream to be on one branch."""
         now = time.monotonic()
-        if agreement.is_enough:
+        if is_enough:
             self._unsure_since = None
             return False
         if self._unsure_since is None or self._unsure_since[0] != epoch:

@@ -53,7 +53,8 @@ class GapClosing(Course):
                     blocks = await self._progress.unbroken(
                         asyncio.to_thread(branch.fetch_gap, facts)
                     )
-                    if self._confirming.is_unsure(epoch, blocks.agreement):
+                    agreement = blocks.agreement
+                    if self._confirming.is_unsure(epoch, agreement, agreement.is_enough):
                         await self._progress.unbroken(asyncio.sleep(5 * self._progress.poll_s))
                         continue
                     await (
