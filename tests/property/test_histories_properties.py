@@ -49,6 +49,7 @@ EXAMPLES = (
     *("odd1:225:odd:hostile", "odd1:7:odd:bridge:hostile", "odd1:178:odd:bridge:hostile"),
     *("la11:276:odd:bridge:hostile", "20261126:118:odd:bridge:hostile"),
     *("va8:218:odd:bridge:hostile", "xa4:280:life:alike:hostile"),
+    *("ya1:204:hostile", "ya6:434:life:hostile", "yb6:316:hostile", "yb8:434:life:hostile"),
 )
 
 

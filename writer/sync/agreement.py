@@ -30,14 +30,15 @@ class Witness:
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """What speaks for node and stream being on one branch: `blocks` in a row that are equal, up to
-    `tip`, and how much of it `told`, also `by_fee`. `differs`: the last one looked at is not equal.
-    `is_doubted`: one that was not equal is still the node's and the stream's, so blocks without events
-    prove nothing."""
+    `tip`, and how much of it `told`, also `by_fee`; `is_anchored`: they follow a sure one. `differs`: the
+    last one looked at is not equal. `is_doubted`: one that was not equal is still the node's and the
+    stream's, so blocks without events prove nothing."""
 
     tip: Header | None = None
     blocks: int = 0
     told: int = 0
     by_fee: bool = False
+    is_anchored: bool = False
     differs: bool = False
     is_doubted: bool = False
 
@@ -58,15 +59,16 @@ class Agreement:
 
     @property
     def is_firm(self) -> bool:
-        """The same for what is read now, right behind a block that may be another one for the node."""
-        return self.outweighs if self.is_doubted else self.is_enough
+        """The same for what is read now: a fee is not enough right behind a block that is another one for the
+        node, as two branches may have equal fees."""
+        return self.is_enough and (not self.is_doubted or self.is_anchored or self.blocks >= PROOF)
 
     def then(self, kept: Records, header: Header, *, has_events: bool) -> "Agreement":
         """With one more equal block, the next one or one after blocks that were not looked at."""
         tip = self.tip
         by_fee = tip is not None and tip.hash == header.parent_hash and tells(kept, tip, header)
         told = PROOF if by_fee else self.told + has_events
-        return Agreement(header, self.blocks + 1, told, self.by_fee or by_fee)
+        return Agreement(header, self.blocks + 1, told, self.by_fee or by_fee, self.is_anchored)
 
 
 @dataclass(frozen=True, slots=True)

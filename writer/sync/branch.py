@@ -415,7 +415,7 @@ class Branch:
             if self.orphaned([(sure[-1].number, sure[-1].hash)]):
                 raise ChainMoved(f"the node has another block {sure[-1].number} than the arena")
             start, parent = sure[-1].number + 1, sure[-1].hash
-            agreement = Agreement(told=PROOF)
+            agreement = Agreement(told=PROOF, is_anchored=True)
         top = min(number_of(kept[-1]), self.node.head_number())
         trail = self._trail.read(start, top, self.pools)
         if parent is not None and trail and trail[0].header.parent_hash != parent:
