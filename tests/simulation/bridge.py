@@ -56,6 +56,14 @@ class SimBridge(Bridge):
         tip = self._follower.tip
         return tip is not None and "0x" + tip.hash.hex() == self._world.universe.tip.hash
 
+    @property
+    def has_told_reorgs(self) -> bool:
+        """What it told last, if anything, is of the chain still."""
+        tip = self._follower.tip
+        return tip is None or "0x" + tip.hash.hex() in {
+            block.hash for block in self._world.universe.chain
+        }
+
     async def follow(self) -> None:
         """Until cancelled."""
         while not self._wire.accept():

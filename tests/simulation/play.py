@@ -262,8 +262,9 @@ class Run:
         """A bridge never tells of a block that is gone before it looks: a file of such a block is of a
         branch nobody could know of (docs/caveats.md)."""
         is_told = self.world.is_told
-        if self.bridge is not None and not self.world.is_calm:
-            is_told &= self.bridge.is_at_tip
+        if self.bridge is not None:
+            is_calm = self.world.is_calm
+            is_told &= self.bridge.has_told_reorgs if is_calm else self.bridge.is_at_tip
         if self.plan.scraper == "statefile" and is_told:
             write_file(self.file, self.world)
 
