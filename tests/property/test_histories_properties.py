@@ -50,7 +50,7 @@ EXAMPLES = (
     *("la11:276:odd:bridge:hostile", "20261126:118:odd:bridge:hostile"),
     *("va8:218:odd:bridge:hostile", "xa4:280:life:alike:hostile"),
     *("ya1:204:hostile", "ya6:434:life:hostile", "yb6:316:hostile", "yb8:434:life:hostile"),
-    "zb42:15:odd:bridge:hostile",
+    *("zb42:15:odd:bridge:hostile", "za85:427:hostile"),
 )
 
 

@@ -47,7 +47,7 @@ from simulation.clock import Clock, SimLoop, simulated
 from simulation.disk import Faults, faulty
 from simulation.node import SimTransport
 from simulation.plan import Hostile, Plan
-from simulation.sources import target_of, write_file
+from simulation.sources import SimStateFile, target_of, write_file
 from simulation.wire import Wire
 from simulation.world import NEVER, World
 from simulation.writer import SimWriter
@@ -274,8 +274,11 @@ class Run:
         """One step, and what the history's life brings with it."""
         life, turns, hostile = self.plan.life, self.turns, self.plan.hostile
         if turns.random() < hostile.wall_steps:
-            self.clock.wall_step_ns += int(turns.choice((-3600, -5, -1, 1, 5, 3600)) * 1e9)
-            self.world.note("  wall clock stepped")
+            step_ns = int(turns.choice((-3600, -5, -1, 1, 5, 3600)) * 1e9)
+            scraper = self.writer.scraper
+            if not (isinstance(scraper, SimStateFile) and scraper.is_hidden(self.clock, step_ns)):
+                self.clock.wall_step_ns += step_ns
+                self.world.note("  wall clock stepped")
         if self.rng.random() < 0.5:
             self._write_file()
         if not life.is_eventful:

@@ -17,8 +17,8 @@ from arena.values import PoolValues
 from arena.writer.protocols.held import pool_target
 from arena.writer.protocols.storage import PoolTarget
 from arena.writer.scrapers import Scrape, ScrapedPool
-from arena.writer.scrapers.statefile import StateFile
-from simulation.clock import Workers
+from arena.writer.scrapers.statefile import CLOCK_SET_NS, StateFile
+from simulation.clock import Clock, Workers
 from simulation.world import Chain, World
 
 TOKENS = (TokenSpec(b"\1" * 20, 18, "ONE"), TokenSpec(b"\2" * 20, 18, "TWO"))
@@ -136,6 +136,12 @@ class SimStateFile(StateFile):
     def __init__(self, path: Path, scraper: SimScraper) -> None:
         super().__init__(path, wait_s=0.0)  # it is there; and real time must not be waited for
         self.read_pools_at = scraper.read_pools_at
+
+    def is_hidden(self, clock: Clock, step_ns: int) -> bool:
+        """The clock was set since it last looked, and with this step nobody can see that any more
+        (docs/reference/state-file.md)."""
+        set_ns = clock.time_ns() - clock.monotonic_ns() - self._ahead_ns
+        return abs(set_ns) > CLOCK_SET_NS >= abs(set_ns + step_ns)
 
 
 def write_file(path: Path, world: World) -> None:
