@@ -508,22 +508,27 @@ def test_a_block_with_events_does_not_become_empty_when_it_leaves_the_chain(
     with pytest.raises(NodeBehind):
         reader.read()
     node.by_hash = unknown
-    node.by_number = lambda logs: ChainMoved("of another block")
+    node.by_number = moved
     if has_receipts:
         node.by_receipts = unknown
     with pytest.raises((RpcRefused, ChainMoved)):
         reader.read()
 
 
-@pytest.mark.parametrize("ran", [True, False])
-def test_events_that_only_an_earlier_answer_had_put_their_pools_in_question(ran: bool) -> None:
-    """Of a block whose header has no filter, or says that nothing ran."""
-    node = node_of()
-    node.headers_by_number[5] = replace(
-        node.header(5), **({"logs_bloom": bytes(256)} if ran else NOTHING_RAN)
-    )
+def moved(logs: list[Log]) -> Any:
+    return ChainMoved("of another block")
+
+
+@pytest.mark.parametrize("by_number", [list, moved, unknown])
+@pytest.mark.parametrize("header", [{"logs_bloom": bytes(256)}, NOTHING_RAN])
+def test_events_that_only_an_earlier_answer_had_put_their_pools_in_question(
+    header: dict[str, Any], by_number: Change
+) -> None:
+    """Whose header has no filter, or says that nothing ran; also when that answer led to nothing."""
+    node = node_of(by_number=by_number)
+    node.headers_by_number[5] = replace(node.header(5), **header)
     reader = Reader(node)
-    with pytest.raises(NodeBehind):
+    with pytest.raises((ChainMoved, NodeBehind)):
         reader.read()
     node.by_hash = node.by_number = LIES["nothing"]
     with pytest.raises(NodeBehind):
@@ -598,21 +603,6 @@ def test_a_block_read_again_is_held_against_what_it_passed_with(has_bloom: bool)
         reader.now += PASS_S
     whole = reader.read()
     assert (len(whole.logs), whole.doubtful) == (3, {V2})
-
-
-@pytest.mark.parametrize("number", ["moved", "unknown"])
-def test_events_told_before_a_failure_put_their_pools_in_question(number: str) -> None:
-    node = node_of(by_number=unknown if number == "unknown" else lambda logs: ChainMoved("x"))
-    node.headers_by_number[5] = replace(node.header(5), **NOTHING_RAN)
-    reader = Reader(node)
-    with pytest.raises((ChainMoved, NodeBehind)):
-        reader.read()
-    node.by_hash = node.by_number = LIES["nothing"]
-    with pytest.raises(NodeBehind):
-        reader.read()
-    reader.now += PASS_S
-    whole = reader.read()
-    assert (whole.logs, whole.doubtful) == ((), {V2, V3, V4})
 
 
 def test_receipts_that_came_with_an_empty_answer_are_looked_at() -> None:

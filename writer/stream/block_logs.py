@@ -16,6 +16,9 @@ the last ones leave no hole in the numbers. In this order, and the first way tha
 5. The same where the header, the receipts or a repeated event contradict them, after `pass_s`: the
    block passes, and the pools in question are doubtful, to be read anew.
 
+Whichever it was, events of listed pools that any answer had of the block, and that do not pass, make their
+pools doubtful, too: each way may look whole and lack another part.
+
 Where a node gives logs of named contracts only, those of the listed pools take the first place; that
 each pool the filter names has one shows that they are whole, else two answers that agree.
 """

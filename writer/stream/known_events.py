@@ -43,10 +43,10 @@ class KnownEvents:
             for key in named_pools(header, pools, self.by_protocol)
         )
 
-    def beyond(self, logs: "Iterable[Log]", others: "Iterable[Log]") -> "list[Log]":
-        """Events that the others do not have, under whatever number."""
-        there = {event_of(each) for each in others}
-        return [each for each in logs if self.is_known(each) and event_of(each) not in there]
+    def beyond(self, logs: "Sequence[Log]", receipts: "Sequence[Log]") -> "list[Log]":
+        """Events that no receipt has, under whatever number."""
+        here = {event_of(each) for each in receipts}
+        return [each for each in logs if self.is_known(each) and event_of(each) not in here]
 
     def adds_nothing(self, logs: "Sequence[Log]", receipts: "Sequence[Log]") -> bool:
         """They are those of the receipts, and logs of the chain's own, which have none: not an event
