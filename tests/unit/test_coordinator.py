@@ -2253,6 +2253,71 @@ def test_events_that_one_side_lacks_make_their_pool_stale_until_it_is_read_anew(
     assert "pools=1 " in caplog.text
 
 
+async def burst(bench: Bench, node: ForkedNode, blocks: int) -> None:
+    """As go_on with so many blocks at once."""
+    for _ in range(blocks - 1):
+        node.tip += 1
+        bench.send(fixed(node.tip, fee=fee_of(node.tip) if node.moves else 7))
+    await go_on(bench, node)
+
+
+@pytest.mark.parametrize("moves", [True, False], ids=["fees move", "fees stand"])
+def test_no_block_is_left_out_of_the_comparison_however_fast_they_come(
+    make: Callable[..., Bench],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    moves: bool,
+) -> None:
+    """More come between two looks than are looked at in one go, and while one block is in dispute."""
+    monkeypatch.setattr("arena.writer.sync.apart.DISPUTED_S", 0.2)
+    bench, node = undivided(make, moves=moves)
+
+    async def scenario() -> None:
+        await go_live(bench, node)
+        async with bench.live():
+            await until_known(bench, node)
+            node.sync(node.tip + 1, "-", 9)
+            await burst(bench, node, 100)
+            for _ in range(60):
+                await burst(bench, node, 10)
+            assert "event=events_disputed" in caplog.text
+            bench.coordinator._source.scraper.amounts["-"] = 9
+            limit = time.monotonic() + 10.0
+            while bench.coordinator.known()[-1].number < node.tip - 64:
+                assert time.monotonic() < limit
+                node.sync(node.tip + 1, "-", 9)
+                await go_on(bench, node, sync(9))
+
+    bench.run(scenario())
+
+
+def test_a_dispute_that_the_node_never_settles_makes_its_pool_stale(
+    make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It tells logs by number, as the comparison asks, and by hash none."""
+    monkeypatch.setattr("arena.writer.sync.apart.DISPUTED_S", 0.05)
+    monkeypatch.setattr("arena.writer.sync.apart.UNSETTLED_S", 0.2)
+    bench, node = undivided(make)
+
+    def refuse(*_: Any) -> bool:
+        raise NodeBehind("not to be told", block=0)
+
+    async def scenario() -> None:
+        await go_live(bench, node)
+        async with bench.live():
+            await until_known(bench, node)
+            monkeypatch.setattr("arena.writer.sync.trail.Differing.lasts", refuse)
+            node.sync(node.tip + 1, "-", 9)
+            limit = time.monotonic() + 10.0
+            while "event=events_disputed" not in caplog.text:
+                assert time.monotonic() < limit
+                await go_on(bench, node)
+            assert bench.status(V2_KEY) == "stale"
+            assert bench.status(V3_KEY) == "live"
+
+    bench.run(scenario())
+
+
 def test_a_pool_whose_events_the_stream_does_not_bring_stays_stale(
     make: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,6 +22,7 @@ AGAIN_S = 60.0  # a pool that differs once more within is stale sooner, and read
 KNOWN_S = 0.5  # in place of DISPUTED_S then: an index of logs is late by less
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
+UNSETTLED_S = 10.0  # for which the node may refuse to say whether the block is still another one
 SAID_S = 8.0  # for which blocks may differ in time or fee before readers are told
 APART = "the stream's blocks are others than the node's: while it lasts no pool is compared with the node"
 
@@ -32,7 +33,7 @@ class Apart(Part):
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self._since = 0.0
-        self._is_said = False
+        self.is_said = False  # its time or fee is another one, and readers were told
         self._doubts: dict[bytes, tuple[float, float]] = {}  # when, and the pause after it
 
     @property
@@ -58,7 +59,8 @@ class Apart(Part):
             if not await ask:
                 return False
         except Scraper:  # its logs may not all be there
-            return False
+            if now < self._since + UNSETTLED_S:
+                return False
         disputed = stopped.disputed & branch.pools.keys()
         if disputed:
             await self._doubt(disputed, again, stopped.number)
@@ -100,6 +102,6 @@ class Apart(Part):
     async def _say(self, stopped: Differing | None, now: float) -> None:
         """Blocks that differ in time or fee say nothing of any pool: while it lasts nothing is compared."""
         is_long = stopped is not None and not stopped.is_near and now >= self._since + SAID_S
-        if is_long or self._is_said:  # a stall may have taken it back
-            self._is_said = is_long
+        if is_long or self.is_said:  # a stall may have taken it back
+            self.is_said = is_long
             await self._call(self.intake.is_apart, APART if is_long else "")

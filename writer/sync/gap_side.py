@@ -44,12 +44,15 @@ class GapSide(FeedPart):
         self.standing.check(epoch)
         return tuple(self.buffer.blocks()), self.standing.late_now
 
-    def unwitnessed(self, after: int) -> tuple[int, list[Records], dict[bytes, int]] | None:
-        """A mark, the newest blocks the arena holds above `after`, and `late`; None unless live and
-        whole."""
+    def unwitnessed(
+        self, after: int, *, newest: bool
+    ) -> tuple[int, list[Records], dict[bytes, int]] | None:
+        """A mark, the oldest blocks the arena holds above `after`, or the `newest`, and `late`; None
+        unless live and whole."""
         if not self.stage.is_whole:
             return None
-        blocks = list(self.buffer.blocks(after=after))[-WITNESS_BLOCKS:]
+        blocks = list(self.buffer.blocks(after=after))
+        blocks = blocks[-WITNESS_BLOCKS:] if newest else blocks[:WITNESS_BLOCKS]
         return self.buffer.mark(), blocks, self.standing.late_now
 
     def facts(self, epoch: int, witnesses: Sequence[Witness]) -> GapFacts | None:

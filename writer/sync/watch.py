@@ -4,11 +4,13 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from functools import partial
 
 from arena.errors import LogsRefused, Scraper
 from arena.layouts.slots import UNISWAP_V4
 from arena.writer.node.client import NodeClient
 from arena.writer.stream.fees import fee_changes
+from arena.writer.sync.agreement import WITNESS_BLOCKS
 from arena.writer.sync.apart import Apart
 from arena.writer.sync.branch import Branch
 from arena.writer.sync.confirming import Confirming
@@ -85,8 +87,9 @@ class Watch(Part):
             return
         known = tuple(branch.witnesses)
         valid = await self._call(self.intake.standing.valid, known)
-        newest = valid[-1].number if valid else 0
-        found = await self._call(self.intake.gap.unwitnessed, newest)
+        after = valid[-1].number if valid else 0
+        ask = partial(self.intake.gap.unwitnessed, newest=self._apart.is_said)
+        found = await self._call(ask, after)
         if found is None or not found[1]:
             await self._apart.look(branch, None, has_moved=False)
             return
@@ -109,7 +112,8 @@ class Watch(Part):
             await self._call(self.intake.gap.note_hashes, new)
             if branch.witnesses:
                 log.debug("event=hashes_known newest=%d", branch.witnesses[-1].number)
-            if await self._apart.look(branch, looked.stopped, has_moved=equal > 0):
+            is_passed = await self._apart.look(branch, looked.stopped, has_moved=equal > 0)
+            if is_passed or equal == WITNESS_BLOCKS:
                 self._look_for_hashes.set()
 
     async def _stale_of(self, branch: Branch) -> frozenset[bytes]:
