@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from functools import partial
 
 from arena.errors import LogsRefused, Scraper
 from arena.layouts.slots import UNISWAP_V4
@@ -88,8 +87,8 @@ class Watch(Part):
         known = tuple(branch.witnesses)
         valid = await self._call(self.intake.standing.valid, known)
         after = valid[-1].number if valid else 0
-        ask = partial(self.intake.gap.unwitnessed, newest=self._apart.is_said)
-        found = await self._call(ask, after)
+        is_apart = self._apart.is_said
+        found = await self._call(self.intake.gap.unwitnessed, after, newest=is_apart)
         if found is None or not found[1]:
             await self._apart.look(branch, None, has_moved=False)
             return
