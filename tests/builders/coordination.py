@@ -161,10 +161,10 @@ class Bench:
         if self.coordinator is not None:
             self.loop.call_soon_threadsafe(self.coordinator.notice, what)
 
-    async def _call(self, work: Callable[..., Any], *arguments: Any) -> Any:
+    async def _call(self, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         await asyncio.sleep(0)
         self.intake.idle()  # the socket is empty between two pieces of work
-        return work(*arguments)
+        return work(*arguments, **named)
 
     async def read_again(self, key: bytes) -> bool:
         """Whether the pool is live then; raises what keeps it out."""

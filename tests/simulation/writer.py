@@ -94,13 +94,13 @@ class SimFeedThread(FeedThread):
         self._work.append(work)
         self.poke()
 
-    async def call(self, work: Callable[..., T], *arguments: Any) -> T:
+    async def call(self, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """As the thread's own, without the way from one thread to another."""
         answer: asyncio.Future[T] = self._loop.create_future()
 
         def run() -> None:
             try:
-                result = work(*arguments)
+                result = work(*arguments, **named)
             except BaseException as error:
                 if not answer.done():
                     answer.set_exception(error)
