@@ -886,7 +886,7 @@ def test_a_node_that_takes_little_at_once_is_asked_for_less(market: Market, way:
         ({"eth_getStorageValues", "override"}, {Way.extsload}),
         ({"eth_getStorageValues", "eth_call"}, {Way.storage_at}),
     ],
-    ids=str,
+    ids=lambda names: "+".join(sorted(map(str, names))) or "nothing",
 )
 def test_the_way_is_what_the_node_offers(
     market: Market, hidden: set[str], expected: set[Way]
