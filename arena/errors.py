@@ -88,6 +88,13 @@ class UnknownPool(ArenaError, KeyError):
         return Exception.__str__(self)
 
 
+class UnknownToken(ArenaError, KeyError):
+    """No pool has a token of that address or symbol, or several tokens have that symbol."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
+
+
 class PoolRemoved(ArenaError):
     """The pool behind this handle was removed from the arena."""
 

@@ -14,23 +14,33 @@ from arena.readers.head_block import HeadBlock
 from arena.readers.pool import Pool
 from arena.readers.quote import Quote
 from arena.readers.reader import Arena, attach
+from arena.readers.routes.answers import Cycles, Price, Route, RouterUpdate, Swap
+from arena.readers.routes.gas import Gas
+from arena.readers.routes.router import Router
 from arena.readers.snapshot import Snapshot
 from arena.readers.state import PoolState, TickArrays, Token
 
 __all__ = [
     "Arena",
+    "Cycles",
     "FrozenPool",
     "FrozenSnapshot",
+    "Gas",
     "Group",
     "HeadBlock",
     "Ladder",
     "Phase",
     "Pool",
     "PoolState",
+    "Price",
     "Quote",
     "QuoteBatch",
+    "Route",
+    "Router",
+    "RouterUpdate",
     "SharedSnapshot",
     "Snapshot",
+    "Swap",
     "TickArrays",
     "Token",
     "attach",

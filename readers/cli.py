@@ -20,7 +20,8 @@ from arena.readers.state import PoolState, Token
 from arena.reads import READ_TRIES
 
 
-def _fail(program: str, error: BaseException) -> NoReturn:
+def fail(program: str, error: BaseException) -> NoReturn:
+    """One line on standard error, and exit code 2."""
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError):
         text = "there is no more memory: raise its limit (ulimit -v), or free some"
@@ -29,7 +30,8 @@ def _fail(program: str, error: BaseException) -> NoReturn:
     raise SystemExit(2)
 
 
-def _parser(program: str, description: str) -> argparse.ArgumentParser:
+def parser_of(program: str, description: str) -> argparse.ArgumentParser:
+    """With the options that every command on an arena has."""
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("name", metavar="NAME", help="name of the arena, as given to arena-writer")
     parser.add_argument(
@@ -43,7 +45,8 @@ def _parser(program: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _attached(options: argparse.Namespace) -> Arena:
+def attached(options: argparse.Namespace) -> Arena:
+    """The arena that those options name."""
     return attach(options.name, timeout=options.timeout, require_writer=False, owner=options.owner)
 
 
@@ -96,10 +99,10 @@ def _snapshot_of_all(arena: Arena) -> FrozenSnapshot:
 
 def dump(arguments: Sequence[str] | None = None) -> None:
     """Print all pools of an arena at one block, as a state file."""
-    parser = _parser("arena-dump", "Print all pools of an arena at one block, as a state file.")
+    parser = parser_of("arena-dump", "Print all pools of an arena at one block, as a state file.")
     options = parser.parse_args(arguments)
     try:
-        with _attached(options) as arena:
+        with attached(options) as arena:
             frozen = _snapshot_of_all(arena)
         with printing() as output:
             for line in state_lines(frozen):
@@ -107,7 +110,7 @@ def dump(arguments: Sequence[str] | None = None) -> None:
                 if not output.has_reader:
                     break
     except (ArenaError, ValueError, OSError, MemoryError) as error:
-        _fail("arena-dump", error)
+        fail("arena-dump", error)
 
 
 def _integer(text: str) -> int:
@@ -119,7 +122,7 @@ def _integer(text: str) -> int:
 
 def quote(arguments: Sequence[str] | None = None) -> None:
     """Print what one swap would do."""
-    parser = _parser("arena-quote", "Print what one swap would do. Amounts are in wei.")
+    parser = parser_of("arena-quote", "Print what one swap would do. Amounts are in wei.")
     parser.add_argument("pool", metavar="POOL", help="0x-hex address or pool id")
     parser.add_argument("amount", metavar="AMOUNT", type=_integer, help="wei, decimal or 0x-hex")
     way = parser.add_mutually_exclusive_group()
@@ -152,7 +155,7 @@ def quote(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object, integers as strings")
     options = parser.parse_args(arguments)
     try:
-        with _attached(options) as arena, arena.snapshot() as view:
+        with attached(options) as arena, arena.snapshot() as view:
             pool = view[options.pool]
             ask = pool.quote_exact_out if options.exact_out else pool.quote_exact_in
             found = ask(
@@ -187,4 +190,4 @@ def quote(arguments: Sequence[str] | None = None) -> None:
             for name, value in answer.items():
                 print(f"{name:21}{str(value).lower() if isinstance(value, bool) else value}")
     except (ArenaError, ValueError, OSError, MemoryError) as error:
-        _fail("arena-quote", error)
+        fail("arena-quote", error)

@@ -24,6 +24,7 @@ EXCEPTIONS: dict[int, type[Exception]] = {
     lib.PSA_SNAPSHOT_TOO_OLD: errors.SnapshotTooOld,
     lib.PSA_CONTENDED: errors.SnapshotContended,
     lib.PSA_BUFFER_TOO_SMALL: BufferError,
+    lib.PSA_NO_MEMORY: MemoryError,
     lib.PSA_TIMED_OUT: TimeoutError,
     lib.PSA_CLOSED: errors.ArenaClosed,
     lib.PSA_FULL_POOLS: errors.ArenaFull,

@@ -35,6 +35,7 @@
 #define PSA_CONTENDED 14          /* retry budget spent: a read raced with the writer every time */
 #define PSA_BUFFER_TOO_SMALL 15   /* caller's array is too small; the needed count was stored */
 #define PSA_CLOSED 17             /* psa_quote_prepared: handle closed, or its arena superseded */
+#define PSA_NO_MEMORY 18
 #define PSA_TIMED_OUT 16          /* psa_wait_commit: no commit within the timeout */
 /* capacity: all mean ArenaFull, the detail tells which table */
 #define PSA_FULL_POOLS 20

@@ -1,0 +1,263 @@
+/* route_paths.c: the best path between two tokens, for an amount that goes in or comes out.
+ *
+ * Paths of tokens are taken in the order of what they give at the best marginal rates, which is the most they can
+ * give, for all pools are concave; the search ends where that falls below the best found. A weight that was taken for
+ * 0 hides at most the floor of value: after n swaps at most n * floor * exp(what later weights add).
+ *
+ * Pools of one pair are compared by what they give, not by their gas; more into the next pool never gives less, so
+ * the best pool of each pair makes the best path through these tokens.
+ */
+#include "route_index.h"
+
+typedef struct {
+    psa_route *route;
+    const psa_route_gas *gas;
+    uint32_t sell, buy;
+    int exact_out;
+    uint64_t amount[4];
+    double value;            /* of the amount */
+    double hidden;           /* of value, by weights taken for 0 */
+    double least_swap;
+    double least_weight;     /* sum of weights below which a path of `hops` cannot be the best */
+    double highest;          /* weight of all */
+    uint32_t hops;
+    uint32_t left, right;    /* tokens of the path that are set, from either end */
+    uint32_t tokens[PSA_ROUTE_HOPS + 1], pairs[PSA_ROUTE_HOPS];
+    int is_out_of_memory, has_answer;
+    double score;            /* value out less gas; value in and gas, negative, for exact output */
+    psa_route_answer best;
+} finder;
+
+/* ---- paths of tokens ---- */
+
+static void add_path(finder *f, double sum) {
+    psa_route *route = f->route;
+    if (!route_grow(&route->paths, route->path_count + 1, &route->path_capacity, sizeof(route_path))) {
+        f->is_out_of_memory = 1;
+        return;
+    }
+    route_path *path = &route->paths[route->path_count++];
+    path->bound = route_up(sum);
+    path->hops = f->hops;
+    memcpy(path->pairs, f->pairs, sizeof path->pairs);
+    memcpy(path->tokens, f->tokens, sizeof path->tokens);
+}
+
+static int is_taken(const finder *f, uint32_t token) {
+    for (uint32_t i = 0; i <= f->left; i++)
+        if (f->tokens[i] == token) return 1;
+    for (uint32_t i = f->hops - f->right; i <= f->hops; i++)
+        if (f->tokens[i] == token) return 1;
+    return 0;
+}
+
+/* The most that `gap` edges from one token to the other add. */
+static double most_between(const finder *f, uint32_t from, uint32_t to, uint32_t gap) {
+    double out = f->route->most_out[from], in = f->route->most_in[to];
+    return gap == 1 ? (out < in ? out : in) : out + in + (gap - 2) * f->highest;
+}
+
+/* All ways to fill what lies between the ends, from the end with fewer neighbours. */
+static void fill_path(finder *f, double sum) {
+    const psa_route *route = f->route;
+    uint32_t from = f->tokens[f->left], to = f->tokens[f->hops - f->right];
+    uint32_t gap = f->hops - f->left - f->right;
+    if (gap == 1) {
+        uint32_t pair = route_find_pair(route, from, to);
+        if (pair == NONE) return;
+        sum += route_weight(route, pair, from);
+        f->pairs[f->left] = pair;
+        if (sum > f->least_weight) add_path(f, sum);
+        return;
+    }
+    uint32_t a = route->starts[from], na = route->starts[from + 1] - a;
+    uint32_t b = route->starts[to], nb = route->starts[to + 1] - b;
+    int is_left = na <= nb;
+    uint32_t first = is_left ? a : b, count = is_left ? na : nb;
+    for (uint32_t j = first; j < first + count; j++) {
+        uint32_t x = route->neighbours[j];
+        double all = sum + (is_left ? route->out[j] : route->in[j]);
+        double more = is_left ? most_between(f, x, to, gap - 1) : most_between(f, from, x, gap - 1);
+        if (all + more <= f->least_weight || is_taken(f, x)) continue;
+        if (is_left) {
+            f->pairs[f->left++] = route->neighbour_pairs[j];
+            f->tokens[f->left] = x;
+            fill_path(f, all);
+            f->left--;
+        } else {
+            f->pairs[f->hops - ++f->right] = route->neighbour_pairs[j];
+            f->tokens[f->hops - f->right] = x;
+            fill_path(f, all);
+            f->right--;
+        }
+    }
+}
+
+/* ---- amounts ---- */
+
+static double ask_doubles(const finder *f, const route_pool *pool, int direction, double amount) {
+    return f->exact_out ? -route_pool_in(pool, direction, amount) : route_pool_out(pool, direction, amount);
+}
+
+/* The best pool of each pair in doubles; what the path gives, or takes, negative. */
+static double walk_doubles(const finder *f, const route_path *path) {
+    const psa_route *route = f->route;
+    double amount = route_amount(f->amount);
+    for (uint32_t n = 0; n < path->hops; n++) {
+        uint32_t i = f->exact_out ? path->hops - 1 - n : n;
+        const route_pair *pair = &route->pairs[path->pairs[i]];
+        double best = -INFINITY;
+        for (uint32_t j = pair->first; j < pair->first + pair->count; j++) {
+            const route_pool *pool = &route->pools[route->by_pair[j]];
+            int d = route_direction(pool, path->tokens[i]);
+            if (pool->weight[d] <= SHUT) continue;
+            double found = ask_doubles(f, pool, d, amount);
+            if (found > best) best = found;
+        }
+        if (!(f->exact_out ? best > -INFINITY : best > 0)) return -INFINITY;
+        amount = f->exact_out ? -best : best;
+    }
+    return f->exact_out ? -amount : amount;
+}
+
+static int is_less(const uint64_t a[4], const uint64_t b[4]) {
+    for (int i = 3; i >= 0; i--)
+        if (a[i] != b[i]) return a[i] < b[i];
+    return 0;
+}
+
+/* The best pool of a pair in integers: those that doubles cannot tell apart are all asked. 0: none answers. */
+static int ask_pair(const finder *f, uint32_t number, uint32_t from, const uint64_t amount[4],
+                    uint32_t *pool, uint64_t found[4], uint32_t *ticks) {
+    const psa_route *route = f->route;
+    const route_pair *pair = &route->pairs[number];
+    double best = -INFINITY;
+    int has_found = 0;
+    for (uint32_t j = pair->first; pair->count > 1 && j < pair->first + pair->count; j++) {
+        const route_pool *here = &route->pools[route->by_pair[j]];
+        int d = route_direction(here, from);
+        if (here->weight[d] <= SHUT) continue;
+        double value = ask_doubles(f, here, d, route_amount(amount));
+        if (value > best) best = value;
+    }
+    double near = best - fabs(best) * 1e-9 - 2;
+    for (uint32_t j = pair->first; j < pair->first + pair->count; j++) {
+        uint32_t i = route->by_pair[j];
+        const route_pool *here = &route->pools[i];
+        int d = route_direction(here, from);
+        if (here->weight[d] <= SHUT) continue;
+        if (pair->count > 1 && ask_doubles(f, here, d, route_amount(amount)) < near) continue;
+        psa_quote_result result;
+        if (route_ask(route, i, d, f->exact_out, amount, &result) != PSA_OK) continue;
+        const uint64_t *given = f->exact_out ? result.amount_in : result.amount_out;
+        if (has_found && !(f->exact_out ? is_less(given, found) : is_less(found, given))) continue;
+        has_found = 1, *pool = i, *ticks = result.ticks_crossed;
+        memcpy(found, given, 4 * sizeof(uint64_t));
+    }
+    return has_found;
+}
+
+static int walk_integers(const finder *f, const route_path *path, psa_route_answer *answer) {
+    const psa_route *route = f->route;
+    uint32_t hops = path->hops, ticks;
+    *answer = (psa_route_answer){.hops = hops, .token = route->tokens[f->sell]};
+    memcpy(answer->amounts[f->exact_out ? hops : 0], f->amount, sizeof f->amount);
+    for (uint32_t n = 0; n < hops; n++) {
+        uint32_t i = f->exact_out ? hops - 1 - n : n, from = path->tokens[i];
+        const uint64_t *amount = answer->amounts[f->exact_out ? i + 1 : i];
+        uint64_t *found = answer->amounts[f->exact_out ? i : i + 1];
+        if (!ask_pair(f, path->pairs[i], from, amount, &answer->pools[i], found, &ticks)) return 0;
+        answer->zero_for_one[i] = route->pools[answer->pools[i]].token[0] == from;
+        answer->ticks_crossed += ticks;
+    }
+    answer->gas = route_gas(f->gas, route, answer->pools, hops) + f->gas->tick * answer->ticks_crossed;
+    return 1;
+}
+
+static double score_of(const finder *f, const psa_route_answer *answer) {
+    double out = route_amount(answer->amounts[answer->hops]) * f->route->worth[f->buy];
+    double in = route_amount(answer->amounts[0]) * f->route->worth[f->sell];
+    return f->exact_out ? -in - answer->gas : out - answer->gas;
+}
+
+/* Equal to the last digit of a double, integers still differ. */
+static int is_better(const finder *f, const psa_route_answer *answer, double score) {
+    if (!f->has_answer) return 1;
+    if (answer->gas != f->best.gas) return score > f->score;
+    if (f->exact_out) return is_less(answer->amounts[0], f->best.amounts[0]);
+    return is_less(f->best.amounts[f->best.hops], answer->amounts[answer->hops]);
+}
+
+/* ---- the search ---- */
+
+/* The sum of weights that a path of so many swaps needs to be better than the best. */
+static double needed_weight(const finder *f, uint32_t hops) {
+    if (!f->has_answer) return SHUT / 2;
+    double gas = f->gas->fixed + hops * f->least_swap;
+    if (f->exact_out) {
+        double most = -f->score - gas; /* of value in */
+        if (!(most > 0)) return INFINITY;
+        return f->value > f->hidden ? log((f->value - f->hidden) / most) - 1e-9 : SHUT / 2;
+    }
+    double rate = (f->score + gas - f->hidden) / f->value;
+    return rate > 0 ? log(rate) - 1e-9 : SHUT / 2;
+}
+
+static int compare_paths(const void *a, const void *b) {
+    const route_path *one = a, *other = b;
+    if (one->bound != other->bound) return one->bound > other->bound ? -1 : 1;
+    return memcmp(one->pairs, other->pairs, sizeof one->pairs);
+}
+
+static void try_paths(finder *f) {
+    psa_route *route = f->route;
+    qsort(route->paths, route->path_count, sizeof(route_path), compare_paths);
+    for (uint32_t i = 0; i < route->path_count; i++) {
+        const route_path *path = &route->paths[i];
+        if (path->bound <= needed_weight(f, path->hops)) return;
+        double amount = walk_doubles(f, path);
+        if (amount == -INFINITY) continue;
+        double worth = f->route->worth[f->exact_out ? f->sell : f->buy];
+        double most = amount * worth - f->gas->fixed - path->hops * f->least_swap;
+        if (f->has_answer && most < f->score - fabs(f->score) * 1e-9) continue;
+        psa_route_answer answer;
+        if (!walk_integers(f, path, &answer)) continue;
+        double score = score_of(f, &answer);
+        if (!is_better(f, &answer, score)) continue;
+        f->best = answer, f->score = score, f->has_answer = 1;
+    }
+}
+
+static uint32_t number_of(const psa_route *route, uint32_t token) {
+    return token < route->table_count ? route->number_of[token] : NONE;
+}
+
+int psa_route_best(psa_route *route, uint32_t sell, uint32_t buy, const uint64_t *amount, int exact_out,
+                   uint32_t max_hops, const psa_route_gas *gas, psa_route_answer *answer) {
+    if (!route || route->pool_count == 0 || !amount || !gas || !answer || max_hops < 1 ||
+        max_hops > PSA_ROUTE_HOPS)
+        return PSA_BAD_ARGUMENT;
+    finder f = {.route = route, .gas = gas, .exact_out = exact_out != 0};
+    f.sell = number_of(route, sell), f.buy = number_of(route, buy);
+    if (f.sell == NONE || f.buy == NONE || f.sell == f.buy) return PSA_BAD_ARGUMENT;
+    memcpy(f.amount, amount, sizeof f.amount);
+    f.least_swap = INFINITY;
+    for (int i = 0; i < 24; i++)
+        if (gas->swaps[i] < f.least_swap) f.least_swap = gas->swaps[i];
+    f.highest = route->hot_all.count ? route->hot_all.edges[0].weight : 0;
+    f.value = route_amount(f.amount) * route->worth[f.exact_out ? f.buy : f.sell];
+    f.hidden = max_hops * route->floor * exp(max_hops * f.highest);
+    for (f.hops = 1; f.hops <= max_hops; f.hops++) {
+        route->path_count = 0;
+        f.left = f.right = 0;
+        f.tokens[0] = f.sell, f.tokens[f.hops] = f.buy;
+        f.least_weight = needed_weight(&f, f.hops);
+        fill_path(&f, 0);
+        if (f.is_out_of_memory) return PSA_NO_MEMORY;
+        try_paths(&f);
+    }
+    if (!f.has_answer) return PSA_INSUFFICIENT_LIQUIDITY;
+    f.best.profit = f.score;
+    *answer = f.best;
+    return PSA_OK;
+}

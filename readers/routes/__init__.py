@@ -1,0 +1,5 @@
+"""What a trade is worth across pools: prices, best paths and cycles, exact at one block.
+
+Each process keeps an index of its own over an attached arena. Doubles search it; every amount that is handed
+out was asked of the pools' own quotes at the commit that the answer names.
+"""

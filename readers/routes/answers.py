@@ -1,0 +1,208 @@
+"""What a router hands out: swaps in order with their exact amounts, and the block they hold at."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from arena.layouts.slots import record
+from arena.readers.frozen import Head, read_record
+from arena.readers.routes.gas import Gas
+from arena.readers.state import Token
+
+# psa_route_answer in route.h.
+ANSWER = record(
+    216,
+    [
+        ("profit", "<f8", 0),  # units of the numeraire
+        ("gas", "<f8", 8),  # units of the numeraire
+        ("hops", "<u4", 16),
+        ("token", "<u4", 20),  # that goes in, index in the token table
+        ("ticks_crossed", "<u4", 24),
+        ("pools", ("<u4", 4), 32),
+        ("zero_for_one", ("u1", 4), 48),
+        ("amounts", ("<u8", (5, 4)), 56),  # wei, uint256
+    ],
+)
+
+
+class Swap(NamedTuple):
+    """One pool's part."""
+
+    pool: str  # 0x-hex key
+    zero_for_one: bool
+    token_in: Token
+    token_out: Token
+    amount_in: int  # wei
+    amount_out: int  # wei
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Swaps one after another, each with all that the one before gave, equal to the pools' own quotes.
+
+    `gas` is in units of gas, `gas_cost` and `profit` in units of the numeraire: of a cycle what is left
+    after gas, of a path 0.
+    """
+
+    swaps: tuple[Swap, ...]
+    gas: int
+    gas_cost: float
+    profit: float
+    ticks_crossed: int
+    commit: int
+    block_number: int
+
+    @property
+    def amount_in(self) -> int:
+        """Into the first swap, wei."""
+        return self.swaps[0].amount_in
+
+    @property
+    def amount_out(self) -> int:
+        """Out of the last swap, wei."""
+        return self.swaps[-1].amount_out
+
+    @property
+    def token_in(self) -> Token:
+        return self.swaps[0].token_in
+
+    @property
+    def token_out(self) -> Token:
+        return self.swaps[-1].token_out
+
+
+class Moment(Head):
+    """The commit an index is at."""
+
+    __slots__ = ("_record",)
+
+    def __init__(self, record: bytes) -> None:
+        self._record = read_record(record)
+
+
+class Market:
+    """The pools and tokens that answers name, as they were when an index was built."""
+
+    def __init__(
+        self, keys: Sequence[str], rows: npt.NDArray[np.void], tokens: dict[int, Token]
+    ) -> None:
+        self.keys = keys
+        self.rows = rows
+        self.tokens = tokens  # by index in the token table
+
+    def route(self, answer: np.void, gas: int, head: Moment) -> Route:
+        """One answer (dtype ANSWER) as an object."""
+        hops = int(answer["hops"])
+        amounts = [
+            int.from_bytes(words.tobytes(), "little") for words in answer["amounts"][: hops + 1]
+        ]
+        swaps = []
+        for i in range(hops):
+            number, zero_for_one = int(answer["pools"][i]), bool(answer["zero_for_one"][i])
+            row = self.rows[number]
+            ends = [self.tokens[int(row[name])] for name in ("token0", "token1")]
+            token_in, token_out = ends if zero_for_one else ends[::-1]
+            swaps.append(
+                Swap(
+                    self.keys[number], zero_for_one, token_in, token_out, amounts[i], amounts[i + 1]
+                )
+            )
+        return Route(
+            tuple(swaps),
+            gas,
+            float(answer["gas"]),
+            float(answer["profit"]),
+            int(answer["ticks_crossed"]),
+            head.commit,
+            head.block_number,
+        )
+
+
+class Cycles(Sequence[Route]):
+    """Cycles, the best first, as Routes that are made when they are asked for.
+
+    `profits` are what they leave after gas, (n,) float64 in units of the numeraire.
+    """
+
+    def __init__(
+        self,
+        market: Market,
+        answers: npt.NDArray[np.void],
+        gas: npt.NDArray[np.int64],
+        head: Moment,
+    ) -> None:
+        self._market = market
+        self._answers = answers
+        self._gas = gas
+        self._head = head
+
+    @property
+    def commit(self) -> int:
+        """The commit they hold at."""
+        return self._head.commit
+
+    @property
+    def block_number(self) -> int:
+        """The block they hold at."""
+        return self._head.block_number
+
+    @property
+    def profits(self) -> npt.NDArray[np.float64]:
+        found: npt.NDArray[np.float64] = self._answers["profit"]
+        return found
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    @overload
+    def __getitem__(self, index: int) -> Route: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Cycles": ...
+    def __getitem__(self, index: int | slice) -> "Route | Cycles":
+        if isinstance(index, slice):
+            return Cycles(self._market, self._answers[index], self._gas[index], self._head)
+        return self._market.route(self._answers[index], int(self._gas[index]), self._head)
+
+    def __iter__(self) -> Iterator[Route]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Cycles({len(self)} at block {self.block_number})"
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A token's price in units of the numeraire for a unit of it, along the widest path to it."""
+
+    value: float
+    path: tuple[str, ...]  # keys of the widest pool of each pair, from the numeraire on
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouterUpdate:
+    """What bringing a router up to date found: `touched` are keys of the pools that changed."""
+
+    commit: int
+    block_number: int
+    touched: tuple[str, ...]
+    rebuilt: (
+        bool  # pools were added or removed: everything was read anew, and `touched` is all there is
+    )
+
+
+def gas_units(
+    answers: npt.NDArray[np.void], protocols: npt.NDArray[np.uint8], gas: Gas | None
+) -> npt.NDArray[np.int64]:
+    """(n,) units of gas of n answers (dtype ANSWER)."""
+    if gas is None:
+        return np.zeros(len(answers), np.int64)
+    is_swap = np.arange(4) < answers["hops"][:, None]
+    swaps = np.where(is_swap, gas.units()[protocols[answers["pools"]]], 0).sum(axis=1)
+    found: npt.NDArray[np.int64] = (
+        swaps + gas.transaction + gas.tick * answers["ticks_crossed"].astype(np.int64)
+    )
+    return found

@@ -1,0 +1,194 @@
+"""arena-route and arena-cycles: what a trade is worth, and which cycles pay, from a shell.
+
+Amounts are in whole tokens, as people write them. Errors are one line on standard error and exit code 2.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation, localcontext
+from typing import Any
+
+from arena.errors import ArenaError
+from arena.output import printing
+from arena.readers.cli import attached, fail, parser_of
+from arena.readers.routes.answers import Route
+from arena.readers.routes.gas import Gas
+from arena.readers.routes.router import Router
+from arena.readers.state import Token
+
+DIGITS = 78  # of a uint256
+
+
+def units(text: str, token: Token) -> int:
+    """Wei of a whole-token amount. ValueError when it is none, or finer than the token's unit."""
+    if token.decimals is None:
+        raise ValueError(f"the decimals of {token.address} are unknown: give --wei")
+    with localcontext(prec=DIGITS + 20):
+        try:
+            found = Decimal(text).scaleb(token.decimals)
+        except InvalidOperation:
+            raise ValueError(f"{text!r} is no amount") from None
+        if not found.is_finite() or found != found.to_integral_value():
+            raise ValueError(
+                f"{text!r} has more digits than the {token.decimals} of {label(token)}"
+            )
+        return int(found)
+
+
+def amount(wei: int, token: Token) -> str:
+    """A whole-token amount, all digits."""
+    if token.decimals is None:
+        return f"{wei} wei"
+    with localcontext(prec=DIGITS + 20):
+        return f"{Decimal(wei).scaleb(-token.decimals).normalize():f}"
+
+
+def label(token: Token) -> str:
+    """Symbol, or address."""
+    return token.symbol or token.address
+
+
+def _add_options(parser: argparse.ArgumentParser, hops: int) -> None:
+    parser.add_argument(
+        "--max-hops", type=int, default=hops, metavar="N", help=f"pools at most (default {hops})"
+    )
+    parser.add_argument(
+        "--numeraire",
+        default="WETH",
+        metavar="TOKEN",
+        help="address or symbol of the wrapped coin that gas is paid in (default WETH)",
+    )
+    parser.add_argument(
+        "--gas-price",
+        type=Decimal,
+        metavar="GWEI",
+        help="instead of the block's base fee; 0: no gas",
+    )
+    parser.add_argument("--json", action="store_true", help="JSON, integers as strings")
+
+
+def _router(options: argparse.Namespace, arena: Any) -> Router:
+    gas: Gas | None = Gas()
+    if options.gas_price is not None:
+        price = int(options.gas_price * 10**9)
+        gas = Gas(price=price) if price else None
+    return Router(arena, numeraire=options.numeraire, gas=gas)
+
+
+def as_json(route: Route) -> dict[str, Any]:
+    """What --json prints of a route."""
+    return {
+        "block_number": route.block_number,
+        "amount_in": str(route.amount_in),
+        "amount_out": str(route.amount_out),
+        "token_in": route.token_in.address,
+        "token_out": route.token_out.address,
+        "gas": route.gas,
+        "gas_cost_wei": str(int(route.gas_cost)),
+        "swaps": [
+            {
+                "pool": swap.pool,
+                "zero_for_one": swap.zero_for_one,
+                "token_in": swap.token_in.address,
+                "token_out": swap.token_out.address,
+                "amount_in": str(swap.amount_in),
+                "amount_out": str(swap.amount_out),
+            }
+            for swap in route.swaps
+        ],
+    }
+
+
+def _lines(route: Route) -> list[str]:
+    return [
+        f"  {amount(swap.amount_in, swap.token_in)} {label(swap.token_in)} -> "
+        f"{amount(swap.amount_out, swap.token_out)} {label(swap.token_out)}  {swap.pool}"
+        for swap in route.swaps
+    ]
+
+
+def route(arguments: Sequence[str] | None = None) -> None:
+    """Print the best path for an amount."""
+    parser = parser_of("arena-route", "Print the best path for an amount, exact at one block.")
+    parser.add_argument("sell", metavar="SELL", help="token that goes in, address or symbol")
+    parser.add_argument("buy", metavar="BUY", help="token that comes out")
+    parser.add_argument("amount", metavar="AMOUNT", help="in whole tokens, as in 1.5")
+    parser.add_argument("--exact-out", action="store_true", help="AMOUNT is what comes out")
+    parser.add_argument("--wei", action="store_true", help="AMOUNT is in the token's smallest unit")
+    _add_options(parser, 3)
+    options = parser.parse_args(arguments)
+    try:
+        with attached(options) as arena:
+            router = _router(options, arena)
+        token = router.token(options.buy if options.exact_out else options.sell)
+        wei = int(options.amount, 0) if options.wei else units(options.amount, token)
+        side = {"amount_out" if options.exact_out else "amount_in": wei}
+        found = router.best(options.sell, options.buy, max_hops=options.max_hops, **side)
+        with printing():
+            if options.json:
+                print(json.dumps(as_json(found)))
+                return
+            paid, got = (
+                amount(found.amount_in, found.token_in),
+                amount(found.amount_out, found.token_out),
+            )
+            print(f"{paid} {label(found.token_in)} -> {got} {label(found.token_out)}")
+            print("\n".join(_lines(found)))
+            print(f"block {found.block_number}, gas {found.gas}, {router.left_out} pools left out")
+    except (ArenaError, ValueError, OSError, MemoryError) as error:
+        fail("arena-route", error)
+
+
+def cycles(arguments: Sequence[str] | None = None) -> None:
+    """Print the cycles that pay."""
+    parser = parser_of("arena-cycles", "Print the cycles of swaps that pay, exact at one block.")
+    parser.add_argument(
+        "--watch", action="store_true", help="go on, with each block's, until interrupted"
+    )
+    parser.add_argument(
+        "--min-profit",
+        default="0",
+        metavar="AMOUNT",
+        help="after gas, whole numeraire tokens (default 0)",
+    )
+    parser.add_argument("--limit", type=int, default=10, metavar="N", help="a block (default 10)")
+    _add_options(parser, 3)
+    options = parser.parse_args(arguments)
+    try:
+        if options.limit < 1:
+            raise ValueError(f"--limit {options.limit} is below 1")
+        with attached(options) as arena, printing() as output:
+            router = _router(options, arena)
+            token = router.token(options.numeraire)
+            least = units(options.min_profit, token)
+            while output.has_reader:
+                found = router.cycles(
+                    max_hops=options.max_hops, min_profit=least, each=False, limit=options.limit
+                )
+                _print_cycles(options, router, found, token)
+                if not options.watch:
+                    return
+                while router.commit == arena.committed:
+                    arena.wait_commit(router.commit, timeout=1.0)
+                router.update()
+    except KeyboardInterrupt:
+        return
+    except (ArenaError, ValueError, OSError, MemoryError) as error:
+        fail("arena-cycles", error)
+
+
+def _print_cycles(
+    options: argparse.Namespace, router: Router, found: Sequence[Route], token: Token
+) -> None:
+    if options.json:
+        for each in found:
+            print(json.dumps({"profit_wei": str(int(each.profit)), **as_json(each)}), flush=True)
+        return
+    print(
+        f"block {router.block_number}: {len(found)} cycles, {router.left_out} pools left out",
+        flush=True,
+    )
+    for each in found:
+        print(f"{amount(int(each.profit), token)} {label(token)} after {each.gas} gas")
+        print("\n".join(_lines(each)), flush=True)
