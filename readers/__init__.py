@@ -14,7 +14,7 @@ from arena.readers.head_block import HeadBlock
 from arena.readers.pool import Pool
 from arena.readers.quote import Quote
 from arena.readers.reader import Arena, attach
-from arena.readers.routes.answers import Cycles, Price, Route, RouterUpdate, Swap
+from arena.readers.routes.answers import Cycles, Price, Route, RouterUpdate, Split, Swap
 from arena.readers.routes.gas import Gas
 from arena.readers.routes.router import Router
 from arena.readers.snapshot import Snapshot
@@ -40,6 +40,7 @@ __all__ = [
     "RouterUpdate",
     "SharedSnapshot",
     "Snapshot",
+    "Split",
     "Swap",
     "TickArrays",
     "Token",

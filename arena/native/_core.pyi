@@ -135,6 +135,7 @@ class Lib:
     PSA_CONTENDED: Final[int]
     PSA_BUFFER_TOO_SMALL: Final[int]
     PSA_CLOSED: Final[int]
+    PSA_NO_MEMORY: Final[int]
     PSA_TIMED_OUT: Final[int]
     PSA_FULL_POOLS: Final[int]
     PSA_FULL_TICKS: Final[int]
@@ -178,6 +179,9 @@ class Lib:
     PSA_PUMP_UNITS: Final[int]
     PSA_PUMP_LOST: Final[int]
     PSA_PUMP_REFUSED: Final[int]
+    PSA_ROUTE_HOPS: Final[int]
+    PSA_ROUTE_NONE: Final[int]
+    PSA_ROUTE_PARTS: Final[int]
     def psa_feed_open(self, feed: Any, dialect: int, /) -> None: ...
     def psa_feed_decode(
         self,
@@ -358,5 +362,70 @@ class Lib:
     ) -> int: ...
     def psa_group_read(self, arena: Any, group: Any, /) -> int: ...
     def psa_pump_run(self, pump: Any, limit_ns: int, /) -> int: ...
+    def psa_route_new(self, route: Any, /) -> int: ...
+    def psa_route_free(self, route: Any, /) -> None: ...
+    def psa_route_build(
+        self,
+        route: Any,
+        record: Any,
+        lines: Any,
+        rows: Any,
+        references: Any,
+        starts: Any,
+        ticks: Any,
+        net: Any,
+        fees: Any,
+        count: int,
+        numeraire: int,
+        whole: int,
+        /,
+    ) -> int: ...
+    def psa_route_update(
+        self, route: Any, arena: Any, record: Any, touched: Any, count: Any, /
+    ) -> int: ...
+    def psa_route_reprice(self, route: Any, log_prices: Any, floor: float, /) -> int: ...
+    def psa_route_read_facts(self, route: Any, facts: Any, /) -> None: ...
+    def psa_route_prices(self, route: Any, tokens: Any, log_prices: Any, by: Any, /) -> int: ...
+    def psa_route_rates(self, route: Any, log_rates: Any, /) -> None: ...
+    def psa_route_cycles(
+        self,
+        route: Any,
+        seeds: Any,
+        seed_count: int,
+        max_hops: int,
+        each: int,
+        gas: Any,
+        min_profit: float,
+        answers: Any,
+        capacity: int,
+        count: Any,
+        /,
+    ) -> int: ...
+    def psa_route_best(
+        self,
+        route: Any,
+        sell: int,
+        buy: int,
+        amount: Any,
+        exact_out: int,
+        max_hops: int,
+        gas: Any,
+        answer: Any,
+        /,
+    ) -> int: ...
+    def psa_route_split(
+        self,
+        route: Any,
+        sell: int,
+        buy: int,
+        amount: Any,
+        max_hops: int,
+        gas: Any,
+        parts: Any,
+        count: Any,
+        sum: Any,
+        /,
+    ) -> int: ...
+    def psa_route_same(self, one: Any, other: Any, /) -> int: ...
 
 lib: Lib

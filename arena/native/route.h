@@ -54,6 +54,27 @@ typedef struct {
     uint64_t amounts[5][4];  /* into the first pool, then out of each; wei */
 } psa_route_answer;
 
+/* One swap of a split. */
+typedef struct {
+    uint32_t pool;           /* as in an answer */
+    uint8_t zero_for_one;
+    uint8_t reserved[3];
+    uint64_t amount_in[4];   /* wei */
+    uint64_t amount_out[4];
+} psa_route_part;
+
+typedef struct {
+    uint64_t amount_in[4];   /* wei */
+    uint64_t amount_out[4];
+    double bound;            /* of what comes out: no routing through these pools gives more, in the order of
+                                tokens that was found; wei */
+    double gas;              /* units of the numeraire */
+    uint32_t ticks_crossed;
+    uint32_t reserved;
+} psa_route_split_sum;
+
+#define PSA_ROUTE_PARTS 512  /* pools of a split at most */
+
 int psa_route_new(psa_route **route);
 void psa_route_free(psa_route *route);
 
@@ -99,6 +120,13 @@ int psa_route_cycles(psa_route *route, const uint32_t *seeds, uint32_t seed_coun
  * pool has. */
 int psa_route_best(psa_route *route, uint32_t sell, uint32_t buy, const uint64_t *amount, int exact_out,
                    uint32_t max_hops, const psa_route_gas *gas, psa_route_answer *answer);
+
+/* The most that `amount` gives over all pools between the tokens of the best paths, each swapped once, in an order in
+ * which each swap finds what goes in: parts has room for PSA_ROUTE_PARTS. Pools that give less than their swap costs
+ * are left out while that leaves more. `amount` is below 2^127. As psa_route_best. */
+int psa_route_split(psa_route *route, uint32_t sell, uint32_t buy, const uint64_t *amount,
+                    uint32_t max_hops, const psa_route_gas *gas, psa_route_part *parts, uint32_t *count,
+                    psa_route_split_sum *sum);
 
 /* Whether both were built of the same pools and hold the same, bit for bit. */
 int psa_route_same(const psa_route *one, const psa_route *other);

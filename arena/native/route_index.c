@@ -171,6 +171,7 @@ void route_clear(psa_route *route) {
     route->paths = kept.paths, route->path_capacity = kept.path_capacity;
     route->cycles = kept.cycles, route->cycle_capacity = kept.cycle_capacity;
     route->answers = kept.answers, route->answer_capacity = kept.answer_capacity;
+    route->split = kept.split, route->split_capacity = kept.split_capacity;
     route->heap = kept.heap, route->heap_capacity = kept.heap_capacity;
 }
 
@@ -183,7 +184,7 @@ void psa_route_free(psa_route *route) {
     if (!route) return;
     route_clear(route);
     free(route->changed), free(route->fresh_ticks), free(route->fresh_net), free(route->paths);
-    free(route->cycles), free(route->answers), free(route->heap), free(route);
+    free(route->cycles), free(route->answers), free(route->split), free(route->heap), free(route);
 }
 
 int route_number_tokens(psa_route *route, uint32_t numeraire) {

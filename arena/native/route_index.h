@@ -123,6 +123,8 @@ struct psa_route {
     uint32_t cycle_count, cycle_capacity;
     psa_route_answer *answers;
     uint32_t answer_capacity;
+    void *split;
+    uint32_t split_capacity;
     void *heap;              /* of the prices */
     uint32_t heap_capacity;
 };
@@ -254,6 +256,10 @@ int route_widest(psa_route *route, double *log_prices, uint32_t *by);
 
 /* route_cycles.c: gas of a transaction with these swaps, without that of ticks. */
 double route_gas(const psa_route_gas *gas, const psa_route *route, const uint32_t *pools, uint32_t hops);
+
+/* route_paths.c: into route->paths, the best first, those that give most for an amount. A status. */
+int route_good_paths(psa_route *route, uint32_t sell, uint32_t buy, double amount, uint32_t max_hops,
+                     uint32_t most, uint32_t *count);
 
 /* route_index.c: one swap in integers. A status. */
 int route_ask(const psa_route *route, uint32_t pool, int direction, int exact_out,

@@ -100,9 +100,8 @@ static double ask_doubles(const finder *f, const route_pool *pool, int direction
 }
 
 /* The best pool of each pair in doubles; what the path gives, or takes, negative. */
-static double walk_doubles(const finder *f, const route_path *path) {
+static double walk_doubles(const finder *f, const route_path *path, double amount) {
     const psa_route *route = f->route;
-    double amount = route_amount(f->amount);
     for (uint32_t n = 0; n < path->hops; n++) {
         uint32_t i = f->exact_out ? path->hops - 1 - n : n;
         const route_pair *pair = &route->pairs[path->pairs[i]];
@@ -215,7 +214,7 @@ static void try_paths(finder *f) {
     for (uint32_t i = 0; i < route->path_count; i++) {
         const route_path *path = &route->paths[i];
         if (path->bound <= needed_weight(f, path->hops)) return;
-        double amount = walk_doubles(f, path);
+        double amount = walk_doubles(f, path, route_amount(f->amount));
         if (amount == -INFINITY) continue;
         double worth = f->route->worth[f->exact_out ? f->sell : f->buy];
         double most = amount * worth - f->gas->fixed - path->hops * f->least_swap;
@@ -226,6 +225,41 @@ static void try_paths(finder *f) {
         if (!is_better(f, &answer, score)) continue;
         f->best = answer, f->score = score, f->has_answer = 1;
     }
+}
+
+#define CLOSE 0.05 /* of the log of what the best path gives: what a split may draw on, too */
+
+int route_good_paths(psa_route *route, uint32_t sell, uint32_t buy, double amount, uint32_t max_hops,
+                     uint32_t most, uint32_t *count) {
+    finder f = {.route = route, .sell = sell, .buy = buy};
+    double paid = log(amount * route->worth[sell]), unit = route->worth[buy], best = -INFINITY;
+    uint32_t kept = 0;
+    f.highest = route->hot_all.count ? route->hot_all.edges[0].weight : 0;
+    route->path_count = 0;
+    for (f.hops = 1; f.hops <= max_hops; f.hops++) {
+        f.left = f.right = 0;
+        f.tokens[0] = sell, f.tokens[f.hops] = buy;
+        f.least_weight = f.hops > 2 && best > -INFINITY ? best - CLOSE : SHUT / 2;
+        fill_path(&f, 0);
+        if (f.is_out_of_memory) return PSA_NO_MEMORY;
+        route_path *fresh = route->paths + kept;
+        uint32_t more = route->path_count - kept;
+        if (more > 0) qsort(fresh, more, sizeof(route_path), compare_paths);
+        route->path_count = kept;
+        for (uint32_t i = 0; i < more && i < most; i++) {
+            if (fresh[i].bound < best - CLOSE) break;
+            double out = walk_doubles(&f, &fresh[i], amount);
+            if (!(out > 0)) continue;
+            route_path *path = &route->paths[route->path_count++];
+            *path = fresh[i];
+            path->bound = (float)(log(out * unit) - paid);
+            if (path->bound > best) best = path->bound;
+        }
+        kept = route->path_count;
+    }
+    if (kept > 0) qsort(route->paths, kept, sizeof(route_path), compare_paths);
+    *count = kept < most ? kept : most;
+    return PSA_OK;
 }
 
 static uint32_t number_of(const psa_route *route, uint32_t token) {

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from arena.layouts.slots import record
+from arena.native import ffi
 from arena.readers.frozen import Head, read_record
 from arena.readers.routes.gas import Gas
 from arena.readers.state import Token
@@ -74,6 +75,42 @@ class Route:
         return self.swaps[-1].token_out
 
 
+# psa_route_part and psa_route_split_sum in route.h.
+PART = record(
+    72,
+    [
+        ("pool", "<u4", 0),
+        ("zero_for_one", "u1", 4),
+        ("amount_in", ("<u8", 4), 8),  # wei
+        ("amount_out", ("<u8", 4), 40),  # wei
+    ],
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """One amount over many pools, each swapped once: `swaps` in an order in which each finds what goes in.
+
+    No routing through these pools gives more than `bound` (wei), but for tokens passed on in another order
+    and for what doubles round. `gas` is in units of gas, `gas_cost` in units of the numeraire.
+    """
+
+    swaps: tuple[Swap, ...]
+    amount_in: int
+    amount_out: int
+    bound: float
+    gas: int
+    gas_cost: float
+    ticks_crossed: int
+    commit: int
+    block_number: int
+
+    @property
+    def gap(self) -> float:
+        """By which share of the bound the amount is below it."""
+        return max(0.0, 1.0 - self.amount_out / self.bound)
+
+
 class Moment(Head):
     """The commit an index is at."""
 
@@ -93,23 +130,22 @@ class Market:
         self.rows = rows
         self.tokens = tokens  # by index in the token table
 
+    def swap(self, number: int, zero_for_one: bool, amount_in: int, amount_out: int) -> Swap:
+        row = self.rows[number]
+        ends = [self.tokens[int(row[name])] for name in ("token0", "token1")]
+        token_in, token_out = ends if zero_for_one else ends[::-1]
+        return Swap(self.keys[number], zero_for_one, token_in, token_out, amount_in, amount_out)
+
     def route(self, answer: np.void, gas: int, head: Moment) -> Route:
         """One answer (dtype ANSWER) as an object."""
         hops = int(answer["hops"])
-        amounts = [
-            int.from_bytes(words.tobytes(), "little") for words in answer["amounts"][: hops + 1]
+        amounts = [_wei(words) for words in answer["amounts"][: hops + 1]]
+        ways = zip(answer["pools"].tolist(), answer["zero_for_one"].tolist(), strict=True)
+        swaps = [
+            self.swap(number, bool(zero_for_one), amounts[i], amounts[i + 1])
+            for i, (number, zero_for_one) in enumerate(ways)
+            if i < hops
         ]
-        swaps = []
-        for i in range(hops):
-            number, zero_for_one = int(answer["pools"][i]), bool(answer["zero_for_one"][i])
-            row = self.rows[number]
-            ends = [self.tokens[int(row[name])] for name in ("token0", "token1")]
-            token_in, token_out = ends if zero_for_one else ends[::-1]
-            swaps.append(
-                Swap(
-                    self.keys[number], zero_for_one, token_in, token_out, amounts[i], amounts[i + 1]
-                )
-            )
         return Route(
             tuple(swaps),
             gas,
@@ -119,6 +155,10 @@ class Market:
             head.commit,
             head.block_number,
         )
+
+
+def _wei(words: npt.NDArray[np.uint64]) -> int:
+    return int.from_bytes(words.tobytes(), "little")
 
 
 class Cycles(Sequence[Route]):
@@ -202,7 +242,56 @@ def gas_units(
         return np.zeros(len(answers), np.int64)
     is_swap = np.arange(4) < answers["hops"][:, None]
     swaps = np.where(is_swap, gas.units()[protocols[answers["pools"]]], 0).sum(axis=1)
-    found: npt.NDArray[np.int64] = (
-        swaps + gas.transaction + gas.tick * answers["ticks_crossed"].astype(np.int64)
-    )
+    ticks = gas.tick * answers["ticks_crossed"].astype(np.int64)
+    found: npt.NDArray[np.int64] = swaps + gas.transaction + ticks
     return found
+
+
+def split_of(
+    market: Market,
+    parts: npt.NDArray[np.void],
+    total: Any,
+    protocols: npt.NDArray[np.uint8],
+    gas: Gas | None,
+    head: Moment,
+) -> Split:
+    """Parts (dtype PART) and their psa_route_split_sum as an object."""
+    swaps = [
+        market.swap(
+            int(part["pool"]),
+            bool(part["zero_for_one"]),
+            _wei(part["amount_in"]),
+            _wei(part["amount_out"]),
+        )
+        for part in parts
+    ]
+    units = 0
+    if gas is not None:
+        units = gas.transaction + gas.tick * int(total.ticks_crossed)
+        units += int(gas.units()[protocols[parts["pool"]]].sum())
+    return Split(
+        tuple(swaps),
+        int.from_bytes(bytes(ffi.buffer(total.amount_in)), "little"),
+        int.from_bytes(bytes(ffi.buffer(total.amount_out)), "little"),
+        float(total.bound),
+        units,
+        float(total.gas),
+        int(total.ticks_crossed),
+        head.commit,
+        head.block_number,
+    )
+
+
+def split_of_route(route: Route, bound: float) -> Split:
+    """A path as a split with one part a pair."""
+    return Split(
+        route.swaps,
+        route.amount_in,
+        route.amount_out,
+        max(bound, float(route.amount_out)),
+        route.gas,
+        route.gas_cost,
+        route.ticks_crossed,
+        route.commit,
+        route.block_number,
+    )

@@ -31,7 +31,7 @@ ffi: Any  # cffi.FFI; its own stubs know no numpy arrays and no struct fields
 class Lib:
 '''
 NATIVE = Path(__file__).resolve().parents[2] / "arena" / "native"
-CONTRACT = ("layout.h", "feed.h", "arena.h", "depth.h", "group.h", "pump.h")
+CONTRACT = ("layout.h", "feed.h", "arena.h", "depth.h", "group.h", "pump.h", "route.h")
 STRUCTS = {
     **header.STRUCTS,
     "psa_event": EVENT,
@@ -341,7 +341,8 @@ def stub() -> str:
         arguments = ["self"]
         for word, argument in zip(words, ctype.args, strict=False):
             known = f"{word[-1]}_" if word[-1] in ("from", "bytes") else word[-1]
-            arguments.append(f"{known}: {'int' if argument.kind == 'primitive' else 'Any'}")
+            kind = "float" if argument.cname == "double" else "int"
+            arguments.append(f"{known}: {kind if argument.kind == 'primitive' else 'Any'}")
         if ctype.args:
             arguments.append("/")
         result = {"void": "None", "primitive": "int"}.get(ctype.result.kind, "Any")

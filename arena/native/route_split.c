@@ -1,0 +1,386 @@
+/* route_split.c: one amount over many pools at once, each swapped once.
+ *
+ * With prices for the tokens, in units of the token bought, amount * price(sold) + the sum of what each pool gives at
+ * most against them is at least what any routing through these pools gives (weak duality), so its minimum is a bound,
+ * and where flows balance they reach it. Newton's method on the logs of the prices: the gradient is the value of what
+ * is left of each token, the Hessian a Laplacian with one edge a trading pool.
+ *
+ * The optimum may send tokens in circles between the middle ones, which no order of swaps can carry out. So tokens
+ * are put into an order by what they pass on, only directions along it are allowed, and all is solved again. Then the
+ * shares are carried out in integers, token after token, with what is really there; the largest part takes the rest.
+ */
+#include "route_index.h"
+
+#define MOST_TOKENS 16
+#define MOST_POOLS PSA_ROUTE_PARTS
+#define MOST_STEPS 4096
+#define MOST_TURNS 80
+#define TRIED_PATHS 96
+
+typedef unsigned __int128 u128;
+
+typedef struct {
+    uint32_t pool;
+    uint8_t end[2];          /* places of its tokens */
+    uint8_t allowed;         /* bit 0: zero for one */
+    int8_t direction;        /* -1: no trade */
+    double in, out;          /* of the trade, units */
+    double gain, curve;      /* units of the token bought */
+} split_part;
+
+typedef struct {
+    psa_route *route;
+    uint32_t count, tokens;
+    uint32_t token[MOST_TOKENS]; /* sold, bought, then those in between */
+    uint32_t order[MOST_TOKENS];
+    split_part parts[MOST_POOLS];
+    double price[MOST_TOKENS];   /* logs */
+    double gradient[MOST_TOKENS];
+    double hessian[MOST_TOKENS * MOST_TOKENS];
+    double amount, bound;
+    psa_route_part trial[MOST_POOLS];
+} split;
+
+/* ---- the dual ---- */
+
+/* What one pool trades against the prices of its tokens. */
+static void trade(const split *s, split_part *part, const double *price) {
+    const route_pool *pool = &s->route->pools[part->pool];
+    double apart = price[part->end[1]] - price[part->end[0]];
+    part->in = part->out = part->gain = part->curve = 0;
+    part->direction = -1;
+    int d = part->allowed & 1 && pool->rate[0] + apart > 0   ? 0
+            : part->allowed & 2 && pool->rate[1] - apart > 0 ? 1
+                                                            : -1;
+    if (d < 0) return;
+    double paid = exp(price[part->end[d]]), got = exp(price[part->end[!d]]);
+    route_hop hop;
+    route_start(&hop, pool, d);
+    for (int step = 0; step < MOST_STEPS && hop.out > 0; step++) {
+        double rate = hop.keep * hop.out / hop.in * got / paid;
+        if (!(rate > 1)) break;
+        double best = (sqrt(rate) - 1) * hop.in / hop.keep;
+        double input = best < hop.room ? best : hop.room;
+        part->in += input, part->out += route_gives(&hop, input);
+        if (best <= hop.room) {
+            part->curve = 0.5 * sqrt(rate) * hop.in / hop.keep * paid;
+            break;
+        }
+        route_cross(&hop);
+    }
+    part->direction = (int8_t)d;
+    part->gain = part->out * got - part->in * paid;
+}
+
+/* The dual's value, and with `slopes` its gradient and Hessian. */
+static double evaluate(split *s, const double *price, int slopes) {
+    uint32_t n = s->tokens;
+    double value = exp(price[0]) * s->amount;
+    if (slopes) {
+        memset(s->gradient, 0, sizeof s->gradient);
+        memset(s->hessian, 0, sizeof s->hessian);
+        s->gradient[0] = s->hessian[0] = value;
+    }
+    for (uint32_t i = 0; i < s->count; i++) {
+        split_part *part = &s->parts[i];
+        trade(s, part, price);
+        value += part->gain;
+        if (!slopes || part->direction < 0) continue;
+        uint32_t from = part->end[part->direction], to = part->end[!part->direction];
+        s->gradient[from] -= part->in * exp(price[from]);
+        s->gradient[to] += part->out * exp(price[to]);
+        s->hessian[from * n + from] += part->curve, s->hessian[to * n + to] += part->curve;
+        s->hessian[from * n + to] -= part->curve, s->hessian[to * n + from] -= part->curve;
+    }
+    return value;
+}
+
+/* Cholesky; `b` becomes the solution. 0: not positive definite. */
+static int solve(double *a, double *b, uint32_t n) {
+    for (uint32_t j = 0; j < n; j++) {
+        for (uint32_t k = 0; k < j; k++)
+            for (uint32_t i = j; i < n; i++) a[i * n + j] -= a[i * n + k] * a[j * n + k];
+        if (!(a[j * n + j] > 0)) return 0;
+        double scale = 1 / sqrt(a[j * n + j]);
+        for (uint32_t i = j; i < n; i++) a[i * n + j] *= scale;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t k = 0; k < i; k++) b[i] -= a[i * n + k] * b[k];
+        b[i] /= a[i * n + i];
+    }
+    for (uint32_t i = n; i-- > 0;) {
+        for (uint32_t k = i + 1; k < n; k++) b[i] -= a[k * n + i] * b[k];
+        b[i] /= a[i * n + i];
+    }
+    return 1;
+}
+
+/* All prices but that of the token bought, which is 1. */
+static uint32_t free_token(uint32_t i) { return i == 0 ? 0 : i + 1; }
+
+/* The step that damping `mu` gives; what the gradient says it gains, 0 when there is none. */
+static double step_of(const split *s, double mu, double value, double *step) {
+    uint32_t n = s->tokens, k = n - 1;
+    double matrix[MOST_TOKENS * MOST_TOKENS], slope = 0;
+    for (uint32_t i = 0; i < k; i++) {
+        for (uint32_t j = 0; j < k; j++) matrix[i * k + j] = s->hessian[free_token(i) * n + free_token(j)];
+        matrix[i * k + i] += mu * value;
+        step[i] = -s->gradient[free_token(i)];
+    }
+    if (!solve(matrix, step, k)) return 0;
+    for (uint32_t i = 0; i < k; i++) slope += step[i] * s->gradient[free_token(i)];
+    return slope;
+}
+
+/* One step down; 0 when there is none that leads down. */
+static int descend(split *s, double *value, double *mu) {
+    uint32_t k = s->tokens - 1;
+    double step[MOST_TOKENS], trial[MOST_TOKENS];
+    for (; *mu < 1e3; *mu *= 30) {
+        double slope = step_of(s, *mu, *value, step), longest = 0;
+        if (!(slope < 0)) continue;
+        for (uint32_t i = 0; i < k; i++) longest = fabs(step[i]) > longest ? fabs(step[i]) : longest;
+        double part = longest > 0.5 ? 0.5 / longest : 1;
+        for (int try = 0; try < 6; try++, part *= 0.4) {
+            memcpy(trial, s->price, sizeof trial);
+            for (uint32_t i = 0; i < k; i++) trial[free_token(i)] += part * step[i];
+            double found = evaluate(s, trial, 0);
+            if (found > *value + 1e-4 * part * slope && found > *value * (1 + 1e-15)) continue;
+            memcpy(s->price, trial, sizeof trial);
+            if (try == 0 && *mu > 1e-9) *mu *= 0.2;
+            *value = found;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Lower the dual until nothing is left of any token, to `tolerance` of all. */
+static void lower(split *s, double tolerance) {
+    double value = evaluate(s, s->price, 1), mu = 1e-9;
+    for (int turn = 0; turn < MOST_TURNS; turn++) {
+        double left = 0, former = value;
+        for (uint32_t i = 0; i + 1 < s->tokens; i++) left += fabs(s->gradient[free_token(i)]);
+        if (left < tolerance * value || !descend(s, &value, &mu)) break;
+        value = evaluate(s, s->price, 1);
+        if (former - value < 1e-15 * value && turn > 3) break;
+    }
+    s->bound = evaluate(s, s->price, 1);
+}
+
+/* ---- an order of the tokens ---- */
+
+/* From the one sold to the one bought, the middle ones by what they pass on more than they get from those left. */
+static void put_in_order(split *s) {
+    double net[MOST_TOKENS][MOST_TOKENS] = {{0}};
+    for (uint32_t i = 0; i < s->count; i++) {
+        const split_part *part = &s->parts[i];
+        if (part->direction < 0) continue;
+        uint32_t from = part->end[part->direction], to = part->end[!part->direction];
+        net[from][to] += part->in * exp(s->price[from]);
+    }
+    uint32_t left[MOST_TOKENS], count = 0, placed = 0;
+    for (uint32_t t = 2; t < s->tokens; t++) left[count++] = t;
+    s->order[placed++] = 0;
+    while (count > 0) {
+        uint32_t best = 0;
+        double most = -INFINITY;
+        for (uint32_t i = 0; i < count; i++) {
+            double sum = 0;
+            for (uint32_t j = 0; j < count; j++) sum += net[left[i]][left[j]] - net[left[j]][left[i]];
+            if (sum > most) most = sum, best = i;
+        }
+        s->order[placed++] = left[best];
+        left[best] = left[--count];
+    }
+    s->order[placed] = 1;
+}
+
+/* Allow only directions along the order; whether one was in use that is not. */
+static int restrict_to_order(split *s) {
+    uint32_t place[MOST_TOKENS];
+    int has_changed = 0;
+    for (uint32_t i = 0; i < s->tokens; i++) place[s->order[i]] = i;
+    for (uint32_t i = 0; i < s->count; i++) {
+        split_part *part = &s->parts[i];
+        uint8_t along = place[part->end[0]] < place[part->end[1]] ? 1 : 2;
+        if (part->direction >= 0 && !(along & 1u << part->direction)) has_changed = 1;
+        part->allowed &= along;
+    }
+    return has_changed;
+}
+
+/* ---- integers ---- */
+
+static double net_value(const split *s, const psa_route_split_sum *sum) {
+    return route_amount(sum->amount_out) * s->route->worth[s->token[1]] - sum->gas;
+}
+
+/* Swap what is there of one token, by the shares of the trades. A status. */
+static int swap_token(const split *s, uint32_t token, u128 *held, psa_route_part *parts, uint32_t *count,
+                      uint32_t *ticks) {
+    double all = 0, most = 0;
+    uint32_t largest = NONE;
+    for (uint32_t i = 0; i < s->count; i++) {
+        const split_part *part = &s->parts[i];
+        if (part->direction < 0 || part->end[part->direction] != token || !(part->in > 0)) continue;
+        all += part->in;
+        if (part->in > most) most = part->in, largest = i;
+    }
+    if (largest == NONE) return held[token] ? PSA_INSUFFICIENT_LIQUIDITY : PSA_OK;
+    u128 left = held[token];
+    double whole = (double)held[token];
+    for (uint32_t n = 0; n <= s->count; n++) { /* the largest comes last */
+        uint32_t i = n < s->count ? n : largest;
+        const split_part *part = &s->parts[i];
+        if (part->direction < 0 || part->end[part->direction] != token || !(part->in > 0)) continue;
+        if (n < s->count && i == largest) continue;
+        u128 amount = n < s->count ? (u128)(whole * (part->in / all)) : left;
+        if (amount > left) amount = left;
+        if (amount == 0) continue;
+        uint64_t words[4] = {(uint64_t)amount, (uint64_t)(amount >> 64), 0, 0};
+        psa_quote_result result;
+        int status = route_ask(s->route, part->pool, part->direction, 0, words, &result);
+        if (status != PSA_OK) {
+            if (n < s->count) continue; /* the largest takes its share too */
+            return status;
+        }
+        if (result.amount_out[2] || result.amount_out[3]) return PSA_AMOUNT_OUT_OF_RANGE;
+        left -= amount;
+        held[part->end[!part->direction]] +=
+            (u128)result.amount_out[1] << 64 | result.amount_out[0];
+        *ticks += result.ticks_crossed;
+        psa_route_part *made = &parts[(*count)++];
+        *made = (psa_route_part){.pool = part->pool, .zero_for_one = part->direction == 0};
+        memcpy(made->amount_in, words, sizeof words);
+        memcpy(made->amount_out, result.amount_out, sizeof made->amount_out);
+    }
+    held[token] = left;
+    return left ? PSA_INSUFFICIENT_LIQUIDITY : PSA_OK;
+}
+
+/* Carry the trades out. A status. */
+static int carry_out(const split *s, const psa_route_gas *gas, psa_route_part *parts, uint32_t *count,
+                     psa_route_split_sum *sum) {
+    u128 held[MOST_TOKENS] = {0};
+    uint32_t pools[MOST_POOLS];
+    held[0] = (u128)sum->amount_in[1] << 64 | sum->amount_in[0];
+    *count = 0;
+    sum->ticks_crossed = 0;
+    for (uint32_t i = 0; i + 1 < s->tokens; i++) {
+        if (i > 0 && held[s->order[i]] == 0) continue;
+        int status = swap_token(s, s->order[i], held, parts, count, &sum->ticks_crossed);
+        if (status != PSA_OK) return status;
+    }
+    if (held[1] == 0) return PSA_INSUFFICIENT_LIQUIDITY;
+    sum->amount_out[0] = (uint64_t)held[1], sum->amount_out[1] = (uint64_t)(held[1] >> 64);
+    sum->amount_out[2] = sum->amount_out[3] = 0;
+    for (uint32_t i = 0; i < *count; i++) pools[i] = parts[i].pool;
+    sum->gas = route_gas(gas, s->route, pools, *count) + gas->tick * sum->ticks_crossed;
+    return PSA_OK;
+}
+
+/* ---- which pools ---- */
+
+static uint32_t place_of_token(const split *s, uint32_t token) {
+    for (uint32_t i = 0; i < s->tokens; i++)
+        if (s->token[i] == token) return i;
+    return NONE;
+}
+
+/* The tokens of the paths that give most for a tenth of the amount, and all pools between them. */
+static int choose_pools(split *s, uint32_t max_hops) {
+    psa_route *route = s->route;
+    uint32_t count = 0;
+    int status = route_good_paths(route, s->token[0], s->token[1], s->amount * 0.1, max_hops, TRIED_PATHS,
+                                  &count);
+    if (status != PSA_OK) return status;
+    for (uint32_t i = 0; i < count; i++) {
+        const route_path *path = &route->paths[i];
+        uint32_t fresh = 0;
+        for (uint32_t j = 1; j < path->hops; j++) fresh += place_of_token(s, path->tokens[j]) == NONE;
+        if (s->tokens + fresh > MOST_TOKENS) continue;
+        for (uint32_t j = 1; j < path->hops; j++)
+            if (place_of_token(s, path->tokens[j]) == NONE) s->token[s->tokens++] = path->tokens[j];
+    }
+    for (uint32_t a = 0; a < s->tokens; a++) {
+        for (uint32_t b = a + 1; b < s->tokens; b++) {
+            uint32_t number = route_find_pair(route, s->token[a], s->token[b]);
+            if (number == NONE) continue;
+            const route_pair *pair = &route->pairs[number];
+            for (uint32_t j = pair->first; j < pair->first + pair->count; j++) {
+                const route_pool *pool = &route->pools[route->by_pair[j]];
+                if (!pool->is_usable || s->count == MOST_POOLS) continue;
+                uint32_t first = place_of_token(s, pool->token[0]);
+                uint32_t second = first == a ? b : a;
+                uint8_t allowed = (uint8_t)((second != 0 && first != 1) | (first != 0 && second != 1) << 1);
+                s->parts[s->count++] = (split_part){.pool = route->by_pair[j],
+                                                    .end = {(uint8_t)first, (uint8_t)second},
+                                                    .allowed = allowed};
+            }
+        }
+    }
+    return s->count ? PSA_OK : PSA_INSUFFICIENT_LIQUIDITY;
+}
+
+/* Leave out the pools that give less than their swap costs; how many there were. */
+static uint32_t drop_dear(split *s, const psa_route_gas *gas) {
+    uint32_t kept = 0, dropped = 0;
+    double unit = s->route->worth[s->token[1]];
+    for (uint32_t i = 0; i < s->count; i++) {
+        const split_part *part = &s->parts[i];
+        double cost = gas->swaps[s->route->pools[part->pool].protocol % 24];
+        if (part->direction >= 0 && part->gain * unit < cost) {
+            dropped++;
+            continue;
+        }
+        s->parts[kept++] = s->parts[i];
+    }
+    s->count = kept;
+    return dropped;
+}
+
+static void optimise(split *s) {
+    lower(s, 1e-12);
+    for (int turn = 0; turn < 8; turn++) {
+        put_in_order(s);
+        if (!restrict_to_order(s) && turn > 0) break;
+        lower(s, 1e-12);
+    }
+}
+
+int psa_route_split(psa_route *route, uint32_t sell, uint32_t buy, const uint64_t *amount,
+                    uint32_t max_hops, const psa_route_gas *gas, psa_route_part *parts, uint32_t *count,
+                    psa_route_split_sum *sum) {
+    if (!route || route->pool_count == 0 || !amount || !gas || !parts || !count || !sum ||
+        max_hops < 1 || max_hops > PSA_ROUTE_HOPS || sell >= route->table_count ||
+        buy >= route->table_count || sell == buy)
+        return PSA_BAD_ARGUMENT;
+    if (amount[2] || amount[3] || amount[1] >> 63) return PSA_AMOUNT_OUT_OF_RANGE;
+    if (!route_grow(&route->split, 1, &route->split_capacity, sizeof(split))) return PSA_NO_MEMORY;
+    split *s = route->split;
+    *s = (split){.route = route, .tokens = 2};
+    s->token[0] = route->number_of[sell], s->token[1] = route->number_of[buy];
+    if (s->token[0] == NONE || s->token[1] == NONE) return PSA_BAD_ARGUMENT;
+    s->amount = route_amount(amount);
+    memset(sum, 0, sizeof *sum);
+    memcpy(sum->amount_in, amount, sizeof sum->amount_in);
+    int status = choose_pools(s, max_hops);
+    if (status != PSA_OK) return status;
+    for (uint32_t i = 0; i < s->tokens; i++)
+        s->price[i] = route->log_prices[s->token[i]] - route->log_prices[s->token[1]];
+    optimise(s);
+    double bound = s->bound;
+    status = carry_out(s, gas, parts, count, sum);
+    psa_route_split_sum trial = *sum;
+    for (int turn = 0; turn < 8 && drop_dear(s, gas) && s->count; turn++) {
+        uint32_t made;
+        optimise(s);
+        if (carry_out(s, gas, s->trial, &made, &trial) != PSA_OK) break;
+        if (status == PSA_OK && net_value(s, &trial) <= net_value(s, sum)) continue;
+        memcpy(parts, s->trial, made * sizeof *parts);
+        *count = made, *sum = trial, status = PSA_OK;
+    }
+    sum->bound = bound;
+    return status;
+}

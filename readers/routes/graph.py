@@ -1,0 +1,271 @@
+"""The index behind a router: pools by token, private to a process, at one commit of an arena."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from arena.errors import PoolRemoved, SnapshotContended, SnapshotTooOld, UnknownPool, UnknownToken
+from arena.layouts import slots
+from arena.mapping import MappedArena
+from arena.native import ffi, lib, raise_status
+from arena.readers.attachment import Attachment
+from arena.readers.frozen import FrozenSnapshot, freeze
+from arena.readers.group import Group
+from arena.readers.lookup import pin, row_keys, visible
+from arena.readers.reader import Arena
+from arena.readers.routes.answers import Market, RouterUpdate
+from arena.readers.routes.gas import Gas
+from arena.readers.state import Token, key_bytes, key_text, token_of
+from arena.reads import READ_TRIES
+
+MAX_HOPS: int = lib.PSA_ROUTE_HOPS
+NONE = int(lib.PSA_ROUTE_NONE)
+
+
+class Graph:
+    """Pools by token in C, brought up to one commit after another; what Router asks its questions of."""
+
+    def __init__(
+        self,
+        pools: Arena | Group | FrozenSnapshot,
+        *,
+        numeraire: str | bytes,
+        gas: Gas | None = None,
+        native: str | bytes | None = None,
+        fees: Mapping[str | bytes, int] | None = None,
+    ) -> None:
+        self.gas = gas
+        self._pools = pools
+        self._arena: Attachment | None = None
+        if isinstance(pools, Arena):
+            self._arena = pools
+        elif isinstance(pools, Group):
+            self._arena = pools._arena
+        self._fees = {key_text(key_bytes(key)): int(fee) for key, fee in (fees or {}).items()}
+        for key, fee in self._fees.items():
+            if not 0 <= fee <= 1_000_000:
+                raise ValueError(f"fee {fee} of pool {key} is not between 0 and 1000000 pips")
+        self._named = numeraire, numeraire if native is None else native
+        self._lock = threading.Lock()
+        made = ffi.new("psa_route **")
+        self._raise(lib.psa_route_new(made))
+        self._route = ffi.gc(made[0], lib.psa_route_free)
+        self._record = ffi.new("psa_commit_record *")
+        with self._lock:
+            self._build()
+
+    # The index
+
+    def _build(self) -> None:
+        frozen, self._mapped = self._freeze()
+        lines, rows, numbers, starts, ticks, net, _, indices, tokens = frozen._arrays
+        if not len(lines):
+            raise UnknownPool("there is no pool to route through", name=frozen._name)
+        references = lines["generation"].astype(np.uint64) << np.uint64(32) | numbers
+        keys = row_keys(rows)
+        market = Market(keys, rows, _tokens(indices, tokens))
+        numeraire, native = (self._find(market, name) for name in self._named)
+        fees = np.fromiter((self._fees.get(key, NONE) for key in keys), np.uint32, len(keys))
+        ffi.memmove(self._record, frozen._record.tobytes(), ffi.sizeof("psa_commit_record"))
+        self._raise(
+            lib.psa_route_build(
+                self._route,
+                self._record,
+                ffi.from_buffer("psa_line *", lines),
+                ffi.from_buffer("psa_static *", rows),
+                ffi.from_buffer("uint64_t *", references),
+                ffi.from_buffer("uint64_t *", starts),
+                ffi.from_buffer("int32_t *", ticks),
+                ffi.from_buffer("uint64_t *", net),
+                ffi.from_buffer("uint32_t *", fees),
+                len(lines),
+                numeraire,
+                isinstance(self._pools, Arena),
+            )
+        )
+        self._market = market
+        self._native = native
+        self._protocols = np.ascontiguousarray(rows["protocol"])
+        self._touched = np.zeros(len(lines), np.uint32)
+        self._everything = np.arange(len(lines), dtype=np.uint32)
+        self._seeds = self._everything
+        self._reprice()
+
+    def _freeze(self) -> tuple[FrozenSnapshot, MappedArena | None]:
+        """All pools at one block."""
+        pools = self._pools
+        if isinstance(pools, FrozenSnapshot):
+            return pools, None
+        assert self._arena is not None
+        for _ in range(READ_TRIES):
+            mapped = self._arena._current()
+            try:
+                if isinstance(pools, Group):
+                    references = pools._current().references
+                    references = references[references != slots.NO_SLOT]
+                else:
+                    numbers, lines, _rows = visible(mapped, int(pin(mapped).stamp))
+                    references = lines["generation"].astype(np.uint64) << np.uint64(32) | numbers
+                return freeze(self._arena.name, mapped, references, None, READ_TRIES), mapped
+            except (SnapshotTooOld, UnknownPool, PoolRemoved):
+                continue
+        raise SnapshotContended(
+            f"the pools of {self._arena.name} changed during each of {READ_TRIES} tries to copy them",
+            name=self._arena.name,
+        )
+
+    def update(self) -> RouterUpdate:
+        """Bring the index to the newest commit. SnapshotContended; ArenaClosed.
+
+        The pools it touched are those that `cycles` looks at unless told otherwise. Where pools were added or
+        removed, or the arena was made anew, all is read again, and all count as touched.
+        """
+        with self._lock:
+            if self._arena is None:
+                return self._told(np.zeros(0, np.uint32), rebuilt=False)
+            mapped, known = self._arena._current(), self._mapped
+            assert known is not None
+            count = ffi.new("uint32_t *")
+            status = lib.PSA_POOL_REMOVED
+            if mapped is known or mapped.origin == known.origin:
+                self._mapped = mapped
+                status = lib.psa_route_update(
+                    self._route,
+                    mapped.pointer,
+                    self._record,
+                    ffi.from_buffer("uint32_t *", self._touched),
+                    count,
+                )
+            if status == lib.PSA_POOL_REMOVED:
+                self._build()
+                return self._told(self._everything, rebuilt=True)
+            self._raise(status)
+            return self._told(self._touched[: count[0]].copy(), rebuilt=False)
+
+    def _told(self, touched: npt.NDArray[np.uint32], *, rebuilt: bool) -> RouterUpdate:
+        self._seeds = touched
+        keys = self._market.keys
+        return RouterUpdate(
+            int(self._record.stamp),
+            int(self._record.block_number),
+            tuple([keys[number] for number in touched.tolist()]),
+            rebuilt,
+        )
+
+    def reprice(self) -> None:
+        """Measure pools against the prices of now. Answers stay the same; after large moves of the whole
+        market they come sooner."""
+        with self._lock:
+            self._reprice()
+
+    def _reprice(self) -> None:
+        """With the floor that cycles for no profit at all have."""
+        self._gas = ffi.new("psa_route_gas *")
+        floor = 0.0 if self.gas is None else 0.8 * self._price_gas(self.gas)
+        self._raise(lib.psa_route_reprice(self._route, ffi.NULL, floor))
+
+    def _price_gas(self, gas: Gas) -> float:
+        """Fill in what gas costs at this commit, in units of the numeraire; the least a pool of a cycle must
+        give."""
+        price = gas.price
+        if price is None:
+            price = int(self._record.base_fee)
+            if not price:
+                raise ValueError("the feed carries no base fee: pass Gas(price=...), in wei")
+            price += gas.tip
+        table, log_prices, _ = self._widest()
+        at = np.flatnonzero(table == self._native)
+        unit = price * float(np.exp(log_prices[at[0]])) if len(at) else 0.0
+        if not unit > 0 and price:
+            raise ValueError(f"no path of pools leads from {self._named[1]!r} to the numeraire")
+        units = gas.units()
+        self._gas.fixed = gas.transaction * unit
+        self._gas.tick = gas.tick * unit
+        self._gas.swaps = [unit * each for each in units.tolist()]
+        return unit * (gas.transaction / MAX_HOPS + int(units.min()))
+
+    # What it answers from
+
+    @property
+    def commit(self) -> int:
+        """The commit that everything is of."""
+        return int(self._record.stamp)
+
+    @property
+    def block_number(self) -> int:
+        """The head block of that commit."""
+        return int(self._record.block_number)
+
+    @property
+    def pools(self) -> int:
+        """How many pools are in the index."""
+        return int(self._facts().pools)
+
+    @property
+    def left_out(self) -> int:
+        """How many of them cannot be asked: not live, with hooks, with a dynamic fee, or without values."""
+        facts = self._facts()
+        return int(facts.pools) - int(facts.usable)
+
+    def _facts(self) -> Any:
+        facts = ffi.new("psa_route_facts *")
+        lib.psa_route_read_facts(self._route, facts)
+        return facts
+
+    def __repr__(self) -> str:
+        return f"Router({self.pools} pools at block {self.block_number}, {self.left_out} left out)"
+
+    def token(self, name: str | bytes) -> Token:
+        """A token by its address, or its symbol where only one has it. UnknownToken."""
+        with self._lock:
+            return self._market.tokens[self._find(self._market, name)]
+
+    def _widest(
+        self,
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64], npt.NDArray[np.uint32]]:
+        count = int(self._facts().tokens)
+        table, by = np.zeros(count, np.uint32), np.zeros(count, np.uint32)
+        log_prices = np.zeros(count, np.float64)
+        self._raise(
+            lib.psa_route_prices(
+                self._route,
+                ffi.from_buffer("uint32_t *", table),
+                ffi.from_buffer("double *", log_prices),
+                ffi.from_buffer("uint32_t *", by),
+            )
+        )
+        return table, log_prices, by
+
+    @staticmethod
+    def _find(market: Market, name: str | bytes) -> int:
+        """Index in the token table of an address or a symbol. UnknownToken."""
+        text = text_of(name)
+        by_address = [i for i, token in market.tokens.items() if token.address == text]
+        found = by_address or [i for i, token in market.tokens.items() if token.symbol == name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UnknownToken(f"{len(found)} tokens have the symbol {name!r}: give an address")
+        raise UnknownToken(f"no pool has a token {name!r}")
+
+    def _raise(self, status: int) -> None:
+        if status:
+            raise_status(status, f"the index of pools could not be used: status {status}")
+
+
+def text_of(name: str | bytes) -> str:
+    """0x-hex of an address or key; a symbol as it is."""
+    try:
+        return key_text(key_bytes(name))
+    except (ValueError, TypeError):
+        return name if isinstance(name, str) else name.hex()
+
+
+def _tokens(indices: npt.NDArray[np.uint32], tokens: npt.NDArray[np.void]) -> dict[int, Token]:
+    """Tokens by their index in the token table."""
+    return {
+        int(index): token_of(token.tobytes()) for index, token in zip(indices, tokens, strict=True)
+    }
