@@ -193,17 +193,19 @@ int psa_route_update(psa_route *route, const psa_arena *arena, psa_commit_record
         return PSA_NO_MEMORY;
     for (int attempt = 0; attempt < UPDATE_TRIES; attempt++) {
         uint32_t found = 0;
-        int status = psa_pin(arena, record);
+        psa_commit_record newest;
+        int status = psa_pin(arena, &newest);
         if (status != PSA_OK) return status;
-        if (record->stamp == route->commit) return PSA_OK;
-        if (record->topology != route->topology || record->reused != route->reused)
+        if (newest.stamp == route->commit) return PSA_OK;
+        if (newest.topology != route->topology || newest.reused != route->reused)
             return PSA_POOL_REMOVED;
-        status = read_changed(route, arena, record, &found);
+        status = read_changed(route, arena, &newest, &found);
         if (status == PSA_SNAPSHOT_TOO_OLD) continue;
         if (status != PSA_OK) return status;
         if (!take_in(route, found)) return PSA_NO_MEMORY;
         for (uint32_t i = 0; i < found; i++) touched[i] = route->fresh[i].pool;
-        route->commit = record->stamp;
+        route->commit = newest.stamp;
+        *record = newest;
         *count = found;
         return PSA_OK;
     }

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from arena.errors import UnknownToken
 from arena.layouts.slots import record
 from arena.native import ffi
 from arena.readers.frozen import Head, read_record
 from arena.readers.routes.gas import Gas
-from arena.readers.state import Token
+from arena.readers.state import Token, key_bytes, key_text
 
 # psa_route_answer in route.h.
 ANSWER = record(
@@ -129,6 +130,22 @@ class Market:
         self.keys = keys
         self.rows = rows
         self.tokens = tokens  # by index in the token table
+        self._numbers: dict[str, int | None] = {}  # by address and symbol; None: several
+        for index, token in tokens.items():
+            if not token.symbol:
+                continue
+            self._numbers[token.symbol] = None if token.symbol in self._numbers else index
+        self._numbers |= {token.address: index for index, token in tokens.items()}
+
+    def find(self, name: str | bytes) -> int:
+        """Index in the token table of an address or a symbol. UnknownToken."""
+        text = text_of(name)
+        found = self._numbers.get(text)
+        if found is not None:
+            return found
+        if text in self._numbers:
+            raise UnknownToken(f"several tokens have the symbol {name!r}: give an address")
+        raise UnknownToken(f"no pool has a token {name!r}")
 
     def swap(self, number: int, zero_for_one: bool, amount_in: int, amount_out: int) -> Swap:
         row = self.rows[number]
@@ -155,6 +172,14 @@ class Market:
             head.commit,
             head.block_number,
         )
+
+
+def text_of(name: str | bytes) -> str:
+    """0x-hex of an address or key; a symbol as it is."""
+    try:
+        return key_text(key_bytes(name))
+    except (ValueError, TypeError):
+        return name if isinstance(name, str) else bytes(name).hex()
 
 
 def _wei(words: npt.NDArray[np.uint64]) -> int:

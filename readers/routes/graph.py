@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arena.errors import PoolRemoved, SnapshotContended, SnapshotTooOld, UnknownPool, UnknownToken
+from arena.errors import (
+    InsufficientLiquidity,
+    PoolRemoved,
+    SnapshotContended,
+    SnapshotTooOld,
+    UnknownPool,
+)
 from arena.layouts import slots
 from arena.mapping import MappedArena
 from arena.native import ffi, lib, raise_status
@@ -23,6 +29,7 @@ from arena.reads import READ_TRIES
 
 MAX_HOPS: int = lib.PSA_ROUTE_HOPS
 NONE = int(lib.PSA_ROUTE_NONE)
+REPRICED_EVERY = 100  # updates; all prices take ten times as long as an update
 
 
 class Graph:
@@ -67,7 +74,7 @@ class Graph:
         references = lines["generation"].astype(np.uint64) << np.uint64(32) | numbers
         keys = row_keys(rows)
         market = Market(keys, rows, _tokens(indices, tokens))
-        numeraire, native = (self._find(market, name) for name in self._named)
+        numeraire, native = (market.find(name) for name in self._named)
         fees = np.fromiter((self._fees.get(key, NONE) for key in keys), np.uint32, len(keys))
         ffi.memmove(self._record, frozen._record.tobytes(), ffi.sizeof("psa_commit_record"))
         self._raise(
@@ -92,6 +99,7 @@ class Graph:
         self._touched = np.zeros(len(lines), np.uint32)
         self._everything = np.arange(len(lines), dtype=np.uint32)
         self._seeds = self._everything
+        self._updates = 0
         self._reprice()
 
     def _freeze(self) -> tuple[FrozenSnapshot, MappedArena | None]:
@@ -143,6 +151,9 @@ class Graph:
                 self._build()
                 return self._told(self._everything, rebuilt=True)
             self._raise(status)
+            self._updates += 1
+            if self._updates % REPRICED_EVERY == 0:
+                self._reprice()
             return self._told(self._touched[: count[0]].copy(), rebuilt=False)
 
     def _told(self, touched: npt.NDArray[np.uint32], *, rebuilt: bool) -> RouterUpdate:
@@ -156,16 +167,24 @@ class Graph:
         )
 
     def reprice(self) -> None:
-        """Measure pools against the prices of now. Answers stay the same; after large moves of the whole
-        market they come sooner."""
+        """Count in the prices of now. Every REPRICED_EVERY updates does it, too: profits and gas are in
+        units of the numeraire at the prices of then."""
         with self._lock:
             self._reprice()
 
     def _reprice(self) -> None:
         """With the floor that cycles for no profit at all have."""
+        table, self._log_prices, _ = self._widest()
+        self._place = {index: place for place, index in enumerate(table.tolist())}
         self._gas = ffi.new("psa_route_gas *")
         floor = 0.0 if self.gas is None else 0.8 * self._price_gas(self.gas)
-        self._raise(lib.psa_route_reprice(self._route, ffi.NULL, floor))
+        prices = ffi.from_buffer("double *", self._log_prices)
+        self._raise(lib.psa_route_reprice(self._route, prices, floor))
+
+    def _worth(self, token: int) -> float:
+        """Units of the numeraire for a unit of a token; 0 where no path joins it."""
+        place = self._place.get(token)
+        return 0.0 if place is None else float(np.exp(self._log_prices[place]))
 
     def _price_gas(self, gas: Gas) -> float:
         """Fill in what gas costs at this commit, in units of the numeraire; the least a pool of a cycle must
@@ -176,15 +195,15 @@ class Graph:
             if not price:
                 raise ValueError("the feed carries no base fee: pass Gas(price=...), in wei")
             price += gas.tip
-        table, log_prices, _ = self._widest()
-        at = np.flatnonzero(table == self._native)
-        unit = price * float(np.exp(log_prices[at[0]])) if len(at) else 0.0
+        unit = price * self._worth(self._native)
         if not unit > 0 and price:
-            raise ValueError(f"no path of pools leads from {self._named[1]!r} to the numeraire")
+            raise InsufficientLiquidity(
+                f"gas is paid in {self._named[1]!r}, which no path of pools joins to the numeraire"
+            )
         units = gas.units()
         self._gas.fixed = gas.transaction * unit
         self._gas.tick = gas.tick * unit
-        self._gas.swaps = [unit * each for each in units.tolist()]
+        self._gas.swaps = (units * unit).tolist()
         return unit * (gas.transaction / MAX_HOPS + int(units.min()))
 
     # What it answers from
@@ -198,6 +217,16 @@ class Graph:
     def block_number(self) -> int:
         """The head block of that commit."""
         return int(self._record.block_number)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether that is the newest commit of a live arena: its writer lives, its phase is live, and nothing
+        was committed since. A frozen snapshot is not."""
+        arena = self._arena
+        if arena is None:
+            return False
+        is_newest = int(arena._current().committed[0]) == self.commit
+        return is_newest and arena.writer_alive and arena.phase == "live"
 
     @property
     def pools(self) -> int:
@@ -221,7 +250,7 @@ class Graph:
     def token(self, name: str | bytes) -> Token:
         """A token by its address, or its symbol where only one has it. UnknownToken."""
         with self._lock:
-            return self._market.tokens[self._find(self._market, name)]
+            return self._market.tokens[self._market.find(name)]
 
     def _widest(
         self,
@@ -239,29 +268,9 @@ class Graph:
         )
         return table, log_prices, by
 
-    @staticmethod
-    def _find(market: Market, name: str | bytes) -> int:
-        """Index in the token table of an address or a symbol. UnknownToken."""
-        text = text_of(name)
-        by_address = [i for i, token in market.tokens.items() if token.address == text]
-        found = by_address or [i for i, token in market.tokens.items() if token.symbol == name]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UnknownToken(f"{len(found)} tokens have the symbol {name!r}: give an address")
-        raise UnknownToken(f"no pool has a token {name!r}")
-
     def _raise(self, status: int) -> None:
         if status:
             raise_status(status, f"the index of pools could not be used: status {status}")
-
-
-def text_of(name: str | bytes) -> str:
-    """0x-hex of an address or key; a symbol as it is."""
-    try:
-        return key_text(key_bytes(name))
-    except (ValueError, TypeError):
-        return name if isinstance(name, str) else name.hex()
 
 
 def _tokens(indices: npt.NDArray[np.uint32], tokens: npt.NDArray[np.void]) -> dict[int, Token]:

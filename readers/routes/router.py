@@ -19,8 +19,9 @@ from arena.readers.routes.answers import (
     gas_units,
     split_of,
     split_of_route,
+    text_of,
 )
-from arena.readers.routes.graph import MAX_HOPS, NONE, Graph, text_of
+from arena.readers.routes.graph import MAX_HOPS, NONE, Graph
 
 _ROOM = 256  # cycles made room for at first
 
@@ -60,12 +61,12 @@ class Router(Graph):
         UnknownToken; InsufficientLiquidity where no path leads to the numeraire.
         """
         with self._lock:
-            wanted = self._find(self._market, token)
+            wanted = self._market.find(token)
             table, log_prices, by = self._widest()
             place = {index: i for i, index in enumerate(table.tolist())}
             value = log_prices[place[wanted]]
             if of is not None:
-                value -= log_prices[place[self._find(self._market, of)]]
+                value -= log_prices[place[self._market.find(of)]]
             if not np.isfinite(value):
                 raise InsufficientLiquidity(f"no path of pools joins {token!r} to the numeraire")
             path = []
@@ -101,7 +102,7 @@ class Router(Graph):
         amount = amount_bytes(amount_out if is_out else amount_in)
         self._check_hops(1, max_hops)
         with self._lock:
-            sold, bought = (self._find(self._market, token) for token in (sell, buy))
+            sold, bought = (self._market.find(token) for token in (sell, buy))
             if sold == bought:
                 raise ValueError(f"{sell!r} is sold and bought")
             if self.gas is not None:
@@ -139,7 +140,7 @@ class Router(Graph):
         """
         route = self.best(sell, buy, amount_in=amount_in, max_hops=max_hops)
         with self._lock:
-            sold, bought = (self._find(self._market, token) for token in (sell, buy))
+            sold, bought = (self._market.find(token) for token in (sell, buy))
             parts, count = np.zeros(lib.PSA_ROUTE_PARTS, PART), ffi.new("uint32_t *")
             total = ffi.new("psa_route_split_sum *")
             status = lib.psa_route_split(
@@ -163,11 +164,6 @@ class Router(Graph):
             if route.amount_out * unit - route.gas_cost > found.amount_out * unit - found.gas_cost:
                 return split_of_route(route, found.bound)
             return found
-
-    def _worth(self, index: int) -> float:
-        """Of a unit of a token, units of the numeraire."""
-        table, log_prices, _ = self._widest()
-        return float(np.exp(log_prices[np.flatnonzero(table == index)[0]]))
 
     def cycles(
         self,
@@ -235,7 +231,7 @@ class Router(Graph):
             if number is not None:
                 is_wanted[number] = True
             else:
-                token = self._find(self._market, name)
+                token = self._market.find(name)
                 is_wanted |= (rows["token0"] == token) | (rows["token1"] == token)
         return np.flatnonzero(is_wanted).astype(np.uint32)
 

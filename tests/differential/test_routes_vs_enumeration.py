@@ -1,0 +1,246 @@
+"""What a router finds against an enumeration that prunes nothing, on made-up markets in real arenas.
+
+The enumeration shares no code with the product but the quotes of a frozen snapshot; see oracle/routes.py and
+oracle/route_batches.py.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from builders.market import Market, make_market
+from oracle.route_batches import FloatMarket, count_and_size_cycles, size_cycles
+from oracle.routes import (
+    Graph,
+    best_float_input,
+    best_path_in,
+    best_path_out,
+    canonical,
+    float_pool,
+    rounding_loss,
+    run_in,
+)
+
+import arena
+from arena.errors import InsufficientLiquidity, UnknownToken
+
+SEED = int(os.environ.get("PSA_SEED", "1"))
+STORM = (0.002, 0.05)
+Cycle = tuple[tuple[str, bool], ...]
+
+
+@contextmanager
+def routed(name: str, pools: int, seed: int) -> Iterator[tuple[Market, arena.Arena, arena.Router]]:
+    """A market, a reader of it, and a router for which gas is free."""
+    with (
+        make_market(name, pools, seed) as market,
+        arena.attach(name, require_writer=False) as reader,
+    ):
+        yield market, reader, arena.Router(reader, numeraire="WETH")
+
+
+class Enumeration:
+    """All cycles through some pools of a snapshot, with what they are worth."""
+
+    def __init__(self, router: arena.Router, frozen: arena.FrozenSnapshot) -> None:
+        self.keys = router._market.keys
+        self.floats = {key: float_pool(frozen[key].state()) for key in self.keys}
+        self.market = FloatMarket([self.floats[key] for key in self.keys])
+        addresses = sorted(
+            {name for pool in self.floats.values() for name in (pool.token0, pool.token1)}
+        )
+        held = [router._worth(router._market.find(address)) for address in addresses]
+        self.worth = np.array(held)  # profits are counted in these
+        self.numeraire = addresses.index(router.token("WETH").address)
+
+    def rolled(self, sides: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Each begun where the router begins it: at the numeraire, else at the token with most neighbours."""
+        tokens = self.market.source[sides]
+        rank = self.market.degree[tokens] + np.where(tokens == self.numeraire, 1 << 40, 0)
+        first = rank.argmax(axis=1)
+        places = (first[:, None] + np.arange(sides.shape[1])) % sides.shape[1]
+        return np.take_along_axis(sides, places, axis=1)
+
+    def cycles(
+        self, touched: npt.NDArray[np.int64], max_hops: int, least: float
+    ) -> tuple[int, dict[Cycle, float]]:
+        """How many there are, and the value of those worth more than half of `least`."""
+        count, found = 0, {}
+        for rows in count_and_size_cycles(self.market, touched, max_hops):
+            count += len(rows.pools)
+            gains = rows.log_rate > 0
+            if not gains.any():
+                continue
+            sides = self.rolled(rows.pools[gains] * 2 + ~rows.zero_for_one[gains])
+            _, profit = size_cycles(self.market, sides)
+            value = profit * self.worth[self.market.source[sides[:, 0]]]
+            for at in np.flatnonzero(value > least / 2):
+                hops = tuple((self.keys[side >> 1], not side & 1) for side in sides[at].tolist())
+                found[canonical(hops)] = float(value[at])
+        return count, found
+
+    def slack(self, cycle: Cycle, amount: int, start: str) -> float:
+        """By how much integers may be worth less than doubles, units of the numeraire."""
+        loss = rounding_loss(cycle, self.floats, float(amount))
+        prices = dict(zip(sorted({*self.addresses()}), self.worth, strict=True))
+        return loss * prices[start]
+
+    def addresses(self) -> Iterator[str]:
+        for pool in self.floats.values():
+            yield pool.token0
+            yield pool.token1
+
+
+def check_block(
+    router: arena.Router, reader: arena.Arena, max_hops: int, least: float, samples: random.Random
+) -> tuple[int, int]:
+    """Compare the cycles through what a block touched; how many there were in all, and how many paid."""
+    update = router.update()
+    frozen = reader.snapshot(list(router._market.keys))
+    assert frozen.commit == update.commit
+    numbers = {key: number for number, key in enumerate(router._market.keys)}
+    touched = np.array([numbers[key] for key in update.touched], np.int64)
+    everything = Enumeration(router, frozen)
+    count, expected = everything.cycles(touched, max_hops, least)
+    found = router.cycles(max_hops=max_hops, min_profit=least)
+    assert (found.commit, found.block_number) == (frozen.commit, frozen.block_number)
+    assert list(found.profits) == sorted(found.profits, reverse=True)
+    seen: dict[Cycle, arena.Route] = {}
+    for route in found:
+        hops = tuple((swap.pool, swap.zero_for_one) for swap in route.swaps)
+        assert canonical(hops) not in seen, "twice"
+        seen[canonical(hops)] = route
+    assert seen.keys() <= expected.keys(), "extra"
+    for cycle, value in expected.items():
+        route = seen.get(cycle)
+        if route is None:  # the doubles are above, the integers may not be
+            if value > least * (1 + 1e-9):
+                spare = value - least
+                assert lost_at_most(everything, cycle) >= spare, (cycle, value)
+            continue
+        hops = tuple((swap.pool, swap.zero_for_one) for swap in route.swaps)
+        slack = everything.slack(hops, route.amount_in, route.token_in.address)
+        assert value * (1 + 1e-6) >= route.profit >= value * (1 - 1e-6) - slack - 1
+    for route in samples.sample(list(seen.values()), min(40, len(seen))):
+        check_cycle(everything, frozen, route)
+    return count, len(seen)
+
+
+def lost_at_most(everything: Enumeration, cycle: Cycle) -> float:
+    """The most that rounding may cost a cycle, whichever token it begins with."""
+    most = 0.0
+    for at in range(len(cycle)):
+        hops = cycle[at:] + cycle[:at]
+        pool = everything.floats[hops[0][0]]
+        start = pool.token0 if hops[0][1] else pool.token1
+        amount = best_float_input(hops, everything.floats)
+        most = max(most, everything.slack(hops, int(amount), start))
+    return most
+
+
+def check_cycle(everything: Enumeration, frozen: arena.FrozenSnapshot, route: arena.Route) -> None:
+    """Its amounts are the pools' own, and a thousandth more or less brings no more than rounding."""
+    hops = tuple((swap.pool, swap.zero_for_one) for swap in route.swaps)
+    check_amounts(frozen, route.swaps)
+    assert route.token_in == route.token_out
+    gain = route.amount_out - route.amount_in
+    loss = rounding_loss(hops, everything.floats, float(route.amount_in)) + 1
+    for near in (route.amount_in * 999 // 1000, route.amount_in * 1001 // 1000):
+        out = run_in(frozen, hops, near)
+        assert out is None or out - near <= gain + loss, (route, near)
+
+
+def check_amounts(frozen: arena.FrozenSnapshot, swaps: tuple[arena.Swap, ...]) -> None:
+    for swap in swaps:
+        quote = frozen[swap.pool].quote_exact_in(swap.amount_in, zero_for_one=swap.zero_for_one)
+        assert quote.amount_out == swap.amount_out
+        assert quote.is_complete
+
+
+@pytest.mark.parametrize("seed", [SEED, SEED + 1])
+def test_cycles_are_those_of_an_enumeration(arena_name: str, seed: int) -> None:
+    samples = random.Random(seed)
+    total = paying = 0
+    with routed(arena_name, 500, seed) as (market, reader, router):
+        for block in range(4):
+            market.block(touched=60, shock_share=0.12, shock=STORM, liquidity=5)
+            count, paid = check_block(router, reader, 4 if block == 3 else 3, 1e14, samples)
+            total, paying = total + count, paying + paid
+    assert total > 10_000
+    assert paying > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pools", "blocks"), [(5_000, 4), (20_000, 1)])
+def test_cycles_of_four_are_those_of_an_enumeration(
+    arena_name: str, pools: int, blocks: int
+) -> None:
+    """Over 10^7 of them with both."""
+    samples = random.Random(SEED)
+    total = paying = 0
+    with routed(arena_name, pools, SEED) as (market, reader, router):
+        for _ in range(blocks):
+            market.block(touched=150, shock_share=0.12, shock=STORM, liquidity=5)
+            count, paid = check_block(router, reader, 4, 1e14, samples)
+            total, paying = total + count, paying + paid
+    print(f"{total} cycles, {paying} pay")
+    assert total > 5_000_000
+    assert paying > 500
+
+
+def compare_paths(
+    market: Market, reader: arena.Arena, router: arena.Router, cases: int, max_hops: int, seed: int
+) -> int:
+    """Best paths for random amounts between random tokens, half of them hubs; how many there were."""
+    draws = random.Random(seed)
+    frozen = reader.snapshot(list(router._market.keys))
+    assert frozen.commit == router.commit
+    graph, prices, found = Graph(frozen), router.prices(), 0
+    for case in range(cases):
+        choice = market.tokens[:15] if case % 2 else market.tokens
+        sell, buy = draws.sample(choice, 2)
+        wei = 10 ** draws.uniform(16, 21.5)
+        given = sell if case % 4 < 2 else buy
+        amount = int(wei / prices[given.address]) + 1
+        if given is sell:
+            expected = best_path_in(frozen, sell.address, buy.address, amount, max_hops, graph)
+            ask = {"amount_in": amount}
+        else:
+            expected = best_path_out(frozen, sell.address, buy.address, amount, max_hops, graph)
+            ask = {"amount_out": amount}
+        try:
+            route = router.best(sell.address, buy.address, max_hops=max_hops, **ask)
+        except (InsufficientLiquidity, UnknownToken):
+            assert expected is None, (sell, buy, amount, expected)
+            continue
+        assert expected is not None, route
+        assert (route.amount_in, route.amount_out) == (expected.amount_in, expected.amount_out)
+        assert (route.token_in.address, route.token_out.address) == (sell.address, buy.address)
+        if given is sell:
+            check_amounts(frozen, route.swaps)
+        found += 1
+    return found
+
+
+def test_best_paths_are_those_of_an_enumeration(arena_name: str) -> None:
+    with routed(arena_name, 300, SEED) as (market, reader, router):
+        market.block(shock_share=0.05)
+        router.update()
+        assert compare_paths(market, reader, router, 120, 3, SEED) > 60
+        assert compare_paths(market, reader, router, 20, 4, SEED) > 5
+
+
+@pytest.mark.slow
+def test_best_paths_of_many_cases_are_those_of_an_enumeration(arena_name: str) -> None:
+    with routed(arena_name, 1_000, SEED) as (market, reader, router):
+        found = 0
+        for block in range(10):
+            market.block(shock_share=0.05)
+            router.update()
+            found += compare_paths(market, reader, router, 600, 3, SEED + block)
+    print(f"{found} paths")
+    assert found >= 5_000
