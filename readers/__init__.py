@@ -14,9 +14,16 @@ from arena.readers.head_block import HeadBlock
 from arena.readers.pool import Pool
 from arena.readers.quote import Quote
 from arena.readers.reader import Arena, attach
-from arena.readers.routes.answers import Cycles, Price, Route, RouterUpdate, Split, Swap
-from arena.readers.routes.gas import Gas
-from arena.readers.routes.router import Router
+from arena.readers.routes import (
+    Cycles,
+    Gas,
+    Price,
+    Route,
+    Router,
+    RouterUpdate,
+    Split,
+    Swap,
+)
 from arena.readers.snapshot import Snapshot
 from arena.readers.state import PoolState, TickArrays, Token
 

@@ -1,6 +1,13 @@
 /* route_answers.c: what is handed out, in the integers of the pools' own quotes. */
 #include "route_index.h"
 
+double route_gas(const psa_route_gas *gas, const psa_route *route, const uint32_t *pools,
+                     uint32_t hops) {
+    double cost = gas->fixed;
+    for (uint32_t i = 0; i < hops; i++) cost += gas->swaps[route->pools[pools[i]].protocol % 24];
+    return cost;
+}
+
 int route_answer(const psa_route *route, psa_route_answer *answer, const uint64_t amount[4],
                  int exact_out) {
     psa_quote_result result;

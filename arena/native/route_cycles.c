@@ -88,13 +88,6 @@ static uint32_t beginning(const search *s) {
     return best;
 }
 
-double route_gas(const psa_route_gas *gas, const psa_route *route, const uint32_t *pools,
-                     uint32_t hops) {
-    double cost = gas->fixed;
-    for (uint32_t i = 0; i < hops; i++) cost += gas->swaps[route->pools[pools[i]].protocol % 24];
-    return cost;
-}
-
 static void keep_cycle(search *s, uint32_t begin, double input, double profit) {
     psa_route *route = s->route;
     uint32_t at = route->cycle_count;

@@ -254,7 +254,7 @@ void route_weigh(psa_route *route, route_pool *pool);
 /* route_prices.c: log prices of the widest paths, and the pools they came by (null: not wanted). */
 int route_widest(psa_route *route, double *log_prices, uint32_t *by);
 
-/* route_cycles.c: gas of a transaction with these swaps, without that of ticks. */
+/* route_answers.c: gas of a transaction with these swaps, without that of ticks. */
 double route_gas(const psa_route_gas *gas, const psa_route *route, const uint32_t *pools, uint32_t hops);
 
 /* route_paths.c: into route->paths, the best first, those that give most for an amount. A status. */

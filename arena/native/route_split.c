@@ -14,7 +14,8 @@
 #define MOST_TOKENS 16
 #define MOST_POOLS PSA_ROUTE_PARTS
 #define MOST_STEPS 4096
-#define MOST_TURNS 80
+#define MOST_TURNS 200
+#define MOST_TRIES 24
 #define TRIED_PATHS 96
 
 typedef unsigned __int128 u128;
@@ -141,7 +142,7 @@ static int descend(split *s, double *value, double *mu) {
         if (!(slope < 0)) continue;
         for (uint32_t i = 0; i < k; i++) longest = fabs(step[i]) > longest ? fabs(step[i]) : longest;
         double part = longest > 0.5 ? 0.5 / longest : 1;
-        for (int try = 0; try < 6; try++, part *= 0.4) {
+        for (int try = 0; try < MOST_TRIES; try++, part *= 0.4) {
             memcpy(trial, s->price, sizeof trial);
             for (uint32_t i = 0; i < k; i++) trial[free_token(i)] += part * step[i];
             double found = evaluate(s, trial, 0);
@@ -259,14 +260,31 @@ static int swap_token(const split *s, uint32_t token, u128 *held, psa_route_part
     return left ? PSA_INSUFFICIENT_LIQUIDITY : PSA_OK;
 }
 
+/* A trickle into a token that nothing leaves: what the last step of the search did not balance. */
+static void close_dead_ends(split *s) {
+    for (uint32_t n = s->tokens - 1; n-- > 1;) {
+        uint32_t token = s->order[n];
+        int leaves = 0;
+        for (uint32_t i = 0; i < s->count; i++) {
+            const split_part *part = &s->parts[i];
+            leaves |= part->direction >= 0 && part->in >= 1 && part->end[part->direction] == token;
+        }
+        for (uint32_t i = 0; i < s->count && !leaves; i++) {
+            split_part *part = &s->parts[i];
+            if (part->direction >= 0 && part->end[!part->direction] == token) part->direction = -1;
+        }
+    }
+}
+
 /* Carry the trades out. A status. */
-static int carry_out(const split *s, const psa_route_gas *gas, psa_route_part *parts, uint32_t *count,
+static int carry_out(split *s, const psa_route_gas *gas, psa_route_part *parts, uint32_t *count,
                      psa_route_split_sum *sum) {
     u128 held[MOST_TOKENS] = {0};
     uint32_t pools[MOST_POOLS];
     held[0] = (u128)sum->amount_in[1] << 64 | sum->amount_in[0];
     *count = 0;
     sum->ticks_crossed = 0;
+    close_dead_ends(s);
     for (uint32_t i = 0; i + 1 < s->tokens; i++) {
         if (i > 0 && held[s->order[i]] == 0) continue;
         int status = swap_token(s, s->order[i], held, parts, count, &sum->ticks_crossed);

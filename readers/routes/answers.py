@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,8 @@ ANSWER = record(
 )
 
 
-class Swap(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Swap:
     """One pool's part."""
 
     pool: str  # 0x-hex key
@@ -186,7 +187,7 @@ def _wei(words: npt.NDArray[np.uint64]) -> int:
     return int.from_bytes(words.tobytes(), "little")
 
 
-class Cycles(Sequence[Route]):
+class Cycles:
     """Cycles, the best first, as Routes that are made when they are asked for.
 
     `profits` are what they leave after gas, (n,) float64 in units of the numeraire.
@@ -266,7 +267,7 @@ def gas_units(
     if gas is None:
         return np.zeros(len(answers), np.int64)
     is_swap = np.arange(4) < answers["hops"][:, None]
-    swaps = np.where(is_swap, gas.units()[protocols[answers["pools"]]], 0).sum(axis=1)
+    swaps = np.where(is_swap, gas._units()[protocols[answers["pools"]]], 0).sum(axis=1)
     ticks = gas.tick * answers["ticks_crossed"].astype(np.int64)
     found: npt.NDArray[np.int64] = swaps + gas.transaction + ticks
     return found
@@ -293,7 +294,7 @@ def split_of(
     units = 0
     if gas is not None:
         units = gas.transaction + gas.tick * int(total.ticks_crossed)
-        units += int(gas.units()[protocols[parts["pool"]]].sum())
+        units += int(gas._units()[protocols[parts["pool"]]].sum())
     return Split(
         tuple(swaps),
         int.from_bytes(bytes(ffi.buffer(total.amount_in)), "little"),

@@ -12,7 +12,7 @@ from typing import Any
 from arena.errors import ArenaError
 from arena.output import printing
 from arena.readers.cli import attached, fail, parser_of
-from arena.readers.routes.answers import Route
+from arena.readers.routes.answers import Cycles, Route
 from arena.readers.routes.gas import Gas
 from arena.readers.routes.router import Router
 from arena.readers.state import Token
@@ -178,9 +178,7 @@ def cycles(arguments: Sequence[str] | None = None) -> None:
         fail("arena-cycles", error)
 
 
-def _print_cycles(
-    options: argparse.Namespace, router: Router, found: Sequence[Route], token: Token
-) -> None:
+def _print_cycles(options: argparse.Namespace, router: Router, found: Cycles, token: Token) -> None:
     if options.json:
         for each in found:
             print(json.dumps({"profit_wei": str(int(each.profit)), **as_json(each)}), flush=True)

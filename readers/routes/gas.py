@@ -1,7 +1,7 @@
 """What swaps cost in gas, and what a unit of gas costs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -27,23 +27,24 @@ class Gas:
     """
 
     transaction: int = 50_000
-    swaps: Mapping[str, int] = field(default_factory=dict)
+    swaps: Mapping[str, int] | None = None
     tick: int = 22_000
     price: int | None = None
     tip: int = 0
 
     def __post_init__(self) -> None:
-        unknown = self.swaps.keys() - PROTOCOL_NUMBERS.keys()
+        swaps = self.swaps or {}
+        unknown = swaps.keys() - PROTOCOL_NUMBERS.keys()
         if unknown:
             names = ", ".join(sorted(PROTOCOL_NUMBERS))
             raise ValueError(f"gas of {sorted(unknown)[0]!r}: protocols are {names}")
-        amounts = (self.transaction, self.tick, self.tip, self.price or 0, *self.swaps.values())
+        amounts = (self.transaction, self.tick, self.tip, self.price or 0, *swaps.values())
         if min(amounts) < 0:
             raise ValueError(f"gas and its price are not below 0: {self}")
 
-    def units(self) -> npt.NDArray[np.int64]:
+    def _units(self) -> npt.NDArray[np.int64]:
         """(24,) units of a swap by protocol number."""
-        by_name = {**SWAPS, **self.swaps}
+        by_name = {**SWAPS, **(self.swaps or {})}
         found = np.full(PROTOCOLS, max(by_name.values()), np.int64)
         for name, units in by_name.items():
             found[PROTOCOL_NUMBERS[name]] = units

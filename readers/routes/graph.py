@@ -200,7 +200,7 @@ class Graph:
             raise InsufficientLiquidity(
                 f"gas is paid in {self._named[1]!r}, which no path of pools joins to the numeraire"
             )
-        units = gas.units()
+        units = gas._units()
         self._gas.fixed = gas.transaction * unit
         self._gas.tick = gas.tick * unit
         self._gas.swaps = (units * unit).tolist()

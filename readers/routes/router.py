@@ -139,6 +139,7 @@ class Router(Graph):
         AmountOutOfRange.
         """
         route = self.best(sell, buy, amount_in=amount_in, max_hops=max_hops)
+        amount = amount_bytes(amount_in)  # C reads it in place
         with self._lock:
             sold, bought = (self._market.find(token) for token in (sell, buy))
             parts, count = np.zeros(lib.PSA_ROUTE_PARTS, PART), ffi.new("uint32_t *")
@@ -147,7 +148,7 @@ class Router(Graph):
                 self._route,
                 sold,
                 bought,
-                ffi.cast("uint64_t *", ffi.from_buffer(amount_bytes(amount_in))),
+                ffi.cast("uint64_t *", ffi.from_buffer(amount)),
                 max_hops,
                 self._gas,
                 ffi.from_buffer("psa_route_part *", parts),

@@ -27,7 +27,7 @@ RUNTIME = {"numpy", "posix_ipc", "cffi", "_cffi_backend"}
 
 # From the ground up: a folder imports itself and what stands before it. Two towers on one ground.
 GROUND = ("arena.layouts", "arena")
-READERS = (*GROUND, "arena.readers")
+READERS = (*GROUND, "arena.readers", "arena.readers.routes")
 WRITER = (
     *GROUND,
     *("arena.writer", "arena.writer.host", "arena.writer.node", "arena.writer.protocols"),
@@ -40,6 +40,7 @@ INSIDE_ARENA = ("arena.native",)
 # An arrow against the floors, and why it is none in fact.
 EXCEPTIONS = {
     ("arena", "arena.readers"): "the lazy door: users write `import arena`",
+    ("arena.readers", "arena.readers.routes"): "the same door: `arena.Router`",
     ("arena.writer.service.verify", "arena.readers"): (
         "holds what readers get against the node, so it must get it as they do"
     ),
