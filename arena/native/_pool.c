@@ -32,6 +32,7 @@ static int traverse(PyObject *object, visitproc visit, void *arg) {
     Py_VISIT(self->closed);
     Py_VISIT(self->arena);
     Py_VISIT(self->owner);
+    Py_VISIT(self->key); /* a string, but may be set to anything */
     return 0;
 }
 

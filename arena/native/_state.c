@@ -101,6 +101,13 @@ static PyObject *copy_head(const psa_quote_call *call, int *status) {
     return copy;
 }
 
+/* Refer to a value in place of another. What that is may run anything when it goes, so it goes last. */
+static void replace(PyObject **place, PyObject *value) {
+    PyObject *before = *place;
+    *place = value;
+    Py_XDECREF(before);
+}
+
 /* ---- fields ---------------------------------------------------------------------------------------- */
 
 static PyObject *hex_text(const uint8_t *data, size_t count) {
@@ -118,9 +125,9 @@ static PyObject *tick_tuples(const psa_copy_head *head) {
     PyObject *found = PyTuple_New(count);
     for (Py_ssize_t i = 0; found && i < count; i++) {
         PyObject *tick = PyLong_FromLong(ticks_of(head)[i]);
-        PyObject *gross = psa_int_from_words(&gross_of(head)[2 * i], 2);
-        PyObject *net = psa_int_from_signed(&net_of(head)[2 * i], 2);
-        PyObject *item = tick && gross && net ? PyTuple_Pack(3, tick, gross, net) : NULL;
+        PyObject *gross = tick ? psa_int_from_words(&gross_of(head)[2 * i], 2) : NULL;
+        PyObject *net = gross ? psa_int_from_signed(&net_of(head)[2 * i], 2) : NULL;
+        PyObject *item = net ? PyTuple_Pack(3, tick, gross, net) : NULL;
         Py_XDECREF(tick);
         Py_XDECREF(gross);
         Py_XDECREF(net);
@@ -131,8 +138,12 @@ static PyObject *tick_tuples(const psa_copy_head *head) {
 }
 
 static PyObject *token(const psa_copy_head *head, int which) {
-    return PyObject_CallFunction(make_token, "y#", (const char *)&head->tokens[which],
-                                 (Py_ssize_t)sizeof(psa_token));
+    PyObject *make = make_token; /* describe may replace it meanwhile */
+    Py_INCREF(make);
+    PyObject *made = PyObject_CallFunction(make, "y#", (const char *)&head->tokens[which],
+                                           (Py_ssize_t)sizeof(psa_token));
+    Py_DECREF(make);
+    return made;
 }
 
 static PyObject *price(const psa_line *line) {
@@ -188,8 +199,7 @@ static PyObject *get_field(PyObject *self, void *number) {
         }
         PyObject *made = make_field(head_of(state->copy), field);
         if (made == NULL) return NULL;
-        Py_XDECREF(state->values[field]); /* of another thread that ran while a token was made */
-        state->values[field] = made;
+        replace(&state->values[field], made); /* another thread may have run while a token was made */
     }
     Py_INCREF(state->values[field]);
     return state->values[field];
@@ -202,10 +212,8 @@ static int set_field(PyObject *self, PyObject *value, void *number) {
         PyErr_SetString(PyExc_AttributeError, "fields cannot be deleted");
         return -1;
     }
-    PyObject *before = state->values[(intptr_t)number];
     Py_INCREF(value);
-    state->values[(intptr_t)number] = value;
-    Py_XDECREF(before);
+    replace(&state->values[(intptr_t)number], value);
     return 0;
 }
 
@@ -332,8 +340,10 @@ static int describe_protocol(PyObject *number, PyObject *words) {
         PyErr_SetString(PyExc_ValueError, "a protocol's number has 8 bits");
         return -1;
     }
+    protocols[index].has_ticks = has_ticks;
+    protocols[index].has_stored_fees = has_stored_fees;
     Py_INCREF(name);
-    protocols[index] = (protocol_words){name, has_ticks, has_stored_fees};
+    replace(&protocols[index].name, name);
     return 0;
 }
 
@@ -353,9 +363,11 @@ static PyObject *describe(PyObject *module, PyObject *args) {
     Py_INCREF(statuses);
     Py_INCREF(token_of);
     Py_INCREF(type);
-    status_names = statuses;
-    make_token = token_of;
+    PyObject *type_before = (PyObject *)state_type;
     state_type = (PyTypeObject *)type;
+    replace(&status_names, statuses);
+    replace(&make_token, token_of);
+    Py_XDECREF(type_before);
     Py_RETURN_NONE;
 }
 
@@ -373,6 +385,7 @@ static PyMethodDef functions[] = {
 
 int psa_add_state(PyObject *module) {
     PyObject *type = PyType_FromSpec(&spec);
-    if (type == NULL || PyModule_AddObjectRef(module, "StateFields", type) < 0) return -1;
-    return PyModule_AddFunctions(module, functions);
+    int status = type ? PyModule_AddObjectRef(module, "StateFields", type) : -1;
+    Py_XDECREF(type);
+    return status < 0 ? -1 : PyModule_AddFunctions(module, functions);
 }

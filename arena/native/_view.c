@@ -143,5 +143,7 @@ static PyType_Spec spec = {"arena.native._handle.View", sizeof(view_object), 0,
 
 int psa_add_view(PyObject *module) {
     PyObject *type = PyType_FromSpec(&spec);
-    return type ? PyModule_AddObjectRef(module, "View", type) : -1;
+    int status = type ? PyModule_AddObjectRef(module, "View", type) : -1;
+    Py_XDECREF(type);
+    return status;
 }

@@ -196,7 +196,7 @@ def test_cycles_are_those_of_an_enumeration(arena_name: str, seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("pools", "blocks"), [(5_000, 4), (20_000, 1)])
+@pytest.mark.parametrize(("pools", "blocks"), [(5_000, 2), (20_000, 1)])
 def test_cycles_of_four_are_those_of_an_enumeration(
     arena_name: str, pools: int, blocks: int
 ) -> None:
@@ -209,7 +209,7 @@ def test_cycles_of_four_are_those_of_an_enumeration(
             count, paid = check_block(router, reader, 4, 1e14, samples)
             total, paying = total + count, paying + paid
     print(f"{total} cycles, {paying} pay")
-    assert total > 5_000_000
+    assert total > 4_000_000
     assert paying > 500
 
 
