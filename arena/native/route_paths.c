@@ -210,7 +210,8 @@ static int compare_paths(const void *a, const void *b) {
 
 static void try_paths(finder *f) {
     psa_route *route = f->route;
-    qsort(route->paths, route->path_count, sizeof(route_path), compare_paths);
+    if (route->path_count > 1)
+        qsort(route->paths, route->path_count, sizeof(route_path), compare_paths);
     for (uint32_t i = 0; i < route->path_count; i++) {
         const route_path *path = &route->paths[i];
         if (path->bound <= needed_weight(f, path->hops)) return;

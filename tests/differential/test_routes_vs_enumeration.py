@@ -55,6 +55,7 @@ class Enumeration:
         )
         held = [router._worth(router._market.find(address)) for address in addresses]
         self.worth = np.array(held)  # profits are counted in these
+        self.worth_of = dict(zip(addresses, held, strict=True))
         self.numeraire = addresses.index(router.token("WETH").address)
 
     def rank(self, sides: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -101,16 +102,9 @@ class Enumeration:
                 found[canonical(hops)] = float(value[at])
         return count, found
 
-    def slack(self, cycle: Cycle, amount: int, start: str) -> float:
+    def slack(self, cycle: Cycle, amount: float, start: str) -> float:
         """By how much integers may be worth less than doubles, units of the numeraire."""
-        loss = rounding_loss(cycle, self.floats, float(amount))
-        prices = dict(zip(sorted({*self.addresses()}), self.worth, strict=True))
-        return loss * prices[start]
-
-    def addresses(self) -> Iterator[str]:
-        for pool in self.floats.values():
-            yield pool.token0
-            yield pool.token1
+        return rounding_loss(cycle, self.floats, amount) * self.worth_of[start]
 
 
 def check_block(
@@ -141,8 +135,8 @@ def check_block(
                 assert lost_at_most(everything, cycle) >= spare, (cycle, value)
             continue
         hops = tuple((swap.pool, swap.zero_for_one) for swap in route.swaps)
-        slack = everything.slack(hops, route.amount_in, route.token_in.address)
-        if not value * (1 + 1e-6) >= route.profit >= value * (1 - 1e-6) - slack - 1:
+        if not value * (1 + 1e-6) >= route.profit >= value * (1 - 1e-6):
+            slack = everything.slack(hops, float(route.amount_in), route.token_in.address)
             values = everything.values(cycle)
             assert values.max() * (1 + 1e-6) >= route.profit
             assert route.profit >= values.min() * (1 - 1e-6) - slack - 1
@@ -159,7 +153,7 @@ def lost_at_most(everything: Enumeration, cycle: Cycle) -> float:
         pool = everything.floats[hops[0][0]]
         start = pool.token0 if hops[0][1] else pool.token1
         amount = best_float_input(hops, everything.floats)
-        most = max(most, everything.slack(hops, int(amount), start))
+        most = max(most, everything.slack(hops, amount, start))
     return most
 
 
