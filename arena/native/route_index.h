@@ -257,9 +257,10 @@ int route_widest(psa_route *route, double *log_prices, uint32_t *by);
 /* route_answers.c: gas of a transaction with these swaps, without that of ticks. */
 double route_gas(const psa_route_gas *gas, const psa_route *route, const uint32_t *pools, uint32_t hops);
 
-/* route_paths.c: into route->paths, the best first, those that give most for an amount. A status. */
+/* route_paths.c: into route->paths, the best first, those that give most for an amount: logs of rates against the
+ * prices, as bounds, and none `close` below the best at marginal rates. A status. */
 int route_good_paths(psa_route *route, uint32_t sell, uint32_t buy, double amount, uint32_t max_hops,
-                     uint32_t most, uint32_t *count);
+                     double close, uint32_t most, uint32_t *count);
 
 /* route_index.c: one swap in integers. A status. */
 int route_ask(const psa_route *route, uint32_t pool, int direction, int exact_out,

@@ -228,10 +228,8 @@ static void try_paths(finder *f) {
     }
 }
 
-#define CLOSE 0.05 /* of the log of what the best path gives: what a split may draw on, too */
-
 int route_good_paths(psa_route *route, uint32_t sell, uint32_t buy, double amount, uint32_t max_hops,
-                     uint32_t most, uint32_t *count) {
+                     double close, uint32_t most, uint32_t *count) {
     finder f = {.route = route, .sell = sell, .buy = buy};
     double paid = log(amount * route->worth[sell]), unit = route->worth[buy], best = -INFINITY;
     uint32_t kept = 0;
@@ -240,7 +238,7 @@ int route_good_paths(psa_route *route, uint32_t sell, uint32_t buy, double amoun
     for (f.hops = 1; f.hops <= max_hops; f.hops++) {
         f.left = f.right = 0;
         f.tokens[0] = sell, f.tokens[f.hops] = buy;
-        f.least_weight = f.hops > 2 && best > -INFINITY ? best - CLOSE : SHUT / 2;
+        f.least_weight = f.hops > 2 && best > -INFINITY ? best - close : SHUT / 2;
         fill_path(&f, 0);
         if (f.is_out_of_memory) return PSA_NO_MEMORY;
         route_path *fresh = route->paths + kept;
@@ -248,7 +246,7 @@ int route_good_paths(psa_route *route, uint32_t sell, uint32_t buy, double amoun
         if (more > 0) qsort(fresh, more, sizeof(route_path), compare_paths);
         route->path_count = kept;
         for (uint32_t i = 0; i < more && i < most; i++) {
-            if (fresh[i].bound < best - CLOSE) break;
+            if (fresh[i].bound < best - close) break;
             double out = walk_doubles(&f, &fresh[i], amount);
             if (!(out > 0)) continue;
             route_path *path = &route->paths[route->path_count++];

@@ -17,6 +17,8 @@
 #define MOST_TURNS 200
 #define MOST_TRIES 24
 #define TRIED_PATHS 96
+#define CLOSE 0.05 /* of the log of the best path's rate: what a split may draw on, too, at first */
+#define MOST_ROUNDS 4
 
 typedef unsigned __int128 u128;
 
@@ -171,30 +173,51 @@ static void lower(split *s, double tolerance) {
 
 /* ---- an order of the tokens ---- */
 
-/* From the one sold to the one bought, the middle ones by what they pass on more than they get from those left. */
-static void put_in_order(split *s) {
-    double net[MOST_TOKENS][MOST_TOKENS] = {{0}};
+typedef double flows[MOST_TOKENS][MOST_TOKENS]; /* value from one token to another */
+
+static void read_flows(const split *s, flows net) {
+    memset(net, 0, sizeof(flows));
     for (uint32_t i = 0; i < s->count; i++) {
         const split_part *part = &s->parts[i];
         if (part->direction < 0) continue;
         uint32_t from = part->end[part->direction], to = part->end[!part->direction];
         net[from][to] += part->in * exp(s->price[from]);
     }
-    uint32_t left[MOST_TOKENS], count = 0, placed = 0;
-    for (uint32_t t = 2; t < s->tokens; t++) left[count++] = t;
-    s->order[placed++] = 0;
-    while (count > 0) {
-        uint32_t best = 0;
-        double most = -INFINITY;
-        for (uint32_t i = 0; i < count; i++) {
-            double sum = 0;
-            for (uint32_t j = 0; j < count; j++) sum += net[left[i]][left[j]] - net[left[j]][left[i]];
-            if (sum > most) most = sum, best = i;
+}
+
+/* Move a token to where least flows against the order; whether that is elsewhere. */
+static int move_token(uint32_t *order, uint32_t count, uint32_t at, flows net) {
+    uint32_t token = order[at], best = at;
+    double against = 0, least = 0; /* of what flowed against it where it was */
+    for (int step = -1; step <= 1; step += 2) {
+        against = 0;
+        for (uint32_t to = at + (uint32_t)step; to >= 1 && to + 1 < count; to += (uint32_t)step) {
+            double before = net[token][order[to]], behind = net[order[to]][token];
+            against += step < 0 ? behind - before : before - behind;
+            if (against < least - 1e-12) least = against, best = to;
         }
-        s->order[placed++] = left[best];
-        left[best] = left[--count];
     }
-    s->order[placed] = 1;
+    if (best == at) return 0;
+    size_t moved = (best < at ? at - best : best - at) * sizeof(uint32_t);
+    if (best < at) memmove(order + best + 1, order + best, moved);
+    else memmove(order + at, order + at + 1, moved);
+    order[best] = token;
+    return 1;
+}
+
+/* From the one sold to the one bought, so that little flows against the order: each middle token in turn goes where
+ * it is best. */
+static void put_in_order(split *s) {
+    flows net;
+    uint32_t count = s->tokens;
+    read_flows(s, net);
+    s->order[0] = 0, s->order[count - 1] = 1;
+    for (uint32_t i = 1; i + 1 < count; i++) s->order[i] = i + 1;
+    for (int turn = 0; turn < MOST_TOKENS; turn++) {
+        int has_moved = 0;
+        for (uint32_t i = 1; i + 1 < count; i++) has_moved |= move_token(s->order, count, i, net);
+        if (!has_moved) return;
+    }
 }
 
 /* Allow only directions along the order; whether one was in use that is not. */
@@ -307,12 +330,14 @@ static uint32_t place_of_token(const split *s, uint32_t token) {
 }
 
 /* The tokens of the paths that give most for a tenth of the amount, and all pools between them. */
-static int choose_pools(split *s, uint32_t max_hops) {
+static int choose_pools(split *s, uint32_t max_hops, double close, double *best) {
     psa_route *route = s->route;
     uint32_t count = 0;
-    int status = route_good_paths(route, s->token[0], s->token[1], s->amount * 0.1, max_hops, TRIED_PATHS,
-                                  &count);
+    s->tokens = 2, s->count = 0;
+    int status = route_good_paths(route, s->token[0], s->token[1], s->amount * 0.1, max_hops, close,
+                                  TRIED_PATHS, &count);
     if (status != PSA_OK) return status;
+    if (count > 0) *best = route->paths[0].bound;
     for (uint32_t i = 0; i < count; i++) {
         const route_path *path = &route->paths[i];
         uint32_t fresh = 0;
@@ -358,6 +383,7 @@ static uint32_t drop_dear(split *s, const psa_route_gas *gas) {
     return dropped;
 }
 
+/* Along an order of the tokens. */
 static void optimise(split *s) {
     lower(s, 1e-12);
     for (int turn = 0; turn < 8; turn++) {
@@ -365,6 +391,25 @@ static void optimise(split *s) {
         if (!restrict_to_order(s) && turn > 0) break;
         lower(s, 1e-12);
     }
+}
+
+/* Pools, prices and trades. Where the last of the amount is worth less than the paths looked at, worse ones would
+ * have helped: they are taken in, and all is solved again. */
+static int search_split(split *s, uint32_t max_hops) {
+    const psa_route *route = s->route;
+    double close = CLOSE, best = 0;
+    for (int round = 0; round < MOST_ROUNDS; round++) {
+        int status = choose_pools(s, max_hops, close, &best);
+        if (status != PSA_OK) return status;
+        for (uint32_t i = 0; i < s->tokens; i++)
+            s->price[i] = route->log_prices[s->token[i]] - route->log_prices[s->token[1]];
+        double at_market = s->price[0];
+        optimise(s);
+        double apart = best - (s->price[0] - at_market);
+        if (!(apart > close)) break;
+        close = apart + CLOSE;
+    }
+    return PSA_OK;
 }
 
 int psa_route_split(psa_route *route, uint32_t sell, uint32_t buy, const uint64_t *amount,
@@ -383,11 +428,8 @@ int psa_route_split(psa_route *route, uint32_t sell, uint32_t buy, const uint64_
     s->amount = route_amount(amount);
     memset(sum, 0, sizeof *sum);
     memcpy(sum->amount_in, amount, sizeof sum->amount_in);
-    int status = choose_pools(s, max_hops);
+    int status = search_split(s, max_hops);
     if (status != PSA_OK) return status;
-    for (uint32_t i = 0; i < s->tokens; i++)
-        s->price[i] = route->log_prices[s->token[i]] - route->log_prices[s->token[1]];
-    optimise(s);
     double bound = s->bound;
     status = carry_out(s, gas, parts, count, sum);
     psa_route_split_sum trial = *sum;
