@@ -9,167 +9,14 @@
  * are put into an order by what they pass on, only directions along it are allowed, and all is solved again. Then the
  * shares are carried out in integers, token after token, with what is really there; the largest part takes the rest.
  */
-#include "route_index.h"
+#include "route_split.h"
 
-#define MOST_TOKENS 16
-#define MOST_POOLS PSA_ROUTE_PARTS
-#define MOST_STEPS 4096
-#define MOST_TURNS 200
-#define MOST_TRIES 24
 #define TRIED_PATHS 96
 #define CLOSE 0.05 /* of the log of the best path's rate: what a split may draw on, too, at first */
 #define MOST_ROUNDS 4
+#define ORDER_COSTS 1e-4 /* of the bound without one: another order may be better */
 
 typedef unsigned __int128 u128;
-
-typedef struct {
-    uint32_t pool;
-    uint8_t end[2];          /* places of its tokens */
-    uint8_t allowed;         /* bit 0: zero for one */
-    int8_t direction;        /* -1: no trade */
-    double in, out;          /* of the trade, units */
-    double gain, curve;      /* units of the token bought */
-} split_part;
-
-typedef struct {
-    psa_route *route;
-    uint32_t count, tokens;
-    uint32_t token[MOST_TOKENS]; /* sold, bought, then those in between */
-    uint32_t order[MOST_TOKENS];
-    split_part parts[MOST_POOLS];
-    double price[MOST_TOKENS];   /* logs */
-    double gradient[MOST_TOKENS];
-    double hessian[MOST_TOKENS * MOST_TOKENS];
-    double amount, bound;
-    psa_route_part trial[MOST_POOLS];
-} split;
-
-/* ---- the dual ---- */
-
-/* What one pool trades against the prices of its tokens. */
-static void trade(const split *s, split_part *part, const double *price) {
-    const route_pool *pool = &s->route->pools[part->pool];
-    double apart = price[part->end[1]] - price[part->end[0]];
-    part->in = part->out = part->gain = part->curve = 0;
-    part->direction = -1;
-    int d = part->allowed & 1 && pool->rate[0] + apart > 0   ? 0
-            : part->allowed & 2 && pool->rate[1] - apart > 0 ? 1
-                                                            : -1;
-    if (d < 0) return;
-    double paid = exp(price[part->end[d]]), got = exp(price[part->end[!d]]);
-    route_hop hop;
-    route_start(&hop, pool, d);
-    for (int step = 0; step < MOST_STEPS && hop.out > 0; step++) {
-        double rate = hop.keep * hop.out / hop.in * got / paid;
-        if (!(rate > 1)) break;
-        double best = (sqrt(rate) - 1) * hop.in / hop.keep;
-        double input = best < hop.room ? best : hop.room;
-        part->in += input, part->out += route_gives(&hop, input);
-        if (best <= hop.room) {
-            part->curve = 0.5 * sqrt(rate) * hop.in / hop.keep * paid;
-            break;
-        }
-        route_cross(&hop);
-    }
-    part->direction = (int8_t)d;
-    part->gain = part->out * got - part->in * paid;
-}
-
-/* The dual's value, and with `slopes` its gradient and Hessian. */
-static double evaluate(split *s, const double *price, int slopes) {
-    uint32_t n = s->tokens;
-    double value = exp(price[0]) * s->amount;
-    if (slopes) {
-        memset(s->gradient, 0, sizeof s->gradient);
-        memset(s->hessian, 0, sizeof s->hessian);
-        s->gradient[0] = s->hessian[0] = value;
-    }
-    for (uint32_t i = 0; i < s->count; i++) {
-        split_part *part = &s->parts[i];
-        trade(s, part, price);
-        value += part->gain;
-        if (!slopes || part->direction < 0) continue;
-        uint32_t from = part->end[part->direction], to = part->end[!part->direction];
-        s->gradient[from] -= part->in * exp(price[from]);
-        s->gradient[to] += part->out * exp(price[to]);
-        s->hessian[from * n + from] += part->curve, s->hessian[to * n + to] += part->curve;
-        s->hessian[from * n + to] -= part->curve, s->hessian[to * n + from] -= part->curve;
-    }
-    return value;
-}
-
-/* Cholesky; `b` becomes the solution. 0: not positive definite. */
-static int solve(double *a, double *b, uint32_t n) {
-    for (uint32_t j = 0; j < n; j++) {
-        for (uint32_t k = 0; k < j; k++)
-            for (uint32_t i = j; i < n; i++) a[i * n + j] -= a[i * n + k] * a[j * n + k];
-        if (!(a[j * n + j] > 0)) return 0;
-        double scale = 1 / sqrt(a[j * n + j]);
-        for (uint32_t i = j; i < n; i++) a[i * n + j] *= scale;
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        for (uint32_t k = 0; k < i; k++) b[i] -= a[i * n + k] * b[k];
-        b[i] /= a[i * n + i];
-    }
-    for (uint32_t i = n; i-- > 0;) {
-        for (uint32_t k = i + 1; k < n; k++) b[i] -= a[k * n + i] * b[k];
-        b[i] /= a[i * n + i];
-    }
-    return 1;
-}
-
-/* All prices but that of the token bought, which is 1. */
-static uint32_t free_token(uint32_t i) { return i == 0 ? 0 : i + 1; }
-
-/* The step that damping `mu` gives; what the gradient says it gains, 0 when there is none. */
-static double step_of(const split *s, double mu, double value, double *step) {
-    uint32_t n = s->tokens, k = n - 1;
-    double matrix[MOST_TOKENS * MOST_TOKENS], slope = 0;
-    for (uint32_t i = 0; i < k; i++) {
-        for (uint32_t j = 0; j < k; j++) matrix[i * k + j] = s->hessian[free_token(i) * n + free_token(j)];
-        matrix[i * k + i] += mu * value;
-        step[i] = -s->gradient[free_token(i)];
-    }
-    if (!solve(matrix, step, k)) return 0;
-    for (uint32_t i = 0; i < k; i++) slope += step[i] * s->gradient[free_token(i)];
-    return slope;
-}
-
-/* One step down; 0 when there is none that leads down. */
-static int descend(split *s, double *value, double *mu) {
-    uint32_t k = s->tokens - 1;
-    double step[MOST_TOKENS], trial[MOST_TOKENS];
-    for (; *mu < 1e3; *mu *= 30) {
-        double slope = step_of(s, *mu, *value, step), longest = 0;
-        if (!(slope < 0)) continue;
-        for (uint32_t i = 0; i < k; i++) longest = fabs(step[i]) > longest ? fabs(step[i]) : longest;
-        double part = longest > 0.5 ? 0.5 / longest : 1;
-        for (int try = 0; try < MOST_TRIES; try++, part *= 0.4) {
-            memcpy(trial, s->price, sizeof trial);
-            for (uint32_t i = 0; i < k; i++) trial[free_token(i)] += part * step[i];
-            double found = evaluate(s, trial, 0);
-            if (found > *value + 1e-4 * part * slope && found > *value * (1 + 1e-15)) continue;
-            memcpy(s->price, trial, sizeof trial);
-            if (try == 0 && *mu > 1e-9) *mu *= 0.2;
-            *value = found;
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/* Lower the dual until nothing is left of any token, to `tolerance` of all. */
-static void lower(split *s, double tolerance) {
-    double value = evaluate(s, s->price, 1), mu = 1e-9;
-    for (int turn = 0; turn < MOST_TURNS; turn++) {
-        double left = 0, former = value;
-        for (uint32_t i = 0; i + 1 < s->tokens; i++) left += fabs(s->gradient[free_token(i)]);
-        if (left < tolerance * value || !descend(s, &value, &mu)) break;
-        value = evaluate(s, s->price, 1);
-        if (former - value < 1e-15 * value && turn > 3) break;
-    }
-    s->bound = evaluate(s, s->price, 1);
-}
 
 /* ---- an order of the tokens ---- */
 
@@ -205,17 +52,26 @@ static int move_token(uint32_t *order, uint32_t count, uint32_t at, flows net) {
     return 1;
 }
 
+static int is_kept(const split *s, uint32_t token) {
+    for (uint32_t i = 0; s->keeps_path && i < s->path_count; i++)
+        if (s->path[i] == token) return 1;
+    return 0;
+}
+
 /* From the one sold to the one bought, so that little flows against the order: each middle token in turn goes where
  * it is best. */
 static void put_in_order(split *s) {
     flows net;
-    uint32_t count = s->tokens;
+    uint32_t count = s->tokens, placed = 1;
     read_flows(s, net);
     s->order[0] = 0, s->order[count - 1] = 1;
-    for (uint32_t i = 1; i + 1 < count; i++) s->order[i] = i + 1;
+    for (uint32_t i = 0; s->keeps_path && i < s->path_count; i++) s->order[placed++] = s->path[i];
+    for (uint32_t i = 2; i < count; i++)
+        if (!is_kept(s, i)) s->order[placed++] = i;
     for (int turn = 0; turn < MOST_TOKENS; turn++) {
         int has_moved = 0;
-        for (uint32_t i = 1; i + 1 < count; i++) has_moved |= move_token(s->order, count, i, net);
+        for (uint32_t i = 1; i + 1 < count; i++)
+            if (!is_kept(s, s->order[i])) has_moved |= move_token(s->order, count, i, net);
         if (!has_moved) return;
     }
 }
@@ -346,6 +202,9 @@ static int choose_pools(split *s, uint32_t max_hops, double close, double *best)
         for (uint32_t j = 1; j < path->hops; j++)
             if (place_of_token(s, path->tokens[j]) == NONE) s->token[s->tokens++] = path->tokens[j];
     }
+    s->path_count = 0;
+    for (uint32_t j = 1; count > 0 && j < route->paths[0].hops; j++)
+        s->path[s->path_count++] = place_of_token(s, route->paths[0].tokens[j]);
     for (uint32_t a = 0; a < s->tokens; a++) {
         for (uint32_t b = a + 1; b < s->tokens; b++) {
             uint32_t number = route_find_pair(route, s->token[a], s->token[b]);
@@ -385,11 +244,12 @@ static uint32_t drop_dear(split *s, const psa_route_gas *gas) {
 
 /* Along an order of the tokens. */
 static void optimise(split *s) {
-    lower(s, 1e-12);
+    route_lower(s, 1e-12);
+    s->free_bound = s->bound;
     for (int turn = 0; turn < 8; turn++) {
         put_in_order(s);
         if (!restrict_to_order(s) && turn > 0) break;
-        lower(s, 1e-12);
+        route_lower(s, 1e-12);
     }
 }
 
@@ -412,6 +272,25 @@ static int search_split(split *s, uint32_t max_hops) {
     return PSA_OK;
 }
 
+/* The best that one kind of order gives. A status. */
+static int try_order(split *s, uint32_t max_hops, const psa_route_gas *gas, psa_route_part *parts,
+                     uint32_t *count, psa_route_split_sum *sum) {
+    int status = search_split(s, max_hops);
+    if (status != PSA_OK) return status;
+    sum->bound = s->bound;
+    status = carry_out(s, gas, parts, count, sum);
+    psa_route_split_sum trial = *sum;
+    for (int turn = 0; turn < 8 && drop_dear(s, gas) && s->count; turn++) {
+        uint32_t made;
+        optimise(s);
+        if (carry_out(s, gas, s->trial, &made, &trial) != PSA_OK) break;
+        if (status == PSA_OK && net_value(s, &trial) <= net_value(s, sum)) continue;
+        memcpy(parts, s->trial, made * sizeof *parts);
+        *count = made, *sum = trial, status = PSA_OK;
+    }
+    return status;
+}
+
 int psa_route_split(psa_route *route, uint32_t sell, uint32_t buy, const uint64_t *amount,
                     uint32_t max_hops, const psa_route_gas *gas, psa_route_part *parts, uint32_t *count,
                     psa_route_split_sum *sum) {
@@ -428,19 +307,14 @@ int psa_route_split(psa_route *route, uint32_t sell, uint32_t buy, const uint64_
     s->amount = route_amount(amount);
     memset(sum, 0, sizeof *sum);
     memcpy(sum->amount_in, amount, sizeof sum->amount_in);
-    int status = search_split(s, max_hops);
-    if (status != PSA_OK) return status;
-    double bound = s->bound;
-    status = carry_out(s, gas, parts, count, sum);
-    psa_route_split_sum trial = *sum;
-    for (int turn = 0; turn < 8 && drop_dear(s, gas) && s->count; turn++) {
-        uint32_t made;
-        optimise(s);
-        if (carry_out(s, gas, s->trial, &made, &trial) != PSA_OK) break;
-        if (status == PSA_OK && net_value(s, &trial) <= net_value(s, sum)) continue;
-        memcpy(parts, s->trial, made * sizeof *parts);
-        *count = made, *sum = trial, status = PSA_OK;
-    }
-    sum->bound = bound;
-    return status;
+    int status = try_order(s, max_hops, gas, parts, count, sum);
+    if (status == PSA_OK && sum->bound > s->free_bound * (1 - ORDER_COSTS)) return PSA_OK;
+    psa_route_split_sum other = *sum;
+    uint32_t made;
+    s->keeps_path = 1; /* what flows in circles may be most, and need not be what the amount takes part in */
+    if (try_order(s, max_hops, gas, s->others, &made, &other) != PSA_OK) return status;
+    if (status == PSA_OK && net_value(s, &other) <= net_value(s, sum)) return PSA_OK;
+    memcpy(parts, s->others, made * sizeof *parts);
+    *count = made, *sum = other;
+    return PSA_OK;
 }
