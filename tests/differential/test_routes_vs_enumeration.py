@@ -313,7 +313,7 @@ def test_splits_are_above_single_paths_and_parts_and_near_their_bound(
         router.update()
         frozen = reader.snapshot(list(router._market.keys))
         graph, prices = Graph(frozen), router.prices()
-        for case in range(40):
+        for case in range(90):
             sell, buy = draws.sample(market.tokens[:15] if case % 2 else market.tokens[:60], 2)
             amount = int(10 ** draws.uniform(17.5, 21.5) / prices[sell.address]) + 1
             try:
