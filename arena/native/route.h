@@ -88,7 +88,7 @@ int psa_route_build(psa_route *route, const psa_commit_record *record, const psa
                     const int32_t *ticks, const uint64_t *net, const uint32_t *fees, uint32_t count,
                     uint32_t numeraire, int whole);
 
-/* Bring it up to the newest commit; `record` becomes that commit's, if it is another. touched (pools,): which changed, ascending.
+/* Bring it up to the newest commit; `record` becomes that commit's, if it is another. touched (pools,): which changed, in the order of slots.
  * PSA_POOL_REMOVED when pools were added or removed since, or slots given out again: build it anew.
  * PSA_CONTENDED when every try was overtaken; the index is at the commit it was at before. */
 int psa_route_update(psa_route *route, const psa_arena *arena, psa_commit_record *record,

@@ -56,7 +56,7 @@ class Graph:
             if not 0 <= fee <= 1_000_000:
                 raise ValueError(f"fee {fee} of pool {key} is not between 0 and 1000000 pips")
         self._named = numeraire, numeraire if native is None else native
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         made = ffi.new("psa_route **")
         self._raise(lib.psa_route_new(made))
         self._route = ffi.gc(made[0], lib.psa_route_free)
@@ -241,7 +241,8 @@ class Graph:
 
     def _facts(self) -> Any:
         facts = ffi.new("psa_route_facts *")
-        lib.psa_route_read_facts(self._route, facts)
+        with self._lock:  # another thread may build the index anew
+            lib.psa_route_read_facts(self._route, facts)
         return facts
 
     def __repr__(self) -> str:
