@@ -1,7 +1,7 @@
 """What do prices, paths, splits and cycles over all pools cost from Python, and keeping up with blocks?
 
 Timed: calls of arena.Router on a made-up market, by thread time, with lists of results in hand. The last row
-says how fast the machine is just then: goals are for one on which it takes 120 ns.
+says how fast the machine is just then.
 """
 
 import contextlib
