@@ -125,33 +125,37 @@ static int is_less(const uint64_t a[4], const uint64_t b[4]) {
     return 0;
 }
 
-/* The best pool of a pair in integers: those that doubles cannot tell apart are all asked. 0: none answers. */
+/* The best pool of a pair in integers. They never give more than doubles, so after the best in doubles only those are
+ * asked that could still be better. 0: none answers. */
 static int ask_pair(const finder *f, uint32_t number, uint32_t from, const uint64_t amount[4],
                     uint32_t *pool, uint64_t found[4], uint32_t *ticks) {
     const psa_route *route = f->route;
     const route_pair *pair = &route->pairs[number];
-    double best = -INFINITY;
-    int has_found = 0;
-    for (uint32_t j = pair->first; pair->count > 1 && j < pair->first + pair->count; j++) {
+    double wanted = route_amount(amount), best = -INFINITY, least = -INFINITY;
+    uint32_t first = NONE;
+    for (uint32_t j = pair->first; j < pair->first + pair->count; j++) {
         const route_pool *here = &route->pools[route->by_pair[j]];
         int d = route_direction(here, from);
         if (here->weight[d] <= SHUT) continue;
-        double value = ask_doubles(f, here, d, route_amount(amount));
-        if (value > best) best = value;
+        double value = ask_doubles(f, here, d, wanted);
+        if (value > best) best = value, first = j;
     }
-    double near = best - fabs(best) * 1e-9 - 2;
-    for (uint32_t j = pair->first; j < pair->first + pair->count; j++) {
+    int has_found = 0;
+    for (uint32_t n = 0; first != NONE && n <= pair->count; n++) {
+        uint32_t j = n == 0 ? first : pair->first + n - 1;
+        if (n > 0 && j == first) continue;
         uint32_t i = route->by_pair[j];
         const route_pool *here = &route->pools[i];
         int d = route_direction(here, from);
         if (here->weight[d] <= SHUT) continue;
-        if (pair->count > 1 && ask_doubles(f, here, d, route_amount(amount)) < near) continue;
+        if (n > 0 && ask_doubles(f, here, d, wanted) < least - fabs(least) * 1e-9) continue;
         psa_quote_result result;
         if (route_ask(route, i, d, f->exact_out, amount, &result) != PSA_OK) continue;
         const uint64_t *given = f->exact_out ? result.amount_in : result.amount_out;
         if (has_found && !(f->exact_out ? is_less(given, found) : is_less(found, given))) continue;
         has_found = 1, *pool = i, *ticks = result.ticks_crossed;
         memcpy(found, given, 4 * sizeof(uint64_t));
+        least = f->exact_out ? -route_amount(found) : route_amount(found);
     }
     return has_found;
 }

@@ -199,12 +199,12 @@ def test_cycles_of_four_are_those_of_an_enumeration(
     total = paying = 0
     with routed(arena_name, pools, SEED) as (market, reader, router):
         for _ in range(blocks):
-            market.block(touched=150, shock_share=0.12, shock=STORM, liquidity=5)
+            market.block(touched=150, shock_share=0.03, shock=(0.001, 0.01), liquidity=5)
             count, paid = check_block(router, reader, 4, 1e14, samples)
             total, paying = total + count, paying + paid
     print(f"{total} cycles, {paying} pay")
     assert total > 4_000_000
-    assert paying > 500
+    assert paying > 20
 
 
 def compare_paths(
