@@ -30,6 +30,7 @@ SETTINGS: dict[str, Any] = {
         *("-std=gnu11", "-O3", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wall", "-Wextra"),
         *os.environ.get("PSA_CFLAGS", "").split(),
     ],
+    "libraries": ["m"],
     "extra_link_args": os.environ.get("PSA_LDFLAGS", "").split(),
     "py_limited_api": True,
 }

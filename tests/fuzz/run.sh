@@ -36,7 +36,7 @@ tracing=-fno-sanitize-coverage=trace-cmp
 [ "$name" != decode ] || tracing=
 # shellcheck disable=SC2086
 "${CC:-clang}" -std=gnu11 -fno-strict-aliasing -Wall -Wextra -Werror -Wno-unused-function -O2 -gline-tables-only $tracing \
-    -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o "$build/$name" "$here/$name.c" "$core"/[!_]*.c
+    -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o "$build/$name" "$here/$name.c" "$core"/[!_]*.c -lm
 kept=$here/kept/$name
 [ ! -d "$kept" ] || "$build/$name" "$kept"/* 2>"$build/kept.txt" || { cat "$build/kept.txt"; exit 1; }
 "$build/$name" -max_len=$length -timeout=10 -entropic=0 -max_total_time="$seconds" -verbosity=0 -print_final_stats=1 \

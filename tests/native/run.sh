@@ -59,7 +59,7 @@ run_processes() { # program
 for program in $programs; do
     # shellcheck disable=SC2086
     "${CC:-gcc}" -std=gnu11 -fno-strict-aliasing -Wall -Wextra -Werror $flags -pthread \
-        -o "$build/$program" "$here/$program.c" "$core"/[!_]*.c
+        -o "$build/$program" "$here/$program.c" "$core"/[!_]*.c -lm
     echo "-- $program $mode"
     case $mode in
     plain | asan | tsan)
