@@ -99,18 +99,24 @@ def item_flags(
     allow_stale: bool,
     allow_dynamic_fee: bool,
 ) -> int | npt.NDArray[np.uint32]:
-    """Flags for all, or (count,) of each. ValueError when there are not as many directions."""
+    """Flags for all, or (count,) of each. ValueError when there are not as many directions, TypeError for
+    one that is no boolean."""
     base, _, _ = resolve_options(
         direction(False, exact_out),
         allow_stale=allow_stale,
         allow_dynamic_fee=allow_dynamic_fee,
     )
-    directions = np.asarray(zero_for_one, np.bool_)
+    directions = np.asarray(zero_for_one)
     if directions.ndim == 0:
-        return base | lib.PSA_ZERO_FOR_ONE if directions else base
+        return base | direction(directions.item(), False)
     if directions.shape != (count,):
         shape = " x ".join(map(str, directions.shape))
         raise ValueError(f"{count} pools and {shape} directions")
+    if directions.dtype.kind != "b":
+        wrong = [each for each in directions.tolist() if each not in (True, False)]
+        if wrong:
+            raise TypeError(f"zero_for_one is True or False, not {wrong[0]!r}")
+        directions = directions.astype(np.bool_)
     flags = directions.astype(np.uint32)
     flags *= lib.PSA_ZERO_FOR_ONE
     flags |= base

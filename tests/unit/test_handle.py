@@ -340,6 +340,13 @@ def test_errors_carry_what_was_asked(pools: Arena) -> None:
     assert large.value.amount == 2**256
     with pytest.raises(TypeError, match="zero_for_one is True or False, not 'false'"):
         pools[V2.key].quote_exact_in(5, zero_for_one="false")  # type: ignore[arg-type]
+    for wrong in ("false", None, 2, float("nan"), ["false"], [None], [2]):
+        with pytest.raises(TypeError, match="zero_for_one is True or False, not"):
+            pools.quote_batch([V2.key], 5, zero_for_one=wrong)  # type: ignore[arg-type]
+    for right in (1, np.True_, [1], [np.True_], np.array([1], np.uint8), np.array(True)):
+        assert pools.quote_batch([V2.key], 5, zero_for_one=right)[0] == (  # type: ignore[arg-type]
+            pools[V2.key].quote_exact_in(5, zero_for_one=True)
+        )
 
 
 # ---- handles
