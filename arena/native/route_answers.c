@@ -39,18 +39,28 @@ static double difference(const uint64_t more[4], const uint64_t less[4]) {
     return -route_amount(words) - 1;
 }
 
+/* The best input may be all that a pool's last range takes, and the doubles a little above that: then a little less. */
+static int ask_near(const psa_route *route, psa_route_answer *answer, double input) {
+    static const double less[] = {0, 1e-12, 1e-9, 1e-6, 1e-3};
+    int status = PSA_INSUFFICIENT_LIQUIDITY;
+    for (size_t i = 0; i < sizeof less / sizeof *less && status == PSA_INSUFFICIENT_LIQUIDITY; i++) {
+        unsigned __int128 whole = (unsigned __int128)(input - input * less[i]);
+        uint64_t amount[4] = {(uint64_t)whole, (uint64_t)(whole >> 64), 0, 0};
+        status = route_answer(route, answer, amount, 0);
+    }
+    return status;
+}
+
 /* 0 when it is not worth it after all, or a swap is refused. */
 static int settle(const psa_route *route, const route_cycle *cycle, const psa_route_gas *gas,
                   double min_profit, psa_route_answer *answer) {
     if (!(cycle->input >= 1 && cycle->input < 0x1p127)) return 0;
-    unsigned __int128 whole = (unsigned __int128)cycle->input;
-    uint64_t amount[4] = {(uint64_t)whole, (uint64_t)(whole >> 64), 0, 0};
     *answer = (psa_route_answer){.hops = cycle->hops};
     for (uint32_t i = 0; i < cycle->hops; i++) {
         answer->pools[i] = cycle->pools[i];
         answer->zero_for_one[i] = cycle->direction[i] == 0;
     }
-    if (route_answer(route, answer, amount, 0) != PSA_OK) return 0;
+    if (ask_near(route, answer, cycle->input) != PSA_OK) return 0;
     const route_pool *first = &route->pools[cycle->pools[0]];
     double gain = difference(answer->amounts[cycle->hops], answer->amounts[0]);
     answer->gas = route_gas(gas, route, answer->pools, answer->hops) + gas->tick * answer->ticks_crossed;

@@ -49,6 +49,19 @@ def label(token: Token) -> str:
     return token.symbol or token.address
 
 
+def _gwei(text: str) -> int:
+    """Wei of an amount in gwei, for argparse."""
+    try:
+        found = Decimal(text).scaleb(9)
+        if found >= 0 and found == found.to_integral_value():
+            return int(found)
+    except ArithmeticError:
+        pass
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no gas price in gwei, of 9 digits behind the point"
+    )
+
+
 def _add_options(parser: argparse.ArgumentParser, hops: int) -> None:
     parser.add_argument(
         "--max-hops", type=int, default=hops, metavar="N", help=f"pools at most (default {hops})"
@@ -61,7 +74,7 @@ def _add_options(parser: argparse.ArgumentParser, hops: int) -> None:
     )
     parser.add_argument(
         "--gas-price",
-        type=Decimal,
+        type=_gwei,
         metavar="GWEI",
         help="instead of the block's base fee; 0: no gas",
     )
@@ -71,8 +84,7 @@ def _add_options(parser: argparse.ArgumentParser, hops: int) -> None:
 def _router(options: argparse.Namespace, arena: Any) -> Router:
     gas: Gas | None = Gas()
     if options.gas_price is not None:
-        price = int(options.gas_price * 10**9)
-        gas = Gas(price=price) if price else None
+        gas = Gas(price=options.gas_price) if options.gas_price else None
     return Router(arena, numeraire=options.numeraire, gas=gas)
 
 
@@ -136,7 +148,7 @@ def route(arguments: Sequence[str] | None = None) -> None:
             print(f"{paid} {label(found.token_in)} -> {got} {label(found.token_out)}")
             print("\n".join(_lines(found)))
             print(f"block {found.block_number}, gas {found.gas}, {router.left_out} pools left out")
-    except (ArenaError, ValueError, OSError, MemoryError) as error:
+    except (ArenaError, ValueError, ArithmeticError, OSError, MemoryError) as error:
         fail("arena-route", error)
 
 
@@ -174,7 +186,7 @@ def cycles(arguments: Sequence[str] | None = None) -> None:
                 router.update()
     except KeyboardInterrupt:
         return
-    except (ArenaError, ValueError, OSError, MemoryError) as error:
+    except (ArenaError, ValueError, ArithmeticError, OSError, MemoryError) as error:
         fail("arena-cycles", error)
 
 

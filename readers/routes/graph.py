@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,21 +15,21 @@ from arena.errors import (
     SnapshotTooOld,
     UnknownPool,
 )
-from arena.layouts import slots
 from arena.mapping import MappedArena
 from arena.native import ffi, lib, raise_status
 from arena.readers.attachment import Attachment
 from arena.readers.frozen import FrozenSnapshot, freeze
 from arena.readers.group import Group
-from arena.readers.lookup import pin, row_keys, visible
+from arena.readers.lookup import pin, read_lines, row_keys, visible
 from arena.readers.reader import Arena
 from arena.readers.routes.answers import Market, RouterUpdate
 from arena.readers.routes.gas import Gas
 from arena.readers.state import Token, key_bytes, key_text, token_of
-from arena.reads import READ_TRIES
+from arena.reads import READ_TRIES, is_visible
 
 MAX_HOPS: int = lib.PSA_ROUTE_HOPS
 NONE = int(lib.PSA_ROUTE_NONE)
+COIN_DECIMALS = 18  # of every chain with an EVM
 REPRICED_EVERY = 100  # updates; all prices take ten times as long as an update
 
 
@@ -51,6 +52,9 @@ class Graph:
             self._arena = pools
         elif isinstance(pools, Group):
             self._arena = pools._arena
+        elif not isinstance(pools, FrozenSnapshot):
+            raise TypeError(f"pools are an Arena, a Group or a FrozenSnapshot, not {pools!r}")
+        self._mapped: MappedArena | None = None  # that the index is of; None: of none
         self._fees = {key_text(key_bytes(key)): int(fee) for key, fee in (fees or {}).items()}
         for key, fee in self._fees.items():
             if not 0 <= fee <= 1_000_000:
@@ -67,7 +71,8 @@ class Graph:
     # The index
 
     def _build(self) -> None:
-        frozen, self._mapped = self._freeze()
+        self._mapped = None  # until all of it is there
+        frozen, mapped = self._freeze()
         lines, rows, numbers, starts, ticks, net, _, indices, tokens = frozen._arrays
         if not len(lines):
             raise UnknownPool("there is no pool to route through", name=frozen._name)
@@ -76,11 +81,12 @@ class Graph:
         market = Market(keys, rows, _tokens(indices, tokens))
         numeraire, native = (market.find(name) for name in self._named)
         fees = np.fromiter((self._fees.get(key, NONE) for key in keys), np.uint32, len(keys))
-        ffi.memmove(self._record, frozen._record.tobytes(), ffi.sizeof("psa_commit_record"))
+        record = ffi.new("psa_commit_record *")
+        ffi.memmove(record, frozen._record.tobytes(), ffi.sizeof("psa_commit_record"))
         self._raise(
             lib.psa_route_build(
                 self._route,
-                self._record,
+                record,
                 ffi.from_buffer("psa_line *", lines),
                 ffi.from_buffer("psa_static *", rows),
                 ffi.from_buffer("uint64_t *", references),
@@ -93,6 +99,7 @@ class Graph:
                 isinstance(self._pools, Arena),
             )
         )
+        self._record = record
         self._market = market
         self._native = native
         self._protocols = np.ascontiguousarray(rows["protocol"])
@@ -101,6 +108,7 @@ class Graph:
         self._seeds = self._everything
         self._updates = 0
         self._reprice()
+        self._mapped = mapped
 
     def _freeze(self) -> tuple[FrozenSnapshot, MappedArena | None]:
         """All pools at one block."""
@@ -113,7 +121,8 @@ class Graph:
             try:
                 if isinstance(pools, Group):
                     references = pools._current().references
-                    references = references[references != slots.NO_SLOT]
+                    lines = read_lines(mapped, references, int(pin(mapped).stamp))
+                    references = np.unique(references[is_visible(lines["status"])])
                 else:
                     numbers, lines, _rows = visible(mapped, int(pin(mapped).stamp))
                     references = lines["generation"].astype(np.uint64) << np.uint64(32) | numbers
@@ -126,7 +135,9 @@ class Graph:
         )
 
     def update(self) -> RouterUpdate:
-        """Bring the index to the newest commit. SnapshotContended; ArenaClosed.
+        """Bring the index to the newest commit. SnapshotContended; ArenaClosed; UnknownPool and UnknownToken
+        where there is no pool by now, or none with the numeraire: it is of no commit then, and the next
+        update reads everything.
 
         The pools it touched are those that `cycles` looks at unless told otherwise. Where pools were added or
         removed, or the arena was made anew, all is read again, and all count as touched.
@@ -135,10 +146,9 @@ class Graph:
             if self._arena is None:
                 return self._told(np.zeros(0, np.uint32), rebuilt=False)
             mapped, known = self._arena._current(), self._mapped
-            assert known is not None
             count = ffi.new("uint32_t *")
             status = lib.PSA_POOL_REMOVED
-            if mapped is known or mapped.origin == known.origin:
+            if known is not None and mapped.origin == known.origin:
                 self._mapped = mapped
                 status = lib.psa_route_update(
                     self._route,
@@ -151,10 +161,11 @@ class Graph:
                 self._build()
                 return self._told(self._everything, rebuilt=True)
             self._raise(status)
+            told = self._told(self._touched[: count[0]].copy(), rebuilt=False)
             self._updates += 1
             if self._updates % REPRICED_EVERY == 0:
                 self._reprice()
-            return self._told(self._touched[: count[0]].copy(), rebuilt=False)
+            return told
 
     def _told(self, touched: npt.NDArray[np.uint32], *, rebuilt: bool) -> RouterUpdate:
         self._seeds = touched
@@ -177,7 +188,10 @@ class Graph:
         table, self._log_prices, _ = self._widest()
         self._place = {index: place for place, index in enumerate(table.tolist())}
         self._gas = ffi.new("psa_route_gas *")
-        floor = 0.0 if self.gas is None else 0.8 * self._price_gas(self.gas)
+        floor = 0.0
+        if self.gas is not None:
+            with suppress(ValueError, InsufficientLiquidity):  # told to whoever asks for a path
+                floor = 0.8 * self._price_gas(self.gas)
         prices = ffi.from_buffer("double *", self._log_prices)
         self._raise(lib.psa_route_reprice(self._route, prices, floor))
 
@@ -195,6 +209,12 @@ class Graph:
             if not price:
                 raise ValueError("the feed carries no base fee: pass Gas(price=...), in wei")
             price += gas.tip
+        paid_in = self._market.tokens[self._native]
+        if paid_in.decimals not in (None, COIN_DECIMALS):
+            raise ValueError(
+                f"gas is paid in the wrapped coin, which has {COIN_DECIMALS} decimals and not the "
+                f"{paid_in.decimals} of {paid_in.symbol or paid_in.address}: pass native"
+            )
         unit = price * self._worth(self._native)
         if not unit > 0 and price:
             raise InsufficientLiquidity(
@@ -225,7 +245,10 @@ class Graph:
         arena = self._arena
         if arena is None:
             return False
-        is_newest = int(arena._current().committed[0]) == self.commit
+        mapped, known = arena._current(), self._mapped
+        if known is None or mapped.origin != known.origin:
+            return False
+        is_newest = int(mapped.committed[0]) == self.commit
         return is_newest and arena.writer_alive and arena.phase == "live"
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from arena.errors import InsufficientLiquidity
+from arena.errors import AmountOutOfRange, InsufficientLiquidity
 from arena.native import ffi, lib
 from arena.readers.quote import amount_bytes
 from arena.readers.routes.answers import (
@@ -91,7 +91,7 @@ class Router(Graph):
         """The path of up to `max_hops` pools that gives most for `amount_in`, or takes least for
         `amount_out`, gas counted against it; wei.
 
-        Exact: no path through these pools is better, but that among pools of one pair the one that is
+        Exact: no path through distinct tokens is better, but that among pools of one pair the one that is
         cheaper in gas is not looked for.
 
         UnknownToken; InsufficientLiquidity when no path carries the amount; ValueError.
@@ -138,9 +138,11 @@ class Router(Graph):
         UnknownToken; InsufficientLiquidity when the pools do not carry the amount; ValueError;
         AmountOutOfRange.
         """
-        route = self.best(sell, buy, amount_in=amount_in, max_hops=max_hops)
         amount = amount_bytes(amount_in)  # C reads it in place
+        if amount_in >> 127:
+            raise AmountOutOfRange(f"amount {amount_in} is 2^127 or more", amount=amount_in)
         with self._lock:
+            route = self.best(sell, buy, amount_in=amount_in, max_hops=max_hops)
             sold, bought = (self._market.find(token) for token in (sell, buy))
             parts, count = np.zeros(lib.PSA_ROUTE_PARTS, PART), ffi.new("uint32_t *")
             total = ffi.new("psa_route_split_sum *")
@@ -155,14 +157,16 @@ class Router(Graph):
                 count,
                 total,
             )
-            if status == lib.PSA_INSUFFICIENT_LIQUIDITY:
+            if status in (lib.PSA_BAD_ARGUMENT, lib.PSA_NO_MEMORY):
+                self._raise(status)
+            if status:  # some pool refuses its part
                 return split_of_route(route, total.bound)
-            self._raise(status)
             found = split_of(
                 self._market, parts[: count[0]], total, self._protocols, self.gas, self._moment()
             )
             unit = self._worth(bought)
-            if route.amount_out * unit - route.gas_cost > found.amount_out * unit - found.gas_cost:
+            less = (route.amount_out - found.amount_out) * unit
+            if less > route.gas_cost - found.gas_cost:
                 return split_of_route(route, found.bound)
             return found
 

@@ -1,12 +1,15 @@
 """What a router answers and refuses, beside what it finds, which differential/ compares."""
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from builders.arenas import unlinked
 from builders.market import Market, make_market
+from oracle.swap_oracle import sqrt_price_at_tick
 from roles.processes import remove_segments
 
 import arena
@@ -17,7 +20,11 @@ from arena.errors import (
     UnknownPool,
     UnknownToken,
 )
+from arena.layouts import slots
 from arena.readers.routes.cli import amount, cycles, route, units
+from arena.specs import PoolSpec, TokenSpec
+from arena.values import PoolValues
+from arena.writing import WriterArena
 
 WETH, USDC = "WETH", "USDC"
 
@@ -43,9 +50,10 @@ def test_a_path_is_of_the_commit_that_it_names(
     market: Market, reader: arena.Arena, router: arena.Router
 ) -> None:
     before = router.best(USDC, WETH, amount_in=10**10)
-    market.block()
+    mined = market.block()
     assert router.best(USDC, WETH, amount_in=10**10) == before, "nothing moves by itself"
     update = router.update()
+    assert set(update.touched) == {pool.key for pool in mined.touched}
     after = router.best(USDC, WETH, amount_in=10**10)
     assert (after.commit, after.block_number) == (update.commit, update.block_number)
     assert update.commit == reader.committed == before.commit + 1
@@ -254,10 +262,15 @@ def test_the_command_prints_a_route(
     assert [swap["pool"] for swap in shown["swaps"]] == [swap.pool for swap in found.swaps]
     route([market.name, USDC, WETH, "10000", "--gas-price", "0"])
     assert f"-> {amount(found.amount_out, found.token_out)} WETH" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as end:
-        route([market.name, USDC, "NONE", "1"])
-    assert end.value.code == 2
-    assert "UnknownToken" in capsys.readouterr().err
+    for words in (
+        [USDC, "NONE", "1"],
+        [USDC, WETH, "1e999999"],
+        [USDC, WETH, "1", "--gas-price", "x"],
+    ):
+        with pytest.raises(SystemExit) as end:
+            route([market.name, *words])
+        assert end.value.code == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith("arena-route: ")
 
 
 def test_the_command_prints_cycles(market: Market, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,3 +283,139 @@ def test_the_command_prints_cycles(market: Market, capsys: pytest.CaptureFixture
     )
     cycles([market.name, "--limit", "3"])
     assert "3 cycles" in capsys.readouterr().out
+
+
+# ---- arenas of a few pools, where everything is known
+
+E18 = 10**18
+COIN, DAI, GUSD = (
+    TokenSpec(bytes([n]) * 20, decimals, symbol)
+    for n, decimals, symbol in ((1, 18, WETH), (2, 18, "DAI"), (3, 2, "GUSD"))
+)
+
+
+def pair(
+    n: int, a: TokenSpec, b: TokenSpec, reserve0: int, reserve1: int
+) -> tuple[PoolSpec, PoolValues]:
+    spec = PoolSpec(bytes([0xC0 + n]) * 20, slots.UNISWAP_V2, a, b, 3000)
+    return spec, PoolValues(100, 3000, reserve0=reserve0, reserve1=reserve1)
+
+
+def one_range(
+    n: int, liquidity: int, low: int, high: int, *, fee: int = 500, lp_fee: int | None = None
+) -> tuple[PoolSpec, PoolValues]:
+    """Between the coin and DAI, at its lower end; of V4 with an LP fee."""
+    price = sqrt_price_at_tick(low)
+    ticks = ((low, liquidity, liquidity), (high, liquidity, -liquidity))
+    state: dict[str, Any] = {"sqrt_price_x96": price, "tick": low, "liquidity": liquidity}
+    if lp_fee is None:
+        spec = PoolSpec(bytes([0xC0 + n]) * 20, slots.UNISWAP_V3, COIN, DAI, fee, 10)
+        return spec, PoolValues(100, fee, ticks=ticks, **state)
+    spec = PoolSpec(bytes([0xC0 + n]) * 32, slots.UNISWAP_V4, COIN, DAI, 0x800000, 10)
+    more: dict[str, Any] = {"lp_fee": lp_fee, "protocol_fee": 0, "fee_block": 100}
+    return spec, PoolValues(100, lp_fee, ticks=ticks, **state, **more)
+
+
+@contextlib.contextmanager
+def filled(
+    name: str, *pools: tuple[PoolSpec, PoolValues], base_fee: int = 10**9
+) -> Iterator[tuple[WriterArena, arena.Arena]]:
+    with unlinked(WriterArena.create(name, max_pools=16, tick_bytes=1 << 20)) as writer:
+        for spec, values in pools:
+            writer.install(writer.add_pool(spec), values, slots.STATUS_LIVE)
+        writer.set_head(100, base_fee=base_fee)
+        writer.commit()
+        writer.set_phase("live")
+        with arena.attach(name, require_writer=False) as reader:
+            yield writer, reader
+
+
+def test_prices_are_those_of_the_reserves(arena_name: str) -> None:
+    pools = (
+        pair(1, COIN, DAI, 10 * E18, 30_000 * E18),
+        pair(2, DAI, GUSD, 3_000 * E18, 2_990_00),
+        pair(3, COIN, GUSD, 1, 1),  # thin: the path through DAI is wider
+    )
+    with filled(arena_name, *pools) as (_, reader):
+        router = arena.Router(reader, numeraire=WETH)
+        dai = 10 / 30_000
+        assert router.price("DAI").value == pytest.approx(dai, rel=1e-12)
+        assert router.price("GUSD").value == pytest.approx(dai * 3_000 * E18 / 2_990_00, rel=1e-12)
+        assert router.price("GUSD").path == tuple("0x" + spec.key.hex() for spec, _ in pools[:2])
+
+
+def test_a_fee_that_the_caller_knows_is_taken(arena_name: str) -> None:
+    dynamic = one_range(1, 10**24, -1000, 1000, lp_fee=3000)
+    key = "0x" + dynamic[0].key.hex()
+    with filled(arena_name, dynamic, pair(2, COIN, DAI, E18, E18)) as (_, reader):
+        assert arena.Router(reader, numeraire=WETH).left_out == 1
+        router = arena.Router(reader, numeraire=WETH, fees={key: 777})
+        assert router.left_out == 0
+        found = router.best("DAI", WETH, amount_in=E18)
+        quote = reader[key].quote_exact_in(E18, zero_for_one=False, lp_fee=777)
+        assert [swap.pool for swap in found.swaps] == [key]
+        assert found.amount_out == quote.amount_out
+
+
+def test_a_cycle_that_uses_up_a_range_is_found(arena_name: str) -> None:
+    """Its best input is all that the range takes, which doubles may put a little above that."""
+    for liquidity in range(100 * E18, 100 * E18 + 10 * 10**15, 10**15):
+        pools = (
+            pair(1, COIN, DAI, 10_000 * E18, 10_000 * E18),
+            one_range(2, liquidity, -2000, -1980),
+        )
+        with filled(arena_name, *pools) as (_, reader):
+            (found,) = arena.Router(reader, numeraire=WETH).cycles(everywhere=True)
+        cheap = next(swap for swap in found.swaps if swap.token_in.symbol == "DAI")
+        assert cheap.amount_out > liquidity // 2000
+        assert found.profit > 0.1 * cheap.amount_out
+
+
+def test_a_failed_update_leaves_no_old_pools_under_a_new_arena(arena_name: str) -> None:
+    with filled(arena_name, pair(1, COIN, DAI, E18 * 1000, E18 * 1000)) as (former, reader):
+        former.set_head(101, base_fee=1)
+        former.commit()  # of the number that the other arena will have come to
+        router = arena.Router(reader, numeraire=WETH)
+        assert router.best("DAI", WETH, amount_in=E18).amount_out < E18
+        former.close(unlink=True)
+        with unlinked(WriterArena.create(arena_name, max_pools=16, tick_bytes=1 << 20)) as writer:
+            writer.set_head(90, base_fee=1)
+            writer.commit()
+            with pytest.raises(UnknownPool):
+                router.update()
+            assert not router.is_current
+            spec, values = pair(1, COIN, DAI, E18 * 2000, E18 * 1000)
+            writer.install(writer.add_pool(spec), values, slots.STATUS_LIVE)
+            writer.set_head(100, base_fee=1)
+            writer.commit()
+            assert router.update().rebuilt
+            assert router.best("DAI", WETH, amount_in=E18).amount_out > E18
+
+
+def test_a_group_that_lost_a_member_is_routed_through_the_others(arena_name: str) -> None:
+    pools = pair(1, COIN, DAI, E18, E18), pair(2, COIN, DAI, E18, E18)
+    with filled(arena_name, *pools) as (writer, reader):
+        router = arena.Router(reader.group([spec.key for spec, _ in pools]), numeraire=WETH)
+        writer.remove_pool(writer.slot_of(pools[0][0].key))
+        writer.commit()
+        assert router.update().rebuilt
+        assert router.pools == 1
+        assert (
+            router.best(WETH, "DAI", amount_in=1000).swaps[0].pool == "0x" + pools[1][0].key.hex()
+        )
+
+
+def test_gas_needs_a_price_and_a_coin(arena_name: str) -> None:
+    pools = pair(1, COIN, DAI, E18, E18), pair(2, DAI, GUSD, E18, 10**5)
+    with filled(arena_name, *pools, base_fee=0) as (_, reader):
+        router = arena.Router(reader, numeraire=WETH, gas=arena.Gas())
+        router.update()
+        with pytest.raises(ValueError, match="no base fee"):
+            router.best(WETH, "DAI", amount_in=1000)
+        wrong = arena.Router(reader, numeraire="GUSD", gas=arena.Gas(price=1))
+        with pytest.raises(ValueError, match="pass native"):
+            wrong.best(WETH, "DAI", amount_in=1000)
+        right = arena.Router(reader, numeraire="GUSD", gas=arena.Gas(price=1), native=WETH)
+        assert right.best(WETH, "DAI", amount_in=1000).amount_out > 0
+    with pytest.raises(TypeError, match="an Arena, a Group or a FrozenSnapshot"):
+        arena.Router("pools", numeraire=WETH)  # type: ignore[arg-type]
