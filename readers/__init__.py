@@ -17,6 +17,7 @@ from arena.readers.reader import Arena, attach
 from arena.readers.routes import (
     Cycles,
     Gas,
+    MarketOptimum,
     Price,
     Route,
     Router,
@@ -36,6 +37,7 @@ __all__ = [
     "Group",
     "HeadBlock",
     "Ladder",
+    "MarketOptimum",
     "Phase",
     "Pool",
     "PoolState",

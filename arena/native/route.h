@@ -73,6 +73,17 @@ typedef struct {
     uint32_t reserved;
 } psa_route_split_sum;
 
+/* What all pools together would give away; units of the numeraire, gas aside. */
+typedef struct {
+    double bound;            /* no trades at all that leave no token short leave more than this */
+    double profit;           /* what the parts leave of the numeraire, less what they leave short of other tokens */
+    double uncovered;        /* the latter */
+    uint32_t parts;
+    uint32_t turns;          /* of the search */
+    uint32_t is_settled;     /* nothing is left at the prices; else they may be off, and the bound high */
+    uint32_t reserved;
+} psa_route_market_sum;
+
 #define PSA_ROUTE_PARTS 512  /* pools of a split at most */
 
 int psa_route_new(psa_route **route);
@@ -127,6 +138,11 @@ int psa_route_best(psa_route *route, uint32_t sell, uint32_t buy, const uint64_t
 int psa_route_split(psa_route *route, uint32_t sell, uint32_t buy, const uint64_t *amount,
                     uint32_t max_hops, const psa_route_gas *gas, psa_route_part *parts, uint32_t *count,
                     psa_route_split_sum *sum);
+
+/* The trades, one a pool at most, that together leave most of the numeraire, and the prices at which nothing is left
+ * to anybody. log_prices (tokens,): of these, in units of the numeraire; the search begins where the last one ended.
+ * parts has room for all pools. */
+int psa_route_market(psa_route *route, double *log_prices, psa_route_part *parts, psa_route_market_sum *sum);
 
 /* Whether both were built of the same pools and hold the same, bit for bit. */
 int psa_route_same(const psa_route *one, const psa_route *other);

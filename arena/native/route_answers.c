@@ -40,7 +40,7 @@ static double difference(const uint64_t more[4], const uint64_t less[4]) {
 }
 
 /* The best input may be all that a pool's last range takes, and the doubles a little above that: then a little less. */
-static int ask_near(const psa_route *route, psa_route_answer *answer, double input) {
+int route_ask_near(const psa_route *route, psa_route_answer *answer, double input) {
     static const double less[] = {0, 1e-12, 1e-9, 1e-6, 1e-3};
     int status = PSA_INSUFFICIENT_LIQUIDITY;
     for (size_t i = 0; i < sizeof less / sizeof *less && status == PSA_INSUFFICIENT_LIQUIDITY; i++) {
@@ -60,7 +60,7 @@ static int settle(const psa_route *route, const route_cycle *cycle, const psa_ro
         answer->pools[i] = cycle->pools[i];
         answer->zero_for_one[i] = cycle->direction[i] == 0;
     }
-    if (ask_near(route, answer, cycle->input) != PSA_OK) return 0;
+    if (route_ask_near(route, answer, cycle->input) != PSA_OK) return 0;
     const route_pool *first = &route->pools[cycle->pools[0]];
     double gain = difference(answer->amounts[cycle->hops], answer->amounts[0]);
     answer->gas = route_gas(gas, route, answer->pools, answer->hops) + gas->tick * answer->ticks_crossed;

@@ -5,6 +5,26 @@
 #define MOST_TURNS 200
 #define MOST_TRIES 24
 
+double route_trade(const route_pool *pool, int direction, double paid, double got, double *in,
+                   double *out, double *curve) {
+    route_hop hop;
+    *in = *out = *curve = 0;
+    route_start(&hop, pool, direction);
+    for (int step = 0; step < MOST_STEPS && hop.out > 0; step++) {
+        double rate = hop.keep * hop.out / hop.in * got / paid;
+        if (!(rate > 1)) break;
+        double best = (sqrt(rate) - 1) * hop.in / hop.keep;
+        double input = best < hop.room ? best : hop.room;
+        *in += input, *out += route_gives(&hop, input);
+        if (best <= hop.room) {
+            *curve = 0.5 * sqrt(rate) * hop.in / hop.keep * paid;
+            break;
+        }
+        route_cross(&hop);
+    }
+    return *out * got - *in * paid;
+}
+
 /* What one pool trades against the prices of its tokens. */
 static void trade(const split *s, split_part *part, const double *price) {
     const route_pool *pool = &s->route->pools[part->pool];
@@ -16,22 +36,8 @@ static void trade(const split *s, split_part *part, const double *price) {
                                                             : -1;
     if (d < 0) return;
     double paid = exp(price[part->end[d]]), got = exp(price[part->end[!d]]);
-    route_hop hop;
-    route_start(&hop, pool, d);
-    for (int step = 0; step < MOST_STEPS && hop.out > 0; step++) {
-        double rate = hop.keep * hop.out / hop.in * got / paid;
-        if (!(rate > 1)) break;
-        double best = (sqrt(rate) - 1) * hop.in / hop.keep;
-        double input = best < hop.room ? best : hop.room;
-        part->in += input, part->out += route_gives(&hop, input);
-        if (best <= hop.room) {
-            part->curve = 0.5 * sqrt(rate) * hop.in / hop.keep * paid;
-            break;
-        }
-        route_cross(&hop);
-    }
+    part->gain = route_trade(pool, d, paid, got, &part->in, &part->out, &part->curve);
     part->direction = (int8_t)d;
-    part->gain = part->out * got - part->in * paid;
 }
 
 /* The dual's value, and with `slopes` its gradient and Hessian. */

@@ -143,50 +143,6 @@ double route_pool_in(const route_pool *pool, int direction, double output) {
 
 /* ---- the graph ---- */
 
-static void free_pools(psa_route *route) {
-    for (uint32_t i = 0; i < route->pool_count; i++) free(route->pools[i].prices);
-    for (uint32_t t = 0; t < route->token_count; t++) {
-        if (route->hot_out) free(route->hot_out[t].edges);
-        if (route->hot_in) free(route->hot_in[t].edges);
-    }
-    free(route->hot_all.edges);
-}
-
-/* Everything but the scratch memory. */
-void route_clear(psa_route *route) {
-    free_pools(route);
-    void *blocks[] = {route->pools,      route->lines,      route->rows,       route->references,
-                      route->pool_of_slot, route->pairs,    route->by_pair,    route->starts,
-                      route->neighbours, route->neighbour_pairs, route->out,   route->in,
-                      route->most_out,   route->most_in,    route->log_prices, route->worth,
-                      route->tokens,     route->number_of,  route->keys,       route->values,
-                      route->hot_out,    route->hot_in,     route->hot_weight, route->rank,
-                      route->is_marked,  route->fresh};
-    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) free(blocks[i]);
-    psa_route kept = *route;
-    memset(route, 0, sizeof *route);
-    route->changed = kept.changed, route->changed_capacity = kept.changed_capacity;
-    route->fresh_ticks = kept.fresh_ticks, route->fresh_net = kept.fresh_net;
-    route->fresh_capacity = kept.fresh_capacity;
-    route->paths = kept.paths, route->path_capacity = kept.path_capacity;
-    route->cycles = kept.cycles, route->cycle_capacity = kept.cycle_capacity;
-    route->answers = kept.answers, route->answer_capacity = kept.answer_capacity;
-    route->split = kept.split, route->split_capacity = kept.split_capacity;
-    route->heap = kept.heap, route->heap_capacity = kept.heap_capacity;
-}
-
-int psa_route_new(psa_route **route) {
-    *route = calloc(1, sizeof **route);
-    return *route ? PSA_OK : PSA_NO_MEMORY;
-}
-
-void psa_route_free(psa_route *route) {
-    if (!route) return;
-    route_clear(route);
-    free(route->changed), free(route->fresh_ticks), free(route->fresh_net), free(route->paths);
-    free(route->cycles), free(route->answers), free(route->split), free(route->heap), free(route);
-}
-
 int route_number_tokens(psa_route *route, uint32_t numeraire) {
     uint32_t highest = 0;
     for (uint32_t i = 0; i < route->pool_count; i++) {

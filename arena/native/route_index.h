@@ -127,6 +127,7 @@ struct psa_route {
     uint32_t split_capacity;
     void *heap;              /* of the prices */
     uint32_t heap_capacity;
+    struct route_market *market; /* null till it is asked for */
 };
 
 /* One pool asked in one direction, moved along its segments. */
@@ -238,7 +239,6 @@ void route_tell_token(psa_route *route, uint32_t token);
 int route_tell_all(psa_route *route);
 double route_pool_out(const route_pool *pool, int direction, double input);
 double route_pool_in(const route_pool *pool, int direction, double output);
-void route_clear(psa_route *route);
 /* The graph, in this order. A status. */
 int route_number_tokens(psa_route *route, uint32_t numeraire);
 int route_make_pairs(psa_route *route);
@@ -250,6 +250,14 @@ int route_take_ticks(route_pool *pool, const int32_t *ticks, const uint64_t *net
 void route_load(psa_route *route, uint32_t pool);
 /* Its weights against the prices. */
 void route_weigh(psa_route *route, route_pool *pool);
+
+/* route_dual.c: what a pool trades at most against two prices, and what that gains; `curve` is how much of the
+ * token that goes in, at its price, it trades more for a change of the log of the prices. */
+double route_trade(const route_pool *pool, int direction, double paid, double got, double *in, double *out,
+                   double *curve);
+
+/* route_market.c */
+void route_market_free(struct route_market *market);
 
 /* route_prices.c: log prices of the widest paths, and the pools they came by (null: not wanted). */
 int route_widest(psa_route *route, double *log_prices, uint32_t *by);
@@ -269,6 +277,9 @@ int route_ask(const psa_route *route, uint32_t pool, int direction, int exact_ou
 /* route_answers.c: the amounts of an answer from the first pool on; with exact_out from the last. A status. */
 int route_answer(const psa_route *route, psa_route_answer *answer, const uint64_t amount[4],
                  int exact_out);
+/* The same for the first pool alone, or the cycle, of an input that may be a little too much for a range: then of a
+ * little less. */
+int route_ask_near(const psa_route *route, psa_route_answer *answer, double input);
 /* What the search found, asked again in integers. A status. */
 int route_settle(psa_route *route, const psa_route_gas *gas, double min_profit, int each,
                  psa_route_answer *answers, uint32_t capacity, uint32_t *count);

@@ -10,6 +10,53 @@
 
 #define UPDATE_TRIES 64
 
+/* ---- its memory ---- */
+
+static void free_pools(psa_route *route) {
+    for (uint32_t i = 0; i < route->pool_count; i++) free(route->pools[i].prices);
+    for (uint32_t t = 0; t < route->token_count; t++) {
+        if (route->hot_out) free(route->hot_out[t].edges);
+        if (route->hot_in) free(route->hot_in[t].edges);
+    }
+    free(route->hot_all.edges);
+}
+
+/* Everything but the scratch memory. */
+static void clear(psa_route *route) {
+    free_pools(route);
+    void *blocks[] = {route->pools,      route->lines,      route->rows,       route->references,
+                      route->pool_of_slot, route->pairs,    route->by_pair,    route->starts,
+                      route->neighbours, route->neighbour_pairs, route->out,   route->in,
+                      route->most_out,   route->most_in,    route->log_prices, route->worth,
+                      route->tokens,     route->number_of,  route->keys,       route->values,
+                      route->hot_out,    route->hot_in,     route->hot_weight, route->rank,
+                      route->is_marked,  route->fresh};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++) free(blocks[i]);
+    route_market_free(route->market);
+    psa_route kept = *route;
+    memset(route, 0, sizeof *route);
+    route->changed = kept.changed, route->changed_capacity = kept.changed_capacity;
+    route->fresh_ticks = kept.fresh_ticks, route->fresh_net = kept.fresh_net;
+    route->fresh_capacity = kept.fresh_capacity;
+    route->paths = kept.paths, route->path_capacity = kept.path_capacity;
+    route->cycles = kept.cycles, route->cycle_capacity = kept.cycle_capacity;
+    route->answers = kept.answers, route->answer_capacity = kept.answer_capacity;
+    route->split = kept.split, route->split_capacity = kept.split_capacity;
+    route->heap = kept.heap, route->heap_capacity = kept.heap_capacity;
+}
+
+int psa_route_new(psa_route **route) {
+    *route = calloc(1, sizeof **route);
+    return *route ? PSA_OK : PSA_NO_MEMORY;
+}
+
+void psa_route_free(psa_route *route) {
+    if (!route) return;
+    clear(route);
+    free(route->changed), free(route->fresh_ticks), free(route->fresh_net), free(route->paths);
+    free(route->cycles), free(route->answers), free(route->split), free(route->heap), free(route);
+}
+
 /* ---- building ---- */
 
 static int take_arrays(psa_route *route, const psa_line *lines, const psa_static *rows,
@@ -61,11 +108,11 @@ int psa_route_build(psa_route *route, const psa_commit_record *record, const psa
                     const int32_t *ticks, const uint64_t *net, const uint32_t *fees, uint32_t count,
                     uint32_t numeraire, int whole) {
     if (!route || !record || count == 0) return PSA_BAD_ARGUMENT;
-    route_clear(route);
+    clear(route);
     int status =
         build(route, lines, rows, references, starts, ticks, net, fees, count, numeraire);
     if (status != PSA_OK) {
-        route_clear(route);
+        clear(route);
         return status;
     }
     route->is_whole = whole != 0;

@@ -157,7 +157,7 @@ class Market:
     def route(self, answer: np.void, gas: int, head: Moment) -> Route:
         """One answer (dtype ANSWER) as an object."""
         hops = int(answer["hops"])
-        amounts = [_wei(words) for words in answer["amounts"][: hops + 1]]
+        amounts = [wei(words) for words in answer["amounts"][: hops + 1]]
         ways = zip(answer["pools"].tolist(), answer["zero_for_one"].tolist(), strict=True)
         swaps = [
             self.swap(number, bool(zero_for_one), amounts[i], amounts[i + 1])
@@ -183,7 +183,8 @@ def text_of(name: str | bytes) -> str:
         return name if isinstance(name, str) else bytes(name).hex()
 
 
-def _wei(words: npt.NDArray[np.uint64]) -> int:
+def wei(words: npt.NDArray[np.uint64]) -> int:
+    """A uint256 of four words, the lowest first."""
     return int.from_bytes(words.tobytes(), "little")
 
 
@@ -286,8 +287,8 @@ def split_of(
         market.swap(
             int(part["pool"]),
             bool(part["zero_for_one"]),
-            _wei(part["amount_in"]),
-            _wei(part["amount_out"]),
+            wei(part["amount_in"]),
+            wei(part["amount_out"]),
         )
         for part in parts
     ]

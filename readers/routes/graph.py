@@ -185,8 +185,8 @@ class Graph:
 
     def _reprice(self) -> None:
         """With the floor that cycles for no profit at all have."""
-        table, self._log_prices, _ = self._widest()
-        self._place = {index: place for place, index in enumerate(table.tolist())}
+        self._table, self._log_prices, _ = self._widest()
+        self._place = {index: place for place, index in enumerate(self._table.tolist())}
         self._gas = ffi.new("psa_route_gas *")
         floor = 0.0
         if self.gas is not None:

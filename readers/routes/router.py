@@ -22,6 +22,7 @@ from arena.readers.routes.answers import (
     text_of,
 )
 from arena.readers.routes.graph import MAX_HOPS, NONE, Graph
+from arena.readers.routes.optimum import MarketOptimum
 
 _ROOM = 256  # cycles made room for at first
 
@@ -222,6 +223,26 @@ class Router(Graph):
             found = found[: min(count[0], room)]
             units = gas_units(found, self._protocols, self.gas)
             return Cycles(self._market, found, units, self._moment())
+
+    def market(self) -> MarketOptimum:
+        """The most that all pools together would give away, gas aside, with its bound, the swaps, and the
+        prices at which nothing is left. The search begins where the last one ended."""
+        with self._lock:
+            log_prices = np.zeros(len(self._table), np.float64)
+            parts = np.zeros(len(self._everything), PART)
+            total = ffi.new("psa_route_market_sum *")
+            self._raise(
+                lib.psa_route_market(
+                    self._route,
+                    ffi.from_buffer("double *", log_prices),
+                    ffi.from_buffer("psa_route_part *", parts),
+                    total,
+                )
+            )
+            parts = parts[: total.parts].copy()
+            return MarketOptimum(
+                self._market, parts, self._table, log_prices, total, self._moment()
+            )
 
     def _moment(self) -> Moment:
         return Moment(bytes(ffi.buffer(self._record)))
