@@ -30,7 +30,7 @@ def find_named(
 ) -> tuple[npt.NDArray[np.uint64], Sequence[str]]:
     """(n,) references, and the keys as text, of pools that are there at `commit` (0: the newest). Raises
     `missing(key)` for one that is not."""
-    items = list(keys)
+    items = tuple(keys)
     found, absent = references(mapped.address, mapped, commit, items)
     if absent >= 0:
         raise missing(_key_of(items[absent]))
@@ -130,7 +130,7 @@ def _key_of(item: Key | Pool) -> bytes:
 class _Named(Sequence[str]):
     """Keys of keys and handles as text, made when asked for."""
 
-    def __init__(self, items: list[Key | Pool]) -> None:
+    def __init__(self, items: tuple[Key | Pool, ...]) -> None:
         self._items = items
 
     def __len__(self) -> int:

@@ -90,19 +90,19 @@ static PyObject *words_from_ints(PyObject *module, PyObject *const *args, Py_ssi
         PyErr_SetString(PyExc_TypeError, "words_from_ints takes 2 arguments");
         return NULL;
     }
-    PyObject *list = PySequence_List(args[0]); /* nobody else's, whatever a conversion calls */
-    if (!list) return NULL;
-    Py_ssize_t size = PyList_Size(list);
+    PyObject *items = PySequence_Tuple(args[0]); /* stays as it is, whatever a conversion calls */
+    if (!items) return NULL;
+    Py_ssize_t size = PyTuple_Size(items);
     PyObject *out = size > PY_SSIZE_T_MAX / 32 ? PyErr_NoMemory() : PyBytes_FromStringAndSize(NULL, 32 * size);
     for (Py_ssize_t i = 0; out && i < size; i++) {
-        PyObject *item = PyList_GetItem(list, i);
+        PyObject *item = PyTuple_GetItem(items, i);
         uint64_t words[4];
         if (!psa_words_from_int(item, words) &&
             (PyErr_Occurred() || words_from_other(item, args[1], words) < 0))
             Py_CLEAR(out);
         else memcpy(PyBytes_AsString(out) + 32 * i, words, 32);
     }
-    Py_DECREF(list);
+    Py_DECREF(items);
     return out;
 }
 

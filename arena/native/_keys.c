@@ -94,9 +94,10 @@ static unsigned parse_item(PyObject *item, uint8_t *data) {
     return size;
 }
 
+/* `items` is a tuple: a handle's key may run anything, and nothing takes an item out of one meanwhile. */
 static int take_items(asked_pools *asked, PyObject *items) {
     for (Py_ssize_t i = 0; i < asked->count; i++) {
-        PyObject *item = PyList_GetItem(items, i);
+        PyObject *item = PyTuple_GetItem(items, i);
         if (is_handle_here(item, asked->mapped)) {
             const psa_quote_call *call = &((psa_pool_object *)item)->call;
             asked->references[i] = (uint64_t)call->generation << 32 | call->slot;
@@ -134,7 +135,7 @@ static Py_ssize_t find_items(asked_pools *asked, PyObject *items) {
         if (is_there(asked, asked->references[i])) continue;
         if (by_key) return i;
         /* A handle whose pool was removed: its key may have come back. */
-        if ((asked->sizes[i] = (uint8_t)parse_item(PyList_GetItem(items, i), asked->keys + 32 * i)) == 0)
+        if ((asked->sizes[i] = (uint8_t)parse_item(PyTuple_GetItem(items, i), asked->keys + 32 * i)) == 0)
             return -2;
         psa_core->find_many(asked->arena, asked->keys + 32 * i, 1, &asked->found[i]);
         asked->references[i] = of_size(asked, i, asked->found[i]);
@@ -147,9 +148,9 @@ static PyObject *references(PyObject *module, PyObject *args) {
     unsigned long long address, commit;
     PyObject *mapped, *items;
     (void)module;
-    if (!PyArg_ParseTuple(args, "KOKO!:references", &address, &mapped, &commit, &PyList_Type, &items))
+    if (!PyArg_ParseTuple(args, "KOKO!:references", &address, &mapped, &commit, &PyTuple_Type, &items))
         return NULL;
-    asked_pools asked = {(const psa_arena *)(uintptr_t)address, mapped, commit, PyList_Size(items), 0, 0, 0, 0};
+    asked_pools asked = {(const psa_arena *)(uintptr_t)address, mapped, commit, PyTuple_Size(items), 0, 0, 0, 0};
     PyObject *out = PyByteArray_FromStringAndSize(NULL, 8 * asked.count);
     PyObject *keys = out ? PyBytes_FromStringAndSize(NULL, 41 * asked.count) : NULL;
     Py_ssize_t missing = -2;
@@ -173,7 +174,7 @@ static PyMethodDef functions[] = {
      "20 or 32 bytes of a key. ValueError when it is malformed, TypeError when it is no key at all."},
     {"references", references, METH_VARARGS,
      "references($module, address, mapped, commit, items, /)\n--\n\n"
-     "The references, u64 in a bytearray, of a list of keys and handles, and the index of the first whose\n"
+     "The references, u64 in a bytearray, of a tuple of keys and handles, and the index of the first whose\n"
      "pool is not there at `commit` (0: the newest), or -1. `address` is that of a psa_arena that `mapped`\n"
      "keeps. Handles on `mapped` give theirs without a search."},
     {NULL, NULL, 0, NULL},

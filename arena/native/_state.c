@@ -22,7 +22,8 @@ typedef struct {
 
 static protocol_words protocols[256];
 static PyObject *status_names, *make_token;
-static PyTypeObject *state_type;
+static PyTypeObject *fields_type; /* StateFields */
+static PyTypeObject *state_type;  /* its subclass; NULL before describe */
 
 typedef struct {
     PyObject_HEAD
@@ -250,7 +251,9 @@ static void deallocate(PyObject *self) {
 /* A state over a copy, to which it takes over the reference; null when there is none. */
 static PyObject *state_over(PyObject *copy) {
     if (copy == NULL) return NULL;
-    PyObject *self = PyType_GenericAlloc(state_type, 0);
+    PyObject *self = NULL;
+    if (is_copy(copy)) self = PyType_GenericAlloc(state_type, 0);
+    else PyErr_SetString(PyExc_ValueError, "the bytes are no copy of a pool");
     if (self == NULL) Py_DECREF(copy);
     else ((state_object *)self)->copy = copy;
     return self;
@@ -258,10 +261,6 @@ static PyObject *state_over(PyObject *copy) {
 
 static PyObject *over(PyObject *type, PyObject *copy) {
     (void)type;
-    if (!is_copy(copy)) {
-        PyErr_SetString(PyExc_ValueError, "the bytes are no copy of a pool");
-        return NULL;
-    }
     Py_INCREF(copy);
     return state_over(copy);
 }
@@ -285,6 +284,16 @@ static PyType_Spec spec = {"arena.native._handle.StateFields", sizeof(state_obje
 
 /* ---- of a handle --------------------------------------------------------------------------------------- */
 
+/* Have a handle's Python half raise what kept its pool from being read. */
+static PyObject *refused(PyObject *object, int status) {
+    PyObject *said = PyObject_CallMethod(object, "_unreadable", "i", status);
+    if (said == NULL) return NULL;
+    PyErr_Format(PyExc_TypeError, "_unreadable is to raise what keeps a pool from being read, not return %R",
+                 said);
+    Py_DECREF(said);
+    return NULL;
+}
+
 /* A copy of a handle's pool; what keeps it from being read is for Python to say. */
 static PyObject *copy_of(PyObject *object, PyObject *copy_by(const psa_quote_call *, int *)) {
     psa_pool_object *self = (psa_pool_object *)object;
@@ -299,7 +308,7 @@ static PyObject *copy_of(PyObject *object, PyObject *copy_by(const psa_quote_cal
     Py_XINCREF(where);
     PyObject *copy = where ? copy_by(&call, &status) : NULL;
     Py_XDECREF(where);
-    return copy || status == PSA_OK ? copy : PyObject_CallMethod(object, "_unreadable", "i", status);
+    return copy || status == PSA_OK ? copy : refused(object, status);
 }
 
 PyObject *psa_pool_copy_bytes(PyObject *self, PyObject *unused) {
@@ -331,35 +340,62 @@ static PyObject *copy_at(PyObject *module, PyObject *args) {
     return copy || status == PSA_OK ? copy : PyLong_FromLong(status);
 }
 
-static int describe_protocol(PyObject *number, PyObject *words) {
-    PyObject *name;
-    int has_ticks, has_stored_fees;
-    unsigned long index = PyLong_AsUnsignedLong(number);
-    if (PyErr_Occurred() || !PyArg_ParseTuple(words, "Upp", &name, &has_ticks, &has_stored_fees)) return -1;
-    if (index > 255) {
+/* What is said of one protocol; -1 with an exception. The name lives as long as `words`. Runs nothing of
+ * Python, so that a dictionary may be walked meanwhile. */
+static int take_protocol(PyObject *number, PyObject *words, unsigned long *index, protocol_words *out) {
+    PyObject *has_ticks, *has_stored_fees;
+    *index = PyLong_AsUnsignedLong(number);
+    if (PyErr_Occurred()) return -1;
+    if (*index > 255) {
         PyErr_SetString(PyExc_ValueError, "a protocol's number has 8 bits");
         return -1;
     }
-    protocols[index].has_ticks = has_ticks;
-    protocols[index].has_stored_fees = has_stored_fees;
-    Py_INCREF(name);
-    replace(&protocols[index].name, name);
+    if (!PyTuple_Check(words)) {
+        PyErr_SetString(PyExc_TypeError, "a protocol is described by (name, has_ticks, has_stored_fees)");
+        return -1;
+    }
+    if (!PyArg_ParseTuple(words, "UO!O!", &out->name, &PyBool_Type, &has_ticks, &PyBool_Type, &has_stored_fees))
+        return -1;
+    out->has_ticks = has_ticks == Py_True;
+    out->has_stored_fees = has_stored_fees == Py_True;
+    return 0;
+}
+
+/* All of a dictionary, or nothing of it when one entry is wrong; -1 with an exception then. */
+static int describe_protocols(PyObject *described) {
+    PyObject *number, *words;
+    protocol_words found[256] = {{NULL, 0, 0}};
+    unsigned long index;
+    for (Py_ssize_t at = 0; PyDict_Next(described, &at, &number, &words);) {
+        protocol_words one;
+        if (take_protocol(number, words, &index, &one) < 0) return -1;
+        found[index] = one;
+    }
+    for (index = 0; index < 256; index++) {
+        if (found[index].name == NULL) continue;
+        protocols[index].has_ticks = found[index].has_ticks;
+        protocols[index].has_stored_fees = found[index].has_stored_fees;
+        Py_INCREF(found[index].name);
+        replace(&protocols[index].name, found[index].name);
+    }
     return 0;
 }
 
 static PyObject *describe(PyObject *module, PyObject *args) {
-    PyObject *described, *statuses, *token_of, *type, *number, *words;
-    Py_ssize_t at = 0;
+    PyObject *described, *statuses, *token_of, *type;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!O!OO:describe", &PyDict_Type, &described, &PyTuple_Type, &statuses, &token_of,
-                          &type))
+    if (!PyArg_ParseTuple(args, "O!O!OO!:describe", &PyDict_Type, &described, &PyTuple_Type, &statuses, &token_of,
+                          &PyType_Type, &type))
         return NULL;
     if (PyTuple_Size(statuses) <= PSA_STATUS_REMOVED) {
         PyErr_SetString(PyExc_ValueError, "a status has no name");
         return NULL;
     }
-    while (PyDict_Next(described, &at, &number, &words))
-        if (describe_protocol(number, words) < 0) return NULL;
+    if (!PyType_IsSubtype((PyTypeObject *)type, fields_type)) {
+        PyErr_Format(PyExc_TypeError, "%R is no subclass of StateFields", type);
+        return NULL;
+    }
+    if (describe_protocols(described) < 0) return NULL;
     Py_INCREF(statuses);
     Py_INCREF(token_of);
     Py_INCREF(type);
@@ -386,6 +422,6 @@ static PyMethodDef functions[] = {
 int psa_add_state(PyObject *module) {
     PyObject *type = PyType_FromSpec(&spec);
     int status = type ? PyModule_AddObjectRef(module, "StateFields", type) : -1;
-    Py_XDECREF(type);
+    fields_type = (PyTypeObject *)type; /* for as long as the process lives */
     return status < 0 ? -1 : PyModule_AddFunctions(module, functions);
 }

@@ -44,7 +44,7 @@ from arena.native._handle import (
     wait_head,
     words_from_ints,
 )
-from arena.readers import Arena, FrozenPool, Pool, PoolState, Quote, Snapshot, attach
+from arena.readers import Arena, FrozenPool, Pool, PoolState, Quote, Snapshot, Token, attach
 from arena.readers.quote import RESULT, amounts_array
 from arena.readers.state import token_of
 from arena.specs import PoolSpec, TokenSpec
@@ -284,6 +284,13 @@ class Patient(Pool):
 
     def _refresh(self) -> Any:
         return self._where
+
+
+class Silent(Patient):
+    """Says nothing of what keeps its pool from being read."""
+
+    def _unreadable(self, status: int) -> Any:
+        return status
 
 
 class Told(PoolState):
@@ -740,7 +747,7 @@ def test_references_of_pools(writer: WriterArena, pools: Arena) -> None:
     mixed = [V2.key, "0x" + V4.key.hex(), pool, of_view, bytearray(SOLIDLY.key)]
 
     def turn(items: list[Any]) -> Case:
-        return partial(references, *ask.args, items)
+        return partial(references, *ask.args, tuple(items))
 
     cases: dict[str, Case] = {
         "mixed": turn(mixed),
@@ -749,24 +756,24 @@ def test_references_of_pools(writer: WriterArena, pools: Arena) -> None:
         "removed": turn([pool, gone]),
         "of another length": turn([V2.key + bytes(12)]),
         "found": partial(pools.slots, mixed),
-        "of a mapping that is not this": partial(references, mapped.address, None, 0, [pool]),
+        "of a mapping that is not this": partial(references, mapped.address, None, 0, (pool,)),
     }
     cases |= refusals(
         references,
         {
             "nothing": (TypeError,),
-            "a tuple": (TypeError, *ask.args, (pool,)),
-            "raising": (TypeError, Raising(), mapped, 0, [pool]),
-            "wrong": (TypeError, *ask.args, [pool, 5]),
-            "malformed": (ValueError, *ask.args, [pool, "0x12"]),
-            "without a key": (AttributeError, *ask.args, [pool, keyless]),
-            "with a number for a key": (TypeError, *ask.args, [pool, odd]),
+            "a list": (TypeError, *ask.args, [pool]),
+            "raising": (TypeError, Raising(), mapped, 0, (pool,)),
+            "wrong": (TypeError, *ask.args, (pool, 5)),
+            "malformed": (ValueError, *ask.args, (pool, "0x12")),
+            "without a key": (AttributeError, *ask.args, (pool, keyless)),
+            "with a number for a key": (TypeError, *ask.args, (pool, odd)),
         },
     )
     removed = bound(Pool, gone)
     del removed.key
     cases["removed, without a key"] = partial(
-        refused, AttributeError, references, *ask.args, [pool, removed]
+        refused, AttributeError, references, *ask.args, (pool, removed)
     )
     check(cases)
 
@@ -851,12 +858,14 @@ def test_states_that_cannot_be_read(writer: WriterArena, pools: Arena) -> None:
     closed.close()
     free: Any = Pool.__new__(Pool)
     mapped, slot, generation = pool._where
+    silent = bound(Silent, gone)
     remove(writer, GONE)
     cases: dict[str, Case] = {
         f"{name}, {read}": partial(refused, error, getattr(handle, read))
         for read in READS
         for name, error, handle in (
             ("removed", errors.PoolRemoved, gone),
+            ("removed, without a word", TypeError, silent),
             ("of a closed view", errors.ArenaClosed, of_closed),
             ("bound to nothing", AttributeError, free),
             ("bound to nothing, bare", AttributeError, PoolHandle()),
@@ -1056,6 +1065,7 @@ def test_the_module() -> None:
     address = int(ffi.cast("uintptr_t", lib.psa_functions()))
     table = bytearray(64)
     at = int(ffi.cast("uintptr_t", ffi.from_buffer(table)))
+    said = (slots.STATUS_NAMES, token_of, PoolState)
     check(
         {"used": partial(_handle.use, address), "bytes of tables": partial(depth_nbytes)}
         | refusals(
@@ -1072,9 +1082,13 @@ def test_the_module() -> None:
                 "nothing": (TypeError,),
                 "no dict": (TypeError, [], (), None, None),
                 "too few names": (ValueError, {}, ("live",), token_of, PoolState),
-                "a protocol of text": (TypeError, {"1": ()}, slots.STATUS_NAMES, None, None),
-                "words": (TypeError, {250: ("name",)}, slots.STATUS_NAMES, None, None),
-                "beyond": (ValueError, {256: ("name", 1, 1)}, slots.STATUS_NAMES, None, None),
+                "a protocol of text": (TypeError, {"1": ()}, *said),
+                "words": (TypeError, {250: ("name",)}, *said),
+                "a list of words": (TypeError, {250: ["name", True, True]}, *said),
+                "numbers for truth": (TypeError, {250: ("name", 1, True)}, *said),
+                "beyond": (ValueError, {256: ("name", True, True)}, *said),
+                "no type": (TypeError, {}, slots.STATUS_NAMES, token_of, 5),
+                "another type": (TypeError, {}, slots.STATUS_NAMES, token_of, Token),
             },
         )
     )

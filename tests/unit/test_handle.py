@@ -27,10 +27,12 @@ from oracle import swap_oracle
 
 from arena import errors
 from arena.layouts import slots
+from arena.layouts.protocols import PROTOCOLS
 from arena.native import EXCEPTIONS, _handle, ffi, lib
 from arena.native._handle import PoolHandle, ints_from_words, make_quote, words_from_ints
-from arena.readers import Arena, Pool, Quote
+from arena.readers import Arena, Pool, PoolState, Quote, Token, attach
 from arena.readers.quote import amounts_array
+from arena.readers.state import token_of
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
 from arena.writing import WriterArena
@@ -420,6 +422,87 @@ def test_a_handle_keeps_what_it_reads_and_goes_with_its_circle(pools: Arena) -> 
     assert gone() is None
     gc.collect()
     assert mapped() is None
+
+
+def walk_over(kind: type) -> list[Any]:
+    """Collections of a type, as the collector has them, that hold many keys."""
+    return [
+        each for each in gc.get_objects() if type(each) is kind and len(each) > 40 and KEY in each
+    ]
+
+
+KEY = "0x" + V2.key.hex()
+
+
+def test_a_list_of_pools_may_change_while_it_is_walked(pools: Arena) -> None:
+    """By a key that finds the list, whoever made it; what was asked for is answered."""
+
+    class Clearing(Pool):
+        @property
+        def key(self) -> Any:
+            for each in walk_over(list):
+                each.clear()
+            return KEY
+
+        @key.setter
+        def key(self, key: str) -> None:
+            pass
+
+    with attach(pools.name) as others:  # a handle of another attachment is asked for its key
+        given: list[Any] = [bound(Clearing, pools[V2.key]), *[KEY] * 50, bytearray(V3.key)]
+        expected = [*others.slots([V2.key]).tolist() * 51, *others.slots([V3.key]).tolist()]
+        assert others.slots(given).tolist() == expected
+        assert given == []
+        with pytest.raises(TypeError, match="tuple"):
+            _handle.references(pools._current().address, pools._current(), 0, [KEY])  # type: ignore[arg-type]
+
+
+class Telling(Pool):
+    """Returns what it is to raise."""
+
+    answer: Any = None
+
+    def _unreadable(self, status: int) -> Any:
+        return self.answer
+
+
+def test_what_keeps_a_pool_from_being_read_is_raised_and_not_returned(
+    writer: WriterArena, pools: Arena
+) -> None:
+    telling = bound(Telling, pools[V2.key])
+    whole = telling._copy_bytes()
+    slot = writer.find(V2.key)
+    assert slot is not None
+    writer.remove_pool(slot)
+    writer.commit()
+    for answer in (None, 5, "text", b"", bytes(1000), b"\xff" * len(whole), whole, object(), {}):
+        Telling.answer = answer
+        for read in (telling.state, telling.freeze, telling._copy_bytes, telling._head):
+            with pytest.raises(TypeError, match="_unreadable is to raise"):
+                read()
+        with pytest.raises(TypeError, match="_unreadable is to raise"):
+            telling.status  # noqa: B018
+    with pytest.raises(errors.PoolRemoved):
+        bound(Pool, pools[V3.key])._unreadable(lib.PSA_POOL_REMOVED)
+
+
+def test_states_are_made_of_a_type_over_their_fields_only(pools: Arena) -> None:
+    words = {
+        row.number: (row.name, row.has_ticks, row.has_stored_fees) for row in PROTOCOLS.values()
+    }
+    state = pools[V3.key].state()
+    for wrong in (int, object, type, Pool, Quote, Token, bytes, 5, None, state):
+        with pytest.raises(TypeError):
+            _handle.describe(words, slots.STATUS_NAMES, token_of, wrong)  # type: ignore[arg-type]
+    changed = {**words, slots.UNISWAP_V3: ("other", True, False)}
+    for number, wrong in (
+        (250, ("name", 1, True)),
+        (250, ["name", True, True]),
+        ("1", ("n", 1, 1)),
+    ):
+        with pytest.raises(TypeError):
+            _handle.describe({**changed, number: wrong}, slots.STATUS_NAMES, token_of, PoolState)  # type: ignore[dict-item]
+    assert (pools[V3.key].state(), pools[V3.key].protocol) == (state, "uniswap_v3")
 
 
 def test_threads_quote_one_pool_or_the_other_while_a_handle_is_bound(pools: Arena) -> None:
