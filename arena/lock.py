@@ -125,13 +125,15 @@ def _purge() -> None:
 class ControlSegment:
     """One user's hold on a control segment. `map` is writable only when opened so."""
 
+    _file: _File | None = None  # also of one that was not made to the end
+
     def __init__(
         self, name: str, identity: tuple[int, int], file: _File, mapping: mmap.mmap
     ) -> None:
         self.name = name
         self.map = mapping
         self._identity = identity
-        self._file: _File | None = file
+        self._file = file
         self._locked = False  # this handle took the lock
 
     @classmethod

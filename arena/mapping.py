@@ -30,6 +30,14 @@ class OwnedArray(np.ndarray[Any, Any]):
         self.owner = getattr(source, "owner", None)
 
 
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same memory as an array that nobody can make writeable: setting the flag raises ValueError.
+
+    Of another array's memory the flag alone could be set again.
+    """
+    return np.frombuffer(array.view(np.uint8).data.toreadonly(), array.dtype)
+
+
 def owned(ctype: str, owner: Any) -> Any:
     """New zeroed struct, as a pointer of type `ctype` that keeps `owner` alive.
 

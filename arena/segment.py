@@ -203,6 +203,8 @@ def create_segment(name: str, nbytes: int, *, reserve_bytes: int, access: Access
 class Segment:
     """One mapped data segment. `map` is read-only unless it was created or opened writable."""
 
+    fd = -1  # also of one that was not made to the end
+
     def __init__(self, name: str, fd: int, mapping: mmap.mmap, nbytes: int) -> None:
         self.name = name
         self.fd = fd

@@ -26,6 +26,7 @@ from arena.lock import ControlSegment
 from arena.mapping import MappedArena
 from arena.native import ffi
 from arena.owner import user_id
+from arena.readers.arguments import flag, seconds
 from arena.readers.state import Key
 from arena.segment import segment_name
 
@@ -48,8 +49,9 @@ class Attachment:
         owner: int | str | None = None,
     ) -> None:
         self.name = segment_name(name).removeprefix("/")
-        self.follow = follow
-        self.require_writer = require_writer
+        self.follow = flag("follow", follow)
+        self.require_writer = flag("require_writer", require_writer)
+        seconds("heartbeat_limit", heartbeat_limit)
         self.heartbeat_limit = heartbeat_limit
         self.owner = owner
         self._owner_uid = user_id(owner)

@@ -68,7 +68,9 @@ class QuoteBatch(Sequence[Quote]):
             yield self[index] if status else make_quote(raw[size * index : size * (index + 1)])
 
     def error(self, index: int) -> Exception | None:
-        """Why item `index` has no answer; None when it has one."""
+        """Why item `index` has no answer; None when it has one. Below 0 it counts from the end, as indices
+        do; IndexError."""
+        index = range(len(self))[index]
         status = int(self.results["status"][index])
         if status == 0:
             return None
@@ -125,6 +127,7 @@ class Same(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         if isinstance(index, slice):
             return Same(self._key, len(range(self._count)[index]))
+        range(self._count)[index]  # IndexError
         return self._key
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arena.native import ffi, lib
+from arena.readers.arguments import is_single
 from arena.readers.batch import QuoteBatch, Same
 from arena.readers.quote import (
     RESULT,
@@ -127,9 +128,9 @@ class Ladder:
     def quote(self, amounts: int) -> Quote: ...
     @overload
     def quote(self, amounts: Sequence[int] | npt.NDArray[Any]) -> QuoteBatch: ...
-    def quote(self, amounts: int | Sequence[int] | npt.NDArray[Any]) -> Quote | QuoteBatch:
+    def quote(self, amounts: Any) -> Quote | QuoteBatch:
         """Quote of one amount, or a batch of many; exact input or output as the ladder was built."""
-        if isinstance(amounts, int | np.integer):
+        if is_single(amounts):
             return self._ask(amounts_array([amounts]))[0]
         return self._ask(amounts_array(amounts))
 

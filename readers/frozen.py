@@ -10,7 +10,7 @@ import numpy.typing as npt
 from arena.errors import ArenaDamaged, PoolRemoved, SnapshotContended, SnapshotTooOld, UnknownPool
 from arena.layouts import header as layout
 from arena.layouts import slots
-from arena.mapping import MappedArena, OwnedArray
+from arena.mapping import MappedArena, OwnedArray, read_only
 from arena.native import ffi, lib
 from arena.readers.frozen_pool import FrozenPool
 from arena.readers.lookup import (
@@ -244,16 +244,15 @@ class SharedSnapshot:
     name when it is closed or collected: workers must have unpickled theirs by then.
     """
 
+    _creator = 0  # process that removes the name; also of one that was not made to the end
+
     def __init__(self, block: Any, lengths: tuple[int, ...], rest: tuple[str, bytes]) -> None:
         self._block = block  # shared_ndarray.SharedNDArray of bytes; unmaps when it goes
         self._lengths = lengths
         self._rest = rest
-        self._creator = 0
-        shared = block.array.view(
-            OwnedArray
-        )  # an array of the block alone would not keep it mapped
+        # An array of the block alone would not keep it mapped.
+        shared = read_only(block.array).view(OwnedArray)
         shared.owner = block
-        shared.flags.writeable = False
         arrays = []
         start = 0
         for length, dtype in zip(lengths, _DTYPES, strict=True):

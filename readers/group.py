@@ -10,7 +10,7 @@ import numpy.typing as npt
 from arena.errors import SnapshotContended, SnapshotTooOld
 from arena.layouts import slots
 from arena.layouts.protocols import CONSTANT_PRODUCT
-from arena.mapping import MappedArena
+from arena.mapping import MappedArena, read_only
 from arena.native import ffi, lib, raise_status
 from arena.readers.attachment import Attachment
 from arena.readers.batch import QuoteBatch, ask
@@ -67,8 +67,8 @@ class Group(Head, Tables):
     """
 
     __slots__ = (
-        *("_arena", "_found", "_group", "_pools", "_read", "_record", "_stamps", "_statuses"),
-        *("_touched", "_values", "fields", "keys"),
+        *("_arena", "_fields", "_found", "_group", "_keys", "_memory", "_read", "_record"),
+        *("_statuses", "_touched", "_values"),
     )
 
     def __init__(
@@ -79,24 +79,22 @@ class Group(Head, Tables):
         names = [key.key if isinstance(key, Pool) else key_text(key_bytes(key)) for key in keys]
         number, dtype = _KEPT[fields]
         count = len(names)
-        self.keys = tuple(names)
-        self.fields = fields
+        self._keys = tuple(names)
+        self._fields = fields
         self._arena = arena
-        self._pools = np.zeros(count, np.uint64)
-        self._stamps = np.zeros(count, np.uint64)
-        self._values = np.zeros(count, dtype)
-        self._statuses = np.zeros(count, np.uint8)
-        self._touched = np.zeros(count, np.uint32)
         group = self._group = ffi.new("psa_group *")
-        group.pools = ffi.from_buffer("uint64_t *", self._pools)
-        group.stamps = ffi.from_buffer("uint64_t *", self._stamps)
-        group.values = ffi.from_buffer("void *", self._values)
-        group.statuses = ffi.from_buffer("uint8_t *", self._statuses)
-        group.touched = ffi.from_buffer("uint32_t *", self._touched)
+        pools, stamps, values, statuses, touched = self._memory = [
+            np.zeros(count, kind) for kind in (np.uint64, np.uint64, dtype, np.uint8, np.uint32)
+        ]
+        group.pools = ffi.from_buffer("uint64_t *", pools)
+        group.stamps = ffi.from_buffer("uint64_t *", stamps)
+        group.values = ffi.from_buffer("void *", values)
+        group.statuses = ffi.from_buffer("uint8_t *", statuses)
+        group.touched = ffi.from_buffer("uint32_t *", touched)
         group.count = count
         group.fields = number
-        for array in (self._values, self._statuses, self._touched):
-            array.setflags(write=False)  # C goes on writing them
+        # C goes on writing what these show.
+        self._values, self._statuses, self._touched = map(read_only, (values, statuses, touched))
         self._record = read_record(ffi.buffer(ffi.addressof(group, "record")))  # a view
         self._read: _Place | None = None  # of the last read
         self._found = self._look_up(arena._current(), may_lack=False)
@@ -118,8 +116,9 @@ class Group(Head, Tables):
             if rows is None:
                 continue  # a slot changed hands meanwhile
             self._check_fields(rows["protocol"], np.flatnonzero(~is_gone))
-            self._pools[:] = references
-            self._stamps[:] = 0
+            pools, stamps = self._memory[:2]
+            pools[:] = references
+            stamps[:] = 0
             self._group.since = 0
             return _Place(mapped, references, topology if is_gone.any() else None)
         raise SnapshotContended(
@@ -175,7 +174,17 @@ class Group(Head, Tables):
         raise_status(status, f"{what} tries to read them together", name=self._arena.name)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self._keys)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the members, 0x-hex, lower case, in the order given."""
+        return self._keys
+
+    @property
+    def fields(self) -> Fields | None:
+        """As given to Arena.group."""
+        return self._fields
 
     @property
     def statuses(self) -> npt.NDArray[np.uint8]:
@@ -232,8 +241,10 @@ class Group(Head, Tables):
         """(m,) structured copy (dtype TABLE) of the members with values at the last read; empty before.
 
         ValueError for a group of some fields. SnapshotTooOld when the slot of a member serves another pool
-        since: read again.
+        since: read again. ArenaClosed.
         """
+        if self._arena.closed:
+            raise self._arena._closed_error()
         if self.fields is not None:
             raise ValueError(f"a group of {self.fields} has no table: make one of all fields")
         place = self._read

@@ -35,8 +35,7 @@ class Pool(SharedQuotes):
         closed: Any,
     ) -> None:
         """`closed` is a uint32_t pointer."""
-        self.key = key
-        self._arena = arena
+        self._name_call(key, arena)
         self._bind(mapped, *place, commit, closed)
 
     def _bind(

@@ -16,6 +16,7 @@ from arena.native import EXCEPTIONS, ffi, lib, lib_name
 from arena.native._handle import Quote as Quote
 from arena.native._handle import make_quote as make_quote  # pickles name it here
 from arena.native._handle import words_from_ints
+from arena.readers.arguments import flag, ordered_amounts
 
 # psa_quote_result in arena.h.
 RESULT = record(
@@ -82,7 +83,9 @@ def amount_bytes(amount: Any) -> bytes:
 
 
 def amounts_array(amounts: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """(n, 4) words of n amounts: ints, an unsigned integer array (n,), or words (n, 4) as they are."""
+    """(n, 4) words of n amounts: ints, an unsigned integer array (n,), or words (n, 4) as they are.
+
+    TypeError for what has no order, and for bytes, which are no amounts."""
     if isinstance(amounts, np.ndarray) and amounts.dtype.kind == "u":
         if amounts.ndim == 2 and amounts.shape[1] == 4:
             return np.ascontiguousarray(amounts, dtype="<u8")
@@ -91,7 +94,8 @@ def amounts_array(amounts: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.u
             words[:, 0] = amounts
             return words
         raise ValueError(f"amounts have shape {amounts.shape}, not (n,) or (n, 4)")
-    return np.frombuffer(words_from_ints(amounts, amount_bytes), "<u8").reshape(-1, 4)
+    listed = ordered_amounts(amounts)
+    return np.frombuffer(words_from_ints(listed, amount_bytes), "<u8").reshape(-1, 4)
 
 
 def limit_bytes(limit: int | None) -> Any:
@@ -104,17 +108,10 @@ def limit_bytes(limit: int | None) -> Any:
         raise ValueError(f"price limit {limit} is no Q64.96 number") from None
 
 
-# A look-up, so that only what equals True or False names a direction: the string "false" must not.
-_DIRECTIONS = {True: _ZERO_FOR_ONE, False: 0}
-
-
 def direction(zero_for_one: bool, exact_out: bool) -> int:
     """Flags of a direction and of the side that is given. TypeError when it is no boolean."""
-    try:
-        flags = _DIRECTIONS[zero_for_one]
-    except (KeyError, TypeError):
-        raise TypeError(f"zero_for_one is True or False, not {zero_for_one!r}") from None
-    return flags | _EXACT_OUT if exact_out else flags
+    flags = _ZERO_FOR_ONE if flag("zero_for_one", zero_for_one) else 0
+    return flags | _EXACT_OUT if flag("exact_out", exact_out) else flags
 
 
 class QuoteOptions(TypedDict, total=False):
@@ -142,13 +139,13 @@ def resolve_options(
     lp_fee: int | None = None,
     allow_hooks: bool = False,
 ) -> tuple[int, Any, int]:
-    """Flags, price limit and LP fee for C. ValueError for an lp_fee above 1,000,000 pips, and for
-    allow_hooks without one."""
-    if allow_stale:
+    """Flags, price limit and LP fee for C. TypeError for what is not True or False. ValueError for an lp_fee
+    above 1,000,000 pips, and for allow_hooks without one."""
+    if flag("allow_stale", allow_stale):
         flags |= _ALLOW_STALE
-    if allow_dynamic_fee:
+    if flag("allow_dynamic_fee", allow_dynamic_fee):
         flags |= _ALLOW_DYNAMIC
-    if allow_hooks:
+    if flag("allow_hooks", allow_hooks):
         if lp_fee is None:
             raise ValueError("allow_hooks needs lp_fee: the fee that the pool's hooks set")
         flags |= _ALLOW_HOOKS

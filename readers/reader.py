@@ -3,6 +3,7 @@
 Nothing here can disturb the writer, and nothing waits for it except wait_block and its kin.
 """
 
+import operator
 import threading
 import time
 import weakref
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from arena.errors import ArenaMissing, ArenaNotReady, SnapshotContended, SnapshotTooOld, WriterDead
 from arena.native import ffi, lib
 from arena.native._handle import WAIT_FAILED, WAIT_LATE, wait_head
+from arena.readers.arguments import deadline, ordered, seconds, whole
 from arena.readers.attachment import Attachment
 from arena.readers.batch import QuoteBatch
 from arena.readers.frozen import FrozenSnapshot, freeze
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_LONGEST_SPIN_NS = 10**9  # a sleep, and the look before it, end after a slice
 _WAIT_SLICE = 0.1  # seconds in the kernel before looking for a successor
 _ATTACH_PAUSES = (0.002, 0.05)  # first and longest pause between two tries, seconds
 _LIVE_PAUSE = 0.02  # seconds between two looks at the phase
@@ -53,9 +56,10 @@ def attach(
     ArenaPermission, OwnerMismatch, LayoutMismatch, or ValueError for an impossible name or user. With
     `follow` handles move on when the arena is re-created, else they raise ArenaReplaced. A writer
     silent for `heartbeat_limit` seconds counts as not alive. The segments must belong to `owner`, a
-    user's id or name; to this process's user unless given, also when that is root.
+    user's id or name; to this process's user unless given, also when that is root. TypeError and
+    ValueError for times below 0 or NaN, and for flags that are not True or False.
     """
-    deadline = time.monotonic() + timeout
+    end = time.monotonic() + seconds("timeout", timeout)
     pause, longest = _ATTACH_PAUSES
     while True:
         try:
@@ -67,7 +71,7 @@ def attach(
                 owner=owner,
             )
         except (ArenaMissing, ArenaNotReady, WriterDead):
-            left = deadline - time.monotonic()
+            left = end - time.monotonic()
             if left <= 0:
                 raise
         time.sleep(min(pause, left))
@@ -168,7 +172,7 @@ class Arena(Attachment):
         A reference is the pool's slot, and in the high half that slot's generation: once the pool is
         removed, or the arena re-created, it leads to no other one. A grown arena keeps them.
         """
-        return find_named(self._current(), keys, 0, self._missing)[0]
+        return find_named(self._current(), ordered("keys", keys), 0, self._missing)[0]
 
     def _missing(self, key: Key) -> Exception:
         return unknown(key, self.name)
@@ -190,15 +194,15 @@ class Arena(Attachment):
 
         For the start of a program: attaching succeeds as soon as the arena exists. A dead writer's last
         phase does not count, unless attached with require_writer=False. Looks every 20 ms. ArenaNotReady
-        after `timeout` seconds (None: no limit), with the phase and its reason.
+        after `timeout` seconds (None: no limit; else as wait_block), with the phase and its reason.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        end = deadline(timeout)
         while True:
             is_held = not self.require_writer or self.writer_pid is not None
             phase = self.phase  # after the holder: the next writer puts it right at once
             if phase == "live" and is_held:
                 return self.head_block
-            if deadline is not None and time.monotonic() >= deadline:
+            if end is not None and time.monotonic() >= end:
                 reason = self.phase_reason or "no reason"
                 if phase == "live":
                     reason = "its writer died, and no other has come yet"
@@ -222,15 +226,14 @@ class Arena(Attachment):
         Who wants to hear of every change, reorgs included, uses wait_commit. `timeout` in seconds, None
         waits for ever. Sleeps in the kernel; signals are handled while it does. With `spin_us` it looks
         for so many microseconds before each sleep, which takes up a core and is of use only where one is
-        spare; ValueError below 0.
+        spare. ValueError for a `timeout` or `spin_us` below 0, TypeError for what is no number.
         """
-        if spin_us < 0:
-            raise ValueError(f"spin_us is {spin_us}, below 0")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        spin_ns = min(1000 * whole("spin_us", spin_us, 0), _LONGEST_SPIN_NS)
+        end = deadline(timeout)
         while True:
             mapped = self._current()
-            left = None if deadline is None else deadline - time.monotonic()
-            found = wait_head(mapped.address, self._closed_word, after, left, 1000 * spin_us)
+            left = None if end is None else end - time.monotonic()
+            found = wait_head(mapped.address, self._closed_word, after, left, spin_ns)
             if isinstance(found, tuple):
                 return HeadBlock._make(self, mapped.origin, *found, after)
             if found == WAIT_LATE:
@@ -242,19 +245,20 @@ class Arena(Attachment):
         """Sleep until the newest commit is another one than `after`; its number, or None.
 
         Each block, reorg and installed pool is a commit. After a re-creation numbers start again; a grown
-        arena goes on counting.
+        arena goes on counting. `timeout` as wait_block.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        operator.index(after)
+        end = deadline(timeout)
         while True:
             committed = self.committed
             if committed != after:
                 return committed
-            if not self._sleep(committed, deadline):
+            if not self._sleep(committed, end):
                 return None
 
-    def _sleep(self, seen: int, deadline: float | None) -> bool:
-        """Wait for a commit other than `seen`, a slice at most; False when the deadline has passed."""
-        left = _WAIT_SLICE if deadline is None else deadline - time.monotonic()
+    def _sleep(self, seen: int, end: float | None) -> bool:
+        """Wait for a commit other than `seen`, a slice at most; False when `end` has passed."""
+        left = _WAIT_SLICE if end is None else end - time.monotonic()
         if left <= 0:
             return False
         mapped = self._current()
@@ -269,11 +273,12 @@ class Arena(Attachment):
         """
         import asyncio  # costs as much as the rest of the package, and few readers use it
 
-        deadline = None if timeout is None else time.monotonic() + timeout
+        operator.index(after)
+        end = deadline(timeout)
         while True:
             mapped = self._current()
             record = pin(mapped)
-            left = None if deadline is None else deadline - time.monotonic()
+            left = None if end is None else end - time.monotonic()
             if record.block_number > after or (left is not None and left <= 0):
                 await asyncio.sleep(0)  # a loop of waits that never wait lets others run, too
                 is_above = record.block_number > after
@@ -309,8 +314,10 @@ class Arena(Attachment):
         """All pools at the present block, read in place; or, with `keys`, a private copy of those.
 
         See Snapshot and FrozenSnapshot. `keys` are keys, handles, or references from slots. The copy
-        includes ticks and raises SnapshotContended when the writer overtook all `tries`.
+        includes ticks and raises SnapshotContended when the writer overtook all `tries`. ValueError for
+        `tries` below 1.
         """
+        whole("tries", tries, 1)
         mapped = self._current()
         if keys is not None:
             references, names = find_selected(mapped, keys, 0, self._missing)
@@ -331,8 +338,10 @@ class Arena(Attachment):
     ) -> Result:
         """`function(view)` on a snapshot, repeated on a fresh one when that became too old.
 
-        SnapshotContended after `budget` tries. `function` may run several times: it should only read.
+        SnapshotContended after `budget` tries, ValueError for less than one. `function` may run several
+        times: it should only read.
         """
+        whole("budget", budget, 1)
         for _ in range(budget):
             with self.snapshot() as view:
                 try:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from arena.mapping import MappedArena
 from arena.native import lib
 from arena.native._handle import references
+from arena.readers.arguments import is_single, ordered
 from arena.readers.batch import QuoteBatch, batch
 from arena.readers.frozen_pool import FrozenPool
 from arena.readers.lookup import (
@@ -63,7 +64,7 @@ def quote_selected(
     allow_dynamic_fee: bool,
 ) -> QuoteBatch:
     """Quotes of many pools in one call, as Arena.quote_batch and Snapshot.quote_batch describe them."""
-    chosen, names = find_selected(mapped, pools, commit, missing)
+    chosen, names = find_selected(mapped, ordered("pools", pools), commit, missing)
     words = amount_words(amounts, len(chosen))
     flags = item_flags(
         zero_for_one,
@@ -79,12 +80,11 @@ def quote_selected(
     return batch(mapped.pointer, commit, chosen, words, flags, names, copy)
 
 
-def amount_words(
-    amounts: int | Sequence[int] | npt.NDArray[Any], count: int
-) -> npt.NDArray[np.uint64]:
-    """(count, 4) words of one amount for all or of one each. ValueError when they are not as many."""
-    if isinstance(amounts, int | np.integer):
-        return np.repeat(amounts_array([int(amounts)]), count, axis=0)
+def amount_words(amounts: Any, count: int) -> npt.NDArray[np.uint64]:
+    """(count, 4) words of one amount for all or of one each. ValueError when they are not as many; else
+    errors as amounts_array."""
+    if is_single(amounts):
+        return np.repeat(amounts_array([amounts]), count, axis=0)
     words = amounts_array(amounts)
     if len(words) != count:
         raise ValueError(f"{count} pools and {len(words)} amounts")
@@ -160,3 +160,6 @@ class _Keys(Sequence[str]):
             return _Keys(self._mapped, self._references[index])
         reference = int(self._references[index])
         return reference_key(self._mapped, reference) or f"of slot {place_of(reference)[0]}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (list, (list(self),))

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from arena.native import ffi, lib
 from arena.native._handle import PoolHandle
+from arena.readers.arguments import flag
 from arena.readers.batch import QuoteBatch, Same, answered
 from arena.readers.copy_quotes import CopyQuotes, Ladder
 from arena.readers.quote import (
@@ -98,7 +99,7 @@ class SharedQuotes(PoolHandle):
         `amounts` are ints, or words (n, 4) of an array. With an `lp_fee` they are asked of a copy of the
         pool."""
         self._refresh()
-        if lp_fee is not None or allow_hooks:
+        if lp_fee is not None or flag("allow_hooks", allow_hooks):
             return self._copy().quote_many(
                 amounts,
                 zero_for_one=zero_for_one,

@@ -6,8 +6,8 @@ state; callers own the memory they pass.
 
 from typing import Any
 
+import arena.native._handle as _handle
 from arena import errors
-from arena.native import _handle
 from arena.native._core import ffi, lib
 
 __all__ = ["EXCEPTIONS", "ffi", "lib", "lib_name", "raise_status"]

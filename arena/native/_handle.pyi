@@ -61,9 +61,10 @@ class StateFields:
     def _copy(self) -> bytes | None: ...
 
 class PoolHandle:
-    key: str
+    @property
+    def key(self) -> str: ...
     # an Attachment
-    _arena: Any
+    _arena: Final[Any]
     # (MappedArena, slot, generation)
     _where: Final[tuple[Any, int, int]]
     # a uint32_t pointer
@@ -91,6 +92,7 @@ class PoolHandle:
         commit: int,
         /,
     ) -> None: ...
+    def _name_call(self, key: str, arena: object, /) -> None: ...
 
 class View:
     def _bind_view(

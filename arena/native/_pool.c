@@ -32,7 +32,7 @@ static int traverse(PyObject *object, visitproc visit, void *arg) {
     Py_VISIT(self->closed);
     Py_VISIT(self->arena);
     Py_VISIT(self->owner);
-    Py_VISIT(self->key); /* a string, but may be set to anything */
+    Py_VISIT(self->key); /* a string, perhaps of a class whose instances refer to something */
     return 0;
 }
 
@@ -223,6 +223,21 @@ static PyObject *bind_call(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+static PyObject *name_call(PyObject *object, PyObject *args) {
+    psa_pool_object *self = (psa_pool_object *)object;
+    PyObject *key, *arena;
+    if (!PyArg_ParseTuple(args, "UO:_name_call", &key, &arena)) return NULL;
+    if (self->key) {
+        PyErr_SetString(PyExc_ValueError, "the handle is named already");
+        return NULL;
+    }
+    Py_INCREF(key);
+    Py_INCREF(arena);
+    self->key = key;
+    self->arena = arena;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"quote_exact_in", PSA_FASTCALL(quote_exact_in), METH_FASTCALL | METH_KEYWORDS,
      "quote_exact_in($self, amount_in, *, zero_for_one, **options)\n--\n\n"
@@ -247,13 +262,17 @@ static PyMethodDef methods[] = {
      "_bind_call($self, where, closed, arena, word, commit, /)\n--\n\n"
      "Lead to the pool at `where`, (mapped, slot, generation): `arena` is the address of a psa_arena that\n"
      "`mapped` keeps, `word` that of a uint32_t that `closed` keeps."},
+    {"_name_call", name_call, METH_VARARGS,
+     "_name_call($self, key, arena, /)\n--\n\n"
+     "Say once which pool it is of, 0x-hex, lower case, and the attachment it was looked up in. ValueError\n"
+     "the second time."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef members[] = {
     {"_where", T_OBJECT_EX, offsetof(psa_pool_object, where), READONLY, NULL},
-    {"key", T_OBJECT_EX, offsetof(psa_pool_object, key), 0, "0x-hex, lower case."},
-    {"_arena", T_OBJECT_EX, offsetof(psa_pool_object, arena), 0, NULL},
+    {"key", T_OBJECT_EX, offsetof(psa_pool_object, key), READONLY, "0x-hex, lower case."},
+    {"_arena", T_OBJECT_EX, offsetof(psa_pool_object, arena), READONLY, NULL},
     {"_closed", T_OBJECT_EX, offsetof(psa_pool_object, closed), READONLY, NULL},
     {"_commit", T_ULONGLONG, offsetof(psa_pool_object, call.commit), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},

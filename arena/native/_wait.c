@@ -73,6 +73,10 @@ static int deadline_of(PyObject *timeout, uint64_t *deadline) {
     if (timeout == Py_None) return 0;
     double seconds = PyFloat_AsDouble(timeout);
     if (seconds == -1.0 && PyErr_Occurred()) return -1;
+    if (seconds != seconds) {
+        PyErr_SetString(PyExc_ValueError, "a timeout is a number of seconds, not NaN");
+        return -1;
+    }
     if (seconds < FOREVER_S) *deadline = now_ns() + (seconds > 0 ? (uint64_t)(seconds * 1e9) : 0);
     return 0;
 }

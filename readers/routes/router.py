@@ -1,5 +1,6 @@
 """An index of pools by token, private to a process, that answers what a trade is worth."""
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy.typing as npt
 
 from arena.errors import AmountOutOfRange, InsufficientLiquidity
 from arena.native import ffi, lib
+from arena.readers.arguments import flag, whole
 from arena.readers.quote import amount_bytes
 from arena.readers.routes.answers import (
     ANSWER,
@@ -140,7 +142,7 @@ class Router(Graph):
         AmountOutOfRange.
         """
         amount = amount_bytes(amount_in)  # C reads it in place
-        if amount_in >> 127:
+        if operator.index(amount_in) >> 127:
             raise AmountOutOfRange(f"amount {amount_in} is 2^127 or more", amount=amount_in)
         with self._lock:
             route = self.best(sell, buy, amount_in=amount_in, max_hops=max_hops)
@@ -191,16 +193,17 @@ class Router(Graph):
         ValueError; UnknownToken; UnknownPool.
         """
         self._check_hops(2, max_hops)
+        is_each, is_everywhere = flag("each", each), flag("everywhere", everywhere)
         if not min_profit >= 0:
             raise ValueError(f"min_profit is {min_profit}, below 0")
         with self._lock:
-            seeds = self._everything if everywhere else self._seeds
+            seeds = self._everything if is_everywhere else self._seeds
             if through is not None:
                 seeds = self._through(through)
             if self.gas is not None:
                 self._price_gas(self.gas)
             count = ffi.new("uint32_t *")
-            room = _ROOM if limit is None else limit
+            room = _ROOM if limit is None else whole("limit", limit, 0)
             while True:
                 found = np.zeros(room, ANSWER)
                 self._raise(
@@ -209,7 +212,7 @@ class Router(Graph):
                         ffi.from_buffer("uint32_t *", seeds),
                         len(seeds),
                         max_hops,
-                        each,
+                        is_each,
                         self._gas,
                         min_profit,
                         ffi.from_buffer("psa_route_answer *", found),
@@ -263,5 +266,5 @@ class Router(Graph):
 
     @staticmethod
     def _check_hops(least: int, hops: int) -> None:
-        if not least <= hops <= MAX_HOPS:
+        if not least <= whole("max_hops", hops, 0) <= MAX_HOPS:
             raise ValueError(f"max_hops is {hops}, not between {least} and {MAX_HOPS}")

@@ -279,6 +279,16 @@ class Mine(Pool):
         return super().quote_exact_in(amount_in, **options)
 
 
+class Numbered(Pool):
+    key: Any = 5  # type: ignore[misc]
+
+
+class Named(str):
+    """With a dictionary."""
+
+    me: Any
+
+
 class Patient(Pool):
     """Reads on though it is told to look for another arena."""
 
@@ -510,16 +520,16 @@ def test_handles_come_and_go(pools: Arena) -> None:
     def circle() -> None:
         handle: Any = bound(Mine, pool)
         handle.me = handle
-        handle._arena = [handle]
-        handle.key = [handle]
+        other: Any = Mine.__new__(Mine)
+        other._name_call(of_handle := Named("0x"), [other])
+        of_handle.me = other
         view: Any = View()
         view._bind_view(mapped, [view], {"me": view}, mapped.address, word, 0)
 
     def keys() -> None:
-        free.key = "0x"
-        free.key = b"0x"
-        assert free.key == b"0x"
-        del free.key
+        one: Any = PoolHandle()
+        one._name_call(pool.key, pools)
+        assert (one.key, one._arena) == (pool.key, pools)
 
     check(
         {
@@ -565,7 +575,11 @@ def test_handles_come_and_go(pools: Arena) -> None:
         | {
             "no place": partial(refused, AttributeError, getattr, PoolHandle(), "_where"),
             "no key": partial(refused, AttributeError, getattr, PoolHandle(), "key"),
-            "no key to delete": partial(refused, AttributeError, delattr, PoolHandle(), "key"),
+            "key not set": partial(refused, AttributeError, setattr, pool, "key", "0x"),
+            "key not deleted": partial(refused, AttributeError, delattr, pool, "key"),
+            "named twice": partial(refused, ValueError, pool._name_call, "0x", pools),
+            "named by a number": partial(refused, TypeError, free._name_call, 5, pools),
+            "not named": partial(refused, TypeError, free._name_call),
             "set place": partial(refused, AttributeError, setattr, free, "_where", (None, 0, 1)),
             "set commit": partial(refused, AttributeError, setattr, free, "_commit", 5),
             "a view's pickled": partial(refused, TypeError, pickle.dumps, pools.snapshot()[V3.key]),
@@ -737,8 +751,7 @@ def test_keys() -> None:
 def test_references_of_pools(writer: WriterArena, pools: Arena) -> None:
     pool, gone = pools[V3.key], pools[GONE.key]
     keyless: Any = PoolHandle()
-    odd: Any = bound(Pool, pool)
-    odd.key = 5
+    odd: Any = bound(Numbered, pool)
     odd._bind_call((None, 0, 1), *[odd._closed, pool._where[0].address, 8, 0])
     mapped = pool._where[0]
     of_view = pools.snapshot()[V3.key]
@@ -770,8 +783,8 @@ def test_references_of_pools(writer: WriterArena, pools: Arena) -> None:
             "with a number for a key": (TypeError, *ask.args, (pool, odd)),
         },
     )
-    removed = bound(Pool, gone)
-    del removed.key
+    removed: Any = PoolHandle()
+    removed._bind_call(gone._where, gone._closed, mapped.address, pools._closed_word, 0)
     cases["removed, without a key"] = partial(
         refused, AttributeError, references, *ask.args, (pool, removed)
     )

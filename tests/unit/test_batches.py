@@ -4,8 +4,12 @@ Single quotes are held against the contracts elsewhere; here amounts of pairs ar
 Python's integers.
 """
 
+import copy
+import pickle
 import random
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,7 @@ from builders.arenas import unlinked
 from arena import errors
 from arena.layouts import slots
 from arena.native import ffi, lib
-from arena.readers import Arena
+from arena.readers import Arena, QuoteBatch
 from arena.readers.quote import RESULT
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
@@ -237,3 +241,186 @@ def test_plain_slots_are_checked_also_among_references(writer: WriterArena, pool
         with pytest.raises(ValueError, match="slot"):
             pools.quote_batch(wrong, 1000, zero_for_one=True)
     assert len(pools.quote_batch(np.zeros(0, np.uint64), [], zero_for_one=True)) == 0
+
+
+def test_a_batch_pickles_however_its_pools_were_named(writer: WriterArena, pools: Arena) -> None:
+    names = [pools[key_of(kind)].key for kind in ("pair", "stale", "v3")]
+    frozen = pools.snapshot(names)
+    with pools.snapshot() as view:
+        asked: list[QuoteBatch] = [
+            pools.quote_batch(names, 7, zero_for_one=True),
+            pools.quote_batch([pools[name] for name in names], 7, zero_for_one=True),
+            pools.quote_batch(pools.slots(names), 7, zero_for_one=True),
+            view.quote_batch(pools.slots(names), [7, 7, 7], zero_for_one=[True] * 3),
+            pools.group(names).quote_batch(7, zero_for_one=True),
+            pools.quote_batch(pools.slots(names), 7, zero_for_one=True)[::1],
+        ]
+    more = [pools[names[1]].quote_many([7], zero_for_one=True)]
+    more += [frozen[names[1]].quote_many([7], zero_for_one=True)]
+    for found in (*asked, *more):
+        for again in (pickle.loads(pickle.dumps(found)), copy.copy(found), copy.deepcopy(found)):
+            assert again.results.tobytes() == found.results.tobytes()
+            assert (again.commit, again.block_number) == (found.commit, found.block_number)
+            assert [str(again.error(n)) for n in range(len(found))] == [
+                str(found.error(n)) for n in range(len(found))
+            ]
+    for found in asked:
+        error = pickle.loads(pickle.dumps(found)).error(1)
+        assert names[1] in str(error)
+
+
+def test_an_error_counts_from_the_end_as_an_item_does(writer: WriterArena, pools: Arena) -> None:
+    names = [key_of(kind) for kind in ("pair", "stale", "v3")]
+    for asked in (names, pools.slots(names)):
+        found = pools.quote_batch(asked, [5, 6, 7], zero_for_one=[True, False, True])
+        assert isinstance(found.error(-2), errors.PoolStale)
+        assert str(found.error(-2)) == str(found.error(1)) == str(found[1:].error(-2))
+        assert "6 into pool 0x" in str(found.error(-2))
+        assert (found.error(-1), found.error(-3), found.error(np.int64(2))) == (None, None, None)
+        for beyond in (3, -4, 10**30):
+            with pytest.raises(IndexError):
+                found.error(beyond)
+            with pytest.raises(IndexError):
+                found[beyond]
+    empty = pools.quote_batch([], [], zero_for_one=True)
+    for beyond in (0, -1):
+        with pytest.raises(IndexError):
+            empty.error(beyond)
+    same = pools[key_of("pair")].quote_many([5, 6], zero_for_one=True)._keys
+    assert list(same) == [pools[key_of("pair")].key] * 2
+    with pytest.raises(IndexError):
+        same[2]
+
+
+class Number:
+    def __index__(self) -> int:
+        return 10**15
+
+
+def ways_to_ask(pools: Arena) -> list[Callable[[Any], QuoteBatch]]:
+    """Every batch that takes amounts for two pools or of one."""
+    names = [key_of("pair"), key_of("v3")]
+    view, group = pools.snapshot(), pools.group(names)
+    return [
+        lambda amounts: pools.quote_batch(names, amounts, zero_for_one=True),
+        lambda amounts: pools.quote_batch(pools.slots(names), amounts, zero_for_one=True),
+        lambda amounts: view.quote_batch(names, amounts, zero_for_one=True),
+        lambda amounts: group.quote_batch(amounts, zero_for_one=True),
+    ]
+
+
+def ways_to_ask_one(pools: Arena) -> list[Callable[[Any], QuoteBatch]]:
+    pool = pools[key_of("pair")]
+    frozen, ladder = pool.freeze(), pools[key_of("v3")].ladder(zero_for_one=True)
+    return [
+        lambda amounts: pool.quote_many(amounts, zero_for_one=True),
+        lambda amounts: frozen.quote_many(amounts, zero_for_one=True),
+        ladder.quote,
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(b"\1\2", bytearray(b"\1\2"), memoryview(b"\1\2"), "12", "", b""),
+        *({1, 2}, frozenset((1, 2)), set(), {1: 5, 2: 6}, {}, MappingProxyType({1: 2, 3: 4})),
+        *(1.5, None, np.float64(2), np.array(2.0), np.array([1.0, 2.0]), object(), np.True_),
+        *([1.0, 2.0], ["1", "2"], [None, None], np.array([True, False])),
+    ],
+    ids=repr,
+)
+def test_what_is_no_list_of_amounts_is_refused(
+    writer: WriterArena, pools: Arena, wrong: Any
+) -> None:
+    for ask_batch in (*ways_to_ask(pools), *ways_to_ask_one(pools)):
+        with pytest.raises(TypeError):
+            ask_batch(wrong)
+
+
+def test_the_error_says_what_amounts_are(writer: WriterArena, pools: Arena) -> None:
+    for wrong in (b"\1\2", {1, 2}, {1: 2, 3: 4}, 1.5, None):
+        with pytest.raises(TypeError, match=f"a list or an array, not {type(wrong).__name__}"):
+            ways_to_ask(pools)[0](wrong)
+
+
+def test_one_amount_for_all_is_what_a_single_quote_takes(writer: WriterArena, pools: Arena) -> None:
+    amount = 10**15
+    singles = [10**15, np.int64(amount), np.uint64(amount), np.array(amount), Number()]
+    singles += [np.array(amount, np.uint64), np.array(amount, ">u8")]
+    wanted = [
+        pools[key_of(kind)].quote_exact_in(amount, zero_for_one=True) for kind in ("pair", "v3")
+    ]
+    ladder = pools[key_of("v3")].ladder(zero_for_one=True)
+    for single_amount in singles:
+        found = pools[key_of("pair")].quote_exact_in(single_amount, zero_for_one=True)
+        assert found == wanted[0]
+        assert ladder.quote(single_amount) == wanted[1]
+        for ask_batch in ways_to_ask(pools):
+            assert list(ask_batch(single_amount)) == wanted
+    for many in ((amount, amount), range(amount, amount + 1), array("Q", [amount] * 2)):
+        listed = [many[0], many[-1]]
+        assert list(ways_to_ask(pools)[0](listed)) == wanted
+    assert list(ways_to_ask(pools)[0](array("Q", [amount] * 2))) == wanted
+    assert list(ways_to_ask(pools)[0](iter([amount] * 2))) == wanted
+    for beyond in (-1, 1 << 256, np.int64(-1), np.array(-1)):
+        for ask_batch in ways_to_ask(pools):
+            with pytest.raises(errors.AmountOutOfRange):
+                ask_batch(beyond)
+
+
+def test_pools_of_a_batch_have_an_order(writer: WriterArena, pools: Arena) -> None:
+    names = [pools[key_of(kind)].key for kind in ("pair", "v3")]
+    for wrong in (set(names), frozenset(names), names[0], key_of("pair"), 5, None):
+        with pytest.raises(TypeError, match="a list or an array"):
+            pools.quote_batch(wrong, 5, zero_for_one=True)
+        with pytest.raises(TypeError, match="a list or an array"):
+            pools.slots(wrong)
+    assert len(pools.quote_batch(dict.fromkeys(names), 5, zero_for_one=True)) == 2  # type: ignore[arg-type]
+    assert len(pools.snapshot(set(names))) == 2  # type: ignore[call-overload]
+
+
+FLAGS_OF_A_QUOTE = ("allow_stale", "allow_dynamic_fee")
+
+
+@pytest.mark.parametrize(
+    "wrong", ["no", "", "false", 2, -1, None, 0.5, [], [True], (), b"", object()]
+)
+def test_options_are_true_or_false_and_nothing_that_counts_as_one(
+    writer: WriterArena, pools: Arena, wrong: Any
+) -> None:
+    live, names = pools[key_of("v3")], [key_of("v3")]
+    frozen, group, view = live.freeze(), pools.group(names), pools.snapshot()
+    way: dict[str, Any] = {"zero_for_one": True}
+    for pool in (live, frozen):
+        for name in (*FLAGS_OF_A_QUOTE, "allow_hooks"):
+            given: dict[str, Any] = {**way, name: wrong, "lp_fee": 5}
+            for use in (pool.quote_exact_in, pool.quote_exact_out):
+                with pytest.raises(TypeError, match=f"{name} is True or False, not"):
+                    use(5, **given)
+            for many in (pool.quote_many, lambda _, **more: pool.ladder(**more)):  # noqa: B023
+                with pytest.raises(TypeError, match=f"{name} is True or False, not"):
+                    many([5], **given)
+        for name in (*FLAGS_OF_A_QUOTE, "exact_out", "allow_hooks", "zero_for_one"):
+            with pytest.raises(TypeError, match=f"{name} is True or False, not"):
+                pool.quote_many([5], **{**way, name: wrong})
+        for name in ("exact_out", "zero_for_one"):
+            with pytest.raises(TypeError, match=f"{name} is True or False, not"):
+                pool.ladder(**{**way, name: wrong})
+    for name in (*FLAGS_OF_A_QUOTE, "exact_out"):
+        for batch in (
+            lambda **more: pools.quote_batch(names, 5, **more),
+            lambda **more: view.quote_batch(names, 5, **more),
+            lambda **more: group.quote_batch(5, **more),
+        ):
+            with pytest.raises(TypeError, match=f"{name} is True or False, not"):
+                batch(**{**way, name: wrong})
+
+
+def test_numpy_truth_is_truth(writer: WriterArena, pools: Arena) -> None:
+    stale = pools[key_of("stale")]
+    wanted = stale.quote_exact_in(10**15, zero_for_one=True, allow_stale=True)
+    for yes in (np.True_, 1):
+        given: dict[str, Any] = {"zero_for_one": yes, "allow_stale": yes}
+        assert stale.quote_exact_in(10**15, **given) == wanted
+        assert pools.quote_batch([stale], 10**15, **given)[0] == wanted
+        assert stale.quote_many([10**15], exact_out=np.False_, **given)[0] == wanted  # type: ignore[arg-type]

@@ -327,19 +327,49 @@ def test_a_closed_arena_ends_its_groups_and_leaves_their_arrays(
     found = group.read()
     kept = found.tobytes()
     pools.close()
-    for use in (group.read, lambda: group.quote_batch(1, zero_for_one=True)):
+    for use in (
+        group.read,
+        lambda: group.quote_batch(1, zero_for_one=True),
+        group.table,
+        group.to_arrow,
+    ):
         with pytest.raises(errors.ArenaClosed):
             use()
     write(writer, START + 1, *range(POOLS))
     assert found.tobytes() == kept
-    assert len(group.table()) == POOLS
+    assert (group.block_number, group.keys) == (START, tuple(KEYS))
+    assert group.statuses.tolist() == [slots.STATUS_LIVE] * POOLS
 
 
-def test_kept_arrays_cannot_be_written(pools: Arena) -> None:
-    group = pools.group(KEYS)
-    for array in (group.read(), group.statuses, group.touched):
+@pytest.mark.parametrize("fields", [None, "reserves", "price"])
+def test_kept_arrays_cannot_be_written_or_made_writeable(
+    writer: WriterArena, pools: Arena, fields: Any
+) -> None:
+    group = pools.group({None: KEYS, "reserves": PAIRS, "price": PRICED}[fields], fields=fields)
+    read = group.read()
+    name = (read.dtype.names or ())[0]
+    for array in (read, read[1:], read[name], group.statuses, group.touched, group.touched[:1]):
         with pytest.raises(ValueError, match="read-only"):
-            array[0] = array[1]
+            array[0] = array[-1]
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            array.flags.writeable = True
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            array.setflags(write=True)
+    before = read.tobytes()
+    write(writer, START + 1, *range(POOLS))
+    assert group.read() is read  # and it shows what was written since
+    assert read.tobytes() != before
+
+
+def test_what_a_group_is_of_is_not_changed(pools: Arena) -> None:
+    group: Any = pools.group(PAIRS, fields="reserves")
+    for name, value in (("keys", ()), ("fields", None), ("statuses", None), ("commit", 5)):
+        with pytest.raises(AttributeError):
+            setattr(group, name, value)
+        with pytest.raises(AttributeError):
+            delattr(group, name)
+    assert (group.keys, group.fields, len(group)) == (tuple(PAIRS), "reserves", len(PAIRS))
+    assert len(pools.group([])) == len(pools.group([]).read()) == 0
 
 
 @pytest.mark.parametrize(

@@ -106,21 +106,26 @@ def through_cffi(pool: Pool, data: bytes, flags: int, limit: Any, lp_fee: int) -
     return (*numbers[:6], bool(numbers[6]), *numbers[7:])
 
 
+def truth(given: Any) -> bool:
+    """What equals True or False, as a key of a dictionary does."""
+    try:
+        return {True: True, False: False}[given]
+    except KeyError:
+        raise TypeError("no truth value") from None
+
+
 def read_slowly(
     pool: Pool, exact_out: bool, amount: Any, zero_for_one: Any, options: dict[str, Any]
 ) -> tuple[Any, ...]:
     """What a quote answers, by the page of the API: one look at each argument after another."""
-    try:
-        flags = {True: lib.PSA_ZERO_FOR_ONE, False: 0}[zero_for_one]
-    except KeyError:
-        raise TypeError("no direction") from None
+    flags = lib.PSA_ZERO_FOR_ONE if truth(zero_for_one) else 0
     flags |= lib.PSA_EXACT_OUT if exact_out else 0
     if options.keys() - {"sqrt_price_limit_x96", "allow_stale", "lp_fee", "allow_hooks"}:
         raise TypeError("no such option")
     limit, lp_fee = options.get("sqrt_price_limit_x96"), options.get("lp_fee")
-    if options.get("allow_stale"):
+    if truth(options.get("allow_stale", False)):
         flags |= lib.PSA_ALLOW_STALE
-    if options.get("allow_hooks"):
+    if truth(options.get("allow_hooks", False)):
         flags |= lib.PSA_ALLOW_HOOKS
         if lp_fee is None:
             raise ValueError("hooks without a fee")
@@ -289,7 +294,7 @@ OPTIONS = st.one_of(
             "allow_stale": THINGS,
             "sqrt_price_limit_x96": st.one_of(st.none(), st.integers(0, 2**161), NUMBERS),
             "lp_fee": st.one_of(st.none(), st.integers(-1, 10**6 + 1)),
-            "allow_hooks": st.booleans(),
+            "allow_hooks": st.one_of(st.booleans(), THINGS),
             "limit": THINGS,
         },
     ),
@@ -444,10 +449,6 @@ def test_a_list_of_pools_may_change_while_it_is_walked(pools: Arena) -> None:
                 each.clear()
             return KEY
 
-        @key.setter
-        def key(self, key: str) -> None:
-            pass
-
     with attach(pools.name) as others:  # a handle of another attachment is asked for its key
         given: list[Any] = [bound(Clearing, pools[V2.key]), *[KEY] * 50, bytearray(V3.key)]
         expected = [*others.slots([V2.key]).tolist() * 51, *others.slots([V3.key]).tolist()]
@@ -455,6 +456,22 @@ def test_a_list_of_pools_may_change_while_it_is_walked(pools: Arena) -> None:
         assert given == []
         with pytest.raises(TypeError, match="tuple"):
             _handle.references(pools._current().address, pools._current(), 0, [KEY])  # type: ignore[arg-type]
+
+
+def test_what_a_handle_is_of_is_not_changed(pools: Arena) -> None:
+    pool: Any = pools[V2.key]
+    for name, value in (("key", "0x" + V3.key.hex()), ("_arena", None), ("_where", (None, 0, 1))):
+        with pytest.raises(AttributeError):
+            setattr(pool, name, value)
+        with pytest.raises(AttributeError):
+            delattr(pool, name)
+    with pytest.raises(ValueError, match="named already"):
+        pool._name_call("0x" + V3.key.hex(), pools)
+    assert (pool.key, pools[V2.key].key) == (KEY, KEY)
+    free: Any = Pool.__new__(Pool)
+    for wrong in (5, None, V2.key):
+        with pytest.raises(TypeError):
+            free._name_call(wrong, pools)
 
 
 class Telling(Pool):

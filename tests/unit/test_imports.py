@@ -8,6 +8,7 @@ import ast
 import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -467,3 +468,45 @@ def test_importing_the_package_does_not_load_readers_or_native_code() -> None:
     assert not {name for name in names if name.startswith(("arena.readers", "arena.native"))}
     assert "numpy" not in names
     assert "arena.readers" in loaded_by("import arena; arena.attach")
+
+
+@pytest.mark.parametrize(
+    ("lacking", "missing"),
+    [
+        ("readers", "arena.readers"),
+        ("native/_core.*so", "arena.native._core"),
+        ("native/_handle.*so", "arena.native._handle"),
+    ],
+)
+def test_source_that_was_not_built_says_so(tmp_path: Path, lacking: str, missing: str) -> None:
+    """The folder beside a program stands before what is installed."""
+    shutil.copytree(INSTALLED, tmp_path / "arena", ignore=shutil.ignore_patterns("__pycache__"))
+    found = list((tmp_path / "arena").glob(lacking))
+    assert found
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    code = "import arena, sys\narena.ArenaMissing\nfor name in ('attach', 'Pool', '__all__'):\n"
+    code += "  try: getattr(arena, name)\n  except ImportError as error: print(error.name, error)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        assert line.startswith(f"{missing} {tmp_path / 'arena'} has no {missing}")
+        assert "pip install ." in line
+
+
+def test_a_library_that_is_missing_is_named_as_it_is() -> None:
+    code = "import sys; sys.modules['posix_ipc'] = None\nimport arena; arena.attach"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "posix_ipc" in done.stderr.splitlines()[-1]
+    assert "pip install" not in done.stderr

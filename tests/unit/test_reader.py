@@ -30,7 +30,8 @@ from arena import errors
 from arena.layouts import header, protocols, slots
 from arena.layouts.words import from_limbs
 from arena.native import lib
-from arena.readers import Arena, FrozenPool, Pool, PoolState, Quote, Token, attach
+from arena.readers import Arena, FrozenPool, Pool, PoolState, Quote, Token, attach, frozen
+from arena.readers.lookup import pin
 from arena.readers.table import TABLE
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
@@ -715,6 +716,22 @@ def test_at_one_block_gives_up_within_its_budget(writer: WriterArena, pools: Are
     assert isinstance(caught.value.__cause__, errors.SnapshotTooOld)
 
 
+@pytest.mark.parametrize(
+    ("tries", "error"),
+    [(0, ValueError), (-1, ValueError), (1.0, TypeError), ("3", TypeError), (True, TypeError)],
+)
+def test_at_least_one_try_is_made(pools: Arena, tries: Any, error: type[Exception]) -> None:
+    asked: list[Any] = []
+    with pytest.raises(error, match="budget is"):
+        pools.at_one_block(asked.append, budget=tries)
+    assert asked == []
+    for keys in (None, [], [text(V2)]):
+        with pytest.raises(error, match="tries is"):
+            pools.snapshot(keys, tries=tries)
+    assert pools.at_one_block(len, budget=1) == len(SPECS)
+    assert len(pools.snapshot([text(V2)], tries=1)) == 1
+
+
 def test_at_one_block_passes_other_errors_on(pools: Arena) -> None:
     with pytest.raises(errors.UnknownPool):
         pools.at_one_block(lambda view: view["0x" + "99" * 20])
@@ -784,9 +801,23 @@ def test_no_view_mixes_blocks_while_a_writer_runs_flat_out(arena_name: str) -> N
         assert child.process.wait(60) == 0
 
 
-def test_snapshot_of_keys_gives_up_within_its_budget(pools: Arena) -> None:
-    with pytest.raises(errors.SnapshotContended, match="0 tries"):
-        pools.snapshot([text(V2)], tries=0)
+def test_snapshot_of_keys_gives_up_within_its_budget(
+    writer: WriterArena, pools: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pins = 0
+
+    def overtaken(mapped: Any) -> Any:
+        nonlocal pins
+        pins += 1
+        record = pin(mapped)
+        for _ in range(2):
+            next_block(writer, writer.head_block + 1, 10**20 + pins)
+        return record
+
+    monkeypatch.setattr(frozen, "pin", overtaken)
+    with pytest.raises(errors.SnapshotContended, match="3 tries"):
+        pools.snapshot([text(V2)], tries=3)
+    assert pins == 3
 
 
 def test_table_agrees_with_states(pools: Arena) -> None:
@@ -890,8 +921,11 @@ def test_shared_snapshot_is_handed_over_by_name(
         assert found.block_number == HEAD
         assert {key: found[key].state() for key in found} == states
         assert found.table().tobytes() == frozen.table().tobytes()
+        for array in (*found._arrays, found._arrays[0][:1]):
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                array.flags.writeable = True
     kept = worker.snapshot
-    del worker, found
+    del worker, found, array
     assert Block.unlinked == 0
     assert kept[text(V3)].state() == states[text(V3)]
     shared.close()
@@ -928,11 +962,71 @@ def test_wait_returns_at_once_when_the_head_is_above(pools: Arena) -> None:
 
 
 def test_wait_times_out_with_none(pools: Arena) -> None:
-    for timeout in (0, -1, 0.05, 0.25):
+    for timeout in (0, np.float64(0), 0.05, 0.25):
         start = time.monotonic()
         assert pools.wait_block(after=HEAD, timeout=timeout) is None
         assert time.monotonic() - start >= timeout
         assert pools.wait_commit(after=1, timeout=timeout) is None
+
+
+NO_TIMES: list[tuple[Any, type[Exception]]] = [
+    *((value, ValueError) for value in (float("nan"), np.float32("nan"), -1, -1e-9, -(10**400))),
+    *((value, TypeError) for value in ("1", b"1", [1], True, np.False_, 1j, object())),
+]
+
+
+def test_what_is_no_time_is_refused_by_every_wait(pools: Arena) -> None:
+    """Also where nothing is waited for, so that it does not depend on the chain."""
+    waits: list[Callable[[Any], Any]] = [
+        lambda timeout: pools.wait_block(HEAD, timeout),
+        lambda timeout: pools.wait_block(HEAD - 1, timeout),
+        lambda timeout: pools.wait_commit(1, timeout),
+        lambda timeout: pools.wait_commit(0, timeout),
+        lambda timeout: pools.wait_live(timeout),
+        lambda timeout: attach(pools.name, timeout=timeout),
+        lambda timeout: attach("psa-no-such-arena", timeout=timeout),
+    ]
+    for wait in waits:
+        for timeout, error in NO_TIMES:
+            with pytest.raises(error, match="timeout is"):
+                wait(timeout)
+    for limit, error in NO_TIMES:
+        with pytest.raises(error, match="heartbeat_limit is"):
+            attach(pools.name, heartbeat_limit=limit)
+    for forever in (None, float("inf"), 10**400):
+        assert pools.wait_block(HEAD - 1, forever) == HEAD  # type: ignore[arg-type]
+        assert pools.wait_commit(0, forever) == 1  # type: ignore[arg-type]
+        assert pools.wait_live(forever) == HEAD  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("spin_us", "error"),
+    [(-1, ValueError), (-(10**30), ValueError)]
+    + [(value, TypeError) for value in (1.0, 50.5, float("nan"), "50", None, True, np.True_, [])],
+    ids=str,
+)
+def test_microseconds_to_look_for_are_a_whole_number(
+    pools: Arena, spin_us: Any, error: type[Exception]
+) -> None:
+    for after in (HEAD - 1, HEAD):
+        with pytest.raises(error, match="spin_us is"):
+            pools.wait_block(after, 0, spin_us=spin_us)
+    for fine in (0, 5, np.int64(5), 10**30):
+        assert pools.wait_block(HEAD - 1, 0, spin_us=fine) == HEAD
+
+
+def test_a_block_or_commit_to_wait_for_is_a_number(pools: Arena) -> None:
+    for wrong in ("100", 100.0, float("nan"), None, b"1"):
+        for wait in (pools.wait_block, pools.wait_commit):
+            with pytest.raises(TypeError):
+                wait(wrong, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", ["no", "", 2, None, 0.5, [], b"x"])
+def test_flags_of_an_attachment_are_true_or_false(pools: Arena, wrong: Any) -> None:
+    for name in ("follow", "require_writer"):
+        with pytest.raises(TypeError, match=f"{name} is True or False, not"):
+            attach(pools.name, **{name: wrong})
 
 
 def later(function: Callable[[], None]) -> threading.Thread:

@@ -195,6 +195,20 @@ def test_what_is_refused(router: arena.Router, reader: arena.Arena) -> None:
         router.cycles(max_hops=1)
     with pytest.raises(ValueError, match="below 0"):
         router.cycles(min_profit=-1.0)
+    for wrong in ("no", "", 2, None, 0.5, []):
+        for name in ("each", "everywhere"):
+            given: dict[str, Any] = {name: wrong}
+            with pytest.raises(TypeError, match=f"{name} is True or False, not"):
+                router.cycles(**given)
+    for name, least in (("limit", 0), ("max_hops", 2)):
+        for number in (2.5, "3", True):
+            given = {name: number}
+            with pytest.raises(TypeError, match=f"{name} is a whole number"):
+                router.cycles(**given)
+        given = {name: least - 1}
+        with pytest.raises(ValueError, match=f"{name} is {least - 1}"):
+            router.cycles(**given)
+    assert len(router.cycles(limit=0)) == 0
     with pytest.raises(AmountOutOfRange):
         router.best(USDC, WETH, amount_in=2**256)
     with pytest.raises(AmountOutOfRange):

@@ -1,5 +1,6 @@
 """Segments, the writer lock and the two handles on them, on real shared memory and real processes."""
 
+import gc
 import os
 import signal
 import stat
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import posix_ipc
 import pytest
@@ -19,7 +21,7 @@ from arena.layouts import header, slots
 from arena.lock import ControlSegment
 from arena.mapping import MappedArena
 from arena.native import ffi
-from arena.readers import PoolState, attach
+from arena.readers import PoolState, SharedSnapshot, attach
 from arena.segment import Access, Segment, data_name, segment_name, unlink
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
@@ -595,3 +597,19 @@ def test_posix_ipc_objects_do_not_close_our_descriptors(arena_name: str) -> None
     assert os.fstat(fd).st_size == 4096
     os.close(fd)
     unlink("/" + arena_name)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", [Segment, ControlSegment, SharedSnapshot])
+def test_an_object_that_was_not_made_to_the_end_goes_quietly(kind: Any) -> None:
+    """Its `__del__` runs whatever became of `__init__`."""
+    failed: list[object] = []
+    before, sys.unraisablehook = sys.unraisablehook, failed.append
+    try:
+        with pytest.raises(TypeError):
+            kind()
+        kind.__new__(kind)
+        gc.collect()
+    finally:
+        sys.unraisablehook = before
+    assert failed == []

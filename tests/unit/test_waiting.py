@@ -136,9 +136,24 @@ def test_cancelled_waiters_are_forgotten_and_the_thread_ends(
 
 
 def test_the_timeout_ends_a_wait(pools: Arena) -> None:
-    for timeout in (0.0, -1.0, 0.03):
+    for timeout in (0.0, 0, 0.03):
         assert asyncio.run(pools.await_block(HEAD, timeout)) is None
     assert asyncio.run(pools.await_block(HEAD - 1, 0.0)) == HEAD
+
+
+def test_what_is_no_time_or_number_is_refused(pools: Arena) -> None:
+    """Also where the block is there already, so that it does not depend on the chain."""
+    wrong: list[tuple[Any, type[Exception]]] = [
+        *((value, ValueError) for value in (float("nan"), -1, -1e-9, float("-inf"), -(10**400))),
+        *((value, TypeError) for value in ("1", b"1", [], True, 1j, object())),
+    ]
+    for after in (HEAD, HEAD - 1):
+        for timeout, error in wrong:
+            with pytest.raises(error, match="timeout is"):
+                asyncio.run(pools.await_block(after, timeout))
+    for number in ("100", 100.0, float("nan"), None, b"100"):
+        with pytest.raises(TypeError):
+            asyncio.run(pools.await_block(number, 0.0))  # type: ignore[arg-type]
 
 
 def test_waits_that_need_not_wait_let_other_tasks_run(pools: Arena) -> None:

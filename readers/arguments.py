@@ -1,0 +1,90 @@
+"""What an argument may be, and the error that says so: truth values, times, counts, lists of amounts.
+
+Nothing is taken for what it merely counts as: the text "no" is no False, and NaN is no time to wait.
+"""
+
+import math
+import operator
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+# A look-up, so that only what equals True or False is one.
+_TRUTH = {True: True, False: False}
+_TRUTHS = (bool, np.bool_)
+_NUMBERS = (float, int, np.integer, np.floating)
+_NO_LISTS = (str, bytes, bytearray, memoryview, set, frozenset)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False, or what equals one of them. TypeError."""
+    if value is True or value is False:
+        return bool(value)
+    try:
+        return _TRUTH[value]
+    except (KeyError, TypeError):
+        raise TypeError(f"{name} is True or False, not {value!r}") from None
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """An int from `least` on. TypeError for what is none, a truth value too; ValueError below."""
+    number = value
+    if type(value) is not int:  # what follows takes longer than what most calls are for
+        try:
+            if isinstance(value, _TRUTHS):
+                raise TypeError
+            number = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name} is a whole number, not {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} is {number}, below {least}")
+    return int(number)
+
+
+def seconds(name: str, value: Any) -> float:
+    """Seconds from 0 on, infinity too. TypeError for what is no number; ValueError for NaN and below 0."""
+    if not isinstance(value, _NUMBERS) or isinstance(value, bool):
+        raise TypeError(f"{name} is a number of seconds, not {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf if value > 0 else -math.inf
+    if not number >= 0:
+        raise ValueError(f"{name} is {number} s: seconds are counted from 0 on")
+    return number
+
+
+def deadline(timeout: float | None) -> float | None:
+    """Time on the monotonic clock at which a wait ends; None: never. Errors as `seconds`."""
+    if timeout is None:
+        return None
+    end = time.monotonic() + seconds("timeout", timeout)
+    return None if end == math.inf else end
+
+
+def ordered(what: str, values: Any) -> Any:
+    """A list as it is, or whatever else has an order of its own. TypeError for text, bytes and sets, and
+    for what is one thing only."""
+    if type(values) in (list, tuple, np.ndarray):
+        return values
+    if isinstance(values, _NO_LISTS) or not (
+        hasattr(values, "__iter__") or hasattr(values, "__getitem__")
+    ):
+        raise TypeError(f"{what} are a list or an array, not {type(values).__name__}")
+    return values
+
+
+def ordered_amounts(values: Any) -> Any:
+    """As `ordered`; TypeError for a mapping, too."""
+    if isinstance(ordered("amounts", values), Mapping):
+        raise TypeError(f"amounts are a list or an array, not {type(values).__name__}")
+    return values
+
+
+def is_single(amounts: Any) -> bool:
+    """Whether it is one integer, as a single quote takes it, and no list of them."""
+    if isinstance(amounts, np.ndarray):
+        return amounts.ndim == 0
+    return hasattr(type(amounts), "__index__")
