@@ -110,34 +110,38 @@ void route_load(psa_route *route, uint32_t number) {
 
 /* ---- one swap in doubles ---- */
 
+/* Of an amount: so far beyond the end of liquidity may doubles see it where integers do not. */
+#define BEYOND 1e-9
+
 double route_pool_out(const route_pool *pool, int direction, double input) {
-    double output = 0;
+    double output = 0, left = input;
     route_hop hop;
     route_start(&hop, pool, direction);
-    while (input > hop.room) {
+    while (left > hop.room) {
         output += route_gives(&hop, hop.room);
-        input -= hop.room;
+        left -= hop.room;
         route_cross(&hop);
     }
-    return hop.out > 0 ? output + route_gives(&hop, input) : -INFINITY;
+    if (hop.out > 0) return output + route_gives(&hop, left);
+    return left <= input * BEYOND ? output : -INFINITY;
 }
 
 double route_pool_in(const route_pool *pool, int direction, double output) {
-    double input = 0;
+    double input = 0, left = output;
     route_hop hop;
     route_start(&hop, pool, direction);
     for (;;) {
-        if (!(hop.out > 0)) return INFINITY;
+        if (!(hop.out > 0)) return left <= output * BEYOND ? input : INFINITY;
         if (hop.room < INFINITY) {
             double given = route_gives(&hop, hop.room);
-            if (given < output) {
-                output -= given, input += hop.room;
+            if (given < left) {
+                left -= given, input += hop.room;
                 route_cross(&hop);
                 continue;
             }
         }
-        if (output >= hop.out) return INFINITY;
-        return input + hop.in * output / ((hop.out - output) * hop.keep);
+        if (left >= hop.out) return INFINITY;
+        return input + hop.in * left / ((hop.out - left) * hop.keep);
     }
 }
 

@@ -15,8 +15,10 @@ from arena.writing import WriterArena
 def unlinked(writer: WriterArena) -> Iterator[WriterArena]:
     """Its writer; the segments are gone afterwards."""
     with writer:
-        yield writer
-        writer.close(unlink=True)
+        try:
+            yield writer
+        finally:
+            writer.close(unlink=True)
 
 
 def open_small(name: str, folder: Path, *, chain_id: int, node: Any) -> tuple[WriterArena, bool]:

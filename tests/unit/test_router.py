@@ -385,6 +385,26 @@ def test_a_cycle_that_uses_up_a_range_is_found(arena_name: str) -> None:
         assert found.profit > 0.1 * cheap.amount_out
 
 
+def test_all_that_a_range_takes_or_gives_can_be_asked_for(arena_name: str) -> None:
+    """To the last unit, where doubles may see the end before it."""
+    for liquidity in range(100 * E18, 100 * E18 + 10 * 10**15, 10**15):
+        with filled(arena_name, one_range(1, liquidity, -2000, -1980)) as (_, reader):
+            router = arena.Router(reader, numeraire=WETH)
+            pool = reader["0x" + (bytes([0xC1]) * 20).hex()]
+            for is_out in (False, True):
+                ask = pool.quote_exact_out if is_out else pool.quote_exact_in
+                most, more = 1, 1 << 100
+                while more - most > 1:
+                    middle = (most + more) // 2
+                    is_whole = ask(middle, zero_for_one=False).is_complete
+                    most, more = (middle, more) if is_whole else (most, middle)
+                side = "amount_out" if is_out else "amount_in"
+                found = router.best("DAI", WETH, **{side: most})
+                assert getattr(found, side) == most
+                with pytest.raises(InsufficientLiquidity):
+                    router.best("DAI", WETH, **{side: most + 1})
+
+
 def test_a_failed_update_leaves_no_old_pools_under_a_new_arena(arena_name: str) -> None:
     with filled(arena_name, pair(1, COIN, DAI, E18 * 1000, E18 * 1000)) as (former, reader):
         former.set_head(101, base_fee=1)
