@@ -182,20 +182,20 @@ static void set_edge(search *s, uint32_t i, uint32_t to, uint32_t pair, float we
     s->pairs[i] = pair, s->weights[i] = weight;
 }
 
-/* from -> x -> to at places i and i + 1, by the neighbour at `at`: of `from`, or of `to` with `is_in`. */
-static void try_middle(search *s, uint32_t i, uint32_t from, uint32_t to, double weight, uint32_t at,
-                       int is_in, uint32_t other) {
+/* from -> x -> to at places i and i + 1: `pair` joins x to `from`, or to `to` with `is_in`, at that weight. That of the
+ * other edge is looked up where the best at its ends would do. */
+static void try_middle(search *s, uint32_t i, uint32_t from, uint32_t to, double weight, uint32_t x,
+                       uint32_t pair, float here, int is_in, uint32_t other) {
     const psa_route *route = s->route;
-    uint32_t x = route->neighbours[at];
-    if (x == from || x == to || x == other) return;
-    float first, second;
-    uint32_t pair = route_find_pair(route, x, is_in ? from : to);
-    if (pair == NONE) return;
-    first = is_in ? route_weight(route, pair, from) : route->out[at];
-    second = is_in ? route->in[at] : route_weight(route, pair, x);
-    if (weight + first + second <= 0) return;
-    set_edge(s, i, x, is_in ? pair : route->neighbour_pairs[at], first);
-    set_edge(s, i + 1, to, is_in ? route->neighbour_pairs[at] : pair, second);
+    float out = route->most_out[is_in ? from : x], in = route->most_in[is_in ? x : to];
+    float most = out < in ? out : in;
+    if (weight + here + most <= 0 || x == from || x == to || x == other) return;
+    uint32_t second = route_find_pair(route, x, is_in ? from : to);
+    if (second == NONE) return;
+    float there = route_weight(route, second, is_in ? from : x);
+    if (weight + here + there <= 0) return;
+    set_edge(s, i, x, is_in ? second : pair, is_in ? there : here);
+    set_edge(s, i + 1, to, is_in ? pair : second, is_in ? here : there);
     look_into(s);
 }
 
@@ -208,28 +208,32 @@ static void close_two(search *s, uint32_t i, uint32_t from, uint32_t to, double 
     if (na <= nb && (na <= FEW_NEIGHBOURS || weight >= 0)) {
         for (uint32_t j = a; j < a + na; j++)
             if (route->out[j] + route->most_in[to] + weight > 0)
-                try_middle(s, i, from, to, weight, j, 0, other);
+                try_middle(s, i, from, to, weight, route->neighbours[j], route->neighbour_pairs[j],
+                           route->out[j], 0, other);
         return;
     }
     if (nb < na && (nb <= FEW_NEIGHBOURS || weight >= 0)) {
         for (uint32_t j = b; j < b + nb; j++)
             if (route->in[j] + route->most_out[from] + weight > 0)
-                try_middle(s, i, from, to, weight, j, 1, other);
+                try_middle(s, i, from, to, weight, route->neighbours[j], route->neighbour_pairs[j],
+                           route->in[j], 1, other);
         return;
     }
     float share = (float)(-weight / 2); /* one of both is above it, and hot */
     share = nextafterf(share, 0);
     const hot_list *list = &route->hot_out[from];
     for (uint32_t j = 0; j < list->count && list->edges[j].weight > share; j++) {
-        uint32_t edge = list->edges[j].edge;
-        try_middle(s, i, from, to, weight, route->pairs[edge >> 1].at[edge & 1], 0, other);
+        uint32_t edge = list->edges[j].edge, number = edge >> 1;
+        uint32_t x = route->pairs[number].token[!(edge & 1)];
+        try_middle(s, i, from, to, weight, x, number, list->edges[j].weight, 0, other);
     }
     list = &route->hot_in[to];
     for (uint32_t j = 0; j < list->count && list->edges[j].weight > share; j++) {
-        uint32_t edge = list->edges[j].edge, at = route->pairs[edge >> 1].at[!(edge & 1)];
-        uint32_t pair = route_find_pair(route, from, route->neighbours[at]);
+        uint32_t edge = list->edges[j].edge, number = edge >> 1, x = route->pairs[number].token[edge & 1];
+        if (weight + list->edges[j].weight + route->most_in[x] <= 0) continue;
+        uint32_t pair = route_find_pair(route, from, x);
         if (pair != NONE && route_weight(route, pair, from) <= share)
-            try_middle(s, i, from, to, weight, at, 1, other);
+            try_middle(s, i, from, to, weight, x, number, list->edges[j].weight, 1, other);
     }
 }
 

@@ -25,6 +25,9 @@ static double price_of_tick(int32_t tick) {
 }
 
 int route_take_ticks(route_pool *pool, const int32_t *ticks, const uint64_t *net, uint32_t count) {
+    int is_priced = pool->prices && count == pool->tick_count &&
+                    memcmp(pool->ticks, ticks, count * sizeof(int32_t)) == 0;
+    if (is_priced && memcmp(pool->net, net, count * 2 * sizeof(uint64_t)) == 0) return 1;
     if (count > pool->tick_capacity || !pool->prices) {
         uint32_t room = count + count / 8 + 2;
         /* One block: prices, liquidity (one more), net, ticks. */
@@ -44,7 +47,7 @@ int route_take_ticks(route_pool *pool, const int32_t *ticks, const uint64_t *net
     for (uint32_t i = 0; i < count; i++) {
         pool->ticks[i] = ticks[i];
         pool->net[2 * i] = net[2 * i], pool->net[2 * i + 1] = net[2 * i + 1];
-        pool->prices[i] = price_of_tick(ticks[i]);
+        if (!is_priced) pool->prices[i] = price_of_tick(ticks[i]);
         sum += (__int128)((unsigned __int128)net[2 * i + 1] << 64 | net[2 * i]);
         pool->liquidity[i + 1] = (double)sum;
     }
@@ -79,9 +82,11 @@ void route_load(psa_route *route, uint32_t number) {
     const psa_line *line = &copy.line;
     uint32_t flags = fee_flags(pool, copy.row);
     pool->is_usable = 1;
+    pool_state state;
+    int status = PSA_OK;
     for (int d = 0; d < 2; d++) {
-        pool_state state;
-        int status = psa_load_copy(&copy, flags | (d == 0 ? PSA_ZERO_FOR_ONE : 0),
+        if (d == 0 || line->protocol_fee != 0) /* by direction */
+            status = psa_load_copy(&copy, flags | (d == 0 ? PSA_ZERO_FOR_ONE : 0),
                                    flags ? pool->fee_given : 0, &state);
         if (status != PSA_OK || state.fee >= PSA_PIPS) pool->is_usable = 0;
         else pool->keep[d] = 1 - state.fee * 1e-6;
@@ -104,7 +109,7 @@ void route_load(psa_route *route, uint32_t number) {
     for (int d = 0; d < 2; d++) { /* no liquidity here does not mean none behind the next tick */
         route_hop hop;
         route_start(&hop, pool, d);
-        if (hop.out > 0) pool->rate[d] = log(hop.out) - log(hop.in) + log(pool->keep[d]);
+        if (hop.out > 0) pool->rate[d] = log(hop.out / hop.in * pool->keep[d]);
     }
 }
 

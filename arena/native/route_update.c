@@ -173,6 +173,51 @@ static int read_fresh(psa_route *route, const psa_arena *arena, uint32_t number,
     return fresh->line.generation == route->references[number] >> 32 ? PSA_OK : PSA_POOL_REMOVED;
 }
 
+/* Memory of what changed is far apart, and nobody looked at it since the block before: all of it is asked for before
+ * the first of it is needed. */
+static void fetch(const void *memory, size_t nbytes) {
+    for (size_t at = 0; at < nbytes; at += 64) __builtin_prefetch((const char *)memory + at);
+}
+
+static void fetch_changed(const psa_route *route, const psa_arena *arena, uint32_t changed) {
+    for (uint32_t i = 0; i < changed; i++) {
+        uint32_t slot = (uint32_t)route->changed[i];
+        if (slot >= route->slot_count || slot >= arena->max_pools) continue;
+        fetch(&arena->slots[slot], sizeof(psa_slot));
+        __builtin_prefetch(&route->pool_of_slot[slot]);
+    }
+    for (uint32_t i = 0; i < changed; i++) {
+        uint32_t slot = (uint32_t)route->changed[i];
+        uint32_t number = slot < route->slot_count ? route->pool_of_slot[slot] : NONE;
+        if (number == NONE) continue;
+        fetch(&route->pools[number], sizeof(route_pool));
+        fetch(&route->rows[number], sizeof(psa_static));
+        __builtin_prefetch(&route->references[number]);
+    }
+}
+
+/* The same of what follows from them. */
+static void fetch_fresh(const psa_route *route, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        const route_pool *pool = &route->pools[route->fresh[i].pool];
+        __builtin_prefetch(&route->pairs[pool->pair]);
+        for (int d = 0; d < 2; d++) __builtin_prefetch(&route->log_prices[pool->token[d]]);
+        for (int d = 0; d < 2; d++) __builtin_prefetch(&route->worth[pool->token[d]]);
+        uint32_t index = route->fresh[i].line.current_index;
+        if (!pool->has_ticks || index > pool->tick_count) continue;
+        __builtin_prefetch(&pool->ticks[index]);
+        __builtin_prefetch(&pool->prices[index]);
+        __builtin_prefetch(&pool->liquidity[index]);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const route_pair *pair = &route->pairs[route->pools[route->fresh[i].pool].pair];
+        for (uint32_t j = pair->first; j < pair->first + pair->count; j++)
+            __builtin_prefetch(&route->pools[route->by_pair[j]].weight);
+        for (int d = 0; d < 2; d++) __builtin_prefetch(&route->out[pair->at[d]]);
+        for (int d = 0; d < 2; d++) __builtin_prefetch(&route->in[pair->at[d]]);
+    }
+}
+
 /* Everything changed since, at the commit of `record`. */
 static int read_changed(psa_route *route, const psa_arena *arena, const psa_commit_record *record,
                         uint32_t *count) {
@@ -187,6 +232,7 @@ static int read_changed(psa_route *route, const psa_arena *arena, const psa_comm
     }
     *count = 0;
     route->fresh_count = 0;
+    if (status == PSA_OK) fetch_changed(route, arena, changed);
     for (uint32_t i = 0; status == PSA_OK && i < changed; i++) {
         uint32_t slot = (uint32_t)route->changed[i];
         uint32_t number = slot < route->slot_count ? route->pool_of_slot[slot] : NONE;
@@ -201,6 +247,7 @@ static int read_changed(psa_route *route, const psa_arena *arena, const psa_comm
 }
 
 static int take_in(psa_route *route, uint32_t count) {
+    fetch_fresh(route, count);
     for (uint32_t i = 0; i < count; i++) {
         const route_fresh *fresh = &route->fresh[i];
         route_pool *pool = &route->pools[fresh->pool];
@@ -216,9 +263,7 @@ static int take_in(psa_route *route, uint32_t count) {
         route_weigh(route, pool);
     }
     for (uint32_t i = 0; i < count; i++) {
-        const route_pool *pool = &route->pools[route->fresh[i].pool];
-        if (!route_tell_pair(route, pool->pair)) return 0;
-        route->is_marked[pool->token[0]] = route->is_marked[pool->token[1]] = 1;
+        if (!route_tell_pair(route, route->pools[route->fresh[i].pool].pair)) return 0;
     }
     for (uint32_t i = 0; i < count; i++) {
         const uint32_t *tokens = route->pools[route->fresh[i].pool].token;

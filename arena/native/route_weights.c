@@ -123,8 +123,24 @@ static float pair_weight(const psa_route *route, uint32_t edge) {
     return edge & 1 ? route->in[pair->at[0]] : route->out[pair->at[0]];
 }
 
+/* The best of a token's weights, one of which was `former` and is `weight` now; 0: all have to be looked at. */
+static int keep_most(float *most, float former, float weight) {
+    if (weight >= *most) *most = weight;
+    else if (former == *most) return 0;
+    return 1;
+}
+
 int route_tell_pair(psa_route *route, uint32_t number) {
+    const route_pair *pair = &route->pairs[number];
+    const uint32_t *at = pair->at;
+    float out[2] = {route->out[at[0]], route->out[at[1]]};
     weigh_pair(route, number);
+    for (int side = 0; side < 2; side++) {
+        uint32_t token = pair->token[side]; /* what goes out of one side comes in at the other */
+        if (!keep_most(&route->most_out[token], out[side], route->out[at[side]]) ||
+            !keep_most(&route->most_in[token], out[!side], route->in[at[side]]))
+            route->is_marked[token] = 1;
+    }
     return set_hot(route, 2 * number, pair_weight(route, 2 * number)) &&
            set_hot(route, 2 * number + 1, pair_weight(route, 2 * number + 1));
 }
