@@ -103,6 +103,35 @@ class QuoteBatch(Sequence[Quote]):
         """Liquidity in range afterwards; 0 for V2."""
         return ints_from_words(self.results["liquidity_after"])
 
+    @property
+    def spot_prices(self) -> npt.NDArray[np.float64]:
+        """(n,) as Quote.spot_price; NaN for an item without an answer, and where there is no price."""
+        return self._prices(lib.PSA_PRICE_SPOT)
+
+    @property
+    def marginal_prices(self) -> npt.NDArray[np.float64]:
+        """(n,) as Quote.marginal_price, NaN as in `spot_prices`."""
+        return self._prices(lib.PSA_PRICE_MARGINAL)
+
+    @property
+    def effective_prices(self) -> npt.NDArray[np.float64]:
+        """(n,) as Quote.effective_price, NaN as in `spot_prices`."""
+        return self._prices(lib.PSA_PRICE_EFFECTIVE)
+
+    @property
+    def price_impacts(self) -> npt.NDArray[np.float64]:
+        """(n,) as Quote.price_impact, NaN as in `spot_prices`."""
+        return self._prices(lib.PSA_PRICE_IMPACT)
+
+    def _prices(self, which: int) -> npt.NDArray[np.float64]:
+        found = np.empty(len(self), np.float64)
+        if len(self):
+            results = np.ascontiguousarray(self.results)  # a slice may have steps
+            pointer = ffi.from_buffer("psa_quote_result *", results)
+            doubles = ffi.from_buffer("double *", found)
+            lib.psa_quote_prices(pointer, len(self), which, doubles)
+        return found
+
     def __repr__(self) -> str:
         failed = int(np.count_nonzero(self.results["status"]))
         return f"QuoteBatch({len(self)} quotes, {failed} without an answer)"

@@ -152,7 +152,7 @@ def quote(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="with --lp-fee: the pool's hooks set that fee and do nothing else to a swap",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object, integers as strings")
+    parser.add_argument("--json", action="store_true", help="one JSON object, wide integers as strings")
     options = parser.parse_args(arguments)
     try:
         with attached(options) as arena, arena.snapshot() as view:
@@ -180,6 +180,11 @@ def quote(arguments: Sequence[str] | None = None) -> None:
             "liquidity_after": str(found.liquidity_after),
             "ticks_crossed": found.ticks_crossed,
             "is_complete": found.is_complete,
+            "fee_pips": found.fee_pips,
+            "spot_price": found.spot_price,
+            "marginal_price": found.marginal_price,
+            "effective_price": found.effective_price,
+            "price_impact": found.price_impact,
             "block_number": found.block_number,
             "head_block": head,
         }
@@ -188,6 +193,7 @@ def quote(arguments: Sequence[str] | None = None) -> None:
                 print(json.dumps(answer))
                 return
             for name, value in answer.items():
-                print(f"{name:21}{str(value).lower() if isinstance(value, bool) else value}")
+                plain = value is None or isinstance(value, bool)
+                print(f"{name:21}{str(value).lower() if plain else value}")
     except (ArenaError, ValueError, OSError, MemoryError) as error:
         fail("arena-quote", error)

@@ -107,11 +107,13 @@ class FrozenSnapshot(Head, Tables):
         return found
 
     def _make(self, index: int) -> FrozenPool:
-        lines, rows, _, starts, ticks, net, gross, indices, tokens = self._arrays
+        lines, rows, numbers, starts, ticks, net, gross, indices, tokens = self._arrays
         first, last = int(starts[index]), int(starts[index + 1])
         row = rows[index]
         named = tokens[np.searchsorted(indices, [row["token0"], row["token1"]])]
-        parts = (lines[index], row, named, net[first:last], gross[first:last], ticks[first:last])
+        line = lines[index].copy()
+        line["slab"] = numbers[index]  # as in every copy of one pool, psa_copy_head
+        parts = (line, row, named, net[first:last], gross[first:last], ticks[first:last])
         return FrozenPool(b"".join([part.tobytes() for part in parts]))
 
     def __contains__(self, key: Key) -> bool:

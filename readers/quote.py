@@ -20,7 +20,7 @@ from arena.readers.arguments import flag, ordered_amounts
 
 # psa_quote_result in arena.h.
 RESULT = record(
-    144,
+    192,
     [
         ("amount_in", ("<u8", 4), 0),  # wei, uint256
         ("amount_out", ("<u8", 4), 32),  # wei, uint256
@@ -28,10 +28,19 @@ RESULT = record(
         ("liquidity_after", ("<u8", 2), 96),  # uint128; V2: 0
         ("tick_after", "<i4", 112),  # V2: 0
         ("ticks_crossed", "<u4", 116),  # initialised ticks
-        ("is_complete", "<u4", 120),  # 0: the limit or the end of liquidity stopped the swap
+        ("is_complete", "u1", 120),  # 0: the limit or the end of liquidity stopped the swap
+        ("zero_for_one", "u1", 121),
+        ("protocol", "u1", 122),  # of arena.layouts.slots
+        ("reserved0", "u1", 123),  # zero
         ("status", "<u4", 124),  # PSA_*; 0 = answered
         ("commit", "<u8", 128),  # version the answer was computed from
         ("block_number", "<u8", 136),  # block of the pool's last applied event
+        ("sqrt_price_hi_before", "<u4", 144),  # the pool before the swap, these four as in LINE
+        ("tick_before", "<i4", 148),
+        ("a_before", ("<u8", 2), 152),
+        ("b_before", ("<u8", 2), 168),
+        ("fee_pips", "<u4", 184),  # of the whole swap, of LPs and protocol
+        ("slot", "<u4", 188),  # of the pool
     ],
 )
 

@@ -2,7 +2,10 @@
  * are read. */
 #include "_types.h"
 
-#define SAID offsetof(psa_quote_result, commit) /* what two equal quotes share: all but whence they are */
+/* What two equal quotes share: the swap, and what it starts from; all but whence they are. */
+#define SWAP_NBYTES offsetof(psa_quote_result, commit)
+#define START offsetof(psa_quote_result, sqrt_price_hi_before)
+#define START_NBYTES (offsetof(psa_quote_result, slot) - START)
 
 static PyTypeObject *type;
 static PyObject *make; /* make_quote */
@@ -54,6 +57,29 @@ static PyObject *block_number(PyObject *self, void *unused) {
     return PyLong_FromUnsignedLongLong(raw_of(self)->block_number);
 }
 
+static PyObject *zero_for_one(PyObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(raw_of(self)->zero_for_one != 0);
+}
+
+static PyObject *fee_pips(PyObject *self, void *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLong(raw_of(self)->fee_pips);
+}
+
+static PyObject *price(PyObject *self, void *which) {
+    double found;
+    if (!psa_core->quote_price(raw_of(self), (uint32_t)(uintptr_t)which, &found)) Py_RETURN_NONE;
+    return PyFloat_FromDouble(found);
+}
+
+static PyObject *raw(PyObject *self, void *unused) {
+    (void)unused;
+    return PyBytes_FromStringAndSize((const char *)raw_of(self), sizeof(psa_quote_result));
+}
+
+#define PRICE(name, which, text) {name, price, NULL, text, (void *)(uintptr_t)(which)}
+
 static PyGetSetDef fields[] = {
     {"amount_in", amount_in, NULL, "Wei paid to the pool, fee included.", NULL},
     {"amount_out", amount_out, NULL, "Wei paid by the pool.", NULL},
@@ -66,6 +92,13 @@ static PyGetSetDef fields[] = {
     {"commit", commit, NULL, "Commit that wrote the version the answer was computed from.", NULL},
     {"block_number", block_number, NULL,
      "Block of the pool's last applied event (its scrape block when there is none).", NULL},
+    {"zero_for_one", zero_for_one, NULL, "Whether token0 goes in.", NULL},
+    {"fee_pips", fee_pips, NULL, "Fee of the swap, of LPs and protocol together, pips.", NULL},
+    PRICE("spot_price", PSA_PRICE_SPOT, "Price of the pool before the swap, without fee."),
+    PRICE("marginal_price", PSA_PRICE_MARGINAL, "Price of the pool after the swap, without fee."),
+    PRICE("effective_price", PSA_PRICE_EFFECTIVE, "amount_out / amount_in, fee included."),
+    PRICE("price_impact", PSA_PRICE_IMPACT, "1 - effective_price / spot_price - fee_pips / 10**6."),
+    {"_raw", raw, NULL, "The bytes of the psa_quote_result.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -73,12 +106,17 @@ static PyGetSetDef fields[] = {
 
 static PyObject *compare(PyObject *self, PyObject *other, int operation) {
     if (Py_TYPE(other) != type || (operation != Py_EQ && operation != Py_NE)) Py_RETURN_NOTIMPLEMENTED;
-    int is_equal = memcmp(raw_of(self), raw_of(other), SAID) == 0;
+    const char *one = (const char *)raw_of(self), *two = (const char *)raw_of(other);
+    int is_equal =
+        memcmp(one, two, SWAP_NBYTES) == 0 && memcmp(one + START, two + START, START_NBYTES) == 0;
     return PyBool_FromLong(is_equal == (operation == Py_EQ));
 }
 
 static Py_hash_t hash(PyObject *self) {
-    PyObject *said = PyBytes_FromStringAndSize((const char *)raw_of(self), SAID);
+    char bytes[SWAP_NBYTES + START_NBYTES];
+    memcpy(bytes, raw_of(self), SWAP_NBYTES);
+    memcpy(bytes + SWAP_NBYTES, (const char *)raw_of(self) + START, START_NBYTES);
+    PyObject *said = PyBytes_FromStringAndSize(bytes, sizeof bytes);
     if (!said) return -1;
     Py_hash_t found = PyObject_Hash(said);
     Py_DECREF(said);
@@ -117,8 +155,10 @@ static PyType_Slot slots[] = {
     {Py_tp_doc,
      "What one swap would do.\n\n"
      "Amounts are wei of the tokens going in and out, fees included in `amount_in`. `is_complete` is False\n"
-     "when the price limit or the end of liquidity stopped the swap before the whole amount was used. Two\n"
-     "quotes are equal when they say the same, whatever commit they were computed from."},
+     "when the price limit or the end of liquidity stopped the swap before the whole amount was used.\n"
+     "Prices are floats, raw units of the token that comes out for a raw unit of the one that goes in, each\n"
+     "computed from exact integers when it is read; None where there is none: nothing goes in, or a pair is\n"
+     "empty. Two quotes are equal when they say the same, whatever commit they were computed from."},
     {Py_tp_dealloc, deallocate},
     {Py_tp_getset, fields},
     {Py_tp_methods, methods},

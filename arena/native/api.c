@@ -14,6 +14,7 @@ static const psa_api functions = {
     .quote_given = psa_quote_given,
     .quote_many = psa_quote_many,
     .depth_read = psa_depth_read,
+    .quote_price = psa_quote_price,
 };
 
 const psa_api *psa_functions(void) { return &functions; }

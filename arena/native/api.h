@@ -8,9 +8,10 @@
 #define PSA_API_H
 
 #include "depth.h"
+#include "outcome.h"
 
 /* Grows with every change of the table. */
-#define PSA_API_VERSION 3
+#define PSA_API_VERSION 4
 
 struct psa_api {
     uint32_t version; /* PSA_API_VERSION */
@@ -31,6 +32,7 @@ struct psa_api {
                            uint32_t count, psa_quote_result *results);
     int (*depth_read)(const psa_quote_call *call, uint32_t flags, uint32_t lp_fee, psa_rung *rungs,
                       uint32_t capacity, psa_depth *depth);
+    int (*quote_price)(const psa_quote_result *result, uint32_t which, double *price);
 };
 
 #endif

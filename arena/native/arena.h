@@ -213,7 +213,8 @@ int psa_changed(const psa_arena *arena, uint64_t since, uint64_t commit, uint64_
 /* ---- copy.c: one pool in one piece ------------------------------------------------------------------- */
 
 /* What a copy begins with. Behind it lie net and gross, (line.tick_count, 2) u64 each, and the ticks,
- * (line.tick_count,) i32: 36 bytes a tick. Nothing looks at line.slab any more. */
+ * (line.tick_count,) i32: 36 bytes a tick. line.slab is the pool's slot, and
+ * line.reserved1 how many swaps psa_copy_after added. */
 typedef struct {
     psa_line line;
     psa_static row;
@@ -355,10 +356,19 @@ typedef struct {
     uint64_t liquidity_after[2];
     int32_t tick_after;
     uint32_t ticks_crossed;
-    uint32_t is_complete;    /* 0: the price limit or the end of liquidity stopped it */
+    uint8_t is_complete;     /* 0: the price limit or the end of liquidity stopped it */
+    uint8_t zero_for_one;
+    uint8_t protocol;
+    uint8_t reserved0;
     uint32_t status;         /* in batches: the status of this quote */
     uint64_t commit;         /* commit the answer belongs to */
     uint64_t block_number;   /* of the pool's last applied event, or its base block */
+    uint32_t sqrt_price_hi_before; /* what the swap starts from, these four as in the line */
+    int32_t tick_before;
+    uint64_t a_before[2];
+    uint64_t b_before[2];
+    uint32_t fee_pips;       /* of the whole swap, of LPs and protocol */
+    uint32_t slot;           /* of the pool: with `commit` it names the version */
 } psa_quote_result;
 
 #define PSA_EXACT_OUT 1       /* amount is the output */
@@ -397,7 +407,7 @@ int psa_quote_batch(const psa_arena *arena, const uint64_t *pools, uint64_t comm
                     psa_quote_result *results);
 
 /* A pool outside shared memory: the line, static row and flat tick arrays of a snapshot copy. The
- * arrays hold line.tick_count items; line.slab is not looked at. */
+ * arrays hold line.tick_count items; line.slab is the slot that answers name. */
 typedef struct {
     psa_line line;
     const psa_static *row;
@@ -418,31 +428,5 @@ typedef struct psa_api psa_api;
 const psa_api *psa_functions(void);
 
 /* cffi: end */
-
-/* ---- quote.c: for the extension types ------------------------------------------------------------- */
-
-typedef struct psa_depth_use psa_depth_use; /* depth.h */
-
-typedef struct {
-    const psa_arena *arena;
-    const uint32_t *closed;  /* private word: not 0 once the handle may not be used any more */
-    uint64_t commit;         /* 0: newest */
-    uint32_t slot;
-    uint32_t generation;
-    psa_depth_use *uses;     /* (2,), the second of zero for one; null: walk */
-} psa_quote_call;
-
-/* Whether the caller must look first: the handle is closed, or reads the newest commit of a superseded
- * arena. */
-int psa_must_look(const psa_quote_call *call);
-
-/* psa_quote by a call, which looks at neither `closed` nor whether the arena is superseded. */
-int psa_quote_given(const psa_quote_call *call, const uint8_t *amount, const uint8_t *limit,
-                    uint32_t flags, uint32_t lp_fee, psa_quote_result *result);
-
-/* psa_quote without limit and given fee. PSA_CLOSED, with `result` untouched, when the caller must look
- * first: the handle is closed, or reads the newest commit of a superseded arena. */
-int psa_quote_prepared(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
-                       psa_quote_result *result);
 
 #endif

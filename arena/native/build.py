@@ -13,7 +13,7 @@ from cffi import FFI
 from setuptools import Extension
 
 HERE = Path(__file__).resolve().parent
-CONTRACT = ("layout.h", "feed.h", "arena.h", "depth.h", "group.h", "pump.h", "route.h")
+CONTRACT = ("layout.h", "feed.h", "arena.h", "depth.h", "outcome.h", "group.h", "pump.h", "route.h")
 ROOT = HERE.parent.parent
 
 

@@ -108,7 +108,7 @@ static inline int psa_store_swap(const pool_state *pool, const psa_u256 *in, con
     result->liquidity_after[1] = psa_high(liquidity);
     result->tick_after = tick;
     result->ticks_crossed = crossed;
-    result->is_complete = (uint32_t)complete;
+    result->is_complete = (uint8_t)complete;
     return PSA_OK;
 }
 

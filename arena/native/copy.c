@@ -62,6 +62,7 @@ int psa_copy_read(const psa_arena *arena, uint32_t slot, uint32_t generation, ui
     for (int attempt = 0; attempt < COPY_TRIES; attempt++) {
         int status = read_once(arena, slot, generation, commit, head, arrays, capacity);
         if (status == PSA_OK) { /* rows of the token table never change */
+            head->line.slab = slot;
             head->tokens[0] = arena->tokens[head->row.token0];
             head->tokens[1] = arena->tokens[head->row.token1];
             return PSA_OK;

@@ -61,13 +61,35 @@ int psa_depth_quote(const psa_pool_copy *pool, const psa_depth *depth, const uin
 /* ---- quote.c: for the extension types, of a handle on shared memory ------------------------------- */
 
 /* What a handle keeps of one direction. Without a fitting table a quote walks, and notes it. */
-struct psa_depth_use {
+typedef struct {
     const psa_depth *depth;  /* null: none */
     psa_depth_key walked_of; /* what a table would have been made of */
     uint64_t walked;         /* ticks crossed one by one since */
     uint32_t wanted;         /* rungs of a table that costs no more than was walked; 0: not yet */
     uint32_t reserved;
-};
+} psa_depth_use;
+
+typedef struct {
+    const psa_arena *arena;
+    const uint32_t *closed;  /* private word: not 0 once the handle may not be used any more */
+    uint64_t commit;         /* 0: newest */
+    uint32_t slot;
+    uint32_t generation;
+    psa_depth_use *uses;     /* (2,), the second of zero for one; null: walk */
+} psa_quote_call;
+
+/* Whether the caller must look first: the handle is closed, or reads the newest commit of a superseded
+ * arena. */
+int psa_must_look(const psa_quote_call *call);
+
+/* psa_quote by a call, which looks at neither `closed` nor whether the arena is superseded. */
+int psa_quote_given(const psa_quote_call *call, const uint8_t *amount, const uint8_t *limit,
+                    uint32_t flags, uint32_t lp_fee, psa_quote_result *result);
+
+/* psa_quote without limit and given fee. PSA_CLOSED, with `result` untouched, when the caller must look
+ * first: the handle is closed, or reads the newest commit of a superseded arena. */
+int psa_quote_prepared(const psa_quote_call *call, const uint8_t *amount, uint32_t flags,
+                       psa_quote_result *result);
 
 /* Build the table of a direction from shared memory, of the whole range. PSA_CONTENDED when the writer
  * overtook it, and what refuses a quote. */

@@ -58,7 +58,7 @@ int psa_depth_quote(const psa_pool_copy *pool, const psa_depth *depth, const uin
         if (status == PSA_OK)
             status = psa_quote_family(&state, &amount, limit ? &bound : 0, (flags & PSA_ZERO_FOR_ONE) != 0,
                                       !(flags & PSA_EXACT_OUT), &results[i]);
-        psa_finish_result(&pool->line, status, &results[i]);
+        psa_finish_result(&pool->line, pool->line.slab, &state, flags, status, &results[i]);
     }
     return PSA_OK;
 }

@@ -80,7 +80,7 @@ static int shared_quote(const psa_arena *arena, uint32_t slot, uint32_t generati
     psa_line line;
     if (slot >= arena->max_pools) {
         memset(&line, 0, sizeof line);
-        return psa_finish_result(&line, generation ? PSA_POOL_REMOVED : PSA_UNKNOWN_POOL, result);
+        return psa_refuse_result(&line, generation ? PSA_POOL_REMOVED : PSA_UNKNOWN_POOL, result);
     }
     for (int attempt = 0; attempt < QUOTE_ATTEMPTS; attempt++) {
         uint32_t which;
@@ -88,7 +88,7 @@ static int shared_quote(const psa_arena *arena, uint32_t slot, uint32_t generati
         if (status == PSA_SNAPSHOT_TOO_OLD && commit == 0) continue;
         if (status != PSA_OK) {
             memset(&line, 0, sizeof line);
-            return psa_finish_result(&line, status, result);
+            return psa_refuse_result(&line, status, result);
         }
         row_fields row = read_row(&arena->statics[slot]);
         psa_tick_arrays arrays = {0, 0, 0, 0};
@@ -102,15 +102,15 @@ static int shared_quote(const psa_arena *arena, uint32_t slot, uint32_t generati
         if (status == PSA_OK) status = quote_state(&pool, amount, limit, flags, result);
         if (still_the_same(arena, slot, &line, which, &row)) {
             if (use && status == PSA_OK) note_walk(use, &key, &pool, result->ticks_crossed);
-            return psa_finish_result(&line, status, result);
+            return psa_finish_result(&line, slot, &pool, flags, status, result);
         }
         if (commit != 0) {
             memset(&line, 0, sizeof line);
-            return psa_finish_result(&line, PSA_SNAPSHOT_TOO_OLD, result);
+            return psa_refuse_result(&line, PSA_SNAPSHOT_TOO_OLD, result);
         }
     }
     memset(&line, 0, sizeof line);
-    return psa_finish_result(&line, PSA_CONTENDED, result);
+    return psa_refuse_result(&line, PSA_CONTENDED, result);
 }
 
 int psa_quote(const psa_arena *arena, uint32_t slot, uint32_t generation, uint64_t commit,
@@ -190,7 +190,7 @@ static psa_u256 batch_amount(const batch *items, uint32_t i) {
 static int refuse_item(const batch *items, uint32_t i) {
     psa_line none;
     memset(&none, 0, sizeof none);
-    return psa_finish_result(&none, PSA_BAD_ARGUMENT, &items->results[i]);
+    return psa_refuse_result(&none, PSA_BAD_ARGUMENT, &items->results[i]);
 }
 
 static int quote_item(const psa_arena *arena, const batch *items, uint32_t i) {
@@ -244,7 +244,7 @@ static uint32_t quote_run(const psa_arena *arena, const batch *items, uint32_t f
         }
         int status = statuses[side];
         if (status == PSA_OK) status = quote_state(&states[side], &amount, 0, flags, &items->results[i]);
-        psa_finish_result(&line, status, &items->results[i]);
+        psa_finish_result(&line, slot, &states[side], flags, status, &items->results[i]);
         if (!still_the_same(arena, slot, &line, which, &row)) return i - first;
         if (!uses[side] || status != PSA_OK) continue;
         note_walk(uses[side], &keys[side], &states[side], items->results[i].ticks_crossed);
@@ -309,7 +309,7 @@ int psa_quote_copy(const psa_pool_copy *pool, const uint8_t *amount, const uint8
     if (limit) memcpy(bound.w, limit, sizeof bound.w);
     int status = psa_load_copy(pool, flags, lp_fee, &state);
     if (status == PSA_OK) status = quote_state(&state, &wanted, limit ? &bound : 0, flags, result);
-    return psa_finish_result(&pool->line, status, result);
+    return psa_finish_result(&pool->line, pool->line.slab, &state, flags, status, result);
 }
 
 /* ---- the shortest way from Python ------------------------------------------------------------------------

@@ -57,7 +57,7 @@ int psa_solidly_load(const psa_line *line, const row_fields *row, uint32_t flags
     if (flags & PSA_FEE_GIVEN) return PSA_BAD_ARGUMENT;
     if (!fee_fits(line)) return PSA_TICK_DATA;
     psa_load_reserves(line, pool);
-    pool->fee = psa_line_fee(line) / PIPS_PER_FEE;
+    pool->fee = psa_line_fee(line);
     return PSA_OK;
 }
 
@@ -75,7 +75,7 @@ int psa_solidly_quote(const pool_state *pool, const psa_u256 *amount, const psa_
     psa_u128 in = psa_reserve(pool, !zero_for_one), out = psa_reserve(pool, zero_for_one != 0);
     const uint64_t denominator = FEE_DENOMINATOR;
     psa_u256 charged, fee, paid = *amount, product, sum = {{psa_low(in), psa_high(in), 0, 0}}, other;
-    if (!multiply_checked(&charged, amount, pool->fee)) return PSA_SWAP_REVERTS;
+    if (!multiply_checked(&charged, amount, pool->fee / PIPS_PER_FEE)) return PSA_SWAP_REVERTS;
     psa_divide(fee.w, 4, charged.w, 4, 0, &denominator, 1);
     psa_sub_256(&paid, &fee);
     if (!multiply_checked(&product, &paid, out)) return PSA_SWAP_REVERTS;

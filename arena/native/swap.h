@@ -39,12 +39,34 @@ typedef struct {
     uint8_t flags;
 } row_fields;
 
-static inline int psa_finish_result(const psa_line *line, int status, psa_quote_result *result) {
-    if (status != PSA_OK) memset(result, 0, sizeof *result);
+static inline int psa_refuse_result(const psa_line *line, int status, psa_quote_result *result) {
+    memset(result, 0, sizeof *result);
     result->status = (uint32_t)status;
     result->commit = line->stamp;
     result->block_number = line->block_number ? line->block_number : line->base_block;
     return status;
+}
+
+/* What an answer says besides the swap: which pool and version, and what the swap starts from. `pool` is
+ * the state loaded from `line` with `flags`; not looked at after a refusal. */
+static inline int psa_finish_result(const psa_line *line, uint32_t slot, const pool_state *pool,
+                                    uint32_t flags, int status, psa_quote_result *result) {
+    if (status != PSA_OK) return psa_refuse_result(line, status, result);
+    result->zero_for_one = (flags & PSA_ZERO_FOR_ONE) != 0;
+    result->protocol = (uint8_t)pool->protocol;
+    result->reserved0 = 0;
+    result->status = PSA_OK;
+    result->commit = line->stamp;
+    result->block_number = line->block_number ? line->block_number : line->base_block;
+    result->sqrt_price_hi_before = line->sqrt_price_hi;
+    result->tick_before = line->tick;
+    for (int i = 0; i < 2; i++) {
+        result->a_before[i] = line->a[i];
+        result->b_before[i] = line->b[i];
+    }
+    result->fee_pips = pool->fee;
+    result->slot = slot;
+    return PSA_OK;
 }
 
 static inline void psa_load_reserves(const psa_line *line, pool_state *pool) {

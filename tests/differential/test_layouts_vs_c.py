@@ -31,7 +31,9 @@ ffi: Any  # cffi.FFI; its own stubs know no numpy arrays and no struct fields
 class Lib:
 '''
 NATIVE = Path(__file__).resolve().parents[2] / "arena" / "native"
-CONTRACT = ("layout.h", "feed.h", "arena.h", "depth.h", "group.h", "pump.h", "route.h")
+CONTRACT = (
+    *("layout.h", "feed.h", "arena.h", "depth.h", "outcome.h", "group.h", "pump.h", "route.h"),
+)
 STRUCTS = {
     **header.STRUCTS,
     "psa_event": EVENT,

@@ -2,8 +2,10 @@
 
 Every word edge is visited, nothing is skipped or estimated. A swap the contract would revert raises
 RevertError with the contract's reason. Prices are sqrt(token1/token0) * 2^96, amounts raw units,
-fees pips. Sources: v2-periphery UniswapV2Library; v3-core TickMath, TickBitmap, SqrtPriceMath,
-SwapMath and UniswapV3Pool.swap; v4-core SwapMath, ProtocolFeeLibrary and Pool.swap.
+fees pips. Sources: v2-core UniswapV2Pair and v2-periphery UniswapV2Library; Pool.sol of
+aerodrome-finance/contracts and Pair.sol of velodrome-finance/v1 (volatile pairs); v3-core TickMath,
+TickBitmap, SqrtPriceMath, SwapMath and UniswapV3Pool.swap; v4-core SwapMath, ProtocolFeeLibrary and
+Pool.swap.
 """
 
 from bisect import bisect_right
@@ -105,6 +107,73 @@ def v2_amount_in(amount_out: int, reserve_in: int, reserve_out: int, rest: int, 
     )
     require(denominator != 0, "")
     return _checked(numerator // denominator + 1, "add-overflow")
+
+
+def router_fraction(fee: int) -> tuple[int, int]:
+    """What is left of an input after the fee, in pips, as routers write it: 3000 is 997 / 1000."""
+    for digits in (3, 4, 5, 6):
+        if fee % 10 ** (6 - digits) == 0:
+            break
+    return (PIPS - fee) // 10 ** (6 - digits), 10**digits
+
+
+@dataclass
+class Pair:
+    """A pair's reserves. `swap` is UniswapV2Pair.swap behind a transfer of `amount_in`."""
+
+    reserve0: int
+    reserve1: int
+    fee: int
+
+    def ends(self, zero_for_one: bool) -> tuple[int, int]:
+        """Reserves of the token that goes in and of the one that comes out."""
+        reserves = (self.reserve0, self.reserve1)
+        return reserves if zero_for_one else reserves[::-1]
+
+    def quote(self, amount: int, zero_for_one: bool, exact_in: bool) -> tuple[int, int]:
+        """Amounts in and out, as the router's library has them."""
+        function = v2_amount_out if exact_in else v2_amount_in
+        other = function(amount, *self.ends(zero_for_one), *router_fraction(self.fee))
+        return (amount, other) if exact_in else (other, amount)
+
+    def swap(self, amount_in: int, amount_out: int, zero_for_one: bool) -> None:
+        reserve_in, reserve_out = self.ends(zero_for_one)
+        require(amount_out > 0, "UniswapV2: INSUFFICIENT_OUTPUT_AMOUNT")
+        require(amount_out < reserve_out, "UniswapV2: INSUFFICIENT_LIQUIDITY")
+        balance_in, balance_out = reserve_in + amount_in, reserve_out - amount_out
+        rest, base = router_fraction(self.fee)
+        adjusted = balance_in * base - amount_in * (base - rest)
+        require(adjusted * balance_out >= reserve_in * reserve_out * base, "UniswapV2: K")
+        require(max(balance_in, balance_out) < 1 << 112, "UniswapV2: OVERFLOW")
+        self._store(balance_in, balance_out, zero_for_one)
+
+    def _store(self, balance_in: int, balance_out: int, zero_for_one: bool) -> None:
+        balances = (balance_in, balance_out)
+        self.reserve0, self.reserve1 = balances if zero_for_one else balances[::-1]
+
+
+@dataclass
+class SolidlyPair(Pair):
+    """A volatile pair, whose fee is in 1/10,000 and goes to another contract before `_update`."""
+
+    def quote(self, amount: int, zero_for_one: bool, exact_in: bool) -> tuple[int, int]:
+        """getAmountOut; there is no exact output."""
+        assert exact_in
+        reserve_in, reserve_out = self.ends(zero_for_one)
+        paid = amount - _checked(amount * self.fee, "mul") // 10000
+        numerator = _checked(paid * reserve_out, "mul")
+        denominator = _checked(reserve_in + paid, "add")
+        require(denominator != 0, "division by zero")
+        return amount, numerator // denominator
+
+    def swap(self, amount_in: int, amount_out: int, zero_for_one: bool) -> None:
+        reserve_in, reserve_out = self.ends(zero_for_one)
+        require(amount_out > 0, "IOA")
+        require(amount_out < reserve_out, "IL")
+        balance_in, balance_out = reserve_in + amount_in, reserve_out - amount_out
+        balance_in -= amount_in * self.fee // 10000
+        require(balance_in * balance_out >= reserve_in * reserve_out, "K")
+        self._store(balance_in, balance_out, zero_for_one)
 
 
 # SqrtPriceMath

@@ -685,8 +685,9 @@ def test_equality_leaves_out_whence_a_quote_is(pools: Arena) -> None:
         raw[at] ^= 1
         changed = make_quote(raw)
         raw[at] ^= 1
-        assert (changed == quote) is (at >= 128), at
-        assert (hash(changed) == hash(quote)) is (at >= 128), at
+        is_whence = 128 <= at < 144 or at >= 188  # commit, block and slot
+        assert (changed == quote) is is_whence, at
+        assert (hash(changed) == hash(quote)) is is_whence, at
 
 
 def test_quotes_pickle_by_the_name_in_readers(pools: Arena) -> None:
@@ -700,7 +701,7 @@ def test_quotes_pickle_by_the_name_in_readers(pools: Arena) -> None:
     assert Quote.__module__ == "arena.readers.quote"
 
 
-@given(st.binary(min_size=144, max_size=144))
+@given(st.binary(min_size=192, max_size=192))
 def test_a_quote_says_what_its_bytes_say(raw: bytes) -> None:
     quote = make_quote(raw)
     assert [quote.amount_in, quote.amount_out, quote.sqrt_price_x96_after] == [
@@ -709,7 +710,10 @@ def test_a_quote_says_what_its_bytes_say(raw: bytes) -> None:
     assert quote.liquidity_after == int.from_bytes(raw[96:112], "little")
     assert quote.tick_after == int.from_bytes(raw[112:116], "little", signed=True)
     assert quote.ticks_crossed == int.from_bytes(raw[116:120], "little")
-    assert quote.is_complete is any(raw[120:124])
+    assert quote.is_complete is (raw[120] != 0)
+    assert quote.zero_for_one is (raw[121] != 0)
+    assert quote.fee_pips == int.from_bytes(raw[184:188], "little")
+    assert quote._raw == raw
     assert (quote.commit, quote.block_number) == (
         int.from_bytes(raw[128:136], "little"),
         int.from_bytes(raw[136:144], "little"),
@@ -717,7 +721,7 @@ def test_a_quote_says_what_its_bytes_say(raw: bytes) -> None:
     assert make_quote(memoryview(raw)) == make_quote(np.frombuffer(raw, np.uint8)) == quote
 
 
-@pytest.mark.parametrize("source", [b"", bytes(143), bytes(145), "text", None, 5])
+@pytest.mark.parametrize("source", [b"", bytes(191), bytes(193), "text", None, 5])
 def test_a_quote_is_made_of_its_bytes_only(source: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         make_quote(source)
