@@ -176,11 +176,13 @@ class Market:
 
 
 def text_of(name: str | bytes) -> str:
-    """0x-hex of an address or key; a symbol as it is."""
+    """0x-hex of an address or key; a symbol as it is. TypeError for what is neither text nor bytes."""
+    if not isinstance(name, str | bytes):
+        raise TypeError(f"an address, a key or a symbol is a str or bytes, not {name!r}")
     try:
         return key_text(key_bytes(name))
     except (ValueError, TypeError):
-        return name if isinstance(name, str) else bytes(name).hex()
+        return name if isinstance(name, str) else name.hex()
 
 
 def wei(words: npt.NDArray[np.uint64]) -> int:
@@ -191,7 +193,7 @@ def wei(words: npt.NDArray[np.uint64]) -> int:
 class Cycles:
     """Cycles, the best first, as Routes that are made when they are asked for.
 
-    `profits` are what they leave after gas, (n,) float64 in units of the numeraire.
+    `profits` are what they leave after gas, (n,) float64 in units of the numeraire, read-only.
     """
 
     def __init__(
@@ -219,6 +221,7 @@ class Cycles:
     @property
     def profits(self) -> npt.NDArray[np.float64]:
         found: npt.NDArray[np.float64] = self._answers["profit"]
+        found.flags.writeable = False
         return found
 
     def __len__(self) -> int:

@@ -1,7 +1,8 @@
 """The index behind a router: pools by token, private to a process, at one commit of an arena."""
 
+import operator
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -30,6 +31,7 @@ from arena.reads import READ_TRIES, is_visible
 MAX_HOPS: int = lib.PSA_ROUTE_HOPS
 NONE = int(lib.PSA_ROUTE_NONE)
 COIN_DECIMALS = 18  # of every chain with an EVM
+_FEE_TAKERS = lib.PSA_POOL_HOOKED | lib.PSA_POOL_DYNAMIC_FEE
 REPRICED_EVERY = 100  # updates; all prices take ten times as long as an update
 
 
@@ -55,7 +57,9 @@ class Graph:
         elif not isinstance(pools, FrozenSnapshot):
             raise TypeError(f"pools are an Arena, a Group or a FrozenSnapshot, not {pools!r}")
         self._mapped: MappedArena | None = None  # that the index is of; None: of none
-        self._fees = {key_text(key_bytes(key)): int(fee) for key, fee in (fees or {}).items()}
+        self._fees = {
+            key_text(key_bytes(key)): operator.index(fee) for key, fee in (fees or {}).items()
+        }
         for key, fee in self._fees.items():
             if not 0 <= fee <= 1_000_000:
                 raise ValueError(f"fee {fee} of pool {key} is not between 0 and 1000000 pips")
@@ -78,6 +82,7 @@ class Graph:
             raise UnknownPool("there is no pool to route through", name=frozen._name)
         references = lines["generation"].astype(np.uint64) << np.uint64(32) | numbers
         keys = row_keys(rows)
+        self._check(keys, rows)
         market = Market(keys, rows, _tokens(indices, tokens))
         numeraire, native = (market.find(name) for name in self._named)
         fees = np.fromiter((self._fees.get(key, NONE) for key in keys), np.uint32, len(keys))
@@ -110,6 +115,18 @@ class Graph:
         self._reprice()
         self._mapped = mapped
 
+    def _check(self, keys: Sequence[str], rows: npt.NDArray[np.void]) -> None:
+        """ValueError for a pool that comes twice, and for one of `fees` that takes none."""
+        numbers = {key: number for number, key in enumerate(keys)}
+        for number, key in enumerate(keys):
+            if numbers[key] != number:
+                raise ValueError(f"pool {key} comes twice in what is routed through")
+        for key in self._fees.keys() & numbers.keys():
+            if not rows["flags"][numbers[key]] & _FEE_TAKERS:
+                raise ValueError(
+                    f"pool {key} takes no fee: its own is known; only V4 pools with a dynamic fee or hooks do"
+                )
+
     def _freeze(self) -> tuple[FrozenSnapshot, MappedArena | None]:
         """All pools at one block."""
         pools = self._pools
@@ -136,8 +153,8 @@ class Graph:
 
     def update(self) -> RouterUpdate:
         """Bring the index to the newest commit. SnapshotContended; ArenaClosed; UnknownPool and UnknownToken
-        where there is no pool by now, or none with the numeraire: it is of no commit then, and the next
-        update reads everything.
+        where there is no pool by now, or none with the numeraire, ValueError where a pool of `fees` has come
+        whose fee is known: it is of no commit then, and the next update reads everything.
 
         The pools it touched are those that `cycles` looks at unless told otherwise. Where pools were added or
         removed, or the arena was made anew, all is read again, and all count as touched.

@@ -36,7 +36,7 @@ class Router(Graph):
     only one token has it. `gas` is what swaps cost, None: nothing; it is paid in `native`, the wrapped coin
     of the chain, which is the numeraire unless given. `fees` are LP fees in pips, by pool, of V4 pools with
     a dynamic fee or hooks, where the caller knows them: without one such pools are left out, as are those
-    that are not live.
+    that are not live. ValueError for a pool whose fee is known; one that is not there may come.
 
     Everything is of one commit, until `update` brings the index to the newest. Methods may be called from
     any thread, one runs at a time, and all let the interpreter lock go. Nothing waits for the writer. With
@@ -190,12 +190,16 @@ class Router(Graph):
         tokens or pools; with `everywhere` all there are. Complete: what is left out leaves no more. With
         `each` False, of cycles through the same pairs only the best. Inputs are what doubles found, rounded
         down.
-        ValueError; UnknownToken; UnknownPool.
+        ValueError; UnknownToken; TypeError where `through` is one name and no sequence of them.
         """
         self._check_hops(2, max_hops)
         is_each, is_everywhere = flag("each", each), flag("everywhere", everywhere)
         if not min_profit >= 0:
             raise ValueError(f"min_profit is {min_profit}, below 0")
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit is {limit}, below 0")
+        if isinstance(through, str | bytes):
+            raise TypeError(f"through is {through!r}: give a sequence of names")
         with self._lock:
             seeds = self._everything if is_everywhere else self._seeds
             if through is not None:

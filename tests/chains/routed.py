@@ -11,8 +11,8 @@ NARROW_SHARE = 0.35  # of the pools with ticks: all of their liquidity is in a f
 
 
 class RoutedMarket(Market):
-    """Few tokens and the coin, several pools of most pairs. Of V4 one at least has hooks, one that has none the
-    coin."""
+    """Few tokens and the coin, several pools of most pairs. Of V4 at least one has hooks, and one of those
+    that have none the coin."""
 
     def __init__(self, node: Node, *, seed: int, tokens: int = 6) -> None:
         super().__init__(node, seed=seed, tokens=tokens)

@@ -49,6 +49,7 @@ class Execution:
     """A transaction that swapped: `held` is what the contract has afterwards, by token, without zeros."""
 
     swaps: list[Made]
+    ticks: list[int]  # at which each swap left its pool; 0 of a pair
     held: dict[str, int]
     gas: int
 
@@ -100,14 +101,14 @@ class Swapper:
         snapshot = node.call("evm_snapshot")
         try:
             receipt = node.run([*self.give(held), self.transaction(legs)])[-1]
-            return Execution(
-                list(self._swaps(receipt["logs"])), self._held(), int(receipt["gasUsed"], 16)
-            )
+            found = list(self._swaps(receipt["logs"]))
+            swaps, ticks = [swap for swap, _ in found], [tick for _, tick in found]
+            return Execution(swaps, ticks, self._held(), int(receipt["gasUsed"], 16))
         finally:
             assert node.call("evm_revert", snapshot)
 
-    def _swaps(self, logs: list[dict[str, str]]) -> Iterable[Made]:
-        """Of the pools' events, in order."""
+    def _swaps(self, logs: list[dict[str, str]]) -> Iterable[tuple[Made, int]]:
+        """Of the pools' events, in order, with the tick each left."""
         for log in logs:
             kind = self._kinds.get(log["topics"][0])
             if kind is None:
@@ -117,13 +118,13 @@ class Swapper:
                 paid = values[0] + values[1], values[2] + values[3]
                 assert 0 in values[:2]
                 assert 0 in values[2:]
-                yield Made(log["address"].lower(), *paid)
+                yield Made(log["address"].lower(), *paid), 0
                 continue
             # Amounts of V3 are the pool's, those of V4 the caller's.
             sign = -1 if kind == 4 else 1
             amounts = [sign * signed(value) for value in values[:2]]
             key = log["topics"][1] if kind == 4 else log["address"]
-            yield Made(key.lower(), max(amounts), -min(amounts))
+            yield Made(key.lower(), max(amounts), -min(amounts)), signed(values[4])
 
     def _held(self) -> dict[str, int]:
         node = self.market.node

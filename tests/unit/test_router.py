@@ -223,13 +223,55 @@ def test_what_is_refused(router: arena.Router, reader: arena.Arena) -> None:
         arena.Router(reader, numeraire=WETH, fees={next(iter(reader)): 1_000_001})
     with pytest.raises(ValueError, match="protocols are"):
         arena.Gas(swaps={"curve": 1})
-    with pytest.raises(ValueError, match="below 0"):
-        arena.Gas(tick=-1)
+    with pytest.raises(ValueError, match="limit is -1"):
+        router.cycles(limit=-1)
+    for name in (USDC, b"USDC"):
+        with pytest.raises(TypeError, match="a sequence of names"):
+            router.cycles(through=name)
+    for token in (10**11, None, [USDC], bytearray(20)):
+        for ask in (router.token, router.price, lambda name: router.cycles(through=[name])):
+            with pytest.raises(TypeError, match="is a str or bytes, not"):
+                ask(token)  # type: ignore[operator]
+        with pytest.raises(TypeError, match="is a str or bytes, not"):
+            router.best(token, WETH, amount_in=1)
     with pytest.raises(UnknownPool):
         arena.Router(reader.group([]), numeraire=WETH)
     reader.close()
     with pytest.raises(ArenaClosed):
         router.update()
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, float("nan"), float("inf"), -float("inf"), 2**128])
+def test_gas_is_whole_and_not_below_0(value: Any) -> None:
+    for name in ("transaction", "tick", "price", "tip"):
+        with pytest.raises(ValueError, match=f"gas: {name} is {value}, no whole number"):
+            arena.Gas(**{name: value})
+    with pytest.raises(ValueError, match=r"gas: swaps\['uniswap_v4'\] is"):
+        arena.Gas(swaps={"uniswap_v4": value})
+
+
+def test_the_most_gas_there_may_be_adds_up(reader: arena.Arena) -> None:
+    most = (1 << 40) - 1
+    dear = arena.Gas(most, dict.fromkeys(("uniswap_v2", "uniswap_v3", "uniswap_v4"), most), price=1)
+    found = arena.Router(reader, numeraire=WETH, gas=dear).best(USDC, WETH, amount_in=10**10)
+    assert found.gas == most * (1 + len(found.swaps)) + dear.tick * found.ticks_crossed
+    assert found.gas_cost == pytest.approx(found.gas, rel=1e-12)
+
+
+def test_profits_cannot_be_written(market: Market, router: arena.Router) -> None:
+    market.block(shock_share=0.5, shock=(0.01, 0.1))
+    router.update()
+    found = router.cycles()
+    for each in (found, found[1:]):
+        with pytest.raises(ValueError, match="read-only"):
+            each.profits[0] = 1.0
+    assert len(router.cycles(limit=0)) == 0
+
+
+def test_a_pool_that_comes_twice_is_named(reader: arena.Arena) -> None:
+    key = next(iter(reader))
+    with pytest.raises(ValueError, match=f"pool {key} comes twice"):
+        arena.Router(reader.snapshot([key, key]), numeraire=reader[key].token0.address)
 
 
 def test_threads_share_a_router(market: Market, router: arena.Router) -> None:
@@ -365,6 +407,14 @@ def test_a_fee_that_the_caller_knows_is_taken(arena_name: str) -> None:
         assert arena.Router(reader, numeraire=WETH).left_out == 1
         router = arena.Router(reader, numeraire=WETH, fees={key: 777})
         assert router.left_out == 0
+        other = "0x" + (bytes([0xC2]) * 20).hex()
+        for known in (other, bytes([0xC2]) * 20):
+            with pytest.raises(ValueError, match=f"pool {other} takes no fee"):
+                arena.Router(reader, numeraire=WETH, fees={key: 777, known: 3000})
+        with pytest.raises(TypeError):
+            arena.Router(reader, numeraire=WETH, fees={key: 777.5})  # type: ignore[dict-item]
+        absent = {key: 777, bytes(32): 3000}
+        assert arena.Router(reader, numeraire=WETH, fees=absent).left_out == 0
         found = router.best("DAI", WETH, amount_in=E18)
         quote = reader[key].quote_exact_in(E18, zero_for_one=False, lp_fee=777)
         assert [swap.pool for swap in found.swaps] == [key]
