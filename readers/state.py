@@ -23,6 +23,7 @@ __all__ = [
     "key_bytes",
     "key_text",
     "token_of",
+    "tokens_of",
     "unknown",
 ]
 
@@ -134,17 +135,25 @@ def key_text(data: bytes) -> str:
     return "0x" + data.hex()
 
 
+def tokens_of(rows: npt.NDArray[np.void]) -> list[Token]:
+    """The tokens of rows of the token table."""
+    known = (rows["flags"] & slots.TOKEN_DECIMALS_KNOWN) != 0
+    columns = (known.tolist(), rows["decimals"].tolist(), rows["symbol_nbytes"].tolist())
+    addresses, symbols = rows["address"].tobytes(), rows["symbol"].tobytes()
+    return [
+        Token(
+            key_text(addresses[20 * i : 20 * i + 20]),
+            decimals if is_known else None,
+            symbols[32 * i : 32 * i + nbytes].decode("utf-8", "replace"),
+        )
+        for i, (is_known, decimals, nbytes) in enumerate(zip(*columns, strict=True))
+    ]
+
+
 @lru_cache(4096)  # a few tokens are in most pools
 def token_of(row: bytes) -> Token:
     """The token of a row of the token table."""
-    token = np.frombuffer(row, slots.TOKEN)[0]
-    known = int(token["flags"]) & slots.TOKEN_DECIMALS_KNOWN
-    symbol = bytes(token["symbol"].tobytes())[: int(token["symbol_nbytes"])]
-    return Token(
-        address=key_text(token["address"].tobytes()),
-        decimals=int(token["decimals"]) if known else None,
-        symbol=symbol.decode("utf-8", "replace"),
-    )
+    return tokens_of(np.frombuffer(row, slots.TOKEN))[0]
 
 
 describe(

@@ -28,6 +28,9 @@ ANSWER = record(
         ("amounts", ("<u8", (5, 4)), 56),  # wei, uint256
     ],
 )
+_WEI_BYTES = 32
+_AMOUNTS_BYTES = 5 * _WEI_BYTES
+_BATCH = 64  # cycles made at once where all are gone through
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,8 @@ class Market:
     ) -> None:
         self.keys = keys
         self.rows = rows
+        self._token0: list[int] = rows["token0"].tolist()
+        self._token1: list[int] = rows["token1"].tolist()
         self.tokens = tokens  # by index in the token table
         self._numbers: dict[str, int | None] = {}  # by address and symbol; None: several
         for index, token in tokens.items():
@@ -149,30 +154,35 @@ class Market:
         raise UnknownToken(f"no pool has a token {name!r}")
 
     def swap(self, number: int, zero_for_one: bool, amount_in: int, amount_out: int) -> Swap:
-        row = self.rows[number]
-        ends = [self.tokens[int(row[name])] for name in ("token0", "token1")]
-        token_in, token_out = ends if zero_for_one else ends[::-1]
+        token0, token1 = self.tokens[self._token0[number]], self.tokens[self._token1[number]]
+        token_in, token_out = (token0, token1) if zero_for_one else (token1, token0)
         return Swap(self.keys[number], zero_for_one, token_in, token_out, amount_in, amount_out)
 
-    def route(self, answer: np.void, gas: int, head: Moment) -> Route:
-        """One answer (dtype ANSWER) as an object."""
-        hops = int(answer["hops"])
-        amounts = [wei(words) for words in answer["amounts"][: hops + 1]]
-        ways = zip(answer["pools"].tolist(), answer["zero_for_one"].tolist(), strict=True)
-        swaps = [
-            self.swap(number, bool(zero_for_one), amounts[i], amounts[i + 1])
-            for i, (number, zero_for_one) in enumerate(ways)
-            if i < hops
-        ]
-        return Route(
-            tuple(swaps),
-            gas,
-            float(answer["gas"]),
-            float(answer["profit"]),
-            int(answer["ticks_crossed"]),
-            head.commit,
-            head.block_number,
-        )
+    def routes(
+        self, answers: npt.NDArray[np.void], gas: npt.NDArray[np.int64], head: Moment
+    ) -> list[Route]:
+        """Answers (dtype ANSWER) with their units of gas as objects."""
+        commit, block_number = head.commit, head.block_number
+        names = ("hops", "pools", "zero_for_one", "gas", "profit", "ticks_crossed")
+        columns = [answers[name].tolist() for name in names]
+        words = answers["amounts"].tobytes()
+        found = []
+        for at, units, (hops, pools, ways, gas_cost, profit, ticks_crossed) in zip(
+            range(0, len(words), _AMOUNTS_BYTES),
+            gas.tolist(),
+            zip(*columns, strict=True),
+            strict=True,
+        ):
+            ends = range(at, at + (hops + 1) * _WEI_BYTES, _WEI_BYTES)
+            amounts = [int.from_bytes(words[end : end + _WEI_BYTES], "little") for end in ends]
+            swaps = [
+                self.swap(pools[i], ways[i] != 0, amounts[i], amounts[i + 1]) for i in range(hops)
+            ]
+            route = Route(
+                tuple(swaps), units, gas_cost, profit, ticks_crossed, commit, block_number
+            )
+            found.append(route)
+        return found
 
 
 def text_of(name: str | bytes) -> str:
@@ -234,10 +244,15 @@ class Cycles:
     def __getitem__(self, index: int | slice) -> "Route | Cycles":
         if isinstance(index, slice):
             return Cycles(self._market, self._answers[index], self._gas[index], self._head)
-        return self._market.route(self._answers[index], int(self._gas[index]), self._head)
+        at = range(len(self))[index]
+        return self._made(at, at + 1)[0]
 
     def __iter__(self) -> Iterator[Route]:
-        return (self[i] for i in range(len(self)))
+        for first in range(0, len(self), _BATCH):
+            yield from self._made(first, first + _BATCH)
+
+    def _made(self, first: int, end: int) -> list[Route]:
+        return self._market.routes(self._answers[first:end], self._gas[first:end], self._head)
 
     def __repr__(self) -> str:
         return f"Cycles({len(self)} at block {self.block_number})"
@@ -271,7 +286,7 @@ def gas_units(
     if gas is None:
         return np.zeros(len(answers), np.int64)
     is_swap = np.arange(4) < answers["hops"][:, None]
-    swaps = np.where(is_swap, gas._units()[protocols[answers["pools"]]], 0).sum(axis=1)
+    swaps = np.where(is_swap, gas._units[protocols[answers["pools"]]], 0).sum(axis=1)
     ticks = gas.tick * answers["ticks_crossed"].astype(np.int64)
     found: npt.NDArray[np.int64] = swaps + gas.transaction + ticks
     return found
@@ -298,7 +313,7 @@ def split_of(
     units = 0
     if gas is not None:
         units = gas.transaction + gas.tick * int(total.ticks_crossed)
-        units += int(gas._units()[protocols[parts["pool"]]].sum())
+        units += int(gas._units[protocols[parts["pool"]]].sum())
     return Split(
         tuple(swaps),
         int.from_bytes(bytes(ffi.buffer(total.amount_in)), "little"),

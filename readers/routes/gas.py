@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+<<<<<<< HEAD
 from numbers import Integral
+=======
+from functools import cached_property
+>>>>>>> 0f2b507 (routes: many cycles become objects at once, and gas is priced once a block)
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +63,7 @@ class Gas:
                         f"gas: {name} is {value!r}, no whole number from 0 to {most - 1}"
                     )
 
+    @cached_property
     def _units(self) -> npt.NDArray[np.int64]:
         """(24,) units of a swap by protocol number."""
         by_name = {**SWAPS, **(self.swaps or {})}

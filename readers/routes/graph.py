@@ -25,7 +25,7 @@ from arena.readers.lookup import pin, read_lines, row_keys, visible
 from arena.readers.reader import Arena
 from arena.readers.routes.answers import Market, RouterUpdate
 from arena.readers.routes.gas import Gas
-from arena.readers.state import Token, key_bytes, key_text, token_of
+from arena.readers.state import Token, key_bytes, key_text, tokens_of
 from arena.reads import READ_TRIES, is_visible
 
 MAX_HOPS: int = lib.PSA_ROUTE_HOPS
@@ -85,7 +85,9 @@ class Graph:
         self._check(keys, rows)
         market = Market(keys, rows, _tokens(indices, tokens))
         numeraire, native = (market.find(name) for name in self._named)
-        fees = np.fromiter((self._fees.get(key, NONE) for key in keys), np.uint32, len(keys))
+        fees = np.full(len(keys), NONE, np.uint32)
+        if self._fees:
+            fees[:] = [self._fees.get(key, NONE) for key in keys]
         record = ffi.new("psa_commit_record *")
         ffi.memmove(record, frozen._record.tobytes(), ffi.sizeof("psa_commit_record"))
         self._raise(
@@ -205,6 +207,7 @@ class Graph:
         self._table, self._log_prices, _ = self._widest()
         self._place = {index: place for place, index in enumerate(self._table.tolist())}
         self._gas = ffi.new("psa_route_gas *")
+        self._priced: tuple[Gas, float, float] | None = None  # what it was filled in with
         floor = 0.0
         if self.gas is not None:
             with suppress(ValueError, InsufficientLiquidity):  # told to whoever asks for a path
@@ -226,22 +229,26 @@ class Graph:
             if not price:
                 raise ValueError("the feed carries no base fee: pass Gas(price=...), in wei")
             price += gas.tip
+        unit = price * self._worth(self._native)
+        if self._priced is not None and self._priced[:2] == (gas, unit):
+            return self._priced[2]
         paid_in = self._market.tokens[self._native]
         if paid_in.decimals not in (None, COIN_DECIMALS):
             raise ValueError(
                 f"gas is paid in the wrapped coin, which has {COIN_DECIMALS} decimals and not the "
                 f"{paid_in.decimals} of {paid_in.symbol or paid_in.address}: pass native"
             )
-        unit = price * self._worth(self._native)
         if not unit > 0 and price:
             raise InsufficientLiquidity(
                 f"gas is paid in {self._named[1]!r}, which no path of pools joins to the numeraire"
             )
-        units = gas._units()
+        units = gas._units
         self._gas.fixed = gas.transaction * unit
         self._gas.tick = gas.tick * unit
         self._gas.swaps = (units * unit).tolist()
-        return unit * (gas.transaction / MAX_HOPS + int(units.min()))
+        floor = unit * (gas.transaction / MAX_HOPS + int(units.min()))
+        self._priced = gas, unit, floor
+        return floor
 
     # What it answers from
 
@@ -314,8 +321,6 @@ class Graph:
             raise_status(status, f"the index of pools could not be used: status {status}")
 
 
-def _tokens(indices: npt.NDArray[np.uint32], tokens: npt.NDArray[np.void]) -> dict[int, Token]:
+def _tokens(indices: npt.NDArray[np.uint32], rows: npt.NDArray[np.void]) -> dict[int, Token]:
     """Tokens by their index in the token table."""
-    return {
-        int(index): token_of(token.tobytes()) for index, token in zip(indices, tokens, strict=True)
-    }
+    return dict(zip(indices.tolist(), tokens_of(rows), strict=True))

@@ -130,7 +130,7 @@ class Router(Graph):
             self._raise(status)
             found["profit"] = 0
             units = gas_units(found, self._protocols, self.gas)
-            return self._market.route(found[0], int(units[0]), self._moment())
+            return self._market.routes(found, units, self._moment())[0]
 
     def split(
         self, sell: str | bytes, buy: str | bytes, *, amount_in: int, max_hops: int = 3
@@ -209,7 +209,7 @@ class Router(Graph):
             count = ffi.new("uint32_t *")
             room = _ROOM if limit is None else whole("limit", limit, 0)
             while True:
-                found = np.zeros(room, ANSWER)
+                found = np.empty(room, ANSWER)
                 self._raise(
                     lib.psa_route_cycles(
                         self._route,
