@@ -152,7 +152,9 @@ def quote(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="with --lp-fee: the pool's hooks set that fee and do nothing else to a swap",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object, wide integers as strings")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object, wide integers as strings"
+    )
     options = parser.parse_args(arguments)
     try:
         with attached(options) as arena, arena.snapshot() as view:

@@ -2,11 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-<<<<<<< HEAD
-from numbers import Integral
-=======
 from functools import cached_property
->>>>>>> 0f2b507 (routes: many cycles become objects at once, and gas is priced once a block)
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt

@@ -196,8 +196,6 @@ class Router(Graph):
         is_each, is_everywhere = flag("each", each), flag("everywhere", everywhere)
         if not min_profit >= 0:
             raise ValueError(f"min_profit is {min_profit}, below 0")
-        if limit is not None and limit < 0:
-            raise ValueError(f"limit is {limit}, below 0")
         if isinstance(through, str | bytes):
             raise TypeError(f"through is {through!r}: give a sequence of names")
         with self._lock:
