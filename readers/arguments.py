@@ -20,8 +20,10 @@ _NO_LISTS = (str, bytes, bytearray, memoryview, set, frozenset)
 
 def flag(name: str, value: Any) -> bool:
     """True or False, or what equals one of them. TypeError."""
-    if value is True or value is False:
-        return bool(value)
+    if value is True:
+        return True
+    if value is False:
+        return False
     try:
         return _TRUTH[value]
     except (KeyError, TypeError):
@@ -30,21 +32,23 @@ def flag(name: str, value: Any) -> bool:
 
 def whole(name: str, value: Any, least: int) -> int:
     """An int from `least` on. TypeError for what is none, a truth value too; ValueError below."""
-    number = value
-    if type(value) is not int:  # what follows takes longer than what most calls are for
-        try:
-            if isinstance(value, _TRUTHS):
-                raise TypeError
-            number = operator.index(value)
-        except TypeError:
-            raise TypeError(f"{name} is a whole number, not {value!r}") from None
+    if type(value) is int and value >= least:
+        return value
+    try:
+        if isinstance(value, _TRUTHS):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is a whole number, not {value!r}") from None
     if number < least:
         raise ValueError(f"{name} is {number}, below {least}")
-    return int(number)
+    return number
 
 
 def seconds(name: str, value: Any) -> float:
     """Seconds from 0 on, infinity too. TypeError for what is no number; ValueError for NaN and below 0."""
+    if type(value) is float and value >= 0:
+        return value
     if not isinstance(value, _NUMBERS) or isinstance(value, bool):
         raise TypeError(f"{name} is a number of seconds, not {value!r}")
     try:

@@ -120,7 +120,9 @@ def limit_bytes(limit: int | None) -> Any:
 def direction(zero_for_one: bool, exact_out: bool) -> int:
     """Flags of a direction and of the side that is given. TypeError when it is no boolean."""
     flags = _ZERO_FOR_ONE if flag("zero_for_one", zero_for_one) else 0
-    return flags | _EXACT_OUT if flag("exact_out", exact_out) else flags
+    if exact_out is not False and flag("exact_out", exact_out):
+        flags |= _EXACT_OUT
+    return flags
 
 
 class QuoteOptions(TypedDict, total=False):
@@ -150,11 +152,12 @@ def resolve_options(
 ) -> tuple[int, Any, int]:
     """Flags, price limit and LP fee for C. TypeError for what is not True or False. ValueError for an lp_fee
     above 1,000,000 pips, and for allow_hooks without one."""
-    if flag("allow_stale", allow_stale):
+    # Most are not given, and a call costs as much as the rest of this.
+    if allow_stale is not False and flag("allow_stale", allow_stale):
         flags |= _ALLOW_STALE
-    if flag("allow_dynamic_fee", allow_dynamic_fee):
+    if allow_dynamic_fee is not False and flag("allow_dynamic_fee", allow_dynamic_fee):
         flags |= _ALLOW_DYNAMIC
-    if flag("allow_hooks", allow_hooks):
+    if allow_hooks is not False and flag("allow_hooks", allow_hooks):
         if lp_fee is None:
             raise ValueError("allow_hooks needs lp_fee: the fee that the pool's hooks set")
         flags |= _ALLOW_HOOKS
