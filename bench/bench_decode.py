@@ -116,7 +116,7 @@ def main() -> None:
         )
         against(decoded, copied)
         if dialect == lib.PSA_DIALECT_EXEX:
-            decoded.target = "<= 2.5"
+            decoded.target = "<= 2.5 x"
         decoded.note = f"{len(data) / messages:.1f} bytes a message, {len(data) / 1e6:.0f} MB"
         report.add(decoded)
         report.add(copied)

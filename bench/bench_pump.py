@@ -178,7 +178,7 @@ def measure(options: argparse.Namespace, report: Report) -> None:
             for road, pairs in zip(ROADS, took, strict=True)
         )
         against(report.add(fast), report.add(slow))
-        fast.target = "<= 0.62 of python"
+        fast.target = "<= 0.62 x"
     slow, fast = (
         Row(f"bytes to commit, block of 3, {road}", 1, samples[-paced:])
         for road, samples in zip(ROADS, ends, strict=True)

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+UNITS = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
+# A median in a unit of time, with what follows as an explanation; or, alone, a multiple of the baseline.
+GOAL = re.compile(r"(?:p50 )?<= (?P<most>[\d,.]+) (?P<unit>(?:ns|us|ms|s)\b|x$)")
+VERDICTS = {None: "-", True: "met", False: "MISSED"}
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as what is in them; numbers to the right, words to the left."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    is_number = [name in ("p50 ns", "p99 ns", "max ns", "per s", "n", "ratio") for name in head]
+    for row in (head, *rows):
+        cells = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, is_number, strict=True)
+        )
+        print("  ".join(cells).rstrip())
+
+
+def figure(nanoseconds: float) -> str:
+    """With tenths where they are more than noise."""
+    return f"{nanoseconds:,.1f}" if nanoseconds < 10_000 else f"{nanoseconds:,.0f}"
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
@@ -86,6 +109,31 @@ class Row:
     def p50_ns(self) -> float:
         return percentile(self.per_item_ns, 0.5)
 
+    @property
+    def is_met(self) -> bool | None:
+        """Whether a goal in time or in multiples of the baseline is met; None for any other."""
+        goal = GOAL.match(self.target)
+        if goal is None:
+            return None
+        most = float(goal["most"].replace(",", ""))
+        if goal["unit"] == "x":
+            return None if self.ratio is None else self.ratio <= most
+        return self.p50_ns <= most * UNITS[goal["unit"]]
+
+    def cells(self) -> list[str]:
+        values = self.per_item_ns
+        p50 = self.p50_ns
+        goal = f"{self.target}: {VERDICTS[self.is_met]}" if self.is_met is not None else self.target
+        return [
+            self.name,
+            *map(figure, (p50, percentile(values, 0.99), max(values))),
+            f"{1e9 / p50 if p50 else 0:,.0f}",
+            str(len(values)),
+            "-" if self.ratio is None else f"{self.ratio:.2f}",
+            goal,
+            f"({self.note})" if self.note else "",
+        ]
+
 
 @dataclass
 class Aim:
@@ -96,6 +144,9 @@ class Aim:
     figure: str
     goal: str = "-"
     is_met: bool | None = None
+
+    def cells(self) -> list[str]:
+        return [self.name, figure(self.p50_ns), self.figure, self.goal, VERDICTS[self.is_met]]
 
 
 @dataclass
@@ -134,22 +185,15 @@ class Report:
         print(self.question)
         for key, value in {**machine(), **self.facts}.items():
             print(f"  {key}: {value}")
-        head = f"{'case':<52}{'p50':>11}{'p99':>11}{'max':>11}{'per s':>13}{'n':>6}  ratio  target"
-        print(head)
-        for row in self.rows:
-            values = row.per_item_ns
-            p50 = percentile(values, 0.5)
-            ratio = f"{row.ratio:6.2f}" if row.ratio is not None else "     -"
-            print(
-                f"{row.name:<52}{p50:>11,.1f}{percentile(values, 0.99):>11,.1f}{max(values):>11,.1f}"
-                f"{1e9 / p50 if p50 else 0:>13,.0f}{len(values):>6} {ratio}  {row.target}"
-                + (f"  ({row.note})" if row.note else "")
-            )
+        print_table(
+            ("case", "p50 ns", "p99 ns", "max ns", "per s", "n", "ratio", "goal", ""),
+            [row.cells() for row in self.rows],
+        )
         if self.aims:
-            print(f"\n{'aim':<52}{'p50':>11}  {'figure':<34}{'goal':<32}met")
-        for aim in self.aims:
-            met = {None: "-", True: "yes", False: "NO"}[aim.is_met]
-            print(f"{aim.name:<52}{aim.p50_ns:>11,.1f}  {aim.figure:<34}{aim.goal:<32}{met}")
+            print()
+            print_table(
+                ("aim", "p50 ns", "figure", "goal", "met"), [aim.cells() for aim in self.aims]
+            )
         if options.json:
             result = {
                 "question": self.question,
