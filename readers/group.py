@@ -67,7 +67,17 @@ class Group(Head, Tables):
     """
 
     __slots__ = (
-        *("_arena", "_fields", "_found", "_group", "_keys", "_memory", "_read", "_record"),
+        *(
+            "_arena",
+            "_fields",
+            "_found",
+            "_group",
+            "_keys",
+            "_pools",
+            "_read",
+            "_record",
+            "_stamps",
+        ),
         *("_statuses", "_touched", "_values"),
     )
 
@@ -83,17 +93,18 @@ class Group(Head, Tables):
         self._fields = fields
         self._arena = arena
         group = self._group = ffi.new("psa_group *")
-        pools, stamps, values, statuses, touched = self._memory = [
-            np.zeros(count, kind) for kind in (np.uint64, np.uint64, dtype, np.uint8, np.uint32)
-        ]
-        group.pools = ffi.from_buffer("uint64_t *", pools)
-        group.stamps = ffi.from_buffer("uint64_t *", stamps)
+        self._pools = np.zeros(count, np.uint64)
+        self._stamps = np.zeros(count, np.uint64)
+        values, statuses = np.zeros(count, dtype), np.zeros(count, np.uint8)
+        touched = np.zeros(count, np.uint32)
+        group.pools = ffi.from_buffer("uint64_t *", self._pools)
+        group.stamps = ffi.from_buffer("uint64_t *", self._stamps)
         group.values = ffi.from_buffer("void *", values)
         group.statuses = ffi.from_buffer("uint8_t *", statuses)
         group.touched = ffi.from_buffer("uint32_t *", touched)
         group.count = count
         group.fields = number
-        # C goes on writing what these show.
+        # C goes on writing what these show, and keep.
         self._values, self._statuses, self._touched = map(read_only, (values, statuses, touched))
         self._record = read_record(ffi.buffer(ffi.addressof(group, "record")))  # a view
         self._read: _Place | None = None  # of the last read
@@ -116,9 +127,8 @@ class Group(Head, Tables):
             if rows is None:
                 continue  # a slot changed hands meanwhile
             self._check_fields(rows["protocol"], np.flatnonzero(~is_gone))
-            pools, stamps = self._memory[:2]
-            pools[:] = references
-            stamps[:] = 0
+            self._pools[:] = references
+            self._stamps[:] = 0
             self._group.since = 0
             return _Place(mapped, references, topology if is_gone.any() else None)
         raise SnapshotContended(
