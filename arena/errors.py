@@ -147,7 +147,8 @@ class FeeTooHigh(QuoteError):
 
 
 class SwapReverts(QuoteError):
-    """The contract would revert for another reason: an intermediate value overflows."""
+    """The contract would revert for another reason: an intermediate value overflows, or a swap that is to be
+    made, FrozenPool.after, is one that a pair refuses."""
 
 
 class TickDataCorrupt(QuoteError):

@@ -5,6 +5,7 @@ A quote through a handle is compared with one of a fresh private copy, which wal
 
 import contextlib
 import gc
+import pickle
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -410,3 +411,70 @@ def test_threads_share_a_handle_while_its_ticks_change(writer: WriterArena, pool
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("spec", [V3, V4])
+def test_a_state_after_a_swap_answers_as_the_pool_does_behind_its_event(
+    writer: WriterArena, pools: Arena, spec: PoolSpec
+) -> None:
+    """A Swap event leaves the ticks, their serial and so the handle's tables as they are."""
+    pool = pools[spec.key]
+    deepen(pool)
+    tables = depth_nbytes()
+    assert tables > 0
+    chance = random.Random(7)
+    for number in range(FIRST + 1, FIRST + 21):
+        zero_for_one = chance.random() < 0.5
+        amount = int(10 ** chance.uniform(18, 22.7))
+        before = pool.freeze()
+        after = before.after(pool.quote_exact_in(amount, zero_for_one=zero_for_one))
+        writer.apply(swapped(number, spec, pool, amount, zero_for_one))
+        writer.commit()
+        state, expected = after.state(), pool.state()
+        for name in ("sqrt_price_x96", "tick", "liquidity", "ticks", "lp_fee", "protocol_fee"):
+            assert getattr(state, name) == getattr(expected, name), name
+        for way in (True, False):
+            for asked in AMOUNTS:
+                there = pool.quote_exact_in(asked, zero_for_one=way)
+                assert after.quote_exact_in(asked, zero_for_one=way) == there
+                assert after.ladder(zero_for_one=way).quote(asked) == there
+        with pytest.raises(ValueError, match="of commit"):
+            before.after(pool.quote_exact_in(amount, zero_for_one=zero_for_one))
+        with pytest.raises(ValueError, match="of commit"):
+            after.after(pool.quote_exact_in(amount, zero_for_one=zero_for_one))
+    assert depth_nbytes() == tables
+
+
+@pytest.mark.parametrize("spec", [V2, V3, V4])
+def test_a_copy_takes_quotes_of_every_way_to_ask_at_its_version(
+    pools: Arena, spec: PoolSpec
+) -> None:
+    key, amount = spec.key, 10**22
+    pool = pools[key]
+    with pools.snapshot() as view:
+        kept = pools.snapshot([key])
+        group = pools.group([pool])
+        group.read()
+        copies = [pool.freeze(), view[key].freeze(), kept[key]]
+        copies += [pickle.loads(pickle.dumps(kept[key])), pickle.loads(pickle.dumps(kept))[key]]
+        quotes = [
+            pool.quote_exact_in(amount, zero_for_one=True),
+            pool.quote_exact_in(amount, zero_for_one=True, allow_stale=True),
+            pool.quote_many([amount, 5], zero_for_one=True)[0],
+            pool.ladder(zero_for_one=True).quote(amount),
+            view[key].quote_exact_in(amount, zero_for_one=True),
+            view.quote_batch([key], amount, zero_for_one=True)[0],
+            pools.quote_batch([key, V2.key], [amount, 5], zero_for_one=True)[0],
+            group.quote_batch(amount, zero_for_one=True)[0],
+            kept[key].quote_exact_in(amount, zero_for_one=True),
+            kept[key].quote_many([amount], zero_for_one=True)[0],
+        ]
+    expected = pool.freeze().after(quotes[0]).state()
+    assert expected != pool.state()
+    other = pools[V3.key if spec is V2 else V2.key].freeze()
+    for quote in quotes:
+        assert quote == quotes[0]
+        for held in copies:
+            assert held.after(quote).state() == expected
+        with pytest.raises(ValueError, match="another pool"):
+            other.after(quote)
