@@ -88,7 +88,8 @@ VALUES = {
     GONE: PoolValues(109, 3000, **RESERVES),
 }
 ANSWERED = ("amount_in", "amount_out", "sqrt_price_x96_after", "liquidity_after", "tick_after")
-ANSWERED += ("ticks_crossed", "is_complete", "commit", "block_number")
+ANSWERED += ("ticks_crossed", "is_complete", "commit", "block_number", "zero_for_one", "fee_pips")
+ANSWERED += ("spot_price", "marginal_price", "effective_price", "price_impact", "_raw")
 READS = ("state", "_head", "_copy_bytes")
 ONE, LARGE, HUGE = 10**18, 10**21, 1 << 256
 
@@ -595,8 +596,9 @@ def test_quotes_as_values(pools: Arena) -> None:
     quote, same = (pool.quote_exact_in(LARGE, zero_for_one=True) for _ in range(2))
     other: Any = pool.quote_exact_in(ONE, zero_for_one=True)
     raw = quote.__reduce__()[1][0]
-    negative = make_quote(raw[:112] + b"\xff" * 32)
-    wide = make_quote(b"\xfe" * 144)
+    negative = make_quote(raw[:112] + b"\xff" * 80)
+    wide = make_quote(b"\xfe" * 192)
+    nothing = make_quote(bytes(32) + raw[32:])  # has no effective price
     kind: Any = Quote
 
     def matched() -> None:
@@ -607,7 +609,7 @@ def test_quotes_as_values(pools: Arena) -> None:
 
     cases: dict[str, Case] = {
         f"{name} {field}": partial(getattr, each, field)
-        for name, each in (("a", quote), ("negative", negative), ("wide", wide))
+        for name, each in (("a", quote), ("negative", negative), ("wide", wide), ("no", nothing))
         for field in ANSWERED
     }
     for name, sign in (("equal", operator.eq), ("unequal", operator.ne)):
@@ -811,6 +813,14 @@ def test_states(pools: Arena) -> None:
             f"{name}, fields": partial(lambda data: each_field(PoolState._over(data)), data),
             f"{name}, arrays": partial(getattr, pool.state(), "tick_arrays"),
         }
+        if spec in (V2, V3, V4, SOLIDLY):
+            frozen, quote = pool.freeze(), pool.quote_exact_in(10**6, zero_for_one=True)
+            stranger = frozen.after(quote).quote_exact_in(10**6, zero_for_one=False)
+            cases |= {
+                f"{name}, after": partial(frozen.after, quote),
+                f"{name}, count": partial(getattr, frozen.after(quote), "swap_count"),
+                f"{name}, after another": partial(refused, ValueError, frozen.after, stranger),
+            }
     pool = pools[V4.key]
     state, data = pool.state(), pool._copy_bytes()
     values = {each.name: getattr(state, each.name) for each in fields(PoolState)}
