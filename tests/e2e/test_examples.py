@@ -146,6 +146,68 @@ def test_asyncio_strategy(tmp_path: Path, arena_name: str) -> None:
     assert all(int(times) > 1 for _, times in looked)
 
 
+def quoted(pools: arena.Arena, printed: str) -> list[tuple[str, int, str, int]]:
+    """The swaps a program printed, in wei, each asked again of its pool."""
+    found = []
+    for key, *amounts in re.findall(r"^  (0x\w+) (\S+) (\w+) -> (\S+) (\w+)$", printed, re.M):
+        given, token_in, got, token_out = amounts
+        paid, out = (int(Decimal(amount).scaleb(18)) for amount in (given, got))
+        zero_for_one = pools[key].token0.symbol == token_in
+        assert pools[key].quote_exact_in(paid, zero_for_one=zero_for_one).amount_out == out
+        found.append((token_in, paid, token_out, out))
+    return found
+
+
+@pytest.mark.slow
+def test_best_route(tmp_path: Path, arena_name: str) -> None:
+    """It ends by itself. What its swaps pay and give adds up to what it says, token by token."""
+    order = ("T6E80", "T9C8F", "0.5")
+    with (
+        demo_arena(tmp_path, arena_name, "--at-once"),
+        arena.attach(arena_name, timeout=SECONDS) as pools,
+    ):
+        pools.wait_block(LAST_BLOCK - 1, timeout=SECONDS)
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "best_route.py"), arena_name, *order],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=True,
+        )
+        outs = []
+        path, split = re.split(r"^split ", done.stdout, flags=re.M)
+        for text in (path, split):
+            said = re.search(r"at block 68: 0\.5\d* T6E80 buys (\S+) T9C8F$", text, re.M)
+            assert said is not None, done.stdout
+            left: dict[str, int] = {"T6E80": 5 * 10**17}
+            for token_in, paid, token_out, out in quoted(pools, text):
+                left[token_in] -= paid
+                assert left[token_in] >= 0
+                left[token_out] = left.get(token_out, 0) + out
+            outs.append(left.pop("T9C8F"))
+            assert outs[-1] == int(Decimal(said[1]).scaleb(18))
+            assert not any(left.values())
+    assert outs[1] >= outs[0]
+    more = re.search(r"^the split gives (\S+) bp more", done.stdout, re.M)
+    assert more is not None
+    assert abs(float(more[1]) - 10_000 * (outs[1] / outs[0] - 1)) <= 0.051
+
+
+@pytest.mark.slow
+def test_cycle_strategy(tmp_path: Path, arena_name: str) -> None:
+    printed = play("cycle_strategy.py", tmp_path, arena_name, "T6E80")
+    blocks = [int(number) for number in re.findall(r"^block (\d+): \d+ pools", printed, re.M)]
+    assert max(blocks) == LAST_BLOCK
+    cycles = re.findall(r"^  (\w+) -> .* -> (\w+) takes (\d+) gives (\d+), (\S+) T", printed, re.M)
+    assert cycles
+    for first, last, paid, given, gained in cycles:
+        assert first == last
+        assert int(given) > int(paid)
+        if first == "T6E80":
+            assert abs(float(gained) - (int(given) - int(paid)) / 1e18) <= 1e-6
+    assert printed.endswith(f"{len(blocks)} blocks looked at\n")
+
+
 @pytest.mark.slow
 def test_backtest(tmp_path: Path) -> None:
     done = subprocess.run(
