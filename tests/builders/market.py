@@ -20,7 +20,7 @@ from arena.values import PoolValues
 from arena.writing import WriterArena
 from builders.market_shape import (
     KNOWN,
-    V2,
+    SOLIDLY,
     V4,
     MarketPool,
     MarketToken,
@@ -66,9 +66,11 @@ class _Kept(NamedTuple):
     pushed: list[MarketPool]
 
 
-def make_market(name: str, pools: int, seed: int, *, spare: int = 256) -> "Market":
+def make_market(
+    name: str, pools: int, seed: int, *, spare: int = 256, is_rough: bool = False
+) -> "Market":
     """A market of `pools` pools in a new arena of that name, committed; `spare` more fit."""
-    return Market(name, pools, seed, spare)
+    return Market(name, pools, seed, spare, is_rough)
 
 
 class Market:
@@ -77,10 +79,10 @@ class Market:
     Each change is a commit of its own, but see one_commit. `pools` keeps those that were removed.
     """
 
-    def __init__(self, name: str, pools: int, seed: int, spare: int) -> None:
+    def __init__(self, name: str, pools: int, seed: int, spare: int, is_rough: bool) -> None:
         self.name = name
         self.head = FIRST_BLOCK
-        self.shape = Shape(pools, seed)
+        self.shape = Shape(pools, seed, is_rough=is_rough)
         self._weights = np.zeros(pools)  # how active each pool is; 0 when it is not live
         self._pushed: list[MarketPool] = []
         self._mined: list[_Kept] = []
@@ -181,7 +183,7 @@ class Market:
         return Mined(self.head, (pool,))
 
     def burn(self, pool: MarketPool) -> Mined:
-        """A block that takes a position away. ValueError when only the full range is left, or the pool
+        """A block that takes a position away. ValueError when only the widest range is left, or the pool
         is not live."""
         former: dict[MarketPool, Ranges] = {}
         self._mine([self._burnt(pool, former)], former, self._pushed)
@@ -269,7 +271,7 @@ class Market:
 
     def _ranged(self, count: int) -> list[MarketPool]:
         """So many live pools with positions; one may come twice."""
-        found = [pool for pool in self.live() if pool.protocol != V2] if count else []
+        found = [pool for pool in self.live() if not pool.is_pair] if count else []
         drawn = self.shape.rng.integers(0, len(found), count if found else 0)
         return [found[index] for index in drawn.tolist()]
 
@@ -285,7 +287,7 @@ class Market:
         _check_ranged(pool)
         rest = list(pool.ranges.positions)
         if len(rest) == 1:
-            raise ValueError(f"pool {pool.key} has only its full range left")
+            raise ValueError(f"pool {pool.key} has only its widest range left")
         position = rest.pop(int(self.shape.rng.integers(1, len(rest))))
         former.setdefault(pool, pool.ranges)
         pool.ranges = Ranges(tuple(rest))
@@ -339,14 +341,15 @@ class Market:
     def _spec(self, pool: MarketPool) -> PoolSpec:
         tokens = self._token(pool.token0), self._token(pool.token1)
         key = bytes.fromhex(pool.key[2:])
-        return PoolSpec(key, pool.protocol, *tokens, pool.fee, pool.spacing)
+        fee = 0 if pool.protocol == SOLIDLY else pool.fee
+        return PoolSpec(key, pool.protocol, *tokens, fee, pool.spacing, hooks=pool.hooks)
 
     def _install(self, pool: MarketPool, status: str = "live") -> None:
         """Values at rest, in the open commit; first a slot for a pool that has none."""
         if pool.status in ("new", "removed"):
             pool.slot = self.owner.add_pool(self._spec(pool))
         price = self.shape.resting(pool)
-        if pool.protocol == V2:
+        if pool.is_pair:
             values = PoolValues(self.head, pool.fee, reserve0=price.a, reserve1=price.b)
         else:
             has_fees = pool.protocol == V4
@@ -377,14 +380,14 @@ class Market:
 
 
 def _check_ranged(pool: MarketPool) -> None:
-    if pool.protocol == V2 or pool.status != "live":
+    if pool.is_pair or pool.status != "live":
         raise ValueError(f"pool {pool.key} has no positions, or is {pool.status}")
 
 
 def _moved(pool: MarketPool, price: Price) -> _Update:
     """A swap or, for a pair, its reserves after one."""
     low, high = price.a & MASK64, price.a >> 64
-    if pool.protocol == V2:
+    if pool.is_pair:
         words = (low, high, 0, 0, price.b & MASK64, price.b >> 64)
         return _Update(pool, lib.PSA_EVENT_V2_SYNC, words)
     words = (low, high & MASK64, high >> 64, 0, 0, 0)

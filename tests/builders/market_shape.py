@@ -2,6 +2,9 @@
 
 Five hubs and ten middle tokens with many parallel pools, and a long tail in which four of five pools are
 against WETH. Every pool knows the true price of its pair, and how far from it nobody gains by moving it.
+
+A rough market has, besides, volatile pairs of Solidly, hooks that take part in swaps, pools that hold dust, and no
+full ranges: liquidity of ticks ends, and swaps of some size use it up.
 """
 
 import math
@@ -35,6 +38,9 @@ MIDDLE = (6, 3, 2, 1, 1)
 TAIL_SIDES = np.cumsum([0.8, 0.08, 0.06, 0.02, 0.01, 0.015, 0.015])
 TAIL_VALUE = (math.log(3e4), 2.0)
 V2, V3, V4 = slots.UNISWAP_V2, slots.UNISWAP_V3, slots.UNISWAP_V4
+SOLIDLY = slots.SOLIDLY
+HOOKS = slots.HOOKS_SWAP_BITS.to_bytes(20, "big")
+DUST = (math.log(1e-3), math.log(10.0))  # USD
 SPACINGS = {100: 1, 500: 10, 3000: 60, 10000: 200}
 MAX_TICK = 887272
 LEFT_USD = 0.05  # gain that nobody takes, for it does not pay the gas
@@ -62,7 +68,7 @@ class Position(NamedTuple):
 
 
 class Ranges:
-    """The positions of one pool, the full range first, and what they sum up to."""
+    """The positions of one pool, the widest first, and what they sum up to."""
 
     def __init__(self, positions: tuple[Position, ...]) -> None:
         gross: dict[int, int] = {}
@@ -85,7 +91,7 @@ class Ranges:
 
 @dataclass(eq=False, slots=True)
 class MarketPool:
-    """One pool: 0x-hex key, indices of its tokens, layouts.slots.UNISWAP_*, fee in pips.
+    """One pool: 0x-hex key, indices of its tokens, a protocol of layouts.slots, fee in pips.
 
     `index` is its place among the market's pools. `status` is live, stale, syncing (announced, without
     values) or removed. `log_price` is the logarithm of the true price, raw token1 for raw token0; `band`
@@ -107,11 +113,17 @@ class MarketPool:
     status: str = "new"
     slot: int = -1
     installed_at: int = 0  # the block its first values are of
+    hooks: bytes = bytes(20)
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether it has two reserves and no ticks."""
+        return self.protocol in (V2, SOLIDLY)
 
     @property
     def spacing(self) -> int:
-        """Of its ticks; V2: 0."""
-        return 0 if self.protocol == V2 else SPACINGS[self.fee]
+        """Of its ticks; 0 of a pair."""
+        return 0 if self.is_pair else SPACINGS[self.fee]
 
     @property
     def is_removed(self) -> bool:
@@ -130,8 +142,9 @@ class Price(NamedTuple):
 class Shape:
     """Draws everything from one stream of random numbers, in the order asked."""
 
-    def __init__(self, pools: int, seed: int) -> None:
+    def __init__(self, pools: int, seed: int, *, is_rough: bool = False) -> None:
         self.rng = np.random.default_rng(seed)
+        self.is_rough = is_rough
         self.tokens: list[MarketToken] = []
         self.pools: list[MarketPool] = []
         for _, decimals, usd in KNOWN:
@@ -202,12 +215,22 @@ class Shape:
         low, high = sorted((one, other), key=lambda index: self.tokens[index].address)
         raw_usd = self.tokens[high].raw_usd
         log_price = math.log(self.tokens[low].raw_usd / raw_usd)
+        hooks = bytes(20)
+        if self.is_rough:
+            chance, which = self.rng.random(2).tolist()
+            if protocol == V2 and chance < 0.3:
+                protocol = SOLIDLY
+            elif protocol == V4 and chance < 0.1:
+                hooks = HOOKS
+            if which < 0.05:
+                tvl = math.exp(self.rng.uniform(*DUST))
         pool = MarketPool(
             len(self.pools),
             "0x" + self.rng.bytes(32 if protocol == V4 else 20).hex(),
             *(low, high, protocol, fee, taken[1] << 12 | taken[0], log_price, tvl),
+            hooks=hooks,
         )
-        if protocol == V2:
+        if pool.is_pair:
             depth, pool.strength = tvl, tvl / 2 / raw_usd / math.exp(log_price / 2)
         else:
             wanted = self.rng.uniform(60, 300) if is_hub else 2 + 8 * math.exp(self.rng.normal())
@@ -218,13 +241,15 @@ class Shape:
         return pool
 
     def _fill(self, pool: MarketPool, count: int) -> float:
-        """Give the pool its full range and `count` positions of about the same value; the value in USD of
-        the reserves of a V2 pool that is as deep."""
+        """Give the pool its full range, or a wide one, and `count` positions of about the same value; the value in
+        USD of the reserves of a V2 pool that is as deep."""
         end = MAX_TICK // pool.spacing * pool.spacing
         share = pool.tvl_usd / (count + 1)
         root = math.exp(pool.log_price / 2)
         raw_usd = self.tokens[pool.token1].raw_usd
         whole = Position(-end, end, max(1000, int(share / raw_usd / 2 / root)))
+        if self.is_rough:
+            (whole,) = self.positions(pool, 1, share)
         pool.ranges = Ranges((whole, *self.positions(pool, count, share)))
         return 2 * pool.ranges.liquidity_at(math.floor(pool.log_price / LOG_TICK)) * root * raw_usd
 
@@ -265,7 +290,7 @@ class Shape:
         """State at that distance from the true price, for V3 and V4 to within a hundredth of a tick."""
         noise = int(self.rng.integers(1 << 62))
         log_price = pool.log_price + deviation
-        if pool.protocol == V2:
+        if pool.is_pair:
             root = math.exp(log_price / 2)
             reserve1 = _whole(pool.strength * root, noise >> 5)
             return Price(max(2000, _whole(pool.strength / root, noise)), 0, max(2000, reserve1))

@@ -275,6 +275,8 @@ def in_parts(frozen: arena.FrozenSnapshot, graph: Graph, sell: str, buy: str, am
         if not taken & {key for key, _ in hops} and len(chosen) < 8:
             taken |= {key for key, _ in hops}
             chosen.append(hops)
+    if not chosen:
+        return 0
     used, given = [0] * len(chosen), [0] * len(chosen)
     for part in range(PARTS):
         more = amount // PARTS + (amount % PARTS if part == 0 else 0)
