@@ -185,6 +185,7 @@ class Lib:
     PSA_PUMP_REFUSED: Final[int]
     PSA_ROUTE_HOPS: Final[int]
     PSA_ROUTE_NONE: Final[int]
+    PSA_ROUTE_TOKENS: Final[int]
     PSA_ROUTE_PARTS: Final[int]
     def psa_feed_open(self, feed: Any, dialect: int, /) -> None: ...
     def psa_feed_decode(

@@ -63,14 +63,16 @@ typedef struct {
     uint64_t amount_out[4];
 } psa_route_part;
 
+#define PSA_ROUTE_TOKENS 16  /* of a split at most */
+
 typedef struct {
     uint64_t amount_in[4];   /* wei */
     uint64_t amount_out[4];
-    double bound;            /* of what comes out: no routing through these pools gives more, in the order of
-                                tokens that was found; wei */
+    double bound;            /* of what comes out: no routing through the pools between these tokens gives more; wei */
     double gas;              /* units of the numeraire */
     uint32_t ticks_crossed;
-    uint32_t reserved;
+    uint32_t token_count;
+    uint32_t tokens[16];     /* indices in the token table */
 } psa_route_split_sum;
 
 /* What all pools together would give away; units of the numeraire, gas aside. */
@@ -134,7 +136,8 @@ int psa_route_best(psa_route *route, uint32_t sell, uint32_t buy, const uint64_t
 
 /* The most that `amount` gives over all pools between the tokens of the best paths, each swapped once, in an order in
  * which each swap finds what goes in: parts has room for PSA_ROUTE_PARTS. Pools that give less than their swap costs
- * are left out while that leaves more. `amount` is below 2^127. As psa_route_best. */
+ * are left out while that leaves more. `amount` is below 2^127. As psa_route_best; with PSA_INSUFFICIENT_LIQUIDITY
+ * the sum has its bound, where there are paths at all. */
 int psa_route_split(psa_route *route, uint32_t sell, uint32_t buy, const uint64_t *amount,
                     uint32_t max_hops, const psa_route_gas *gas, psa_route_part *parts, uint32_t *count,
                     psa_route_split_sum *sum);

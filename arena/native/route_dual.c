@@ -1,21 +1,22 @@
 /* route_dual.c: the prices at which the least is left for anybody, by which a split is found. */
 #include "route_split.h"
 
-#define MOST_STEPS 4096
 #define MOST_TURNS 200
 #define MOST_TRIES 24
 
-double route_trade(const route_pool *pool, int direction, double paid, double got, double *in,
+double route_trade(const route_pool *pool, int direction, double paid, double got, double most, double *in,
                    double *out, double *curve) {
     route_hop hop;
     *in = *out = *curve = 0;
     route_start(&hop, pool, direction);
-    for (int step = 0; step < MOST_STEPS && hop.out > 0; step++) {
+    while (hop.out > 0) {
         double rate = hop.keep * hop.out / hop.in * got / paid;
         if (!(rate > 1)) break;
         double best = (sqrt(rate) - 1) * hop.in / hop.keep;
-        double input = best < hop.room ? best : hop.room;
+        double room = hop.room < most - *in ? hop.room : most - *in;
+        double input = best < room ? best : room;
         *in += input, *out += route_gives(&hop, input);
+        if (!(*in < most)) break;
         if (best <= hop.room) {
             *curve = 0.5 * sqrt(rate) * hop.in / hop.keep * paid;
             break;
@@ -36,7 +37,8 @@ static void trade(const split *s, split_part *part, const double *price) {
                                                             : -1;
     if (d < 0) return;
     double paid = exp(price[part->end[d]]), got = exp(price[part->end[!d]]);
-    part->gain = route_trade(pool, d, paid, got, &part->in, &part->out, &part->curve);
+    part->gain =
+        route_trade(pool, d, paid, got, s->most[part->end[d]], &part->in, &part->out, &part->curve);
     part->direction = (int8_t)d;
 }
 

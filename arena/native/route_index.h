@@ -251,10 +251,10 @@ void route_load(psa_route *route, uint32_t pool);
 /* Its weights against the prices. */
 void route_weigh(psa_route *route, route_pool *pool);
 
-/* route_dual.c: what a pool trades at most against two prices, and what that gains; `curve` is how much of the
- * token that goes in, at its price, it trades more for a change of the log of the prices. */
-double route_trade(const route_pool *pool, int direction, double paid, double got, double *in, double *out,
-                   double *curve);
+/* route_dual.c: what a pool trades at most against two prices, taking no more than `most`, and what that gains;
+ * `curve` is how much of the token that goes in, at its price, it trades more for a change of the log of the prices. */
+double route_trade(const route_pool *pool, int direction, double paid, double got, double most, double *in,
+                   double *out, double *curve);
 
 /* route_market.c */
 void route_market_free(struct route_market *market);

@@ -107,7 +107,7 @@ static double trade_at(const struct route_market *m, const psa_route *route, con
     trade->pool = number, trade->direction = d;
     if (d < 0) return 0;
     return route_trade(&route->pools[number], d, point->worth[edge->token[d]],
-                       point->worth[edge->token[!d]], &trade->in, &trade->out, &trade->curve);
+                       point->worth[edge->token[!d]], INFINITY, &trade->in, &trade->out, &trade->curve);
 }
 
 static void evaluate(const struct route_market *m, const psa_route *route, market_point *point) {

@@ -5,7 +5,8 @@
  * 0 hides at most the floor of value: after n swaps at most n * floor * exp(what later weights add).
  *
  * Pools of one pair are compared by what they give, not by their gas; more into the next pool never gives less, so
- * the best pool of each pair makes the best path through these tokens.
+ * the best pool of each pair makes the best path through these tokens. Only where that is more than what follows
+ * takes at all, the next best is tried.
  */
 #include "route_index.h"
 
@@ -99,24 +100,62 @@ static double ask_doubles(const finder *f, const route_pool *pool, int direction
     return f->exact_out ? -route_pool_in(pool, direction, amount) : route_pool_out(pool, direction, amount);
 }
 
-/* The best pool of each pair in doubles; what the path gives, or takes, negative. */
-static double walk_doubles(const finder *f, const route_path *path, double amount) {
+/* Of a pair's pools that give less than `limit`, what the best gives, or takes, negative; the least of them all, too. */
+static double best_of_pair(const finder *f, uint32_t number, uint32_t from, double amount, double limit,
+                           double *least, uint32_t *chosen) {
     const psa_route *route = f->route;
-    for (uint32_t n = 0; n < path->hops; n++) {
-        uint32_t i = f->exact_out ? path->hops - 1 - n : n;
-        const route_pair *pair = &route->pairs[path->pairs[i]];
-        double best = -INFINITY;
-        for (uint32_t j = pair->first; j < pair->first + pair->count; j++) {
-            const route_pool *pool = &route->pools[route->by_pair[j]];
-            int d = route_direction(pool, path->tokens[i]);
-            if (pool->weight[d] <= SHUT) continue;
-            double found = ask_doubles(f, pool, d, amount);
-            if (found > best) best = found;
-        }
-        if (!(f->exact_out ? best > -INFINITY : best > 0)) return -INFINITY;
-        amount = f->exact_out ? -best : best;
+    const route_pair *pair = &route->pairs[number];
+    double best = -INFINITY;
+    *least = INFINITY;
+    for (uint32_t j = pair->first; j < pair->first + pair->count; j++) {
+        const route_pool *pool = &route->pools[route->by_pair[j]];
+        int d = route_direction(pool, from);
+        if (pool->weight[d] <= SHUT) continue;
+        double found = ask_doubles(f, pool, d, amount);
+        if (found > best && found < limit) best = found, *chosen = route->by_pair[j];
+        if (found > 0 && found < *least) *least = found;
     }
-    return f->exact_out ? -amount : amount;
+    return best;
+}
+
+/* What the path gives from swap n on, and the pools it takes. Where the most is too much for what follows, *is_tight,
+ * other pools of the pair are tried as well: less in may give more then. */
+static double walk_from(const finder *f, const route_path *path, uint32_t n, double amount, uint32_t *pools,
+                        int *is_tight) {
+    if (n >= path->hops || n == PSA_ROUTE_HOPS) return amount;
+    double most = -INFINITY, least;
+    for (double limit = INFINITY;;) {
+        uint32_t tried[PSA_ROUTE_HOPS] = {0};
+        int is_bound = 0, was_first = limit == INFINITY;
+        limit = best_of_pair(f, path->pairs[n], path->tokens[n], amount, limit, &least, &tried[n]);
+        if (!(limit > 0)) return most;
+        double given = walk_from(f, path, n + 1, limit, tried, &is_bound);
+        if (given > most) {
+            most = given;
+            memcpy(pools + n, tried + n, (PSA_ROUTE_HOPS - n) * sizeof *pools);
+        }
+        if (given > 0 && !is_bound) return most;
+        *is_tight = 1;
+        if (was_first && !(given > 0) &&
+            (!(least < limit) || !(walk_from(f, path, n + 1, least, tried, &is_bound) > 0)))
+            return most; /* the least is too much, too */
+    }
+}
+
+/* The best pool of each pair in doubles; what the path gives, or takes, negative. Into `pools` which they are, where
+ * *is_tight: else the best in integers may be others. */
+static double walk_doubles(const finder *f, const route_path *path, double amount, uint32_t *pools,
+                           int *is_tight) {
+    *is_tight = 0;
+    if (!f->exact_out) return walk_from(f, path, 0, amount, pools, is_tight);
+    for (uint32_t n = path->hops; n-- > 0;) {
+        double least;
+        double best =
+            best_of_pair(f, path->pairs[n], path->tokens[n], amount, INFINITY, &least, &pools[n]);
+        if (!(best > -INFINITY)) return -INFINITY;
+        amount = -best;
+    }
+    return -amount;
 }
 
 static int is_less(const uint64_t a[4], const uint64_t b[4]) {
@@ -160,11 +199,10 @@ static int ask_pair(const finder *f, uint32_t number, uint32_t from, const uint6
     return has_found;
 }
 
-static int walk_integers(const finder *f, const route_path *path, psa_route_answer *answer) {
+/* The best pool of each pair in integers. 0: one does not answer. */
+static int walk_best(const finder *f, const route_path *path, psa_route_answer *answer) {
     const psa_route *route = f->route;
     uint32_t hops = path->hops, ticks;
-    *answer = (psa_route_answer){.hops = hops, .token = route->tokens[f->sell]};
-    memcpy(answer->amounts[f->exact_out ? hops : 0], f->amount, sizeof f->amount);
     for (uint32_t n = 0; n < hops; n++) {
         uint32_t i = f->exact_out ? hops - 1 - n : n, from = path->tokens[i];
         const uint64_t *amount = answer->amounts[f->exact_out ? i + 1 : i];
@@ -173,7 +211,30 @@ static int walk_integers(const finder *f, const route_path *path, psa_route_answ
         answer->zero_for_one[i] = route->pools[answer->pools[i]].token[0] == from;
         answer->ticks_crossed += ticks;
     }
-    answer->gas = route_gas(f->gas, route, answer->pools, hops) + f->gas->tick * answer->ticks_crossed;
+    return 1;
+}
+
+/* With these pools. */
+static int walk_pools(const finder *f, const route_path *path, const uint32_t *pools, psa_route_answer *answer) {
+    for (uint32_t n = 0; n < path->hops; n++) {
+        psa_quote_result result;
+        int d = route_direction(&f->route->pools[pools[n]], path->tokens[n]);
+        if (route_ask(f->route, pools[n], d, 0, answer->amounts[n], &result) != PSA_OK) return 0;
+        answer->pools[n] = pools[n], answer->zero_for_one[n] = d == 0;
+        answer->ticks_crossed += result.ticks_crossed;
+        memcpy(answer->amounts[n + 1], result.amount_out, sizeof result.amount_out);
+    }
+    return 1;
+}
+
+/* `pools`: null, or those that must be taken. */
+static int walk_integers(const finder *f, const route_path *path, const uint32_t *pools,
+                         psa_route_answer *answer) {
+    uint32_t hops = path->hops;
+    *answer = (psa_route_answer){.hops = hops, .token = f->route->tokens[f->sell]};
+    memcpy(answer->amounts[f->exact_out ? hops : 0], f->amount, sizeof f->amount);
+    if (!(pools ? walk_pools(f, path, pools, answer) : walk_best(f, path, answer))) return 0;
+    answer->gas = route_gas(f->gas, f->route, answer->pools, hops) + f->gas->tick * answer->ticks_crossed;
     return 1;
 }
 
@@ -219,13 +280,15 @@ static void try_paths(finder *f) {
     for (uint32_t i = 0; i < route->path_count; i++) {
         const route_path *path = &route->paths[i];
         if (path->bound <= needed_weight(f, path->hops)) return;
-        double amount = walk_doubles(f, path, route_amount(f->amount));
+        uint32_t pools[PSA_ROUTE_HOPS];
+        int is_tight;
+        double amount = walk_doubles(f, path, route_amount(f->amount), pools, &is_tight);
         if (amount == -INFINITY) continue;
         double worth = f->route->worth[f->exact_out ? f->sell : f->buy];
         double most = amount * worth - f->gas->fixed - path->hops * f->least_swap;
         if (f->has_answer && most < f->score - fabs(f->score) * 1e-9) continue;
         psa_route_answer answer;
-        if (!walk_integers(f, path, &answer)) continue;
+        if (!walk_integers(f, path, is_tight ? pools : 0, &answer)) continue;
         double score = score_of(f, &answer);
         if (!is_better(f, &answer, score)) continue;
         f->best = answer, f->score = score, f->has_answer = 1;
@@ -251,7 +314,9 @@ int route_good_paths(psa_route *route, uint32_t sell, uint32_t buy, double amoun
         route->path_count = kept;
         for (uint32_t i = 0; i < more && i < most; i++) {
             if (fresh[i].bound < best - close) break;
-            double out = walk_doubles(&f, &fresh[i], amount);
+            uint32_t pools[PSA_ROUTE_HOPS];
+            int is_tight;
+            double out = walk_doubles(&f, &fresh[i], amount, pools, &is_tight);
             if (!(out > 0)) continue;
             route_path *path = &route->paths[route->path_count++];
             *path = fresh[i];

@@ -5,18 +5,20 @@
  * and where flows balance they reach it. Newton's method on the logs of the prices: the gradient is the value of what
  * is left of each token, the Hessian a Laplacian with one edge a trading pool.
  *
- * The optimum may send tokens in circles between the middle ones, which no order of swaps can carry out. So tokens
- * are put into an order by what they pass on, only directions along it are allowed, and all is solved again. Then the
- * shares are carried out in integers, token after token, with what is really there; the largest part takes the rest.
+ * The optimum may send tokens in circles between the middle ones. Where the amount fills them they are carried out;
+ * else what is carried out may end below the bound. Then tokens are put into an order by what they pass on, only
+ * directions along it are allowed, and all is solved again; then again with the tokens of the best path in their
+ * order; at last the amount goes over paths a part at a time. The best of all that is the answer.
  */
 #include "route_split.h"
 
 #define TRIED_PATHS 96
 #define CLOSE 0.05 /* of the log of the best path's rate: what a split may draw on, too, at first */
+#define PROBE 0.1  /* of the amount, at which paths are compared at first */
 #define MOST_ROUNDS 4
-#define ORDER_COSTS 1e-4 /* of the bound without one: another order may be better */
+#define NEAR 1e-7  /* of the bound: as good as it */
 
-typedef unsigned __int128 u128;
+enum { FREE, ORDERED, KEEPS_PATH };
 
 /* ---- an order of the tokens ---- */
 
@@ -52,26 +54,26 @@ static int move_token(uint32_t *order, uint32_t count, uint32_t at, flows net) {
     return 1;
 }
 
-static int is_kept(const split *s, uint32_t token) {
-    for (uint32_t i = 0; s->keeps_path && i < s->path_count; i++)
+static int is_kept(const split *s, uint32_t token, int mode) {
+    for (uint32_t i = 0; mode == KEEPS_PATH && i < s->path_count; i++)
         if (s->path[i] == token) return 1;
     return 0;
 }
 
 /* From the one sold to the one bought, so that little flows against the order: each middle token in turn goes where
  * it is best. */
-static void put_in_order(split *s) {
+static void put_in_order(split *s, int mode) {
     flows net;
     uint32_t count = s->tokens, placed = 1;
     read_flows(s, net);
     s->order[0] = 0, s->order[count - 1] = 1;
-    for (uint32_t i = 0; s->keeps_path && i < s->path_count; i++) s->order[placed++] = s->path[i];
+    for (uint32_t i = 0; mode == KEEPS_PATH && i < s->path_count; i++) s->order[placed++] = s->path[i];
     for (uint32_t i = 2; i < count; i++)
-        if (!is_kept(s, i)) s->order[placed++] = i;
+        if (!is_kept(s, i, mode)) s->order[placed++] = i;
     for (int turn = 0; turn < MOST_TOKENS; turn++) {
         int has_moved = 0;
         for (uint32_t i = 1; i + 1 < count; i++)
-            if (!is_kept(s, s->order[i])) has_moved |= move_token(s->order, count, i, net);
+            if (!is_kept(s, s->order[i], mode)) has_moved |= move_token(s->order, count, i, net);
         if (!has_moved) return;
     }
 }
@@ -90,93 +92,6 @@ static int restrict_to_order(split *s) {
     return has_changed;
 }
 
-/* ---- integers ---- */
-
-static double net_value(const split *s, const psa_route_split_sum *sum) {
-    return route_amount(sum->amount_out) * s->route->worth[s->token[1]] - sum->gas;
-}
-
-/* Swap what is there of one token, by the shares of the trades. A status. */
-static int swap_token(const split *s, uint32_t token, u128 *held, psa_route_part *parts, uint32_t *count,
-                      uint32_t *ticks) {
-    double all = 0, most = 0;
-    uint32_t largest = NONE;
-    for (uint32_t i = 0; i < s->count; i++) {
-        const split_part *part = &s->parts[i];
-        if (part->direction < 0 || part->end[part->direction] != token || !(part->in > 0)) continue;
-        all += part->in;
-        if (part->in > most) most = part->in, largest = i;
-    }
-    if (largest == NONE) return held[token] ? PSA_INSUFFICIENT_LIQUIDITY : PSA_OK;
-    u128 left = held[token];
-    double whole = (double)held[token];
-    for (uint32_t n = 0; n <= s->count; n++) { /* the largest comes last */
-        uint32_t i = n < s->count ? n : largest;
-        const split_part *part = &s->parts[i];
-        if (part->direction < 0 || part->end[part->direction] != token || !(part->in > 0)) continue;
-        if (n < s->count && i == largest) continue;
-        u128 amount = n < s->count ? (u128)(whole * (part->in / all)) : left;
-        if (amount > left) amount = left;
-        if (amount == 0) continue;
-        uint64_t words[4] = {(uint64_t)amount, (uint64_t)(amount >> 64), 0, 0};
-        psa_quote_result result;
-        int status = route_ask(s->route, part->pool, part->direction, 0, words, &result);
-        if (status != PSA_OK) {
-            if (n < s->count) continue; /* the largest takes its share too */
-            return status;
-        }
-        if (result.amount_out[2] || result.amount_out[3]) return PSA_AMOUNT_OUT_OF_RANGE;
-        left -= amount;
-        held[part->end[!part->direction]] +=
-            (u128)result.amount_out[1] << 64 | result.amount_out[0];
-        *ticks += result.ticks_crossed;
-        psa_route_part *made = &parts[(*count)++];
-        *made = (psa_route_part){.pool = part->pool, .zero_for_one = part->direction == 0};
-        memcpy(made->amount_in, words, sizeof words);
-        memcpy(made->amount_out, result.amount_out, sizeof made->amount_out);
-    }
-    held[token] = left;
-    return left ? PSA_INSUFFICIENT_LIQUIDITY : PSA_OK;
-}
-
-/* A trickle into a token that nothing leaves: what the last step of the search did not balance. */
-static void close_dead_ends(split *s) {
-    for (uint32_t n = s->tokens - 1; n-- > 1;) {
-        uint32_t token = s->order[n];
-        int leaves = 0;
-        for (uint32_t i = 0; i < s->count; i++) {
-            const split_part *part = &s->parts[i];
-            leaves |= part->direction >= 0 && part->in >= 1 && part->end[part->direction] == token;
-        }
-        for (uint32_t i = 0; i < s->count && !leaves; i++) {
-            split_part *part = &s->parts[i];
-            if (part->direction >= 0 && part->end[!part->direction] == token) part->direction = -1;
-        }
-    }
-}
-
-/* Carry the trades out. A status. */
-static int carry_out(split *s, const psa_route_gas *gas, psa_route_part *parts, uint32_t *count,
-                     psa_route_split_sum *sum) {
-    u128 held[MOST_TOKENS] = {0};
-    uint32_t pools[MOST_POOLS];
-    held[0] = (u128)sum->amount_in[1] << 64 | sum->amount_in[0];
-    *count = 0;
-    sum->ticks_crossed = 0;
-    close_dead_ends(s);
-    for (uint32_t i = 0; i + 1 < s->tokens; i++) {
-        if (i > 0 && held[s->order[i]] == 0) continue;
-        int status = swap_token(s, s->order[i], held, parts, count, &sum->ticks_crossed);
-        if (status != PSA_OK) return status;
-    }
-    if (held[1] == 0) return PSA_INSUFFICIENT_LIQUIDITY;
-    sum->amount_out[0] = (uint64_t)held[1], sum->amount_out[1] = (uint64_t)(held[1] >> 64);
-    sum->amount_out[2] = sum->amount_out[3] = 0;
-    for (uint32_t i = 0; i < *count; i++) pools[i] = parts[i].pool;
-    sum->gas = route_gas(gas, s->route, pools, *count) + gas->tick * sum->ticks_crossed;
-    return PSA_OK;
-}
-
 /* ---- which pools ---- */
 
 static uint32_t place_of_token(const split *s, uint32_t token) {
@@ -185,12 +100,29 @@ static uint32_t place_of_token(const split *s, uint32_t token) {
     return NONE;
 }
 
-/* The tokens of the paths that give most for a tenth of the amount, and all pools between them. */
-static int choose_pools(split *s, uint32_t max_hops, double close, double *best) {
+/* All directions but into the token sold and out of the one bought. */
+static uint8_t open_directions(const split_part *part) {
+    uint32_t first = part->end[0], second = part->end[1];
+    return (uint8_t)((second != 0 && first != 1) | (first != 0 && second != 1) << 1);
+}
+
+/* Whether some were not allowed. */
+static int open_all(split *s) {
+    int was_shut = 0;
+    for (uint32_t i = 0; i < s->count; i++) {
+        uint8_t open = open_directions(&s->parts[i]);
+        was_shut |= s->parts[i].allowed != open;
+        s->parts[i].allowed = open;
+    }
+    return was_shut;
+}
+
+/* The tokens of the paths that give most for a share of the amount, and all pools between them. */
+static int choose_pools(split *s, uint32_t max_hops, double close, double probe, double *best) {
     psa_route *route = s->route;
     uint32_t count = 0;
     s->tokens = 2, s->count = 0;
-    int status = route_good_paths(route, s->token[0], s->token[1], s->amount * 0.1, max_hops, close,
+    int status = route_good_paths(route, s->token[0], s->token[1], s->amount * probe, max_hops, close,
                                   TRIED_PATHS, &count);
     if (status != PSA_OK) return status;
     if (count > 0) *best = route->paths[0].bound;
@@ -215,10 +147,9 @@ static int choose_pools(split *s, uint32_t max_hops, double close, double *best)
                 if (!pool->is_usable || s->count == MOST_POOLS) continue;
                 uint32_t first = place_of_token(s, pool->token[0]);
                 uint32_t second = first == a ? b : a;
-                uint8_t allowed = (uint8_t)((second != 0 && first != 1) | (first != 0 && second != 1) << 1);
-                s->parts[s->count++] = (split_part){.pool = route->by_pair[j],
-                                                    .end = {(uint8_t)first, (uint8_t)second},
-                                                    .allowed = allowed};
+                split_part *part = &s->parts[s->count++];
+                *part = (split_part){.pool = route->by_pair[j], .end = {(uint8_t)first, (uint8_t)second}};
+                part->allowed = open_directions(part);
             }
         }
     }
@@ -227,44 +158,42 @@ static int choose_pools(split *s, uint32_t max_hops, double close, double *best)
 
 /* Leave out the pools that give less than their swap costs; how many there were. */
 static uint32_t drop_dear(split *s, const psa_route_gas *gas) {
-    uint32_t kept = 0, dropped = 0;
+    uint32_t dropped = 0;
     double unit = s->route->worth[s->token[1]];
     for (uint32_t i = 0; i < s->count; i++) {
-        const split_part *part = &s->parts[i];
+        split_part *part = &s->parts[i];
         double cost = gas->swaps[s->route->pools[part->pool].protocol % 24];
-        if (part->direction >= 0 && part->gain * unit < cost) {
-            dropped++;
-            continue;
-        }
-        s->parts[kept++] = s->parts[i];
+        if (part->direction < 0 || part->gain * unit >= cost) continue;
+        part->allowed = 0;
+        dropped++;
     }
-    s->count = kept;
     return dropped;
 }
 
-/* Along an order of the tokens. */
-static void optimise(split *s) {
+/* Prices and trades; but for FREE along an order of the tokens. */
+static void optimise(split *s, int mode) {
     route_lower(s, 1e-12);
-    s->free_bound = s->bound;
-    for (int turn = 0; turn < 8; turn++) {
-        put_in_order(s);
+    for (int turn = 0; turn < 8 && mode != FREE; turn++) {
+        put_in_order(s, mode);
         if (!restrict_to_order(s) && turn > 0) break;
         route_lower(s, 1e-12);
     }
 }
 
-/* Pools, prices and trades. Where the last of the amount is worth less than the paths looked at, worse ones would
- * have helped: they are taken in, and all is solved again. */
+/* Pools, prices and trades, in no order. Where the last of the amount is worth less than the paths looked at, worse
+ * ones would have helped, and those that carry less: they are taken in, and all is solved again. */
 static int search_split(split *s, uint32_t max_hops) {
     const psa_route *route = s->route;
-    double close = CLOSE, best = 0;
-    for (int round = 0; round < MOST_ROUNDS; round++) {
-        int status = choose_pools(s, max_hops, close, &best);
+    double close = CLOSE, probe = PROBE, best = -INFINITY;
+    for (int round = 0; round < MOST_ROUNDS; round++, probe *= 0.1) {
+        int status = choose_pools(s, max_hops, close, probe, &best);
+        if (status == PSA_INSUFFICIENT_LIQUIDITY && round + 1 < MOST_ROUNDS) continue;
         if (status != PSA_OK) return status;
         for (uint32_t i = 0; i < s->tokens; i++)
+            s->most[i] = INFINITY,
             s->price[i] = route->log_prices[s->token[i]] - route->log_prices[s->token[1]];
         double at_market = s->price[0];
-        optimise(s);
+        optimise(s, FREE);
         double apart = best - (s->price[0] - at_market);
         if (!(apart > close)) break;
         close = apart + CLOSE;
@@ -272,23 +201,63 @@ static int search_split(split *s, uint32_t max_hops) {
     return PSA_OK;
 }
 
-/* The best that one kind of order gives. A status. */
-static int try_order(split *s, uint32_t max_hops, const psa_route_gas *gas, psa_route_part *parts,
-                     uint32_t *count, psa_route_split_sum *sum) {
-    int status = search_split(s, max_hops);
-    if (status != PSA_OK) return status;
-    sum->bound = s->bound;
-    status = carry_out(s, gas, parts, count, sum);
-    psa_route_split_sum trial = *sum;
-    for (int turn = 0; turn < 8 && drop_dear(s, gas) && s->count; turn++) {
-        uint32_t made;
-        optimise(s);
-        if (carry_out(s, gas, s->trial, &made, &trial) != PSA_OK) break;
-        if (status == PSA_OK && net_value(s, &trial) <= net_value(s, sum)) continue;
-        memcpy(parts, s->trial, made * sizeof *parts);
-        *count = made, *sum = trial, status = PSA_OK;
+/* ---- the best of what can be carried out ---- */
+
+typedef struct {
+    const psa_route_gas *gas;
+    psa_route_part *parts;
+    uint32_t *count;
+    psa_route_split_sum *sum;
+    double net;              /* -INFINITY: there is none yet */
+    double most;             /* that came out, gas aside */
+} answer;
+
+static void keep_best(const split *s, answer *best, const psa_route_split_sum *sum, uint32_t made) {
+    double out = route_amount(sum->amount_out), net = out * s->route->worth[s->token[1]] - sum->gas;
+    if (out > best->most) best->most = out;
+    if (!(net > best->net)) return;
+    memcpy(best->parts, s->trial, made * sizeof *s->trial);
+    *best->count = made, *best->sum = *sum, best->net = net;
+}
+
+/* What the trades give, and what they give without pools that cost more than they give. */
+static void try_trades(split *s, answer *best, int mode) {
+    psa_route_split_sum sum = *best->sum;
+    uint32_t made;
+    for (int turn = 0; turn < 9; turn++) {
+        if (route_carry_out(s, best->gas, s->trial, &made, &sum) == PSA_OK) keep_best(s, best, &sum, made);
+        else if (turn > 0) return;
+        if (!drop_dear(s, best->gas)) return;
+        optimise(s, mode);
     }
-    return status;
+}
+
+static int is_near(const answer *best) { return best->most > best->sum->bound * (1 - NEAR); }
+
+/* Whatever was swapped, all that is held is worth no more than the bound at its prices, so no pool is given more of a
+ * token than that buys: a circle by which others than the amount would gain is none of its. Whether that lowers it. */
+static int lower_by_holdings(split *s, answer *best) {
+    if (open_all(s)) optimise(s, FREE); /* dear pools were left out */
+    double former = best->sum->bound, held = s->bound * (1 + 1e-9);
+    for (uint32_t i = 0; i < s->tokens; i++) s->most[i] = held / exp(s->price[i]);
+    optimise(s, FREE);
+    if (s->bound < former) best->sum->bound = s->bound;
+    return former - best->sum->bound > 1e-2 * (former - best->most);
+}
+
+static void try_all(split *s, answer *best, uint32_t max_hops) {
+    try_trades(s, best, FREE);
+    for (int turn = 0; turn < 4 && !is_near(best) && lower_by_holdings(s, best); turn++)
+        try_trades(s, best, FREE);
+    for (int mode = ORDERED; mode <= KEEPS_PATH && !is_near(best); mode++) {
+        open_all(s);
+        optimise(s, mode);
+        try_trades(s, best, mode);
+    }
+    psa_route_split_sum sum = *best->sum;
+    uint32_t made;
+    if (!is_near(best) && route_in_parts(s, max_hops, best->gas, s->trial, &made, &sum) == PSA_OK)
+        keep_best(s, best, &sum, made);
 }
 
 int psa_route_split(psa_route *route, uint32_t sell, uint32_t buy, const uint64_t *amount,
@@ -307,14 +276,12 @@ int psa_route_split(psa_route *route, uint32_t sell, uint32_t buy, const uint64_
     s->amount = route_amount(amount);
     memset(sum, 0, sizeof *sum);
     memcpy(sum->amount_in, amount, sizeof sum->amount_in);
-    int status = try_order(s, max_hops, gas, parts, count, sum);
-    if (status == PSA_OK && sum->bound > s->free_bound * (1 - ORDER_COSTS)) return PSA_OK;
-    psa_route_split_sum other = *sum;
-    uint32_t made;
-    s->keeps_path = 1; /* what flows in circles may be most, and need not be what the amount takes part in */
-    if (try_order(s, max_hops, gas, s->others, &made, &other) != PSA_OK) return status;
-    if (status == PSA_OK && net_value(s, &other) <= net_value(s, sum)) return PSA_OK;
-    memcpy(parts, s->others, made * sizeof *parts);
-    *count = made, *sum = other;
-    return PSA_OK;
+    int status = search_split(s, max_hops);
+    if (status != PSA_OK) return status;
+    sum->bound = s->bound;
+    sum->token_count = s->tokens;
+    for (uint32_t i = 0; i < s->tokens; i++) sum->tokens[i] = route->tokens[s->token[i]];
+    answer best = {gas, parts, count, sum, -INFINITY, 0};
+    try_all(s, &best, max_hops);
+    return best.net > -INFINITY ? PSA_OK : PSA_INSUFFICIENT_LIQUIDITY;
 }

@@ -96,14 +96,16 @@ PART = record(
 class Split:
     """One amount over many pools, each swapped once: `swaps` in an order in which each finds what goes in.
 
-    No routing through these pools gives more than `bound` (wei), but for tokens passed on in another order
-    and for what doubles round. `gas` is in units of gas, `gas_cost` in units of the numeraire.
+    No routing through the pools between `tokens` gives more than `bound` (wei), in whatever order, but for
+    what comes back to the token sold, or goes on from the one bought, and for what doubles round. `tokens`
+    begin with these two. `gas` is in units of gas, `gas_cost` in units of the numeraire.
     """
 
     swaps: tuple[Swap, ...]
     amount_in: int
     amount_out: int
     bound: float
+    tokens: tuple[Token, ...]
     gas: int
     gas_cost: float
     ticks_crossed: int
@@ -296,6 +298,7 @@ def split_of(
     market: Market,
     parts: npt.NDArray[np.void],
     total: Any,
+    tokens: tuple[Token, ...],
     protocols: npt.NDArray[np.uint8],
     gas: Gas | None,
     head: Moment,
@@ -319,6 +322,7 @@ def split_of(
         int.from_bytes(bytes(ffi.buffer(total.amount_in)), "little"),
         int.from_bytes(bytes(ffi.buffer(total.amount_out)), "little"),
         float(total.bound),
+        tokens,
         units,
         float(total.gas),
         int(total.ticks_crossed),
@@ -327,13 +331,14 @@ def split_of(
     )
 
 
-def split_of_route(route: Route, bound: float) -> Split:
+def split_of_route(route: Route, bound: float, tokens: tuple[Token, ...]) -> Split:
     """A path as a split with one part a pair."""
     return Split(
         route.swaps,
         route.amount_in,
         route.amount_out,
         max(bound, float(route.amount_out)),
+        tokens,
         route.gas,
         route.gas_cost,
         route.ticks_crossed,

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -145,7 +146,11 @@ class Router(Graph):
         if operator.index(amount_in) >> 127:
             raise AmountOutOfRange(f"amount {amount_in} is 2^127 or more", amount=amount_in)
         with self._lock:
-            route = self.best(sell, buy, amount_in=amount_in, max_hops=max_hops)
+            if self.gas is not None:
+                self._price_gas(self.gas)
+            route = None
+            with suppress(InsufficientLiquidity):  # several paths may carry what one does not
+                route = self.best(sell, buy, amount_in=amount_in, max_hops=max_hops)
             sold, bought = (self._market.find(token) for token in (sell, buy))
             parts, count = np.zeros(lib.PSA_ROUTE_PARTS, PART), ffi.new("uint32_t *")
             total = ffi.new("psa_route_split_sum *")
@@ -162,15 +167,29 @@ class Router(Graph):
             )
             if status in (lib.PSA_BAD_ARGUMENT, lib.PSA_NO_MEMORY):
                 self._raise(status)
-            if status:  # some pool refuses its part
-                return split_of_route(route, total.bound)
-            found = split_of(
-                self._market, parts[: count[0]], total, self._protocols, self.gas, self._moment()
+            tokens = tuple(
+                self._market.tokens[index] for index in list(total.tokens)[: total.token_count]
             )
-            unit = self._worth(bought)
-            less = (route.amount_out - found.amount_out) * unit
+            if status:
+                if route is None:
+                    raise InsufficientLiquidity(
+                        f"no pools between {sell!r} and {buy!r} carry {amount_in} into them"
+                    )
+                return split_of_route(route, total.bound, tokens)
+            found = split_of(
+                self._market,
+                parts[: count[0]],
+                total,
+                tokens,
+                self._protocols,
+                self.gas,
+                self._moment(),
+            )
+            if route is None:
+                return found
+            less = (route.amount_out - found.amount_out) * self._worth(bought)
             if less > route.gas_cost - found.gas_cost:
-                return split_of_route(route, found.bound)
+                return split_of_route(route, found.bound, tokens)
             return found
 
     def cycles(

@@ -3,8 +3,8 @@
 Five hubs and ten middle tokens with many parallel pools, and a long tail in which four of five pools are
 against WETH. Every pool knows the true price of its pair, and how far from it nobody gains by moving it.
 
-A rough market has, besides, volatile pairs of Solidly, hooks that take part in swaps, pools that hold dust, and no
-full ranges: liquidity of ticks ends, and swaps of some size use it up.
+A rough market has, besides, volatile pairs of Solidly, hooks that take part in swaps, pools that hold dust,
+and no full ranges: liquidity of ticks ends, and swaps of some size use it up.
 """
 
 import math
@@ -241,8 +241,8 @@ class Shape:
         return pool
 
     def _fill(self, pool: MarketPool, count: int) -> float:
-        """Give the pool its full range, or a wide one, and `count` positions of about the same value; the value in
-        USD of the reserves of a V2 pool that is as deep."""
+        """Give the pool its full range, or a wide one, and `count` positions of about the same value; the
+        value in USD of the reserves of a V2 pool that is as deep."""
         end = MAX_TICK // pool.spacing * pool.spacing
         share = pool.tvl_usd / (count + 1)
         root = math.exp(pool.log_price / 2)

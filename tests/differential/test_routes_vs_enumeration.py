@@ -280,9 +280,12 @@ def in_parts(frozen: arena.FrozenSnapshot, graph: Graph, sell: str, buy: str, am
     used, given = [0] * len(chosen), [0] * len(chosen)
     for part in range(PARTS):
         more = amount // PARTS + (amount % PARTS if part == 0 else 0)
-        outs = [run_in(frozen, hops, used[i] + more) or 0 for i, hops in enumerate(chosen)]
-        best = max(range(len(chosen)), key=lambda i: outs[i] - given[i])
-        used[best], given[best] = used[best] + more, outs[best]
+        outs = [run_in(frozen, hops, used[i] + more) for i, hops in enumerate(chosen)]
+        gains = [(out - given[i], i) for i, out in enumerate(outs) if out]
+        if not gains:
+            return 0  # they do not carry so much
+        gain, best = max(gains)
+        used[best], given[best] = used[best] + more, given[best] + gain
     return sum(given)
 
 
