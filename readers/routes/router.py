@@ -1,7 +1,7 @@
 """An index of pools by token, private to a process, that answers what a trade is worth."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -191,6 +191,28 @@ class Router(Graph):
             if less > route.gas_cost - found.gas_cost:
                 return split_of_route(route, found.bound, tokens)
             return found
+
+    def curve(
+        self,
+        sell: str | bytes,
+        buy: str | bytes,
+        amounts: Iterable[int],
+        *,
+        max_hops: int = 3,
+    ) -> tuple[Split | None, ...]:
+        """The `split` of each of many amounts (wei, into the pools), all at one commit; None for one that
+        the pools do not carry.
+
+        UnknownToken; ValueError; AmountOutOfRange.
+        """
+        found: list[Split | None] = []
+        with self._lock:
+            for amount in amounts:
+                try:
+                    found.append(self.split(sell, buy, amount_in=amount, max_hops=max_hops))
+                except InsufficientLiquidity:
+                    found.append(None)
+        return tuple(found)
 
     def cycles(
         self,

@@ -73,6 +73,28 @@ def test_a_path_runs_from_token_to_token(router: arena.Router) -> None:
     assert out.amount_in <= found.amount_in
 
 
+def test_a_curve_is_its_splits_at_one_commit(
+    market: Market, reader: arena.Arena, router: arena.Router
+) -> None:
+    amounts = [10**k for k in range(6, 14)]
+    splits = [router.split(USDC, WETH, amount_in=amount) for amount in amounts]
+    market.block()
+    assert router.curve(USDC, WETH, iter(amounts)) == tuple(splits)
+    pool = next(each for each in market.live() if each.protocol == slots.UNISWAP_V3)
+    ends = [market.tokens[index].address for index in (pool.token0, pool.token1)]
+    alone = arena.Router(reader.group([pool.key]), numeraire=ends[1])
+    some, none = alone.curve(*ends, [10**6, 1 << 126])
+    assert some is not None
+    assert none is None, "more than its range takes"
+    assert router.curve(USDC, WETH, []) == ()
+    rates = [split.amount_out / split.amount_in for split in splits[2:]]
+    assert rates == sorted(rates, reverse=True), "more is never cheaper"
+    with pytest.raises(UnknownToken):
+        router.curve("NONE", WETH, amounts)
+    with pytest.raises(AmountOutOfRange):
+        router.curve(USDC, WETH, [1 << 127])
+
+
 def test_gas_counts(reader: arena.Arena, router: arena.Router) -> None:
     dear = arena.Gas(
         price=10**12, swaps={"uniswap_v2": 1_000, "uniswap_v3": 2_000, "uniswap_v4": 3_000}
