@@ -3,6 +3,7 @@
 
 #include "../../arena/native/depth.h"
 #include "../../arena/native/group.h"
+#include "../../arena/native/outcome.h"
 
 #define TICKS 64
 #define RUNGS 9000
@@ -16,6 +17,19 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     segment_fill(&whole);
     segment_make(&work, POOLS, 8192, 6);
     return 0;
+}
+
+/* Prices of an answer, and the pool after it, asked again. */
+static void outcomes(psa_pool_copy copy, psa_quote_result result, uint32_t flags) {
+    static const uint64_t amount[4] = {70000};
+    psa_copy_head head = {.line = copy.line, .row = *copy.row};
+    double price;
+    for (uint32_t turn = 0; turn < 3; turn++) {
+        for (uint32_t which = 0; which <= PSA_PRICE_IMPACT + 1; which++) psa_quote_prices(&result, 1, which, &price);
+        if (psa_copy_after(&head, copy.ticks, &result) != PSA_OK) return;
+        copy.line = head.line;
+        psa_quote_copy(&copy, (const uint8_t *)amount, NULL, flags ^ (turn ? PSA_ZERO_FOR_ONE : 0), 0, &result);
+    }
 }
 
 /* Tables of a private copy, and of a handle. */
@@ -35,6 +49,7 @@ static void depths(input *in, const psa_arena *arena, uint32_t slot) {
     if (psa_pool_read_ticks(arena, slot, 0, 0, &copy.line, ticks, net, gross, TICKS) != PSA_OK) return;
     if (psa_rows_read(arena, &pool, 1, &row, &failed) != PSA_OK) return;
     psa_quote_copy(&copy, (const uint8_t *)amounts, NULL, flags, 0, &results[0]);
+    outcomes(copy, results[0], flags);
     if (psa_depth_build(&copy, flags | PSA_FROM_PRICE, 0, rungs, RUNGS, &depth) == PSA_OK)
         psa_depth_quote(&copy, &depth, amounts, NULL, flags, 0, 3, results);
     psa_depth_use uses[2] = {{0}, {0}};
