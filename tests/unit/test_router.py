@@ -525,3 +525,30 @@ def test_gas_needs_a_price_and_a_coin(arena_name: str) -> None:
         assert right.best(WETH, "DAI", amount_in=1000).amount_out > 0
     with pytest.raises(TypeError, match="an Arena, a Group or a FrozenSnapshot"):
         arena.Router("pools", numeraire=WETH)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fee_pips", [3000, 100_000, 300_000])
+def test_a_split_knows_the_fee_of_a_solidly_pair(arena_name: str, fee_pips: int) -> None:
+    """Two equal pairs, one of each kind: the parts are those that leave both at one price after the fee,
+    found here by trying shares on copies of the pairs."""
+    tokens = (TokenSpec(b"\1" * 20, 18, "A"), TokenSpec(b"\2" * 20, 18, "B"))
+    given, reserves = 10**24, {"reserve0": 10**24, "reserve1": 10**24}
+    pairs = (
+        PoolSpec(b"\x11" * 20, slots.UNISWAP_V2, *tokens, 3000),
+        PoolSpec(b"\x12" * 20, slots.SOLIDLY, *tokens, 0, factory=b"\4" * 20),
+    )
+    with unlinked(WriterArena.create(arena_name, max_pools=4, tick_bytes=1 << 16)) as writer:
+        for spec, fee in zip(pairs, (3000, fee_pips), strict=True):
+            writer.install(writer.add_pool(spec), PoolValues(9, fee, **reserves), slots.STATUS_LIVE)
+        writer.set_head(9)
+        writer.commit()
+        with arena.attach(arena_name, require_writer=False) as reader:
+            split = arena.Router(reader, numeraire="B").split("A", "B", amount_in=given)
+            first, second = (reader[spec.key].freeze() for spec in pairs)
+            most = max(
+                first.quote_exact_in(given - part, zero_for_one=True).amount_out
+                + (second.quote_exact_in(part, zero_for_one=True).amount_out if part else 0)
+                for part in range(0, given, given // 1000)
+            )
+    assert split.amount_out >= most
+    assert split.gap < 1e-6
