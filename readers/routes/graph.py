@@ -115,6 +115,7 @@ class Graph:
         self._seeds = self._everything
         self._updates = 0
         self._reprice()
+        self._addresses = [market.tokens[index].address for index in self._place]
         self._mapped = mapped
 
     def _check(self, keys: Sequence[str], rows: npt.NDArray[np.void]) -> None:

@@ -50,13 +50,11 @@ class Router(Graph):
         """The price of every token that a path of pools joins to the numeraire, by address: units of the
         numeraire for a unit of it, fees left out, along the path that is widest where it is narrowest."""
         with self._lock:
-            table, log_prices, _ = self._widest()
-        tokens = self._market.tokens
+            _, log_prices, _ = self._widest()
+            addresses = self._addresses
         values = np.exp(log_prices).tolist()
         return {
-            tokens[index].address: value
-            for index, value in zip(table.tolist(), values, strict=True)
-            if value > 0
+            address: value for address, value in zip(addresses, values, strict=True) if value > 0
         }
 
     def price(self, token: str | bytes, *, of: str | bytes | None = None) -> Price:
