@@ -422,6 +422,121 @@ def test_prices_are_those_of_the_reserves(arena_name: str) -> None:
         assert router.price("GUSD").path == tuple("0x" + spec.key.hex() for spec, _ in pools[:2])
 
 
+@pytest.mark.parametrize("place", ["edge", "middle"])
+def test_dust_with_much_virtual_liquidity_sets_no_price(arena_name: str, place: str) -> None:
+    """A range one tick wide, far off the market: a thousand times the other pool's reserves to look at, and little
+    in it."""
+    tick, liquidity = 50_000, 10**26
+    ends = [sqrt_price_at_tick(each) for each in (tick, tick + 1)]
+    spec = PoolSpec(bytes([0xC9]) * 20, slots.UNISWAP_V3, COIN, DAI, 100, 1)
+    dust = PoolValues(
+        *(100, 100),
+        sqrt_price_x96=ends[0] if place == "edge" else sum(ends) // 2,
+        tick=tick,
+        liquidity=liquidity,
+        ticks=((tick, liquidity, liquidity), (tick + 1, liquidity, -liquidity)),
+    )
+    true = pair(1, COIN, DAI, 100_000 * E18, 300_000_000 * E18)
+    virtual = liquidity * 2**96 // ends[0]
+    assert virtual > 50 * 100_000 * E18, "of the coin"
+    only, beside = pair(2, DAI, GUSD, 3_000 * E18, 3_000_00), pair(3, COIN, GUSD, E18, 3_000_00)
+    with filled(arena_name, true, (spec, dust), only, beside) as (_, reader):
+        router = arena.Router(reader, numeraire=WETH)
+        assert router.price("DAI").value == pytest.approx(1 / 3_000, rel=1e-9)
+        assert router.price("DAI").path == ("0x" + true[0].key.hex(),)
+        with_gas = arena.Router(reader, numeraire="DAI", native=WETH, gas=arena.Gas(price=10**9))
+        assert with_gas.best("DAI", WETH, amount_in=E18).gas_cost == pytest.approx(
+            3_000 * 10**9 * with_gas.best("DAI", WETH, amount_in=E18).gas, rel=1e-9
+        )
+
+
+def test_what_lies_on_one_side_only_sets_no_price(arena_name: str) -> None:
+    """All the coin of a pool far below the market is there for whoever pays too much: it is not wanted."""
+    asked = one_range(2, 10**23, -60_000, -59_000)
+    true = pair(1, COIN, DAI, 1_000 * E18, 1_000 * E18)
+    with filled(arena_name, true, asked) as (_, reader):
+        assert arena.Router(reader, numeraire=WETH).price("DAI").value == pytest.approx(1, rel=1e-3)
+
+
+def test_a_token_whose_only_pool_has_ranges_beside_its_price_is_routed(arena_name: str) -> None:
+    spec = PoolSpec(bytes([0xC9]) * 20, slots.UNISWAP_V3, COIN, DAI, 500, 10)
+    liquidity = 10**24
+    values = PoolValues(
+        *(100, 500),
+        sqrt_price_x96=sqrt_price_at_tick(0),
+        tick=0,
+        liquidity=0,
+        ticks=(
+            *((-2000, liquidity, liquidity), (-1000, liquidity, -liquidity)),
+            *((1000, liquidity, liquidity), (2000, liquidity, -liquidity)),
+        ),
+    )
+    with filled(arena_name, (spec, values), pair(2, DAI, GUSD, E18, 10**5)) as (_, reader):
+        router = arena.Router(reader, numeraire=WETH)
+        assert router.price("DAI").value == pytest.approx(1, rel=1e-3), "between the two ranges"
+        key = "0x" + spec.key.hex()
+        for sell, buy in ((WETH, "DAI"), ("DAI", WETH)):
+            found = router.best(sell, buy, amount_in=E18)
+            quote = reader[key].quote_exact_in(E18, zero_for_one=sell == WETH)
+            assert found.amount_out == quote.amount_out > 0
+            assert router.split(sell, buy, amount_in=E18).amount_out == quote.amount_out
+
+
+def test_a_split_fills_ranges_up(arena_name: str) -> None:
+    """The ranges take less than the amount, and each less than its share of it: they are used up to the end, and the
+    pair takes the rest."""
+    ranges = [one_range(n, 100 * E18 * n, -2000, -1980) for n in (2, 3, 4)]
+    pools = pair(1, COIN, DAI, 10_000 * E18, 10_000 * E18), *ranges
+    keys = ["0x" + spec.key.hex() for spec, _ in pools]
+    with filled(arena_name, *pools) as (_, reader):
+        router = arena.Router(reader, numeraire=WETH)
+        split = router.split("DAI", WETH, amount_in=10 * E18)
+        parts = {swap.pool: swap for swap in split.swaps}
+        assert parts.keys() == set(keys)
+        for key in keys[1:]:
+            every = reader[key].quote_exact_in(100 * E18, zero_for_one=False)
+            assert not every.is_complete
+            assert parts[key].amount_in == pytest.approx(every.amount_in, rel=1e-9)
+            assert parts[key].amount_out == pytest.approx(every.amount_out, rel=1e-9)
+        assert parts[keys[0]].amount_in == 10 * E18 - sum(parts[key].amount_in for key in keys[1:])
+        assert split.gap < 1e-12
+
+
+def test_a_split_carries_what_no_path_does(arena_name: str) -> None:
+    ranges = [one_range(n, 1000 * E18, -20, 0) for n in (1, 2, 3)]
+    keys = ["0x" + spec.key.hex() for spec, _ in ranges]
+    with filled(arena_name, *ranges) as (_, reader):
+        router = arena.Router(reader, numeraire=WETH)
+        full = reader[keys[0]].quote_exact_in(E18, zero_for_one=False)
+        most = router.split("DAI", WETH, amount_in=3 * full.amount_in)
+        assert most.amount_out == 3 * full.amount_out
+        assert len(most.swaps) == 3
+        with pytest.raises(InsufficientLiquidity, match="no path"):
+            router.best("DAI", WETH, amount_in=2 * full.amount_in)
+        with pytest.raises(InsufficientLiquidity, match="no pools between"):
+            router.split("DAI", WETH, amount_in=3 * full.amount_in + 1)
+
+
+def test_a_split_takes_a_circle_along(arena_name: str) -> None:
+    """Between the tokens in the middle two pools stand apart: what passes there gains, in both directions at once."""
+    other = TokenSpec(bytes([4]) * 20, 18, "X")
+    pools = (
+        pair(1, COIN, DAI, 10_000 * E18, 10_000 * E18),
+        pair(2, DAI, GUSD, 10_000 * E18, 10_000 * 10**14),
+        pair(3, DAI, other, 1_000 * E18, 1_000 * E18),
+        pair(4, DAI, other, 1_000 * E18, 1_050 * E18),
+        pair(5, COIN, other, E18, E18),
+        pair(6, GUSD, other, 10**14, E18),
+    )
+    with filled(arena_name, *pools) as (_, reader):
+        router = arena.Router(reader, numeraire=WETH)
+        split = router.split(WETH, "GUSD", amount_in=100 * E18)
+        ends = [(swap.token_in.symbol, swap.token_out.symbol) for swap in split.swaps]
+        assert ("DAI", "X") in ends
+        assert ("X", "DAI") in ends
+        assert split.gap < 1e-9
+
+
 def test_a_fee_that_the_caller_knows_is_taken(arena_name: str) -> None:
     dynamic = one_range(1, 10**24, -1000, 1000, lp_fee=3000)
     key = "0x" + dynamic[0].key.hex()
