@@ -88,9 +88,8 @@ void route_load(psa_route *route, uint32_t number) {
         if (d == 0 || line->protocol_fee != 0) /* by direction */
             status = psa_load_copy(&copy, flags | (d == 0 ? PSA_ZERO_FOR_ONE : 0),
                                    flags ? pool->fee_given : 0, &state);
-        uint32_t unit = pool->protocol == PSA_SOLIDLY ? 100 : 1; /* of its fee, in pips */
-        if (status != PSA_OK || state.fee * unit >= PSA_PIPS) pool->is_usable = 0;
-        else pool->keep[d] = 1 - state.fee * unit * 1e-6;
+        if (status != PSA_OK || state.fee >= PSA_PIPS) pool->is_usable = 0;
+        else pool->keep[d] = 1 - state.fee * 1e-6;
     }
     pool->reserve[0] = pool->reserve[1] = 0;
     pool->price = 0;
