@@ -145,5 +145,4 @@ def test_a_node_executes_what_was_foretold(tmp_path: Path) -> None:
             crossed += run_series(market, pool, source)
             done += 1
     assert done >= 10
-    print(crossed, done)
     assert crossed > 50
