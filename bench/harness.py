@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 UNITS = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
-# A median in a unit of time, with what follows as an explanation; or, alone, a multiple of the baseline.
-GOAL = re.compile(r"(?:p50 )?<= (?P<most>[\d,.]+) (?P<unit>(?:ns|us|ms|s)\b|x$)")
+# Of the median an operation, or of its multiple of the baseline; words behind it would mean something else.
+GOAL = re.compile(r"(?:p50 )?<= (?P<most>[\d,.]+) (?P<unit>ns|us|ms|s|x)(?: a pool| \(.*\))?")
 VERDICTS = {None: "-", True: "met", False: "MISSED"}
 
 
@@ -112,7 +112,7 @@ class Row:
     @property
     def is_met(self) -> bool | None:
         """Whether a goal in time or in multiples of the baseline is met; None for any other."""
-        goal = GOAL.match(self.target)
+        goal = GOAL.fullmatch(self.target)
         if goal is None:
             return None
         most = float(goal["most"].replace(",", ""))

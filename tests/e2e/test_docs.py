@@ -911,3 +911,23 @@ def test_files_a_page_names_are_there(page: str) -> None:
         if word.startswith(PLACES) and "NAME" not in word and "*" not in word
     ]
     assert [place for place in named if not (ROOT / place).exists()] == []
+
+
+def test_every_benchmark_is_named_by_what_it_measures() -> None:
+    page = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"bench_\w+\.py", page))
+    assert named == {path.name for path in (ROOT / "bench").glob("bench_*.py")}
+    tables = [line for line in page.splitlines() if line.startswith("|")]
+    assert named == set(re.findall(r"bench_\w+\.py", "\n".join(tables)))
+
+
+def test_benchmarks_without_goals_are_named() -> None:
+    page = (ROOT / "bench" / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"((?:`bench_\w+\.py`[, and]*)+)\s+have none", page)
+    assert found is not None
+    without = {
+        path.name
+        for path in (ROOT / "bench").glob("bench_*.py")
+        if not re.search(r"\.target = |\.compare\(|\.limit\(", path.read_text(encoding="utf-8"))
+    }
+    assert set(re.findall(r"bench_\w+\.py", found[1])) == without
