@@ -45,8 +45,9 @@ def whole(name: str, value: Any, least: int) -> int:
     return number
 
 
-def seconds(name: str, value: Any) -> float:
-    """Seconds from 0 on, infinity too. TypeError for what is no number; ValueError for NaN and below 0."""
+def remaining(name: str, value: Any) -> float:
+    """What is left of a time, seconds; below 0 where it is over. TypeError for what is no number; ValueError
+    for NaN."""
     if type(value) is float and value >= 0:
         return value
     if not isinstance(value, _NUMBERS) or isinstance(value, bool):
@@ -55,16 +56,25 @@ def seconds(name: str, value: Any) -> float:
         number = float(value)
     except OverflowError:
         number = math.inf if value > 0 else -math.inf
-    if not number >= 0:
+    if math.isnan(number):
+        raise ValueError(f"{name} is not a number: give seconds")
+    return number
+
+
+def seconds(name: str, value: Any) -> float:
+    """Seconds from 0 on, infinity too. TypeError for what is no number; ValueError for NaN and below 0."""
+    number = remaining(name, value)
+    if number < 0:
         raise ValueError(f"{name} is {number} s: seconds are counted from 0 on")
     return number
 
 
 def deadline(timeout: float | None) -> float | None:
-    """Time on the monotonic clock at which a wait ends; None: never. Errors as `seconds`."""
+    """Time on the monotonic clock at which a wait ends; None: never. Below 0 it has ended already, so that
+    what is left of some other wait can be given. Errors as `remaining`."""
     if timeout is None:
         return None
-    end = time.monotonic() + seconds("timeout", timeout)
+    end = time.monotonic() + remaining("timeout", timeout)
     return None if end == math.inf else end
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from arena.errors import ArenaMissing, ArenaNotReady, SnapshotContended, SnapshotTooOld, WriterDead
 from arena.native import ffi, lib
 from arena.native._handle import WAIT_FAILED, WAIT_LATE, wait_head
-from arena.readers.arguments import deadline, ordered, seconds, whole
+from arena.readers.arguments import deadline, ordered, remaining, whole
 from arena.readers.attachment import Attachment
 from arena.readers.batch import QuoteBatch
 from arena.readers.frozen import FrozenSnapshot, freeze
@@ -57,9 +57,9 @@ def attach(
     `follow` handles move on when the arena is re-created, else they raise ArenaReplaced. A writer
     silent for `heartbeat_limit` seconds counts as not alive. The segments must belong to `owner`, a
     user's id or name; to this process's user unless given, also when that is root. TypeError and
-    ValueError for times below 0 or NaN, and for flags that are not True or False.
+    ValueError for times that are none, and for flags that are not True or False.
     """
-    end = time.monotonic() + seconds("timeout", timeout)
+    end = time.monotonic() + remaining("timeout", timeout)
     pause, longest = _ATTACH_PAUSES
     while True:
         try:

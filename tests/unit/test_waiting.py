@@ -136,7 +136,7 @@ def test_cancelled_waiters_are_forgotten_and_the_thread_ends(
 
 
 def test_the_timeout_ends_a_wait(pools: Arena) -> None:
-    for timeout in (0.0, 0, 0.03):
+    for timeout in (0.0, -1.0, 0, 0.03):
         assert asyncio.run(pools.await_block(HEAD, timeout)) is None
     assert asyncio.run(pools.await_block(HEAD - 1, 0.0)) == HEAD
 
@@ -144,7 +144,7 @@ def test_the_timeout_ends_a_wait(pools: Arena) -> None:
 def test_what_is_no_time_or_number_is_refused(pools: Arena) -> None:
     """Also where the block is there already, so that it does not depend on the chain."""
     wrong: list[tuple[Any, type[Exception]]] = [
-        *((value, ValueError) for value in (float("nan"), -1, -1e-9, float("-inf"), -(10**400))),
+        (float("nan"), ValueError),
         *((value, TypeError) for value in ("1", b"1", [], True, 1j, object())),
     ]
     for after in (HEAD, HEAD - 1):
