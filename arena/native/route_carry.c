@@ -221,7 +221,10 @@ void route_sum_up(const psa_route *route, const psa_route_gas *gas, const psa_ro
 
 int route_carry_out(split *s, const psa_route_gas *gas, psa_route_part *parts, uint32_t *count,
                     psa_route_split_sum *sum) {
-    for (uint32_t i = 0; i < s->count; i++) s->parts[i].plan = s->parts[i].direction < 0 ? 0 : s->parts[i].in;
+    for (uint32_t i = 0; i < s->count; i++) {
+        s->parts[i].plan = s->parts[i].direction < 0 ? 0 : s->parts[i].in;
+        s->asks[i] = (split_ask){0};
+    }
     for (int turn = 1; turn <= MOST_CUTS; turn++) {
         carrier c = {.s = s, .made = parts};
         uint32_t over = NONE;

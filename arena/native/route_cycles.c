@@ -15,6 +15,7 @@
 
 #define FEW_NEIGHBOURS 48
 #define MOST_STEPS 4096
+#define SHORT (1 - 1e-9) /* of an input that ends before a tick and does not cross it */
 
 typedef struct {
     psa_route *route;
@@ -36,13 +37,24 @@ typedef struct {
 
 /* ---- the amount ---- */
 
-/* The input that gives most, and what it gives beyond itself. In the segments where all pools stand now the output is
- * rate * x / (1 + sum * x), best at (sqrt(rate) - 1) / sum; a segment that ends before that is passed, and all
- * begins again from there. Concave, so it never turns back. */
-static double best_input(route_hop *hops, uint32_t count, double *input) {
-    double into = 0, out = 0;
+static uint32_t ticks_behind(const route_hop *hops, uint32_t count) {
+    uint32_t ticks = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t from = hops[i].pool->index, to = hops[i].index;
+        ticks += from < to ? to - from : from - to;
+    }
+    return ticks;
+}
+
+/* The input that leaves most, and what it gives beyond itself and the ticks it crosses, `tick` each. In the segments
+ * where all pools stand now the output is rate * x / (1 + sum * x), best at (sqrt(rate) - 1) / sum; a segment that
+ * ends before that is passed, and all begins again from there. Concave but for the ticks, so it never turns back; what
+ * lies behind a tick may not be worth crossing it, so the end of each segment may be the best. */
+static double best_input(route_hop *hops, uint32_t count, double tick, double *input) {
+    double into = 0, out = 0, best = 0;
+    *input = 0;
     for (int step = 0; step < MOST_STEPS; step++) {
-        double rate = 1, sum = 0, nearest = INFINITY;
+        double rate = 1, sum = 0, nearest = INFINITY, cost = tick * ticks_behind(hops, count);
         uint32_t first = count;
         for (uint32_t i = 0; i < count; i++) {
             if (hops[i].room < INFINITY) {
@@ -53,11 +65,12 @@ static double best_input(route_hop *hops, uint32_t count, double *input) {
             sum += rate * share;
             rate *= share * hops[i].out;
         }
-        if (!(rate > 1)) break;
-        double best = (sqrt(rate) - 1) / sum;
-        if (best <= nearest) {
-            into += best, out += rate * best / (1 + sum * best);
-            break;
+        if (!(rate > 1)) return best;
+        double peak = (sqrt(rate) - 1) / sum;
+        if (peak <= nearest) {
+            into += peak, out += rate * peak / (1 + sum * peak);
+            if (out - into - cost > best) best = out - into - cost, *input = into;
+            return best;
         }
         into += nearest;
         double amount = nearest;
@@ -69,9 +82,9 @@ static double best_input(route_hop *hops, uint32_t count, double *input) {
             } else amount = route_take(hop, amount < hop->room ? amount : hop->room);
         }
         out += amount;
+        if (out - into - cost > best) best = out - into - cost, *input = tick > 0 ? into * SHORT : into;
     }
-    *input = into;
-    return out - into;
+    return best;
 }
 
 /* Where a cycle begins: at the numeraire, else at the token with most neighbours. */
@@ -130,8 +143,8 @@ static void size_cycle(search *s, double weight, double positive) {
         uint32_t at = (begin + i) % s->hops;
         route_start(&hops[i], &route->pools[s->pools[at]], s->directions[at]);
     }
-    double input, gain = best_input(hops, s->hops, &input);
-    double value = gain * route->worth[s->tokens[begin]];
+    double worth = route->worth[s->tokens[begin]], tick = worth > 0 ? s->gas->tick / worth : 0;
+    double input, value = best_input(hops, s->hops, tick, &input) * worth;
     double profit = value - route_gas(s->gas, route, s->pools, s->hops);
     if (profit > s->wanted) keep_cycle(s, begin, input, profit);
 }

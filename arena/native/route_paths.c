@@ -4,9 +4,10 @@
  * give, for all pools are concave; the search ends where that falls below the best found. A weight that was taken for
  * 0 hides at most the floor of value: after n swaps at most n * floor * exp(what later weights add).
  *
- * Pools of one pair are compared by what they give, not by their gas; more into the next pool never gives less, so
- * the best pool of each pair makes the best path through these tokens. Only where that is more than what follows
- * takes at all, the next best is tried.
+ * Pools of one pair are compared by what they give; more into the next pool never gives less, so the best pool of each
+ * pair makes the best path through these tokens but for gas. Only where that is more than what follows takes at all, the
+ * next best is tried. Where gas counts pools are compared by what they give less their gas, too, at the prices, and the
+ * better of both paths is taken.
  */
 #include "route_index.h"
 
@@ -164,9 +165,14 @@ static int is_less(const uint64_t a[4], const uint64_t b[4]) {
     return 0;
 }
 
+/* What a pool gives, or takes, negative; with `worth`, of a unit of that, its value less gas. */
+static double rated(const finder *f, const route_pool *pool, double amount, double worth, uint32_t ticks) {
+    return worth > 0 ? amount * worth - f->gas->swaps[pool->protocol % 24] - f->gas->tick * ticks : amount;
+}
+
 /* The best pool of a pair in integers. They never give more than doubles, so after the best in doubles only those are
- * asked that could still be better. 0: none answers. */
-static int ask_pair(const finder *f, uint32_t number, uint32_t from, const uint64_t amount[4],
+ * asked that could still be better. `worth` as above, 0: gas does not count. 0: none answers. */
+static int ask_pair(const finder *f, uint32_t number, uint32_t from, double worth, const uint64_t amount[4],
                     uint32_t *pool, uint64_t found[4], uint32_t *ticks) {
     const psa_route *route = f->route;
     const route_pair *pair = &route->pairs[number];
@@ -176,7 +182,7 @@ static int ask_pair(const finder *f, uint32_t number, uint32_t from, const uint6
         const route_pool *here = &route->pools[route->by_pair[j]];
         int d = route_direction(here, from);
         if (here->weight[d] <= SHUT) continue;
-        double value = ask_doubles(f, here, d, wanted);
+        double value = rated(f, here, ask_doubles(f, here, d, wanted), worth, 0);
         if (value > best) best = value, first = j;
     }
     int has_found = 0;
@@ -187,27 +193,32 @@ static int ask_pair(const finder *f, uint32_t number, uint32_t from, const uint6
         const route_pool *here = &route->pools[i];
         int d = route_direction(here, from);
         if (here->weight[d] <= SHUT) continue;
-        if (n > 0 && ask_doubles(f, here, d, wanted) < least - fabs(least) * 1e-9) continue;
+        double most = rated(f, here, ask_doubles(f, here, d, wanted), worth, 0);
+        if (n > 0 && most < least - fabs(least) * 1e-9) continue;
         psa_quote_result result;
         if (route_ask(route, i, d, f->exact_out, amount, &result) != PSA_OK) continue;
         const uint64_t *given = f->exact_out ? result.amount_in : result.amount_out;
-        if (has_found && !(f->exact_out ? is_less(given, found) : is_less(found, given))) continue;
-        has_found = 1, *pool = i, *ticks = result.ticks_crossed;
+        double sign = f->exact_out ? -1 : 1, value = sign * route_amount(given);
+        value = rated(f, here, value, worth, result.ticks_crossed);
+        if (has_found && worth > 0 && !(value > least)) continue;
+        if (has_found && !(worth > 0) && !(f->exact_out ? is_less(given, found) : is_less(found, given)))
+            continue;
+        has_found = 1, least = value, *pool = i, *ticks = result.ticks_crossed;
         memcpy(found, given, 4 * sizeof(uint64_t));
-        least = f->exact_out ? -route_amount(found) : route_amount(found);
     }
     return has_found;
 }
 
 /* The best pool of each pair in integers. 0: one does not answer. */
-static int walk_best(const finder *f, const route_path *path, psa_route_answer *answer) {
+static int walk_best(const finder *f, const route_path *path, int with_gas, psa_route_answer *answer) {
     const psa_route *route = f->route;
     uint32_t hops = path->hops, ticks;
     for (uint32_t n = 0; n < hops; n++) {
         uint32_t i = f->exact_out ? hops - 1 - n : n, from = path->tokens[i];
         const uint64_t *amount = answer->amounts[f->exact_out ? i + 1 : i];
         uint64_t *found = answer->amounts[f->exact_out ? i : i + 1];
-        if (!ask_pair(f, path->pairs[i], from, amount, &answer->pools[i], found, &ticks)) return 0;
+        double worth = with_gas ? route->worth[path->tokens[f->exact_out ? i : i + 1]] : 0;
+        if (!ask_pair(f, path->pairs[i], from, worth, amount, &answer->pools[i], found, &ticks)) return 0;
         answer->zero_for_one[i] = route->pools[answer->pools[i]].token[0] == from;
         answer->ticks_crossed += ticks;
     }
@@ -228,12 +239,12 @@ static int walk_pools(const finder *f, const route_path *path, const uint32_t *p
 }
 
 /* `pools`: null, or those that must be taken. */
-static int walk_integers(const finder *f, const route_path *path, const uint32_t *pools,
+static int walk_integers(const finder *f, const route_path *path, const uint32_t *pools, int with_gas,
                          psa_route_answer *answer) {
     uint32_t hops = path->hops;
     *answer = (psa_route_answer){.hops = hops, .token = f->route->tokens[f->sell]};
     memcpy(answer->amounts[f->exact_out ? hops : 0], f->amount, sizeof f->amount);
-    if (!(pools ? walk_pools(f, path, pools, answer) : walk_best(f, path, answer))) return 0;
+    if (!(pools ? walk_pools(f, path, pools, answer) : walk_best(f, path, with_gas, answer))) return 0;
     answer->gas = route_gas(f->gas, f->route, answer->pools, hops) + f->gas->tick * answer->ticks_crossed;
     return 1;
 }
@@ -288,10 +299,12 @@ static void try_paths(finder *f) {
         double most = amount * worth - f->gas->fixed - path->hops * f->least_swap;
         if (f->has_answer && most < f->score - fabs(f->score) * 1e-9) continue;
         psa_route_answer answer;
-        if (!walk_integers(f, path, is_tight ? pools : 0, &answer)) continue;
-        double score = score_of(f, &answer);
-        if (!is_better(f, &answer, score)) continue;
-        f->best = answer, f->score = score, f->has_answer = 1;
+        for (int with_gas = 0; with_gas < 2; with_gas++) {
+            if (!walk_integers(f, path, is_tight && !with_gas ? pools : 0, with_gas, &answer)) continue;
+            double score = score_of(f, &answer);
+            if (is_better(f, &answer, score)) f->best = answer, f->score = score, f->has_answer = 1;
+            if (!(answer.gas > f->gas->fixed + path->hops * f->least_swap)) break; /* none is cheaper */
+        }
     }
 }
 

@@ -156,18 +156,26 @@ static int choose_pools(split *s, uint32_t max_hops, double close, double probe,
     return s->count ? PSA_OK : PSA_INSUFFICIENT_LIQUIDITY;
 }
 
-/* Leave out the pools that give less than their swap costs; how many there were. */
+/* Leave out the pools that give less than their swap costs; where there are none the one that gives least for its swap
+ * and its ticks, if that is less than they cost. How many there were. */
 static uint32_t drop_dear(split *s, const psa_route_gas *gas) {
-    uint32_t dropped = 0;
-    double unit = s->route->worth[s->token[1]];
+    uint32_t dropped = 0, worst = NONE;
+    double unit = s->route->worth[s->token[1]], least = 0;
     for (uint32_t i = 0; i < s->count; i++) {
         split_part *part = &s->parts[i];
-        double cost = gas->swaps[s->route->pools[part->pool].protocol % 24];
-        if (part->direction < 0 || part->gain * unit >= cost) continue;
-        part->allowed = 0;
-        dropped++;
+        if (part->direction < 0) continue;
+        double left = part->gain * unit - gas->swaps[s->route->pools[part->pool].protocol % 24];
+        if (left < 0) {
+            part->allowed = 0;
+            dropped++;
+            continue;
+        }
+        left -= gas->tick * s->asks[i].ticks;
+        if (left < least) least = left, worst = i;
     }
-    return dropped;
+    if (dropped > 0 || worst == NONE) return dropped;
+    s->parts[worst].allowed = 0;
+    return 1;
 }
 
 /* Prices and trades; but for FREE along an order of the tokens. */

@@ -93,8 +93,8 @@ class Router(Graph):
         """The path of up to `max_hops` pools that gives most for `amount_in`, or takes least for
         `amount_out`, gas counted against it; wei.
 
-        Exact: no path through distinct tokens is better, but that among pools of one pair the one that is
-        cheaper in gas is not looked for.
+        Exact without gas: no path through distinct tokens is better. With it pools of one pair are compared
+        by what they give and by what they give less their gas, all of a path in one way or the other.
 
         UnknownToken; InsufficientLiquidity when no path carries the amount; ValueError.
         """
