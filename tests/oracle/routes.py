@@ -2,7 +2,7 @@
 
 Of the product it uses the fields of pool states and the integer quotes of private copies, nothing else. A
 snapshot here is whatever gives pools by key, such as a FrozenSnapshot. A pool carries a route when it is
-live, of V2, V3 or V4, and nothing outside its state has a say in its swaps.
+live, of V2, V3, V4 or Solidly, and nothing outside its state has a say in its swaps.
 """
 
 import math
@@ -21,6 +21,7 @@ Route = tuple[Hop, ...]
 Doubles = npt.NDArray[np.float64]
 
 PIPS = 1_000_000
+PAIRS = ("uniswap_v2", "solidly")  # two reserves and no ticks; Solidly's volatile ones
 DYNAMIC_FEE = 0x800000
 SWAP_HOOKS = 0xCC  # of an address of V4 hooks: bits of those that take part in swaps
 LOG_TICK = math.log1p(0.0001)
@@ -37,7 +38,7 @@ class Pools(Protocol):
 
 def carries_routes(state: Any) -> bool:
     """Whether swaps of a pool follow from its state alone, now."""
-    if state.status != "live" or state.protocol not in ("uniswap_v2", "uniswap_v3", "uniswap_v4"):
+    if state.status != "live" or state.protocol not in (*PAIRS, "uniswap_v3", "uniswap_v4"):
         return False
     if state.protocol != "uniswap_v4":
         return True
@@ -181,9 +182,9 @@ class FloatPool:
 
 
 def float_pool(state: Any) -> FloatPool:
-    """A V2, V3 or V4 pool in doubles, from the fields of its state."""
+    """A pool in doubles, from the fields of its state."""
     names = state.pool_key, state.token0.address, state.token1.address
-    if state.protocol == "uniswap_v2":
+    if state.protocol in PAIRS:
         liquidity = math.sqrt(state.reserve0 * state.reserve1)
         root = math.sqrt(state.reserve1 / state.reserve0)
         steps = [Step(liquidity, 0.0, 1, False)]

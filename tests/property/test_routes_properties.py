@@ -15,6 +15,7 @@ pytestmark = pytest.mark.property
 
 POOLS = 60
 STEPS = 25
+HISTORIES = 10  # of a market
 
 
 def step(market: Market, draws: random.Random) -> None:
@@ -48,24 +49,38 @@ def built_here(router: arena.Router, reader: arena.Arena) -> arena.Router:
     return fresh
 
 
+def check(router: arena.Router, reader: arena.Arena, what: object) -> None:
+    """Whether it equals a router built here."""
+    fresh = built_here(router, reader)
+    assert router.commit == fresh.commit == reader.committed
+    assert router.left_out == fresh.left_out
+    assert lib.psa_route_same(router._route, fresh._route), what
+    found = [list(each.cycles(everywhere=True, limit=50)) for each in (router, fresh)]
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("floor", [0.0, 1e14])
 def test_an_index_that_is_kept_equals_one_that_is_built(arena_name: str, floor: float) -> None:
-    for seed in range(settings().max_examples):
+    """After each history, and after each step of a market's first."""
+    done = 0
+    for seed in range(-(-settings().max_examples // HISTORIES)):
         draws = random.Random(seed)
         with (
             make_market(arena_name, POOLS, seed, is_rough=seed % 2 == 1) as market,
             arena.attach(arena_name, require_writer=False) as reader,
         ):
             router = arena.Router(reader, numeraire="WETH")
-            prices = ffi.from_buffer("double *", router._log_prices)
-            assert lib.psa_route_reprice(router._route, prices, floor) == lib.PSA_OK
-            for _ in range(STEPS):
-                with contextlib.suppress(ArenaFull, ValueError):  # fewer blocks than it would undo
-                    step(market, draws)
-                router.update()
-                fresh = built_here(router, reader)
-                assert router.commit == fresh.commit == reader.committed
-                assert router.left_out == fresh.left_out
-                assert lib.psa_route_same(router._route, fresh._route), (seed, market.head)
-                found = [list(each.cycles(everywhere=True)) for each in (router, fresh)]
-                assert found[0] == found[1]
+            for history in range(HISTORIES):
+                prices = ffi.from_buffer("double *", router._log_prices)
+                assert lib.psa_route_reprice(router._route, prices, floor) == lib.PSA_OK
+                for _ in range(STEPS):
+                    with contextlib.suppress(
+                        ArenaFull, ValueError
+                    ):  # fewer blocks than it would undo
+                        step(market, draws)
+                    router.update()
+                    if history == 0:
+                        check(router, reader, (seed, market.head))
+                check(router, reader, (seed, history, market.head))
+                done += 1
+    print(f"{done} histories of {STEPS} steps")

@@ -424,8 +424,7 @@ def test_prices_are_those_of_the_reserves(arena_name: str) -> None:
 
 @pytest.mark.parametrize("place", ["edge", "middle"])
 def test_dust_with_much_virtual_liquidity_sets_no_price(arena_name: str, place: str) -> None:
-    """A range one tick wide, far off the market: a thousand times the other pool's reserves to look at, and
-    little in it."""
+    """A range one tick wide, far off the market: more than the other pool's reserves, by its looks."""
     tick, liquidity = 50_000, 10**26
     ends = [sqrt_price_at_tick(each) for each in (tick, tick + 1)]
     spec = PoolSpec(bytes([0xC9]) * 20, slots.UNISWAP_V3, COIN, DAI, 100, 1)
@@ -483,8 +482,7 @@ def test_a_token_whose_only_pool_has_ranges_beside_its_price_is_routed(arena_nam
 
 
 def test_a_split_fills_ranges_up(arena_name: str) -> None:
-    """The ranges take less than the amount, and each less than its share of it: they are used up to the end,
-    and the pair takes the rest."""
+    """Each takes less than its share of the amount: they are used up, and the pair takes the rest."""
     ranges = [one_range(n, 100 * E18 * n, -2000, -1980) for n in (2, 3, 4)]
     pools = pair(1, COIN, DAI, 10_000 * E18, 10_000 * E18), *ranges
     keys = ["0x" + spec.key.hex() for spec, _ in pools]
@@ -518,7 +516,7 @@ def test_a_split_carries_what_no_path_does(arena_name: str) -> None:
 
 
 def test_a_split_takes_a_circle_along(arena_name: str) -> None:
-    """Between the tokens in the middle two pools stand apart: what passes there gains, both ways at once."""
+    """Two pools between tokens in the middle stand apart: what passes there gains, in both directions."""
     other = TokenSpec(bytes([4]) * 20, 18, "X")
     pools = (
         pair(1, COIN, DAI, 10_000 * E18, 10_000 * E18),
