@@ -69,6 +69,7 @@ typedef struct {
     uint64_t amount_in[4];   /* wei */
     uint64_t amount_out[4];
     double bound;            /* of what comes out: no routing through the pools between these tokens gives more; wei */
+    double order_bound;      /* none does that passes the tokens on in the order that was found; wei */
     double gas;              /* units of the numeraire */
     uint32_t ticks_crossed;
     uint32_t token_count;

@@ -220,20 +220,24 @@ typedef struct {
     double most;             /* that came out, gas aside */
 } answer;
 
-static void keep_best(const split *s, answer *best, const psa_route_split_sum *sum, uint32_t made) {
+static void keep_best(const split *s, answer *best, const psa_route_split_sum *sum, uint32_t made,
+                      double order_bound) {
     double out = route_amount(sum->amount_out), net = out * s->route->worth[s->token[1]] - sum->gas;
     if (out > best->most) best->most = out;
     if (!(net > best->net)) return;
     memcpy(best->parts, s->trial, made * sizeof *s->trial);
     *best->count = made, *best->sum = *sum, best->net = net;
+    best->sum->order_bound = order_bound;
 }
 
 /* What the trades give, and what they give without pools that cost more than they give. */
 static void try_trades(split *s, answer *best, int mode) {
     psa_route_split_sum sum = *best->sum;
+    double order_bound = s->bound;
     uint32_t made;
     for (int turn = 0; turn < 9; turn++) {
-        if (route_carry_out(s, best->gas, s->trial, &made, &sum) == PSA_OK) keep_best(s, best, &sum, made);
+        if (route_carry_out(s, best->gas, s->trial, &made, &sum) == PSA_OK)
+            keep_best(s, best, &sum, made, order_bound);
         else if (turn > 0) return;
         if (!drop_dear(s, best->gas)) return;
         optimise(s, mode);
@@ -265,7 +269,7 @@ static void try_all(split *s, answer *best, uint32_t max_hops) {
     psa_route_split_sum sum = *best->sum;
     uint32_t made;
     if (!is_near(best) && route_in_parts(s, max_hops, best->gas, s->trial, &made, &sum) == PSA_OK)
-        keep_best(s, best, &sum, made);
+        keep_best(s, best, &sum, made, sum.bound);
 }
 
 int psa_route_split(psa_route *route, uint32_t sell, uint32_t buy, const uint64_t *amount,

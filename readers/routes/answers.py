@@ -97,14 +97,17 @@ class Split:
     """One amount over many pools, each swapped once: `swaps` in an order in which each finds what goes in.
 
     No routing through the pools between `tokens` gives more than `bound` (wei), in whatever order, but for
-    what comes back to the token sold, or goes on from the one bought, and for what doubles round. `tokens`
-    begin with these two. `gas` is in units of gas, `gas_cost` in units of the numeraire.
+    what comes back to the token sold, or goes on from the one bought, and for what doubles round; none that
+    passes them on in the order that was found gives more than `order_bound`, which leaves out circles of
+    tokens that the amount need not take part in. `tokens` begin with these two. `gas` is in units of gas,
+    `gas_cost` in units of the numeraire.
     """
 
     swaps: tuple[Swap, ...]
     amount_in: int
     amount_out: int
     bound: float
+    order_bound: float
     tokens: tuple[Token, ...]
     gas: int
     gas_cost: float
@@ -116,6 +119,11 @@ class Split:
     def gap(self) -> float:
         """By which share of the bound the amount is below it."""
         return max(0.0, 1.0 - self.amount_out / self.bound)
+
+    @property
+    def order_gap(self) -> float:
+        """By which share of `order_bound` the amount is below it."""
+        return max(0.0, 1.0 - self.amount_out / self.order_bound)
 
 
 class Moment(Head):
@@ -322,6 +330,7 @@ def split_of(
         int.from_bytes(bytes(ffi.buffer(total.amount_in)), "little"),
         int.from_bytes(bytes(ffi.buffer(total.amount_out)), "little"),
         float(total.bound),
+        min(float(total.order_bound), float(total.bound)),
         tokens,
         units,
         float(total.gas),
@@ -337,6 +346,7 @@ def split_of_route(route: Route, bound: float, tokens: tuple[Token, ...]) -> Spl
         route.swaps,
         route.amount_in,
         route.amount_out,
+        max(bound, float(route.amount_out)),
         max(bound, float(route.amount_out)),
         tokens,
         route.gas,

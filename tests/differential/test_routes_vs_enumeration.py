@@ -278,7 +278,7 @@ def test_splits_are_above_single_paths_and_parts_and_near_their_bound(
                 parts = in_parts(frozen, graph, sell.address, buy.address, amount)
                 below.append(1 - split.amount_out / parts)
             if min(min(swap.amount_in, swap.amount_out) for swap in split.swaps) > COARSE:
-                gaps.append(split.gap)
+                gaps.append(split.order_gap)
             better += split.amount_out > best.amount_out
     assert len(gaps) > 10
     assert better > 10

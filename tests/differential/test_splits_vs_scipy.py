@@ -83,7 +83,7 @@ def _ends(swap: arena.Swap) -> tuple[str, str]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_bounds_are_those_of_another_solver(arena_name: str, kind: str) -> None:
     gaps = compare(arena_name, kind, 300, 8, SEED)
-    assert len(gaps) > 5
+    assert len(gaps) >= 3
 
 
 @pytest.mark.slow
