@@ -1,10 +1,10 @@
 """What bench_routes.py measures beside others: the problems, and those who solve them.
 
-degenbot: 1,000 paths of two V2 pools each, whose best inputs its engine finds again. CFMMRouter.jl: a market
-of the size of its published benchmark (benchmark/scaling.jl: m constant-product pools of two among 2 sqrt(m)
-tokens, fees 0 and 0.3 %). Published is the arbitrage over random prices, for which a router has no question;
-asked is an order of one token for another at common prices, and the dual of that over all pools is solved by
-scipy's L-BFGS-B, the method of that program.
+degenbot: 1,000 paths of two V2 pools each, whose best inputs its engine finds again. CFMMRouter.jl: the
+arbitrage of its published benchmark (benchmark/scaling.jl: m constant-product pools of two among 2 sqrt(m)
+tokens, reserves drawn alike, fees 0 and 0.3 %). It is asked for the most of all tokens at drawn prices, a
+router for the most of its numeraire; scipy's L-BFGS-B, the method of that program, answers the router's
+question on the same dual.
 """
 
 import importlib.util
@@ -92,25 +92,23 @@ class PathsByDegenbot:
 # ---- CFMMRouter's market
 
 
-def cfmm_market(pools: int) -> tuple[list[Pair], list[float]]:
-    """Random pairs among 2 sqrt(pools) tokens, all at the same prices, and those."""
+def cfmm_market(pools: int) -> list[Pair]:
+    """Drawn pairs among 2 sqrt(pools) tokens."""
     draws = random.Random(1)
-    tokens = round(2 * pools**0.5)
-    prices = [draws.uniform(0.1, 1) for _ in range(tokens)]
-    found = []
-    for _ in range(pools):
-        first, second = sorted(draws.sample(range(tokens), 2))
-        reserve = draws.uniform(1, 1000)
-        other = reserve * prices[first] / prices[second]
-        found.append((first, second, int(reserve * WEI), int(other * WEI), draws.choice((0, 3000))))
-    return found, prices
+    tokens = range(round(2 * pools**0.5))
+    return [
+        (
+            *sorted(draws.sample(tokens, 2)),
+            *(int(draws.uniform(1, 1000) * WEI) for _ in range(2)),
+            draws.choice((0, 3000)),
+        )
+        for _ in range(pools)
+    ]
 
 
-def dual_by_scipy(
-    pairs: Sequence[Pair], prices: Sequence[float], sell: int, buy: int, amount: int
-) -> Callable[[], float] | None:
-    """The least that the dual over all pools comes to, wei of the token bought: no routing gives more. None
-    without scipy."""
+def dual_by_scipy(pairs: Sequence[Pair]) -> Callable[[], float] | None:
+    """The least that the dual over all pools comes to, wei of token 0: no trades leave more. None without
+    scipy."""
     if not importlib.util.find_spec("scipy"):
         return None
     from scipy.optimize import minimize  # type: ignore[import-untyped,unused-ignore]
@@ -122,28 +120,22 @@ def dual_by_scipy(
         np.concatenate(column) for column in zip(*both, strict=True)
     )
     keep = np.tile(1 - table[:, 4] / 1e6, 2)
-    tokens = len(prices)
-    free = np.array([n for n in range(tokens) if n != buy])
-    start = np.log(np.array(prices) / prices[buy])
+    tokens = int(ends.max()) + 1
 
     def dual(logs: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
-        moved = start.copy()
-        moved[free] += logs
-        values = np.exp(moved)
+        values = np.exp(np.concatenate(([0.0], logs)))
         rate = keep * reserve_out / reserve_in * values[got] / values[paid]
         root = np.sqrt(np.maximum(rate, 1))
         into = (root - 1) * reserve_in / keep * values[paid]
         out = reserve_out * (1 - 1 / root) * values[got]
         slopes = np.bincount(got, out, tokens) - np.bincount(paid, into, tokens)
-        slopes[sell] += values[sell] * amount
-        total = values[sell] * amount + out.sum() - into.sum()
-        return total / amount, slopes[free] / amount
+        return (out.sum() - into.sum()) / WEI, slopes[1:] / WEI
 
     def solve() -> float:
         limits: Any = {"maxiter": 5000, "maxfun": 20_000, "ftol": 1e-15, "gtol": 1e-9}
         found: Any = minimize(
-            dual, np.zeros(len(free)), jac=True, method="L-BFGS-B", options=limits
+            dual, np.zeros(tokens - 1), jac=True, method="L-BFGS-B", options=limits
         )
-        return float(found.fun) * amount
+        return float(found.fun) * WEI
 
     return solve
