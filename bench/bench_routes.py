@@ -246,7 +246,7 @@ def beside_scipy(report: Report, options: argparse.Namespace) -> None:
     for each in (row, *others):
         report.add(each)
     for each in others:
-        report.compare(row, each, 0.1)
+        report.compare(row, each, 1)
 
 
 def main() -> None:

@@ -2,7 +2,9 @@
 #include "route_split.h"
 
 #define MOST_TURNS 200
-#define MOST_TRIES 24
+#define MOST_TRIES 12
+#define LONGEST 1.0 /* of a step, in logs */
+#define LEVEL 0.1   /* of the slope a step begins with */
 
 double route_trade(const route_pool *pool, int direction, double paid, double got, double most, double *in,
                    double *out, double *curve) {
@@ -12,22 +14,23 @@ double route_trade(const route_pool *pool, int direction, double paid, double go
     while (hop.out > 0) {
         double rate = hop.keep * hop.out / hop.in * got / paid;
         if (!(rate > 1)) break;
-        double best = (sqrt(rate) - 1) * hop.in / hop.keep;
         double room = hop.room < most - *in ? hop.room : most - *in;
-        double input = best < room ? best : room;
-        *in += input, *out += route_gives(&hop, input);
-        if (!(*in < most)) break;
-        if (best <= hop.room) {
-            *curve = 0.5 * sqrt(rate) * hop.in / hop.keep * paid;
+        double left = hop.in / (hop.in + hop.keep * room); /* of the square root of the rate, behind all of it */
+        if (!(rate * left * left > 1)) {
+            double root = sqrt(rate), best = (root - 1) * hop.in / hop.keep;
+            *in += best, *out += route_gives(&hop, best);
+            *curve = 0.5 * root * hop.in / hop.keep * paid;
             break;
         }
+        *in += room, *out += route_gives(&hop, room);
+        if (!(*in < most)) break;
         route_cross(&hop);
     }
     return *out * got - *in * paid;
 }
 
 /* What one pool trades against the prices of its tokens. */
-static void trade(const split *s, split_part *part, const double *price) {
+static void trade(const split *s, split_part *part, const double *price, const double *worth) {
     const route_pool *pool = &s->route->pools[part->pool];
     double apart = price[part->end[1]] - price[part->end[0]];
     part->in = part->out = part->gain = part->curve = 0;
@@ -36,29 +39,29 @@ static void trade(const split *s, split_part *part, const double *price) {
             : part->allowed & 2 && pool->rate[1] - apart > 0 ? 1
                                                             : -1;
     if (d < 0) return;
-    double paid = exp(price[part->end[d]]), got = exp(price[part->end[!d]]);
+    double paid = worth[part->end[d]], got = worth[part->end[!d]];
     part->gain =
         route_trade(pool, d, paid, got, s->most[part->end[d]], &part->in, &part->out, &part->curve);
     part->direction = (int8_t)d;
 }
 
-/* The dual's value, and with `slopes` its gradient and Hessian. */
-static double evaluate(split *s, const double *price, int slopes) {
+/* The dual's value, its gradient and its Hessian. */
+static double evaluate(split *s, const double *price) {
     uint32_t n = s->tokens;
-    double value = exp(price[0]) * s->amount;
-    if (slopes) {
-        memset(s->gradient, 0, sizeof s->gradient);
-        memset(s->hessian, 0, sizeof s->hessian);
-        s->gradient[0] = s->hessian[0] = value;
-    }
+    double worth[MOST_TOKENS];
+    for (uint32_t i = 0; i < n; i++) worth[i] = exp(price[i]);
+    double value = worth[0] * s->amount;
+    memset(s->gradient, 0, sizeof s->gradient);
+    memset(s->hessian, 0, n * n * sizeof *s->hessian);
+    s->gradient[0] = s->hessian[0] = value;
     for (uint32_t i = 0; i < s->count; i++) {
         split_part *part = &s->parts[i];
-        trade(s, part, price);
+        trade(s, part, price, worth);
+        if (part->direction < 0) continue;
         value += part->gain;
-        if (!slopes || part->direction < 0) continue;
-        uint32_t from = part->end[part->direction], to = part->end[!part->direction];
-        s->gradient[from] -= part->in * exp(price[from]);
-        s->gradient[to] += part->out * exp(price[to]);
+        uint32_t from = split_from(part), to = split_to(part);
+        s->gradient[from] -= part->in * worth[from];
+        s->gradient[to] += part->out * worth[to];
         s->hessian[from * n + from] += part->curve, s->hessian[to * n + to] += part->curve;
         s->hessian[from * n + to] -= part->curve, s->hessian[to * n + from] -= part->curve;
     }
@@ -102,37 +105,61 @@ static double step_of(const split *s, double mu, double value, double *step) {
     return slope;
 }
 
+/* Go a part of the step from `from`; the slope along it there. */
+static double look(split *s, const double *from, const double *step, double part, double *value) {
+    double slope = 0;
+    for (uint32_t i = 0; i + 1 < s->tokens; i++)
+        s->price[free_token(i)] = from[free_token(i)] + part * step[i];
+    *value = evaluate(s, s->price);
+    for (uint32_t i = 0; i + 1 < s->tokens; i++) slope += step[i] * s->gradient[free_token(i)];
+    return slope;
+}
+
+/* To where the slope along the step is nearly 0, if the step leads that far: behind the kink at which a pool begins
+ * to trade, so that the next step knows of it. Whether that is lower. */
+static int walk(split *s, const double *step, double slope, double longest, double *value) {
+    double from[MOST_TOKENS], found, low = 0, high = longest > LONGEST ? LONGEST / longest : 1;
+    memcpy(from, s->price, sizeof from);
+    double at_low = slope, here = look(s, from, step, high, &found), at_high = here;
+    double level = -LEVEL * slope;
+    if (here > level) {
+        for (int try = 0; fabs(here) > level && try < MOST_TRIES; try++) {
+            double share = at_low / (at_low - at_high);
+            double part = low + (high - low) * fmin(fmax(share, 0.01), 0.99);
+            here = look(s, from, step, part, &found);
+            if (here > 0) high = part, at_high = here, at_low *= 0.5;
+            else low = part, at_low = here, at_high *= 0.5;
+        }
+    }
+    if (found < *value) {
+        *value = found;
+        return 1;
+    }
+    memcpy(s->price, from, sizeof from);
+    evaluate(s, s->price);
+    return 0;
+}
+
 /* One step down; 0 when there is none that leads down. */
 static int descend(split *s, double *value, double *mu) {
-    uint32_t k = s->tokens - 1;
-    double step[MOST_TOKENS], trial[MOST_TOKENS];
     for (; *mu < 1e3; *mu *= 30) {
-        double slope = step_of(s, *mu, *value, step), longest = 0;
+        double step[MOST_TOKENS], slope = step_of(s, *mu, *value, step), longest = 0;
         if (!(slope < 0)) continue;
-        for (uint32_t i = 0; i < k; i++) longest = fabs(step[i]) > longest ? fabs(step[i]) : longest;
-        double part = longest > 0.5 ? 0.5 / longest : 1;
-        for (int try = 0; try < MOST_TRIES; try++, part *= 0.4) {
-            memcpy(trial, s->price, sizeof trial);
-            for (uint32_t i = 0; i < k; i++) trial[free_token(i)] += part * step[i];
-            double found = evaluate(s, trial, 0);
-            if (found > *value + 1e-4 * part * slope && found > *value * (1 + 1e-15)) continue;
-            memcpy(s->price, trial, sizeof trial);
-            if (try == 0 && *mu > 1e-9) *mu *= 0.2;
-            *value = found;
-            return 1;
-        }
+        for (uint32_t i = 0; i + 1 < s->tokens; i++) longest = fmax(fabs(step[i]), longest);
+        if (!walk(s, step, slope, longest, value)) continue;
+        if (*mu > 1e-9) *mu *= 0.1;
+        return 1;
     }
     return 0;
 }
 
 void route_lower(split *s, double tolerance) {
-    double value = evaluate(s, s->price, 1), mu = 1e-9;
+    double value = evaluate(s, s->price), mu = 1e-9;
     for (int turn = 0; turn < MOST_TURNS; turn++) {
         double left = 0, former = value;
         for (uint32_t i = 0; i + 1 < s->tokens; i++) left += fabs(s->gradient[free_token(i)]);
         if (left < tolerance * value || !descend(s, &value, &mu)) break;
-        value = evaluate(s, s->price, 1);
         if (former - value < 1e-15 * value && turn > 3) break;
     }
-    s->bound = evaluate(s, s->price, 1);
+    s->bound = value;
 }

@@ -12,7 +12,7 @@
 #define MOST_TURNS 100
 #define MOST_TRIES 10
 #define MOST_DAMPING 1e3
-#define LONGEST_STEP 0.3
+#define LONGEST_STEP 1.0
 #define LEVEL 0.1 /* of the slope a step begins with */
 #define SETTLED 1e-7 /* of the bound: what is left of all tokens */
 #define ROUNDING 5e-15 /* of a price, whatever that makes a pool trade */
@@ -146,7 +146,7 @@ static void fill_matrix(struct route_market *m, const psa_route *route, double d
     route_laplacian *matrix = &m->matrix;
     memset(matrix->values, 0, matrix->starts[route->token_count] * sizeof(double));
     for (uint32_t t = 0; t < route->token_count; t++) {
-        double slope = point->steepness[t] + fabs(point->net[t]);
+        double slope = point->steepness[t] + fmax(point->net[t], 0);
         matrix->diagonal[matrix->place[t]] = slope * (1 + damping) + 1e-13 * point->value;
         matrix->step[matrix->place[t]] = -point->net[t];
     }

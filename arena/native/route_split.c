@@ -17,6 +17,8 @@
 #define PROBE 0.1  /* of the amount, at which paths are compared at first */
 #define MOST_ROUNDS 4
 #define NEAR 1e-7  /* of the bound: as good as it */
+#define MOST_DROPS 8
+#define MOST_HOLDINGS 4
 
 enum { FREE, ORDERED, KEEPS_PATH };
 
@@ -156,26 +158,30 @@ static int choose_pools(split *s, uint32_t max_hops, double close, double probe,
     return s->count ? PSA_OK : PSA_INSUFFICIENT_LIQUIDITY;
 }
 
-/* Leave out the pools that give less than their swap costs; where there are none the one that gives least for its swap
- * and its ticks, if that is less than they cost. How many there were. */
+/* What is left of a pool's gain when its swap, and with `ticks` its ticks, are paid. */
+static double left_of(const split *s, const psa_route_gas *gas, uint32_t i, int ticks) {
+    const split_part *part = &s->parts[i];
+    double left = part->gain * s->route->worth[s->token[1]];
+    left -= gas->swaps[s->route->pools[part->pool].protocol % 24];
+    return ticks ? left - gas->tick * s->asks[i].ticks : left;
+}
+
+/* Leave out the pools that give less than their swap costs; where there are none, of those that give less than their
+ * swap and their ticks the ones that lose most. How many there were. */
 static uint32_t drop_dear(split *s, const psa_route_gas *gas) {
-    uint32_t dropped = 0, worst = NONE;
-    double unit = s->route->worth[s->token[1]], least = 0;
-    for (uint32_t i = 0; i < s->count; i++) {
-        split_part *part = &s->parts[i];
-        if (part->direction < 0) continue;
-        double left = part->gain * unit - gas->swaps[s->route->pools[part->pool].protocol % 24];
-        if (left < 0) {
-            part->allowed = 0;
+    for (int ticks = 0; ticks < 2; ticks++) {
+        uint32_t dropped = 0;
+        double least = 0;
+        for (uint32_t i = 0; i < s->count && ticks; i++)
+            if (s->parts[i].direction >= 0) least = fmin(least, left_of(s, gas, i, ticks));
+        for (uint32_t i = 0; i < s->count; i++) {
+            if (s->parts[i].direction < 0 || left_of(s, gas, i, ticks) >= 0.5 * least) continue;
+            s->parts[i].allowed = 0;
             dropped++;
-            continue;
         }
-        left -= gas->tick * s->asks[i].ticks;
-        if (left < least) least = left, worst = i;
+        if (dropped) return dropped;
     }
-    if (dropped > 0 || worst == NONE) return dropped;
-    s->parts[worst].allowed = 0;
-    return 1;
+    return 0;
 }
 
 /* Prices and trades; but for FREE along an order of the tokens. */
@@ -221,7 +227,7 @@ typedef struct {
 } answer;
 
 static void keep_best(const split *s, answer *best, const psa_route_split_sum *sum, uint32_t made,
-                      double order_bound) {
+                     double order_bound) {
     double out = route_amount(sum->amount_out), net = out * s->route->worth[s->token[1]] - sum->gas;
     if (out > best->most) best->most = out;
     if (!(net > best->net)) return;
@@ -231,15 +237,15 @@ static void keep_best(const split *s, answer *best, const psa_route_split_sum *s
 }
 
 /* What the trades give, and what they give without pools that cost more than they give. */
-static void try_trades(split *s, answer *best, int mode) {
+static void try_trades(split *s, answer *best, int mode, int most_drops) {
     psa_route_split_sum sum = *best->sum;
     double order_bound = s->bound;
     uint32_t made;
-    for (int turn = 0; turn < 9; turn++) {
+    for (int turn = 0; turn <= most_drops; turn++) {
         if (route_carry_out(s, best->gas, s->trial, &made, &sum) == PSA_OK)
             keep_best(s, best, &sum, made, order_bound);
         else if (turn > 0) return;
-        if (!drop_dear(s, best->gas)) return;
+        if (turn == most_drops || !drop_dear(s, best->gas)) return;
         optimise(s, mode);
     }
 }
@@ -247,24 +253,29 @@ static void try_trades(split *s, answer *best, int mode) {
 static int is_near(const answer *best) { return best->most > best->sum->bound * (1 - NEAR); }
 
 /* Whatever was swapped, all that is held is worth no more than the bound at its prices, so no pool is given more of a
- * token than that buys: a circle by which others than the amount would gain is none of its. Whether that lowers it. */
-static int lower_by_holdings(split *s, answer *best) {
+ * token than that buys: a circle by which others than the amount would gain is none of its. */
+static void lower_by_holdings(split *s, answer *best) {
     if (open_all(s)) optimise(s, FREE); /* dear pools were left out */
-    double former = best->sum->bound, held = s->bound * (1 + 1e-9);
-    for (uint32_t i = 0; i < s->tokens; i++) s->most[i] = held / exp(s->price[i]);
-    optimise(s, FREE);
-    if (s->bound < former) best->sum->bound = s->bound;
-    return former - best->sum->bound > 1e-2 * (former - best->most);
+    for (int turn = 0; turn < MOST_HOLDINGS && !is_near(best); turn++) {
+        double former = best->sum->bound, held = s->bound * (1 + 1e-9);
+        for (uint32_t i = 0; i < s->tokens; i++) s->most[i] = held / exp(s->price[i]);
+        optimise(s, FREE);
+        if (s->bound < former) best->sum->bound = s->bound;
+        if (!(former - best->sum->bound > 1e-2 * (former - best->most))) return;
+        try_trades(s, best, FREE, 0);
+    }
 }
 
 static void try_all(split *s, answer *best, uint32_t max_hops) {
-    try_trades(s, best, FREE);
-    for (int turn = 0; turn < 4 && !is_near(best) && lower_by_holdings(s, best); turn++)
-        try_trades(s, best, FREE);
+    try_trades(s, best, FREE, MOST_DROPS);
+    if (!is_near(best)) {
+        lower_by_holdings(s, best);
+        try_trades(s, best, FREE, MOST_DROPS);
+    }
     for (int mode = ORDERED; mode <= KEEPS_PATH && !is_near(best); mode++) {
         open_all(s);
         optimise(s, mode);
-        try_trades(s, best, mode);
+        try_trades(s, best, mode, MOST_DROPS);
     }
     psa_route_split_sum sum = *best->sum;
     uint32_t made;
