@@ -1,6 +1,5 @@
 """The most that all pools of a market together would give away, and the prices at which nothing is left."""
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ class MarketOptimum:
         self._tokens = tokens
         self._log_prices = log_prices
         self._head = head
+        self._swaps: tuple[Swap, ...] | None = None
         self.bound = float(total.bound)
         self.profit = float(total.profit)
         self.uncovered = float(total.uncovered)
@@ -64,21 +64,23 @@ class MarketOptimum:
             if value > 0
         }
 
-    @cached_property
+    @property
     def swaps(self) -> tuple[Swap, ...]:
         """One a pool, equal to the pools' own quotes. All at once: no order passes tokens on from one to the
         next."""
-        return tuple(
-            self._market.swap(
-                int(part["pool"]),
-                bool(part["zero_for_one"]),
-                wei(part["amount_in"]),
-                wei(part["amount_out"]),
+        if self._swaps is None:
+            self._swaps = tuple(
+                self._market.swap(
+                    int(part["pool"]),
+                    bool(part["zero_for_one"]),
+                    wei(part["amount_in"]),
+                    wei(part["amount_out"]),
+                )
+                for part in self._parts
             )
-            for part in self._parts
-        )
+        return self._swaps
 
-    @cached_property
+    @property
     def left(self) -> dict[str, int]:
         """By address: what the swaps leave of each token that they trade, wei; below 0 what is short."""
         found: dict[str, int] = {}
