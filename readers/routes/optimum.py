@@ -32,10 +32,8 @@ class MarketOptimum:
         self._log_prices = log_prices
         self._head = head
         self._swaps: tuple[Swap, ...] | None = None
-        self.bound = float(total.bound)
-        self.profit = float(total.profit)
-        self.uncovered = float(total.uncovered)
-        self.is_settled = bool(total.is_settled)
+        self._bound, self._profit = float(total.bound), float(total.profit)
+        self._uncovered, self._is_settled = float(total.uncovered), bool(total.is_settled)
 
     @property
     def commit(self) -> int:
@@ -46,6 +44,22 @@ class MarketOptimum:
     def block_number(self) -> int:
         """The block it holds at."""
         return self._head.block_number
+
+    @property
+    def bound(self) -> float:
+        return self._bound
+
+    @property
+    def profit(self) -> float:
+        return self._profit
+
+    @property
+    def uncovered(self) -> float:
+        return self._uncovered
+
+    @property
+    def is_settled(self) -> bool:
+        return self._is_settled
 
     @property
     def gap(self) -> float:

@@ -7,6 +7,7 @@ they meet both are it.
 
 import math
 import os
+import pickle
 
 import pytest
 from builders.market import make_market
@@ -96,6 +97,12 @@ def test_what_the_swaps_leave_meets_the_bound_of_an_oracle(arena_name: str, seed
             assert stated == pytest.approx(1, abs=1e-6)
             assert 1 - 1e-4 < found <= 1 + 1e-9
             assert optimum.gap < 1e-4
+            again = pickle.loads(pickle.dumps(optimum))
+            assert (again.swaps, again.bound, again.prices) == (
+                optimum.swaps,
+                optimum.bound,
+                optimum.prices,
+            )
             best = max(router.cycles(everywhere=True, max_hops=4, limit=1).profits)
             assert best <= optimum.bound
 

@@ -7,6 +7,7 @@ Python's integers.
 import copy
 import pickle
 import random
+import re
 from array import array
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
@@ -327,7 +328,7 @@ def ways_to_ask_one(pools: Arena) -> list[Callable[[Any], QuoteBatch]]:
         *(1.5, None, np.float64(2), np.array(2.0), np.array([1.0, 2.0]), object(), np.True_),
         *([1.0, 2.0], ["1", "2"], [None, None], np.array([True, False])),
     ],
-    ids=repr,
+    ids=lambda value: f"{type(value).__name__} {re.sub('0x[0-9a-f]+', '', repr(value))}",
 )
 def test_what_is_no_list_of_amounts_is_refused(
     writer: WriterArena, pools: Arena, wrong: Any
