@@ -89,6 +89,10 @@ NOT_RUN = {
     ("docs/howto/explore-a-recording.md", "python3 -m venv .venv"): (
         "not run: the installation is what the tests run on"
     ),
+    ("docs/howto/watch.md", "pip install 'pool-state-arena[top]'"): (
+        "not run: the installation is what the tests run on"
+    ),
+    ("docs/howto/watch.md", "arena-top pools"): "not run: it goes on until q",
     ("docs/howto/deploy.md", "groupadd --system arena"): "not run: needs root and the group",
     (
         "docs/howto/deploy.md",
@@ -283,7 +287,7 @@ class Page:
         """A block with the arena name, socket and waits of the test."""
         places = (
             r'(attach(?:_live)?\("|--name |--arena |arena-writer status |arena-dump |arena-quote '
-            r"|arena-verify |/dev/shm/)"
+            r"|arena-top |arena-verify |/dev/shm/)"
         )
         text = re.sub(places + r"(?:pools|tutorial)\b(?!\.jsonl)", rf"\g<1>{self.name}", text)
         text = re.sub(places + r"(bridged|replayed)\b", rf"\g<1>{self.name}-\g<2>", text)
@@ -816,6 +820,7 @@ def test_every_counter_is_documented_and_no_other() -> None:
         "arena-demo",
         "arena-dump",
         "arena-quote",
+        "arena-top",
     ],
 )
 def test_every_option_is_documented_and_no_other(program: str) -> None:
