@@ -10,7 +10,7 @@ from typing import Any
 from rich.segment import Segment
 from rich.style import Style
 from textual.app import App, ComposeResult
-from textual.events import Key, Resize
+from textual.events import Key, Paste, Resize
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
@@ -119,6 +119,9 @@ class TopApp(App[None]):
         if event.key == "ctrl+c":
             self.exit()
             return
+        if event.key == "ctrl+l":  # something else wrote into the terminal
+            self.query_one(Picture).refresh()
+            return
         opened = self.board.opened
         if not self.board.press(event.key, event.character):
             self.exit()
@@ -126,6 +129,14 @@ class TopApp(App[None]):
         if self.board.opened != opened:
             self._wake.set()
         self.paint()
+
+    def on_paste(self, event: Paste) -> None:
+        """An address is pasted rather than typed."""
+        event.stop()
+        if self.board.is_typing:
+            for each in event.text:
+                self.board.press(each, each)
+            self.paint()
 
     def on_resize(self, event: Resize) -> None:
         """Paint for the new size."""

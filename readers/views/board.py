@@ -17,7 +17,7 @@ from arena.readers.views.text import count, harmless
 
 _TABLE_LINES = 5  # the summary leaves so many to the table, where there are as many
 _ZOOM = 12
-_SEARCH = 64  # characters
+_SEARCH = 128  # characters
 HELP = """
 up, down, page up, page down, home, end, j, k, g, G   move
 enter       open the pool under the cursor; escape or enter closes it
@@ -30,7 +30,8 @@ f           only live, syncing, stale pools; then all again
 p           only pools of one protocol; then all again
 + and -     of an open pool: closer to its price, or further away
 escape      no search and no filter
-q           quit
+Ctrl-L      paint the window again
+q, Ctrl-C   quit
 """.strip().split("\n")
 
 
@@ -68,6 +69,11 @@ class Board:
         elif not self._move(key, character):
             self._choose(key, character)
         return True
+
+    @property
+    def is_typing(self) -> bool:
+        """Whether keys are characters of a search."""
+        return self._mode == "search"
 
     def _type(self, key: str, character: str | None) -> None:
         search = self.choice.search

@@ -124,6 +124,9 @@ def test_a_terminal_shows_the_arena_takes_keys_and_is_left_as_it_was(
     with watched(arena_name) as writer:
         window = terminal(TOP, arena_name)
         window.wait_text("USDC/WETH")
+        before = window.text.count("uniswap_v4")
+        window.type("\x0c")  # Ctrl-L
+        window.wait(lambda: window.text.count("uniswap_v4") > before)
         window.type("/stale")
         window.wait_text("0 found")
         window.type("\x1b")

@@ -13,6 +13,7 @@ from builders.watched import HEAD, KEYS, SPECS, make, watched
 from hypothesis import given
 from hypothesis import strategies as st
 from roles.processes import remove_segments
+from textual.events import Paste
 
 from arena.layouts import slots
 from arena.readers.views import table
@@ -313,7 +314,7 @@ def test_help_names_every_key(arena_name: str) -> None:
             "\nf ",
             "\np ",
             "+ and -",
-            "\nq ",
+            "\nq,",
         ):
             assert each in text
         press(board, "x")
@@ -389,6 +390,18 @@ def test_keys_reach_the_board_through_textual(arena_name: str) -> None:
         await until(pilot, lambda: "4v price" in painted(app)[5])
         await pilot.press("q")
         await until(pilot, lambda: not app.is_running)
+
+    with watched(arena_name), Monitor(arena_name) as monitor:
+        piloted(monitor, story)
+
+
+def test_what_is_pasted_is_searched_for(arena_name: str) -> None:
+    async def story(pilot: Any, app: TopApp) -> None:
+        app.post_message(Paste("q"))  # is no key
+        await pilot.press("slash")
+        app.post_message(Paste(f"{KEYS[3]}\x1b\n"))
+        await until(pilot, lambda: "1 found" in painted(app)[-1])
+        assert app.board.choice.search == KEYS[3]
 
     with watched(arena_name), Monitor(arena_name) as monitor:
         piloted(monitor, story)
