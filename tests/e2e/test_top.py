@@ -18,10 +18,14 @@ from pathlib import Path
 
 import pytest
 from builders.watched import HEAD, KEYS, watched
+from roles.processes import WriterProcess
 
 import arena
+import arena.writer.demo
 
-TOP = str(Path(sys.executable).parent / "arena-top")
+BIN = Path(sys.executable).parent
+TOP = str(BIN / "arena-top")
+DEMO = Path(arena.writer.demo.__file__).parent
 SECONDS = 30.0
 # A Python in which Textual cannot be imported, as where the extra is not installed.
 WITHOUT = """
@@ -141,6 +145,62 @@ def test_a_terminal_shows_the_arena_takes_keys_and_is_left_as_it_was(
         assert window.raw.rindex(b"\x1b[?1049l") > window.raw.rindex(b"\x1b[?1049h")
         assert b"\x1b[31mX" not in window.raw  # a token's name is no command
         assert b"\x1b[?1000h" not in window.raw  # no mouse is asked for
+
+
+@contextlib.contextmanager
+def replaying(folder: Path, recording: str) -> Iterator[Path]:
+    """A recording of the demo, served on a socket until the end."""
+    feed = folder / f"{recording}.sock"
+    words = ["arena-replay", DEMO / recording, "--socket", feed, "--at-once", "--linger", 60]
+    process = subprocess.Popen(
+        [str(BIN / str(words[0])), *map(str, words[1:])],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        limit = time.monotonic() + SECONDS
+        while not feed.exists():
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        yield feed
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_killed_writer_is_told_and_the_next_one_followed(
+    arena_name: str, terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    with replaying(tmp_path, "chain_v2.exex") as feed:
+        first = WriterProcess(
+            tmp_path, name=arena_name, socket=feed, states=DEMO / "states_v2.jsonl"
+        )
+        try:
+            with arena.attach(arena_name, timeout=SECONDS) as reader:
+                reader.wait_live(timeout=SECONDS)
+            window = terminal(TOP, arena_name)
+            window.wait_text("103")  # the recording's last block
+            window.wait_text("5 live")
+        finally:
+            first.process.kill()
+            first.process.wait()
+    window.wait_text("is gone: killed, or crashed")
+    with (
+        replaying(tmp_path, "chain_reorg.exex") as feed,
+        WriterProcess(tmp_path, name=arena_name, socket=feed, states=DEMO / "states_reorg.jsonl"),
+    ):
+        window.wait_text("11 live")
+        window.raw = b""
+        window.type("\x0c")
+        window.wait_text("LIVE")
+        window.wait_text("68")
+        assert "is gone" not in window.text
+        window.type("q")
+        window.wait(window.has_ended)
+        assert window.status == 0
 
 
 @pytest.mark.parametrize("key", ["q", "\x03"], ids=["q", "ctrl+c"])
