@@ -1,6 +1,6 @@
 """A small arena with one pool of each kind that a view has to show, and names that would do harm."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from oracle.swap_oracle import sqrt_price_at_tick
@@ -46,10 +46,18 @@ def values_of(spec: PoolSpec, block: int) -> PoolValues:
     )
 
 
-def make(name: str, *, block: int = HEAD, max_pools: int = 8, reason: str = "") -> WriterArena:
-    """The last of the pools is announced, the one before it stale; the arena is live at `block`."""
+def make(
+    name: str,
+    *,
+    block: int = HEAD,
+    max_pools: int = 8,
+    reason: str = "",
+    specs: Sequence[PoolSpec] = SPECS,
+) -> WriterArena:
+    """The last of SPECS is announced, the one before it stale; the arena is live at `block`. `specs` are
+    the same in any order."""
     writer = WriterArena.create(name, max_pools=max_pools, tick_bytes=1 << 20, chain_id=1)
-    for spec in SPECS:
+    for spec in specs:
         slot = writer.add_pool(spec)
         if spec is SPECS[-1]:
             writer.announce(slot)
@@ -67,7 +75,7 @@ def make(name: str, *, block: int = HEAD, max_pools: int = 8, reason: str = "") 
 
 
 @contextmanager
-def watched(name: str, **options: int | str) -> Iterator[WriterArena]:
+def watched(name: str, **options: object) -> Iterator[WriterArena]:
     """`make`, and nothing left of it afterwards."""
     writer = make(name, **options)  # type: ignore[arg-type]
     try:

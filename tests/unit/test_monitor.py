@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from arena.readers.views.depth_bars import bars, price_tick
 from arena.readers.views.listing import Pools
 from arena.readers.views.monitor import Monitor, View
 from arena.readers.views.order import COLUMNS, Choice, arrange
+from arena.specs import PoolSpec
 
 TESTS = Path(__file__).resolve().parents[1]
 SECONDS = 30.0
@@ -62,12 +63,14 @@ def check_pools(pools: Pools, name: str) -> None:
     with arena.attach(name) as reader:
         states = {key: reader[key].state() for key in reader}
         head = reader.head_block
+        references = dict(zip(states, reader.slots(list(states)), strict=True))
     shown = {key for key, there in zip(pools.listing.keys, pools.is_there, strict=True) if there}
     assert shown == set(states)
     for place, key in enumerate(pools.listing.keys):
         if key not in states:
             continue
         state = states[key]
+        assert pools.listing.references[place] == references[key]
         price = true_price(state)
         assert pools.price[place] == pytest.approx(price, rel=1e-12, nan_ok=True)
         assert slots.STATUS_NAMES[pools.status[place]] == state.status
@@ -400,6 +403,8 @@ def test_a_writer_that_was_killed_is_said_to_be_gone_and_its_successor_is_follow
         with running(code) as process, Monitor(arena_name) as monitor:
             view = until(monitor, lambda view: view.writer_alive)
             assert (view.trouble, view.writer_pid) == ("", process.pid)
+            assert view.mappers is not None
+            assert view.mappers.pids == ()  # neither the writer nor this process
             process.send_signal(signal.SIGKILL)
             process.wait()
             view = until(monitor, lambda view: view.writer_pid is None)
@@ -434,6 +439,68 @@ def test_an_arena_that_ended_and_was_made_anew_is_followed(arena_name: str) -> N
             check_pools(monitor.look().pools, arena_name)
     finally:
         monitor.close()
+        remove_segments(arena_name)
+
+
+@pytest.mark.parametrize("specs", [SPECS, SPECS[::-1]], ids=["same", "turned"])
+def test_nothing_of_an_arena_before_is_taken_for_the_present_one(
+    arena_name: str, specs: tuple[PoolSpec, ...]
+) -> None:
+    """Between two looks, so that no writer is missed and the number of changes of the list is the same."""
+    writer = make(arena_name)
+    try:
+        with Monitor(arena_name) as monitor:
+            before = monitor.look(KEYS[0])
+            writer.close(unlink=True)
+            writer = make(arena_name, block=HEAD + 9, specs=specs)
+            view = until(monitor, lambda view: view.block_number == HEAD + 9)
+            assert view.trouble == ""
+            assert view.pools.listing.topology == before.pools.listing.topology
+            check_pools(view.pools, arena_name)
+            assert view.lag is None
+    finally:
+        writer.close(unlink=True)
+
+
+def test_rates_begin_again_with_a_writer_that_counts_from_nothing(arena_name: str) -> None:
+    with after_a_market(arena_name) as monitor, make_market(arena_name, 60, 5) as market:
+        view = until(monitor, lambda view: view.trouble == "")
+        market.block(1)
+        for _ in range(3):
+            view = monitor.look()
+            assert view.events_per_s is None or view.events_per_s >= 0
+            assert view.commits_per_s is None or view.commits_per_s >= 0
+    assert view.commits_per_s is not None
+
+
+@contextlib.contextmanager
+def after_a_market(name: str) -> Iterator[Monitor]:
+    """One that has looked at a market which counted much, and is gone."""
+    with make_market(name, 60, 5) as market:
+        monitor = Monitor(name)
+        for _ in range(5):
+            market.block(50)
+            monitor.look()
+    with monitor:
+        yield monitor
+
+
+def test_an_arena_whose_segments_were_deleted_is_left_for_the_next(arena_name: str) -> None:
+    """Nothing tells a handle on the old one; the name leads to the new one."""
+    try:
+        code = KILLED.format(tests=str(TESTS), name=arena_name)
+        with running(code) as process, Monitor(arena_name) as monitor:
+            until(monitor, lambda view: view.writer_alive)
+            process.kill()
+            process.wait()
+            remove_segments(arena_name)
+            view = until(monitor, lambda view: view.writer_pid is None)
+            assert len(view.pools) == len(SPECS)
+            with watched(arena_name, block=HEAD + 5, specs=SPECS[::-1]):
+                view = until(monitor, lambda view: view.block_number == HEAD + 5)
+                assert (view.trouble, view.writer_pid) == ("", os.getpid())
+                check_pools(view.pools, arena_name)
+    finally:
         remove_segments(arena_name)
 
 
