@@ -81,17 +81,18 @@ class TopApp(App[None]):
         self.monitor = monitor
         self.board = board
         self.view: View | None = None
+        self._picture = Picture()
         self._interval = interval
         self._is_hung_up = is_hung_up
         self._wake = asyncio.Event()
 
     def compose(self) -> ComposeResult:
         """One widget, that is the window."""
-        yield Picture()
+        yield self._picture
 
     def on_mount(self) -> None:
         """Begin to look."""
-        self.query_one(Picture).focus()
+        self._picture.focus()
         self.run_worker(self._look_on())
 
     async def _look_on(self) -> None:
@@ -110,7 +111,7 @@ class TopApp(App[None]):
         """Show what was seen last, as the board has it now."""
         if self.view is not None:
             width, height = self.size
-            self.query_one(Picture).show(self.board.picture(self.view, width, height))
+            self._picture.show(self.board.picture(self.view, width, height))
 
     def on_key(self, event: Key) -> None:
         """Every key is the board's."""
@@ -120,7 +121,7 @@ class TopApp(App[None]):
             self.exit()
             return
         if event.key == "ctrl+l":  # something else wrote into the terminal
-            self.query_one(Picture).refresh()
+            self._picture.refresh()
             return
         opened = self.board.opened
         if not self.board.press(event.key, event.character):

@@ -56,6 +56,8 @@ class Board:
 
     def press(self, key: str, character: str | None = None) -> bool:
         """Take a key by its name ("up", "enter", "q") and what it types; False when it quits."""
+        if key == "ctrl+j":  # what some terminals send for enter
+            key = "enter"
         if self._mode == "search":
             self._type(key, character)
         elif self._mode == "help":
