@@ -63,7 +63,7 @@ typedef struct {
     uint64_t amount_out[4];
 } psa_route_part;
 
-#define PSA_ROUTE_TOKENS 16  /* of a split at most */
+#define PSA_ROUTE_TOKENS 32  /* of a split at most */
 
 typedef struct {
     uint64_t amount_in[4];   /* wei */
@@ -73,7 +73,7 @@ typedef struct {
     double gas;              /* units of the numeraire */
     uint32_t ticks_crossed;
     uint32_t token_count;
-    uint32_t tokens[16];     /* indices in the token table */
+    uint32_t tokens[32];     /* indices in the token table */
 } psa_route_split_sum;
 
 /* What all pools together would give away; units of the numeraire, gas aside. */

@@ -8,11 +8,13 @@
  * The optimum may send tokens in circles between the middle ones. Where the amount fills them they are carried out;
  * else what is carried out may end below the bound. Then tokens are put into an order by what they pass on, only
  * directions along it are allowed, and all is solved again; then again with the tokens of the best path in their
- * order; at last the amount goes over paths a part at a time. The best of all that is the answer.
+ * order; at last, and where the bound is not of all tokens that would help, the amount goes over paths a part at a
+ * time. The best of all that is the answer.
  */
 #include "route_split.h"
 
 #define TRIED_PATHS 96
+#define FIRST_TOKENS 16 /* of the paths looked at first, as long as no other would help */
 #define CLOSE 0.05 /* of the log of the best path's rate: what a split may draw on, too, at first */
 #define PROBE 0.1  /* of the amount, at which paths are compared at first */
 #define MOST_ROUNDS 4
@@ -119,26 +121,20 @@ static int open_all(split *s) {
     return was_shut;
 }
 
-/* The tokens of the paths that give most for a share of the amount, and all pools between them. */
-static int choose_pools(split *s, uint32_t max_hops, double close, double probe, double *best) {
-    psa_route *route = s->route;
-    uint32_t count = 0;
-    s->tokens = 2, s->count = 0;
-    int status = route_good_paths(route, s->token[0], s->token[1], s->amount * probe, max_hops, close,
-                                  TRIED_PATHS, &count);
-    if (status != PSA_OK) return status;
-    if (count > 0) *best = route->paths[0].bound;
-    for (uint32_t i = 0; i < count; i++) {
-        const route_path *path = &route->paths[i];
-        uint32_t fresh = 0;
-        for (uint32_t j = 1; j < path->hops; j++) fresh += place_of_token(s, path->tokens[j]) == NONE;
-        if (s->tokens + fresh > MOST_TOKENS) continue;
-        for (uint32_t j = 1; j < path->hops; j++)
-            if (place_of_token(s, path->tokens[j]) == NONE) s->token[s->tokens++] = path->tokens[j];
-    }
-    s->path_count = 0;
-    for (uint32_t j = 1; count > 0 && j < route->paths[0].hops; j++)
-        s->path[s->path_count++] = place_of_token(s, route->paths[0].tokens[j]);
+/* The tokens of a path, where there is room for all. */
+static int take_tokens(split *s, const route_path *path, uint32_t room) {
+    uint32_t fresh = 0;
+    for (uint32_t j = 1; j < path->hops; j++) fresh += place_of_token(s, path->tokens[j]) == NONE;
+    if (s->tokens + fresh > room) return 0;
+    for (uint32_t j = 1; j < path->hops; j++)
+        if (place_of_token(s, path->tokens[j]) == NONE) s->token[s->tokens++] = path->tokens[j];
+    return 1;
+}
+
+/* All pools between the tokens. */
+static void take_pools(split *s) {
+    const psa_route *route = s->route;
+    s->count = 0;
     for (uint32_t a = 0; a < s->tokens; a++) {
         for (uint32_t b = a + 1; b < s->tokens; b++) {
             uint32_t number = route_find_pair(route, s->token[a], s->token[b]);
@@ -146,7 +142,9 @@ static int choose_pools(split *s, uint32_t max_hops, double close, double probe,
             const route_pair *pair = &route->pairs[number];
             for (uint32_t j = pair->first; j < pair->first + pair->count; j++) {
                 const route_pool *pool = &route->pools[route->by_pair[j]];
-                if (!pool->is_usable || s->count == MOST_POOLS) continue;
+                if (!pool->is_usable) continue;
+                s->is_cut |= s->count == MOST_POOLS;
+                if (s->count == MOST_POOLS) return;
                 uint32_t first = place_of_token(s, pool->token[0]);
                 uint32_t second = first == a ? b : a;
                 split_part *part = &s->parts[s->count++];
@@ -155,6 +153,26 @@ static int choose_pools(split *s, uint32_t max_hops, double close, double probe,
             }
         }
     }
+}
+
+/* The tokens of the paths that give most for a share of the amount, and all pools between them. *best: log of what
+ * the first gives a unit, beside the market; *missed: of the first that there was no room for. */
+static int choose_pools(split *s, uint32_t max_hops, double close, double probe, uint32_t room, double *best,
+                        double *missed) {
+    psa_route *route = s->route;
+    uint32_t count = 0;
+    s->tokens = 2, s->count = 0, s->path_count = 0, s->is_cut = 0;
+    *missed = -INFINITY;
+    int status = route_good_paths(route, s->token[0], s->token[1], s->amount * probe, max_hops, close,
+                                  TRIED_PATHS, &count);
+    if (status != PSA_OK) return status;
+    if (count > 0) *best = route->paths[0].bound;
+    if (count == TRIED_PATHS) *missed = route->paths[count - 1].bound;
+    for (uint32_t i = 0; i < count; i++)
+        if (!take_tokens(s, &route->paths[i], room)) *missed = fmax(*missed, route->paths[i].bound);
+    for (uint32_t j = 1; count > 0 && j < route->paths[0].hops; j++)
+        s->path[s->path_count++] = place_of_token(s, route->paths[0].tokens[j]);
+    take_pools(s);
     return s->count ? PSA_OK : PSA_INSUFFICIENT_LIQUIDITY;
 }
 
@@ -195,12 +213,15 @@ static void optimise(split *s, int mode) {
 }
 
 /* Pools, prices and trades, in no order. Where the last of the amount is worth less than the paths looked at, worse
- * ones would have helped, and those that carry less: they are taken in, and all is solved again. */
+ * ones would have helped, and those that carry less: they are taken in, as are those that there was no room for at
+ * first, and all is solved again. */
 static int search_split(split *s, uint32_t max_hops) {
     const psa_route *route = s->route;
-    double close = CLOSE, probe = PROBE, best = -INFINITY;
-    for (int round = 0; round < MOST_ROUNDS; round++, probe *= 0.1) {
-        int status = choose_pools(s, max_hops, close, probe, &best);
+    double close = CLOSE, probe = PROBE, best = -INFINITY, missed;
+    uint32_t room = FIRST_TOKENS;
+    for (int round = 0; round < MOST_ROUNDS; round++, room = MOST_TOKENS) {
+        int status = choose_pools(s, max_hops, close, probe, room, &best, &missed);
+        probe *= 0.1;
         if (status == PSA_INSUFFICIENT_LIQUIDITY && round + 1 < MOST_ROUNDS) continue;
         if (status != PSA_OK) return status;
         for (uint32_t i = 0; i < s->tokens; i++)
@@ -208,9 +229,11 @@ static int search_split(split *s, uint32_t max_hops) {
             s->price[i] = route->log_prices[s->token[i]] - route->log_prices[s->token[1]];
         double at_market = s->price[0];
         optimise(s, FREE);
-        double apart = best - (s->price[0] - at_market);
-        if (!(apart > close)) break;
-        close = apart + CLOSE;
+        double last = s->price[0] - at_market;
+        int is_short = missed > last;
+        s->is_cut |= is_short && room == MOST_TOKENS;
+        if (!(best - last > close) && !(is_short && room < MOST_TOKENS)) break;
+        close = fmax(best - last, 0) + CLOSE;
     }
     return PSA_OK;
 }
@@ -279,7 +302,7 @@ static void try_all(split *s, answer *best, uint32_t max_hops) {
     }
     psa_route_split_sum sum = *best->sum;
     uint32_t made;
-    if (!is_near(best) && route_in_parts(s, max_hops, best->gas, s->trial, &made, &sum) == PSA_OK)
+    if ((!is_near(best) || s->is_cut) && route_in_parts(s, max_hops, best->gas, s->trial, &made, &sum) == PSA_OK)
         keep_best(s, best, &sum, made, sum.bound);
 }
 

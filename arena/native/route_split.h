@@ -41,6 +41,7 @@ typedef struct {
     double amount, bound;
     uint32_t path[PSA_ROUTE_HOPS]; /* middle tokens of the best path */
     uint32_t path_count;
+    uint8_t is_cut;                /* there was no room for tokens or pools that would have helped */
     psa_route_part trial[MOST_POOLS];
 } split;
 

@@ -1,6 +1,7 @@
 """What a router hands out: swaps in order with their exact amounts, and the block they hold at."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -99,8 +100,9 @@ class Split:
     No routing through the pools between `tokens` gives more than `bound` (wei), in whatever order, but for
     what comes back to the token sold, or goes on from the one bought, and for what doubles round; none that
     passes them on in the order that was found gives more than `order_bound`, which leaves out circles of
-    tokens that the amount need not take part in. `tokens` begin with these two. `gas` is in units of gas,
-    `gas_cost` in units of the numeraire.
+    tokens that the amount need not take part in. Both are infinite where swaps through other tokens give
+    more than that: then none is known. `tokens` begin with these two. `gas` is in units of gas, `gas_cost`
+    in units of the numeraire.
     """
 
     swaps: tuple[Swap, ...]
@@ -117,12 +119,12 @@ class Split:
 
     @property
     def gap(self) -> float:
-        """By which share of the bound the amount is below it."""
+        """By which share of the bound the amount is below it; 1 where none is known."""
         return max(0.0, 1.0 - self.amount_out / self.bound)
 
     @property
     def order_gap(self) -> float:
-        """By which share of `order_bound` the amount is below it."""
+        """By which share of `order_bound` the amount is below it; 1 where none is known."""
         return max(0.0, 1.0 - self.amount_out / self.order_bound)
 
 
@@ -325,12 +327,14 @@ def split_of(
     if gas is not None:
         units = gas.transaction + gas.tick * int(total.ticks_crossed)
         units += int(gas._units[protocols[parts["pool"]]].sum())
+    out = int.from_bytes(bytes(ffi.buffer(total.amount_out)), "little")
+    order_bound = min(float(total.order_bound), float(total.bound))
     return Split(
         tuple(swaps),
         int.from_bytes(bytes(ffi.buffer(total.amount_in)), "little"),
-        int.from_bytes(bytes(ffi.buffer(total.amount_out)), "little"),
-        float(total.bound),
-        min(float(total.order_bound), float(total.bound)),
+        out,
+        known_bound(float(total.bound), out, swaps, tokens),
+        known_bound(order_bound, out, swaps, tokens),
         tokens,
         units,
         float(total.gas),
@@ -340,14 +344,25 @@ def split_of(
     )
 
 
+def known_bound(
+    bound: float, amount_out: int, swaps: Iterable[Swap], tokens: Collection[Token]
+) -> float:
+    """Of the pools between `tokens`; infinite where swaps that leave them show that more can be had."""
+    if amount_out <= bound:
+        return bound
+    within = all(swap.token_in in tokens and swap.token_out in tokens for swap in swaps)
+    return bound if within else math.inf
+
+
 def split_of_route(route: Route, bound: float, tokens: tuple[Token, ...]) -> Split:
     """A path as a split with one part a pair."""
+    bound = known_bound(bound, route.amount_out, route.swaps, tokens)
     return Split(
         route.swaps,
         route.amount_in,
         route.amount_out,
-        max(bound, float(route.amount_out)),
-        max(bound, float(route.amount_out)),
+        bound,
+        bound,
         tokens,
         route.gas,
         route.gas_cost,

@@ -4,6 +4,7 @@ The solver shares no code with the product, see oracle/split_dual.py: a split is
 the bound that comes with a split is never below it.
 """
 
+import math
 import os
 import random
 
@@ -68,8 +69,12 @@ def compare(name: str, kind: str, pools: int, count: int, seed: int) -> list[flo
             case = (kind, seed, sell, buy, amount)
             # Any prices give a bound: what the solver left lying it may have missed, too.
             assert split.bound >= held.value * (1 - 1e-8 - held.left), case
-            assert split.bound <= free.value * (1 + 1e-8), case
             inside = {address for swap in split.swaps for address in _ends(swap)} <= set(tokens)
+            if split.bound == math.inf:  # swaps through other tokens gave more
+                assert not inside, case
+                assert split.amount_out > held.value * (1 - 1e-8 - held.left), case
+                continue
+            assert split.bound <= free.value * (1 + 1e-8), case
             if inside:  # a path or parts may lead through others
                 assert split.amount_out <= held.value * (1 + slack), case
             gaps.append(1 - split.amount_out / held.value)
@@ -93,7 +98,7 @@ def test_bounds_of_many_orders_are_those_of_another_solver(arena_name: str, kind
     gaps = []
     for seed in (SEED, SEED + 1):
         gaps += compare(arena_name, kind, 300, 30, seed)
-    assert len(gaps) > 50
+    assert len(gaps) > 30
     print(
         f"{kind}: {len(gaps)} orders, gap p50 {np.median(gaps):.1e}, p90 {np.quantile(gaps, 0.9):.1e}"
     )
