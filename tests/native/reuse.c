@@ -353,7 +353,7 @@ static void read_copy(reader *self, uint32_t key, uint32_t slot, uint32_t genera
     if (!may_look(self, status, key, commit, head.line.base_block)) return;
     pool_of(key, head.line.base_block, &want);
     size_t count = want.line.tick_count;
-    self->wrong += !line_holds(&head.line, &want) || !row_holds(&head.row, key) ||
+    self->wrong += head.line.slab != slot || !line_holds(&head.line, &want) || !row_holds(&head.row, key) ||
                    memcmp(arrays, want.net, 16 * count) != 0 ||
                    memcmp(arrays + 2 * count, want.gross, 16 * count) != 0 ||
                    memcmp(arrays + 4 * count, want.ticks, 4 * count) != 0;
@@ -382,6 +382,7 @@ static void read_quote(reader *self, uint32_t key, uint32_t slot, uint32_t gener
     pool want;
     psa_static row = row_of(key);
     pool_of(key, found.block_number, &want);
+    want.line.slab = slot; /* where a copy says what it is of */
     psa_pool_copy copy = {.line = want.line, .row = &row, .ticks = want.ticks, .net = want.net};
     status = psa_quote_copy(&copy, amount, NULL, flags, 0, &again);
     again.commit = found.commit;

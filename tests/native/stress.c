@@ -382,7 +382,9 @@ static void read_copy(reader *self, uint32_t pool, uint64_t commit) {
     int status = psa_copy_read(self->arena, pool, 1, commit, &head, arrays, MAX_TICKS);
     const uint64_t *gross = arrays + 2 * (size_t)head.line.tick_count;
     pool_key(pool, key);
-    count_read(self, status, status == PSA_OK && line_holds(&head.line, pool) &&
+    uint32_t slot = head.line.slab; /* what a copy has in its place */
+    head.line.slab = 0;
+    count_read(self, status, status == PSA_OK && slot == pool && line_holds(&head.line, pool) &&
                                  block_holds(self, &head.line, pool, commit) &&
                                  memcmp(key, head.row.key, 32) == 0 &&
                                  ticks_hold(&head.line, pool,
