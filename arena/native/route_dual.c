@@ -5,6 +5,8 @@
 #define MOST_TRIES 12
 #define LONGEST 1.0 /* of a step, in logs */
 #define LEVEL 0.1   /* of the slope a step begins with */
+#define DAMPED 1e-9 /* the least */
+#define LEAST 1e-20 /* of the value, that a step may gain: what is carried out feels the last digits of prices */
 
 double route_trade(const route_pool *pool, int direction, double paid, double got, double most, double *in,
                    double *out, double *curve) {
@@ -145,16 +147,17 @@ static int descend(split *s, double *value, double *mu) {
     for (; *mu < 1e3; *mu *= 30) {
         double step[MOST_TOKENS], slope = step_of(s, *mu, *value, step), longest = 0;
         if (!(slope < 0)) continue;
+        if (-slope < LEAST * *value && *mu <= DAMPED) return 0;
         for (uint32_t i = 0; i + 1 < s->tokens; i++) longest = fmax(fabs(step[i]), longest);
         if (!walk(s, step, slope, longest, value)) continue;
-        if (*mu > 1e-9) *mu *= 0.1;
+        if (*mu > DAMPED) *mu *= 0.1;
         return 1;
     }
     return 0;
 }
 
 void route_lower(split *s, double tolerance) {
-    double value = evaluate(s, s->price), mu = 1e-9;
+    double value = evaluate(s, s->price), mu = DAMPED;
     for (int turn = 0; turn < MOST_TURNS; turn++) {
         double left = 0, former = value;
         for (uint32_t i = 0; i + 1 < s->tokens; i++) left += fabs(s->gradient[free_token(i)]);
