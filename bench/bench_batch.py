@@ -38,7 +38,7 @@ def one_call_each(pools: arena.Arena, key: bytes, words: Any, flags: int) -> Cal
     other = pools.slots([b"\x05" + bytes(19)])[0]
     references = np.full(2 * MANY, pools.slots([key])[0], np.uint64)
     references[1::2] = other
-    results = np.empty(2 * MANY * 144, np.uint8)
+    results = np.empty(2 * MANY * ffi.sizeof("psa_quote_result"), np.uint8)
     pointers = (
         mapped.pointer,
         ffi.from_buffer("uint64_t *", references),
