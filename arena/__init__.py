@@ -1,7 +1,17 @@
 """Pool state in shared memory: exact, current, one writer, any number of lock-free readers.
 
-`attach`, the classes of arena.readers and every exception are importable from here. Readers load on
-first use, so that importing layouts or errors alone stays light.
+    pools = arena.attach("pools", timeout=10)       # an Arena, by name
+    pool = pools.find("USDC/WETH", fee=500)         # a Pool by its pair, or pools[key]
+    print(pool.price.token1_in_token0)              # a Decimal: USDC for a WETH
+    print(pool.quote("1.5", sell="WETH"))           # whole tokens, the exact quote beside them
+    pool.quote_exact_in(10**18, zero_for_one=False) # a Quote, in integers
+    with pools.snapshot() as view:                  # everything at one block
+        view[pool.key].state()
+    pools.wait_block(after=pools.head_block)        # sleeps until the next one
+
+`attach`, the classes of arena.readers and every exception, all of them ArenaErrors, are importable from here;
+`arena.layouts` has the dtypes. Readers load on first use, so that importing layouts or errors alone stays
+light. help(arena.Arena), help(arena.Pool) and docs/reference/api.md say the rest.
 """
 
 from importlib import import_module
@@ -53,4 +63,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__getattr__("__all__")})
+    named = {name for name in globals() if name.startswith("__") or name in ("errors", "layouts")}
+    return sorted(named | {*__getattr__("__all__")})

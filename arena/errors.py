@@ -88,11 +88,23 @@ class UnknownPool(ArenaError, KeyError):
         return Exception.__str__(self)
 
 
+class AmbiguousPool(ArenaError):
+    """Several pools fit what was asked for."""
+
+
 class UnknownToken(ArenaError, KeyError):
     """No pool has a token of that address or symbol, or several tokens have that symbol."""
 
     def __str__(self) -> str:
         return Exception.__str__(self)
+
+
+class AmbiguousToken(UnknownToken):
+    """Several tokens have that symbol."""
+
+
+class UnknownDecimals(ArenaError, ValueError):
+    """How many decimals the token has is not known, so whole ones cannot be counted."""
 
 
 class PoolRemoved(ArenaError):

@@ -26,7 +26,9 @@ from arena.readers.routes import (
     Swap,
 )
 from arena.readers.snapshot import Snapshot
-from arena.readers.state import PoolState, TickArrays, Token
+from arena.readers.state import PoolState, TickArrays
+from arena.readers.token import PoolPrice, Token
+from arena.readers.token_quotes import TokenQuote
 
 __all__ = [
     "Arena",
@@ -40,6 +42,7 @@ __all__ = [
     "MarketOptimum",
     "Phase",
     "Pool",
+    "PoolPrice",
     "PoolState",
     "Price",
     "Quote",
@@ -53,5 +56,6 @@ __all__ = [
     "Swap",
     "TickArrays",
     "Token",
+    "TokenQuote",
     "attach",
 ]

@@ -6,14 +6,21 @@ from typing import Any, Self, overload
 import numpy as np
 import numpy.typing as npt
 
-from arena.native import ffi, lib
+from arena.errors import ArenaError
+from arena.native import EXCEPTIONS, ffi, lib
 from arena.native._handle import ints_from_words
 from arena.readers.quote import RESULT, Quote, make_quote, quote_error
+from arena.readers.shown import html_table
+from arena.readers.table import Frames
 
 _CONTENDED: int = lib.PSA_CONTENDED
 
+_SHOWN = 10  # rows in a notebook
+_WIDE = ("amount_in", "amount_out", "sqrt_price_x96_after", "liquidity_after")
+_NARROW = ("tick_after", "ticks_crossed", "is_complete", "commit", "block_number")
 
-class QuoteBatch(Sequence[Quote]):
+
+class QuoteBatch(Sequence[Quote], Frames):
     """Answers of one batch, in the order asked.
 
     `results` is the (n,) structured array behind it (dtype RESULT), `statuses` its status codes. An item
@@ -131,6 +138,52 @@ class QuoteBatch(Sequence[Quote]):
             doubles = ffi.from_buffer("double *", found)
             lib.psa_quote_prices(pointer, len(self), which, doubles)
         return found
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dict an item, in order, for a frame or JSON: integers are exact.
+
+        `key`, `zero_for_one`, `exact_out` and `amount` are what was asked, `error` the class of the
+        error's name or None; then the fields of Quote, all None for an item without an answer.
+        """
+        columns = self._exact_columns()
+        return [
+            dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        ]
+
+    def _exact_columns(self) -> dict[str, list[Any]]:
+        results, statuses = self.results, self.statuses.tolist()
+        flags = np.broadcast_to(np.asarray(self._flags, np.uint32), (len(self),))
+        columns = {
+            "key": [self._keys[index] for index in range(len(self))],
+            "zero_for_one": (flags & lib.PSA_ZERO_FOR_ONE != 0).tolist(),
+            "exact_out": (flags & lib.PSA_EXACT_OUT != 0).tolist(),
+            "amount": ints_from_words(self._amounts),
+            "error": [
+                EXCEPTIONS.get(status, ArenaError).__name__ if status else None
+                for status in statuses
+            ],
+        }
+        answers = {name: ints_from_words(results[name]) for name in _WIDE}
+        answers |= {name: results[name].tolist() for name in _NARROW}
+        answers["is_complete"] = (results["is_complete"] != 0).tolist()
+        for name, values in answers.items():
+            pairs = zip(values, statuses, strict=True)
+            columns[name] = [None if status else value for value, status in pairs]
+        return columns
+
+    def _columns(self) -> dict[str, list[Any]]:
+        columns = self._exact_columns()
+        for name in ("amount", *_WIDE):
+            columns[name] = [None if value is None else str(value) for value in columns[name]]
+        return columns
+
+    def _repr_html_(self) -> str:
+        rows = self[:_SHOWN].to_rows()
+        names = ("key", "amount_in", "amount_out", "is_complete", "error")
+        more = f", the first {_SHOWN}" if len(self) > _SHOWN else ""
+        texts = [["" if row[name] is None else row[name] for name in names] for row in rows]
+        return html_table(repr(self) + more, texts, names)
 
     def __repr__(self) -> str:
         failed = int(np.count_nonzero(self.results["status"]))

@@ -12,11 +12,18 @@ from functools import partial
 from typing import Any, NoReturn
 
 from arena import statelines
-from arena.errors import ArenaError, SnapshotContended, UnknownPool
+from arena.errors import ArenaError, SnapshotContended, UnknownDecimals, UnknownPool
+from arena.layouts.protocols import PROTOCOL_NUMBERS
 from arena.output import printing
+from arena.readers.amounts import fee_pips
 from arena.readers.frozen import FrozenSnapshot
+from arena.readers.pool import Pool
+from arena.readers.quote import Quote
 from arena.readers.reader import Arena, attach
-from arena.readers.state import PoolState, Token
+from arena.readers.snapshot import Snapshot
+from arena.readers.state import PoolState
+from arena.readers.token import Token, amount_text, side_of
+from arena.readers.token_quotes import TokenQuote
 from arena.reads import READ_TRIES
 
 
@@ -114,6 +121,7 @@ def dump(arguments: Sequence[str] | None = None) -> None:
 
 
 def _integer(text: str) -> int:
+    """For argparse, whose message names the option."""
     try:
         return int(text, 0)
     except ValueError:
@@ -122,23 +130,147 @@ def _integer(text: str) -> int:
 
 def quote(arguments: Sequence[str] | None = None) -> None:
     """Print what one swap would do."""
-    parser = parser_of("arena-quote", "Print what one swap would do. Amounts are in wei.")
-    parser.add_argument("pool", metavar="POOL", help="0x-hex address or pool id")
-    parser.add_argument("amount", metavar="AMOUNT", type=_integer, help="wei, decimal or 0x-hex")
+    parser = _quote_parser()
+    options = parser.parse_args(arguments)
+    named = options.buy if options.sell is None else options.sell
+    if named is None and "/" in options.pool:
+        parser.error("with a pair, say what AMOUNT is of: --sell TOKEN or --buy TOKEN")
+    if named is not None and options.exact_out:
+        parser.error("--exact-out goes with wei alone: --buy TOKEN says that AMOUNT comes out")
+    wei = None
+    if named is None or options.wei:
+        try:
+            wei = int(options.amount, 0)
+        except ValueError:
+            parser.error(f"argument AMOUNT: {options.amount!r} is no integer, as wei is")
+    try:
+        with attached(options) as arena, arena.snapshot() as view:
+            pool = _pool_of(view, options)
+            state = pool.state()
+            token_in, token_out = state.token0, state.token1
+            zero_for_one, is_out = options.zero_for_one, options.exact_out
+            if named is not None:
+                is_out = options.sell is None
+                is_token0 = side_of(named, state.token0, state.token1)
+                zero_for_one = is_token0 != is_out
+                if wei is None:
+                    token = state.token0 if is_token0 else state.token1
+                    wei = token.to_wei(options.amount)
+            if not zero_for_one:
+                token_in, token_out = token_out, token_in
+            assert wei is not None
+            ask = pool.quote_exact_out if is_out else pool.quote_exact_in
+            found = ask(
+                wei,
+                zero_for_one=zero_for_one,
+                sqrt_price_limit_x96=options.limit,
+                allow_stale=options.allow_stale,
+                allow_dynamic_fee=options.allow_dynamic_fee,
+                lp_fee=options.lp_fee,
+                allow_hooks=options.allow_hooks,
+            )
+            head = view.block_number
+        answer = _quote_answer(found, token_in, token_out, head)
+        if named is not None:
+            whole = _in_whole_tokens(found, token_in, token_out)
+            answer = {"pool": state.pool_key, **whole, **answer}
+        with printing():
+            if options.json:
+                print(json.dumps(answer))
+                return
+            for name, value in answer.items():
+                plain = value is None or isinstance(value, bool)
+                print(f"{name:21}{str(value).lower() if plain else value}")
+    except (ArenaError, ValueError, OSError, MemoryError) as error:
+        fail("arena-quote", error)
+
+
+def _pool_of(view: Snapshot, options: argparse.Namespace) -> Pool:
+    """By its key, or its pair and what is said of it besides."""
+    if "/" in options.pool:
+        return view.find(options.pool, fee=options.fee, protocol=options.protocol)
+    if options.fee is not None or options.protocol is not None:
+        raise ValueError("--fee and --protocol choose a pool of a pair, and POOL is a key")
+    return view[options.pool]
+
+
+def _quote_answer(
+    found: Quote, token_in: Token, token_out: Token, head_block: int
+) -> dict[str, Any]:
+    return {
+        "amount_in": str(found.amount_in),
+        "amount_out": str(found.amount_out),
+        "token_in": token_in.address,
+        "token_out": token_out.address,
+        "sqrt_price_x96_after": str(found.sqrt_price_x96_after),
+        "tick_after": found.tick_after,
+        "liquidity_after": str(found.liquidity_after),
+        "ticks_crossed": found.ticks_crossed,
+        "is_complete": found.is_complete,
+        "fee_pips": found.fee_pips,
+        "spot_price": found.spot_price,
+        "marginal_price": found.marginal_price,
+        "effective_price": found.effective_price,
+        "price_impact": found.price_impact,
+        "block_number": found.block_number,
+        "head_block": head_block,
+    }
+
+
+def _in_whole_tokens(found: Quote, token_in: Token, token_out: Token) -> dict[str, Any]:
+    """Amounts and price as people write them; in wei, and no price, where decimals are unknown."""
+    texts = {
+        "sold": f"{amount_text(found.amount_in, token_in)} {token_in.label}",
+        "bought": f"{amount_text(found.amount_out, token_out)} {token_out.label}",
+    }
+    with suppress(UnknownDecimals):
+        price = TokenQuote(found, token_in, token_out).price
+        if price is not None:
+            texts["price"] = f"{price:f} {token_out.label} for 1 {token_in.label}"
+    return texts
+
+
+def _fee(text: str) -> int:
+    """Pips, from pips or percent."""
+    try:
+        return int(text) if text.isascii() and text.isdecimal() else fee_pips(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _quote_parser() -> argparse.ArgumentParser:
+    parser = parser_of("arena-quote", "Print what one swap would do, exact at one block.")
+    parser.add_argument(
+        "pool", metavar="POOL", help="0x-hex address or pool id; a pair of tokens, as USDC/WETH"
+    )
+    parser.add_argument(
+        "amount",
+        metavar="AMOUNT",
+        help="with --sell or --buy in whole tokens, as 1.5; else wei, decimal or 0x-hex",
+    )
     way = parser.add_mutually_exclusive_group()
+    way.add_argument("--sell", metavar="TOKEN", help="AMOUNT of it goes in: address or symbol")
+    way.add_argument("--buy", metavar="TOKEN", help="AMOUNT of it comes out: address or symbol")
     way.add_argument(
         "--zero-for-one",
         action="store_true",
         default=True,
-        help="token0 goes in, token1 comes out (default)",
+        help="AMOUNT in wei; token0 goes in, token1 comes out (default)",
     )
     way.add_argument(
         "--one-for-zero",
         action="store_false",
         dest="zero_for_one",
-        help="token1 goes in, token0 comes out",
+        help="AMOUNT in wei; token1 goes in, token0 comes out",
     )
-    parser.add_argument("--exact-out", action="store_true", help="AMOUNT is what comes out")
+    parser.add_argument("--wei", action="store_true", help="AMOUNT is in wei beside --sell, --buy")
+    parser.add_argument("--fee", type=_fee, metavar="FEE", help="of a pair: pips, or as 0.05%%")
+    parser.add_argument(
+        "--protocol", metavar="NAME", help=f"of a pair: {', '.join(PROTOCOL_NUMBERS)}"
+    )
+    parser.add_argument(
+        "--exact-out", action="store_true", help="AMOUNT, in wei, is what comes out"
+    )
     parser.add_argument(
         "--limit", type=_integer, metavar="X96", help="price limit, sqrt price as Q64.96"
     )
@@ -155,47 +287,4 @@ def quote(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--json", action="store_true", help="one JSON object, wide integers as strings"
     )
-    options = parser.parse_args(arguments)
-    try:
-        with attached(options) as arena, arena.snapshot() as view:
-            pool = view[options.pool]
-            ask = pool.quote_exact_out if options.exact_out else pool.quote_exact_in
-            found = ask(
-                options.amount,
-                zero_for_one=options.zero_for_one,
-                sqrt_price_limit_x96=options.limit,
-                allow_stale=options.allow_stale,
-                allow_dynamic_fee=options.allow_dynamic_fee,
-                lp_fee=options.lp_fee,
-                allow_hooks=options.allow_hooks,
-            )
-            head = view.block_number
-            tokens = (pool.token0, pool.token1)
-        token_in, token_out = tokens if options.zero_for_one else tokens[::-1]
-        answer = {
-            "amount_in": str(found.amount_in),
-            "amount_out": str(found.amount_out),
-            "token_in": token_in.address,
-            "token_out": token_out.address,
-            "sqrt_price_x96_after": str(found.sqrt_price_x96_after),
-            "tick_after": found.tick_after,
-            "liquidity_after": str(found.liquidity_after),
-            "ticks_crossed": found.ticks_crossed,
-            "is_complete": found.is_complete,
-            "fee_pips": found.fee_pips,
-            "spot_price": found.spot_price,
-            "marginal_price": found.marginal_price,
-            "effective_price": found.effective_price,
-            "price_impact": found.price_impact,
-            "block_number": found.block_number,
-            "head_block": head,
-        }
-        with printing():
-            if options.json:
-                print(json.dumps(answer))
-                return
-            for name, value in answer.items():
-                plain = value is None or isinstance(value, bool)
-                print(f"{name:21}{str(value).lower() if plain else value}")
-    except (ArenaError, ValueError, OSError, MemoryError) as error:
-        fail("arena-quote", error)
+    return parser

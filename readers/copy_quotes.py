@@ -20,12 +20,13 @@ from arena.readers.quote import (
     quote_error,
     resolve_options,
 )
+from arena.readers.token_quotes import TokenQuotes
 
 _quote_copy = lib.psa_quote_copy
 _FROM_PRICE: int = lib.PSA_FROM_PRICE
 
 
-class CopyQuotes:
+class CopyQuotes(TokenQuotes):
     """Quotes on a private copy of one pool; the half of a frozen pool that answers them.
 
     `_pool` is a psa_pool_copy; what it leads to lives as long as the object.

@@ -22,6 +22,7 @@ from arena.readers.lookup import (
     row_keys,
     slot_numbers,
 )
+from arena.readers.names import Listing, Names
 from arena.readers.state import Key, key_bytes, key_text, unknown
 from arena.readers.table import Tables, frame_module, make_table
 from arena.reads import is_visible
@@ -66,7 +67,7 @@ class Head:
         return int(self._record["stamp"])
 
 
-class FrozenSnapshot(Head, Tables):
+class FrozenSnapshot(Head, Tables, Names[FrozenPool]):
     """A private copy of some pools at one block, ticks included: valid for ever, and it pickles."""
 
     __slots__ = ("_arrays", "_keys", "_name", "_pools", "_record")
@@ -124,6 +125,11 @@ class FrozenSnapshot(Head, Tables):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)
+
+    def _listing(self) -> Listing:
+        places = np.fromiter(self._index.values(), np.intp)  # a key may have been asked for twice
+        lines, rows = (array[places] for array in self._arrays[:2])
+        return Listing(lines, rows, *self._arrays[7:])
 
     def table(self) -> npt.NDArray[np.void]:
         """(n,) structured copy (dtype TABLE) of the copied pools."""

@@ -7,6 +7,7 @@ from arena.native import ffi, lib
 from arena.readers.copy_quotes import CopyQuotes
 from arena.readers.quote import Quote
 from arena.readers.state import PoolState, Ticks, Token
+from arena.readers.token_quotes import pool_label
 
 
 class FrozenPool(CopyQuotes):
@@ -71,7 +72,7 @@ class FrozenPool(CopyQuotes):
     @property
     def swap_count(self) -> int:
         """How many swaps `after` added: 0 is the pool as it was."""
-        return int(_head(self._state._copy).line.reserved1)
+        return int(_copy_head(self._state._copy).line.reserved1)
 
     def after(self, quote: Quote) -> Self:
         """The pool as the swap of `quote` would leave it; this one stays as it is.
@@ -108,7 +109,10 @@ class FrozenPool(CopyQuotes):
     def __repr__(self) -> str:
         count = self.swap_count
         after = f", after {count} swap{'s'[: count > 1]}" if count else ""
-        return f"FrozenPool({self.key}, {self.protocol}, {self.status}{after})"
+        return f"FrozenPool({pool_label(self._state)}{after})"
+
+    def _head(self) -> PoolState:
+        return self._state
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (FrozenPool, (self._state._copy,))
@@ -134,7 +138,7 @@ def _why(head: Any, result: Any) -> str:
     return "it was made before or after another swap"
 
 
-def _head(copy: Any) -> Any:
+def _copy_head(copy: Any) -> Any:
     """psa_copy_head of a copy, which the caller keeps."""
     return ffi.cast("psa_copy_head *", ffi.from_buffer(copy))
 
@@ -147,7 +151,7 @@ def _arrays(head: Any) -> tuple[Any, Any]:
 
 def _prepare(copy: Any) -> Any:
     """New psa_pool_copy over a copy, which the caller keeps."""
-    head = _head(copy)
+    head = _copy_head(copy)
     pool = ffi.new("psa_pool_copy *")
     pool.line = head.line
     pool.row = ffi.addressof(head, "row")

@@ -3,7 +3,7 @@
 import operator
 from typing import Any, NoReturn
 
-from arena.errors import ArenaClosed, PoolRemoved
+from arena.errors import ArenaClosed, ArenaError, PoolRemoved
 from arena.layouts import slots
 from arena.mapping import MappedArena
 from arena.native import ffi, lib
@@ -12,6 +12,7 @@ from arena.readers.frozen_pool import FrozenPool
 from arena.readers.lookup import find_pool, is_there, read_error
 from arena.readers.shared_quotes import SharedQuotes
 from arena.readers.state import Token, key_bytes, unknown
+from arena.readers.token_quotes import pool_label
 
 
 class Pool(SharedQuotes):
@@ -118,7 +119,13 @@ class Pool(SharedQuotes):
 
     def __repr__(self) -> str:
         where = f", commit {self._commit}" if self._commit else ""
-        return f"Pool({self.key}, arena {self._arena.name}{where})"
+        try:
+            label = pool_label(self._head())
+        except (
+            ArenaError
+        ) as error:  # shown, not raised: whoever prints a handle may be looking for it
+            label = f"{self.key}, {type(error).__name__}"
+        return f"Pool({label}, arena {self._arena.name}{where})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._commit:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from arena.errors import ArenaMissing, ArenaNotReady, SnapshotContended, SnapshotTooOld, WriterDead
+from arena.errors import (
+    ArenaError,
+    ArenaMissing,
+    ArenaNotReady,
+    SnapshotContended,
+    SnapshotTooOld,
+    WriterDead,
+)
+from arena.mapping import MappedArena
 from arena.native import ffi, lib
 from arena.native._handle import WAIT_FAILED, WAIT_LATE, wait_head
 from arena.readers.arguments import deadline, ordered, remaining, whole
@@ -23,8 +31,10 @@ from arena.readers.frozen import FrozenSnapshot, freeze
 from arena.readers.group import Fields, Group
 from arena.readers.head_block import HeadBlock
 from arena.readers.lookup import find_pool, is_there, pin, row_keys, visible
+from arena.readers.names import Listing, Names
 from arena.readers.pool import Pool
 from arena.readers.selection import find_named, find_selected, quote_selected
+from arena.readers.shown import html_table
 from arena.readers.snapshot import Snapshot
 from arena.readers.state import Key, key_bytes, key_text, unknown
 from arena.reads import READ_TRIES
@@ -104,7 +114,7 @@ def _reattach(
         return found
 
 
-class Arena(Attachment):
+class Arena(Attachment, Names[Pool]):
     """A read-only attachment, see attach.
 
     `arena[key]` takes a 0x-hex string in any case or 20 or 32 bytes; UnknownPool when there is no such
@@ -143,23 +153,28 @@ class Arena(Attachment):
         place = find_pool(mapped, data)
         return place is not None and is_there(mapped, place, key_text(data))
 
-    def _visible(self) -> npt.NDArray[np.void]:
+    def _visible(self) -> tuple[MappedArena, npt.NDArray[np.void], npt.NDArray[np.void]]:
+        """Where all pools are at the newest block, their lines and static rows."""
         mapped = self._current()
         for _ in range(READ_TRIES):
             try:
-                return visible(mapped, pin(mapped).stamp)[2]
+                return mapped, *visible(mapped, pin(mapped).stamp)[1:]
             except SnapshotTooOld:
                 continue
         raise SnapshotContended(
             f"the pools of {self.name} could not be listed in {READ_TRIES} tries", name=self.name
         )
 
+    def _listing(self) -> Listing:
+        mapped, lines, rows = self._visible()
+        return Listing.of_table(lines, rows, mapped.tokens)
+
     def __len__(self) -> int:
-        return len(self._visible())
+        return len(self._visible()[2])
 
     def __iter__(self) -> Iterator[str]:
         """Keys of all pools as 0x-hex, at the newest block."""
-        return iter(row_keys(self._visible()))
+        return iter(row_keys(self._visible()[2]))
 
     @property
     def topology(self) -> int:
@@ -382,7 +397,27 @@ class Arena(Attachment):
         )
 
     def __repr__(self) -> str:
-        return f"Arena({self.name!r}{', closed' if self.closed else ''})"
+        try:
+            phase = self.phase if self.writer_pid is not None else f"{self.phase}, no writer"
+            pools = self._current().header.pool_count
+            return f"Arena({self.name!r}, {phase}, block {self.head_block}, {pools} pools)"
+        except ArenaError as error:  # shown, not raised: whoever prints it may be looking for it
+            return f"Arena({self.name!r}, {'closed' if self.closed else type(error).__name__})"
+
+    def _repr_html_(self) -> str:
+        try:
+            reason = self.phase_reason
+            rows: list[tuple[str, object]] = [
+                ("phase", f"{self.phase}: {reason}" if reason else self.phase),
+                ("writer", self.writer_pid if self.writer_pid is not None else "none"),
+                ("block", self.head_block),
+                ("pools", self._current().header.pool_count),
+                ("commit", self.committed),
+                ("chain", self.chain_id or "unknown"),
+            ]
+        except ArenaError:
+            return html_table(repr(self), [])
+        return html_table(f"Arena {self.name}", rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = (self.name, self.follow, self.require_writer, self.heartbeat_limit, self.owner)

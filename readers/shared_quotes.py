@@ -21,13 +21,14 @@ from arena.readers.quote import (
     quote_error,
     resolve_options,
 )
+from arena.readers.token_quotes import TokenQuotes
 
 _CONTENDED: int = lib.PSA_CONTENDED
 _CLOSED: int = lib.PSA_CLOSED
 _ZERO_FOR_ONE: int = lib.PSA_ZERO_FOR_ONE
 
 
-class SharedQuotes(PoolHandle):
+class SharedQuotes(PoolHandle, TokenQuotes):
     """Quotes on shared memory; the half of a pool handle that answers them.
 
     `quote_exact_in` and `quote_exact_out` are PoolHandle's, in C. A call that is not plain (options, an

@@ -26,13 +26,14 @@ from arena.readers.lookup import (
     row_keys,
     visible,
 )
+from arena.readers.names import Listing, Names
 from arena.readers.pool import Pool
 from arena.readers.selection import quote_selected
 from arena.readers.state import Key, key_bytes, key_text, unknown
 from arena.readers.table import Tables, make_table
 
 
-class Snapshot(View, Head, Tables):
+class Snapshot(View, Head, Tables, Names[Pool]):
     """All pools at one block, read where they are.
 
     Costs nothing to take and holds nothing up. Reading a pool that has been overwritten twice since
@@ -119,6 +120,11 @@ class Snapshot(View, Head, Tables):
 
     def __iter__(self) -> Iterator[str]:
         return iter(row_keys(visible(self._open(), self.commit)[2]))
+
+    def _listing(self) -> Listing:
+        mapped = self._open()
+        _, lines, rows = visible(mapped, self.commit)
+        return Listing.of_table(lines, rows, mapped.tokens)
 
     def table(self) -> npt.NDArray[np.void]:
         """(n,) structured copy (dtype TABLE) of all pools that have been read, consistent at one block."""

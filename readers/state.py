@@ -1,18 +1,20 @@
 """One pool as it was, as plain values: its key, its tokens and its state."""
 
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from arena.errors import UnknownPool
+from arena.errors import PoolNotInitialized, PoolStale, UnknownPool
 from arena.layouts import slots
 from arena.layouts.protocols import PROTOCOLS
 from arena.layouts.words import to_limbs
 from arena.native import ffi
 from arena.native._handle import StateFields, describe, key_bytes
+from arena.readers.shown import html_table
+from arena.readers.token import PoolPrice, Token, pool_price, token_of
 
 __all__ = [
     "Key",
@@ -23,7 +25,6 @@ __all__ = [
     "key_bytes",
     "key_text",
     "token_of",
-    "tokens_of",
     "unknown",
 ]
 
@@ -31,15 +32,6 @@ Key = str | bytes
 Ticks = tuple[tuple[int, int, int], ...]
 
 _HEAD_NBYTES: int = ffi.sizeof("psa_copy_head")
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A token of a pool: 0x-hex address (zero = native coin), decimals (None = unknown), symbol."""
-
-    address: str
-    decimals: int | None
-    symbol: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +95,42 @@ class PoolState(StateFields):
             return None if self.sqrt_price_x96 is None else _arrays_over(copy)
         return None if self.ticks is None else _arrays_of(self.ticks)
 
+    @property
+    def price(self) -> PoolPrice:
+        """What the tokens are worth in each other, whole ones; see PoolPrice.
+
+        Of a state of any status: one that is not live may be wrong. UnknownDecimals; PoolStale without
+        values; PoolNotInitialized without a price.
+        """
+        if self.reserve0 is not None and self.reserve1 is not None:
+            amount0, amount1 = self.reserve0, self.reserve1
+        elif self.sqrt_price_x96 is not None:
+            amount0, amount1 = 1 << 192, self.sqrt_price_x96**2
+        else:
+            raise PoolStale(
+                f"pool {self.pool_key} was announced and has no values yet: wait until it is live",
+                key=self.pool_key,
+            )
+        if not amount0 or not amount1:
+            raise PoolNotInitialized(f"pool {self.pool_key} has no price", key=self.pool_key)
+        return pool_price(self.token0, self.token1, amount0, amount1)
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """What it has of its fields, and of the ticks how many."""
+        for each in fields(self):
+            if each.name == "ticks":
+                arrays = self.tick_arrays
+                if arrays is not None:
+                    yield each.name, f"<{len(arrays.tick)}>"
+            elif (value := getattr(self, each.name)) is not None:
+                yield each.name, repr(value)
+
+    def __repr__(self) -> str:
+        return f"PoolState({', '.join(f'{name}={text}' for name, text in self._texts())})"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"PoolState {self.pool_key}", self._texts())
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (PoolState, tuple(getattr(self, each.name) for each in fields(self)))
 
@@ -133,27 +161,6 @@ def _arrays_of(ticks: Ticks) -> TickArrays:
 def key_text(data: bytes) -> str:
     """0x and lower-case hex digits."""
     return "0x" + data.hex()
-
-
-def tokens_of(rows: npt.NDArray[np.void]) -> list[Token]:
-    """The tokens of rows of the token table."""
-    known = (rows["flags"] & slots.TOKEN_DECIMALS_KNOWN) != 0
-    columns = (known.tolist(), rows["decimals"].tolist(), rows["symbol_nbytes"].tolist())
-    addresses, symbols = rows["address"].tobytes(), rows["symbol"].tobytes()
-    return [
-        Token(
-            key_text(addresses[20 * i : 20 * i + 20]),
-            decimals if is_known else None,
-            symbols[32 * i : 32 * i + nbytes].decode("utf-8", "replace"),
-        )
-        for i, (is_known, decimals, nbytes) in enumerate(zip(*columns, strict=True))
-    ]
-
-
-@lru_cache(4096)  # a few tokens are in most pools
-def token_of(row: bytes) -> Token:
-    """The token of a row of the token table."""
-    return tokens_of(np.frombuffer(row, slots.TOKEN))[0]
 
 
 describe(

@@ -1,6 +1,7 @@
 """Tables of many pools: one structured array, and data frames made from it."""
 
 import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -119,21 +120,34 @@ def frame_module(name: str, extra: str | None) -> Any:
         raise ImportError(f"{name} is not installed: pip install {wanted}") from error
 
 
-class Tables:
+class Frames:
+    """Data frames of whatever has columns."""
+
+    __slots__ = ()
+
+    def _columns(self) -> Mapping[str, list[Any] | npt.NDArray[Any]]:
+        """Columns of equal length, with nothing in them that no frame library holds."""
+        raise NotImplementedError
+
+    def to_arrow(self) -> Any:
+        """pyarrow.Table, wide integers as decimal strings. ImportError without pyarrow."""
+        return frame_module("pyarrow", "tables").table(self._columns())
+
+    def to_polars(self) -> Any:
+        """polars.DataFrame, wide integers as decimal strings. ImportError without polars."""
+        return frame_module("polars", "tables").DataFrame(self._columns())
+
+    def to_pandas(self) -> Any:
+        """pandas.DataFrame, wide integers as decimal strings. ImportError without pandas."""
+        return frame_module("pandas", None).DataFrame(self._columns())
+
+
+class Tables(Frames):
     """Tables of a snapshot, made from table()."""
 
     def table(self) -> npt.NDArray[np.void]:
         """(n,) structured copy (dtype TABLE) of all pools that have been read, consistent at one block."""
         raise NotImplementedError
 
-    def to_arrow(self) -> Any:
-        """pyarrow.Table with the columns of table_columns. ImportError without pyarrow."""
-        return frame_module("pyarrow", "tables").table(table_columns(self.table()))
-
-    def to_polars(self) -> Any:
-        """polars.DataFrame with the columns of table_columns. ImportError without polars."""
-        return frame_module("polars", "tables").DataFrame(table_columns(self.table()))
-
-    def to_pandas(self) -> Any:
-        """pandas.DataFrame with the columns of table_columns. ImportError without pandas."""
-        return frame_module("pandas", None).DataFrame(table_columns(self.table()))
+    def _columns(self) -> Mapping[str, list[Any] | npt.NDArray[Any]]:
+        return table_columns(self.table())

@@ -146,7 +146,23 @@ static PyObject *reduce(PyObject *self, PyObject *unused) {
     return Py_BuildValue("(O(y#))", make, raw_of(self), (Py_ssize_t)sizeof(psa_quote_result));
 }
 
+static PyObject *as_dict(PyObject *self, PyObject *unused) {
+    (void)unused;
+    PyObject *out = PyDict_New();
+    for (const PyGetSetDef *each = fields; out && each->name; each++) {
+        if (each->name[0] == '_') continue;
+        PyObject *value = each->get(self, each->closure);
+        if (!value || PyDict_SetItemString(out, each->name, value) < 0) {
+            Py_DECREF(out);
+            out = NULL;
+        }
+        Py_XDECREF(value);
+    }
+    return out;
+}
+
 static PyMethodDef methods[] = {
+    {"as_dict", as_dict, METH_NOARGS, "as_dict($self, /)\n--\n\nEvery field by its name: a row of a frame."},
     {"__reduce__", reduce, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -8,12 +8,12 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from arena.errors import UnknownToken
 from arena.layouts.slots import record
 from arena.native import ffi
 from arena.readers.frozen import Head, read_record
+from arena.readers.names import find_token
 from arena.readers.routes.gas import Gas
-from arena.readers.state import Token, key_bytes, key_text
+from arena.readers.token import Name, Token, text_of, tokens_of
 
 # psa_route_answer in route.h.
 ANSWER = record(
@@ -141,29 +141,29 @@ class Market:
     """The pools and tokens that answers name, as they were when an index was built."""
 
     def __init__(
-        self, keys: Sequence[str], rows: npt.NDArray[np.void], tokens: dict[int, Token]
+        self,
+        keys: Sequence[str],
+        rows: npt.NDArray[np.void],
+        indices: npt.NDArray[np.uint32],
+        table: npt.NDArray[np.void],
     ) -> None:
+        """`table` is the rows of the token table of the `indices`, ascending."""
+        tokens = dict(zip(indices.tolist(), tokens_of(table), strict=True))
         self.keys = keys
         self.rows = rows
         self._token0: list[int] = rows["token0"].tolist()
         self._token1: list[int] = rows["token1"].tolist()
         self.tokens = tokens  # by index in the token table
-        self._numbers: dict[str, int | None] = {}  # by address and symbol; None: several
-        for index, token in tokens.items():
-            if not token.symbol:
-                continue
-            self._numbers[token.symbol] = None if token.symbol in self._numbers else index
-        self._numbers |= {token.address: index for index, token in tokens.items()}
+        self._table = indices, table
+        self._numbers: dict[str, int] = {}  # by name, of those asked for before
 
-    def find(self, name: str | bytes) -> int:
-        """Index in the token table of an address or a symbol. UnknownToken."""
+    def find(self, name: Name) -> int:
+        """Index in the token table of an address or a symbol. UnknownToken, AmbiguousToken."""
         text = text_of(name)
         found = self._numbers.get(text)
-        if found is not None:
-            return found
-        if text in self._numbers:
-            raise UnknownToken(f"several tokens have the symbol {name!r}: give an address")
-        raise UnknownToken(f"no pool has a token {name!r}")
+        if found is None:
+            found = self._numbers[text] = find_token(name, *self._table)
+        return found
 
     def swap(self, number: int, zero_for_one: bool, amount_in: int, amount_out: int) -> Swap:
         token0, token1 = self.tokens[self._token0[number]], self.tokens[self._token1[number]]
@@ -195,16 +195,6 @@ class Market:
             )
             found.append(route)
         return found
-
-
-def text_of(name: str | bytes) -> str:
-    """0x-hex of an address or key; a symbol as it is. TypeError for what is neither text nor bytes."""
-    if not isinstance(name, str | bytes):
-        raise TypeError(f"an address, a key or a symbol is a str or bytes, not {name!r}")
-    try:
-        return key_text(key_bytes(name))
-    except (ValueError, TypeError):
-        return name if isinstance(name, str) else name.hex()
 
 
 def wei(words: npt.NDArray[np.uint64]) -> int:

@@ -6,57 +6,25 @@ Amounts are in whole tokens, as people write them. Errors are one line on standa
 import argparse
 import json
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation, localcontext
+from contextlib import suppress
 from typing import Any
 
 from arena.errors import ArenaError
 from arena.output import printing
+from arena.readers.amounts import scaled
 from arena.readers.cli import attached, fail, parser_of
 from arena.readers.routes.answers import Cycles, Route
 from arena.readers.routes.gas import Gas
 from arena.readers.routes.router import Router
-from arena.readers.state import Token
-
-DIGITS = 78  # of a uint256
-
-
-def units(text: str, token: Token) -> int:
-    """Wei of a whole-token amount. ValueError when it is none, or finer than the token's unit."""
-    if token.decimals is None:
-        raise ValueError(f"the decimals of {token.address} are unknown: give --wei")
-    with localcontext(prec=DIGITS + 20):
-        try:
-            found = Decimal(text).scaleb(token.decimals)
-        except InvalidOperation:
-            raise ValueError(f"{text!r} is no amount") from None
-        if not found.is_finite() or found != found.to_integral_value():
-            raise ValueError(
-                f"{text!r} has more digits than the {token.decimals} of {label(token)}"
-            )
-        return int(found)
-
-
-def amount(wei: int, token: Token) -> str:
-    """A whole-token amount, all digits."""
-    if token.decimals is None:
-        return f"{wei} wei"
-    with localcontext(prec=DIGITS + 20):
-        return f"{Decimal(wei).scaleb(-token.decimals).normalize():f}"
-
-
-def label(token: Token) -> str:
-    """Symbol, or address."""
-    return token.symbol or token.address
+from arena.readers.token import Token, amount_text
 
 
 def _gwei(text: str) -> int:
     """Wei of an amount in gwei, for argparse."""
-    try:
-        found = Decimal(text).scaleb(9)
-        if found >= 0 and found == found.to_integral_value():
-            return int(found)
-    except ArithmeticError:
-        pass
+    with suppress(ValueError):
+        found = scaled(text, 9)
+        if found >= 0:
+            return found
     raise argparse.ArgumentTypeError(
         f"{text!r} is no gas price in gwei, of 9 digits behind the point"
     )
@@ -114,8 +82,8 @@ def as_json(route: Route) -> dict[str, Any]:
 
 def _lines(route: Route) -> list[str]:
     return [
-        f"  {amount(swap.amount_in, swap.token_in)} {label(swap.token_in)} -> "
-        f"{amount(swap.amount_out, swap.token_out)} {label(swap.token_out)}  {swap.pool}"
+        f"  {amount_text(swap.amount_in, swap.token_in)} {swap.token_in.label} -> "
+        f"{amount_text(swap.amount_out, swap.token_out)} {swap.token_out.label}  {swap.pool}"
         for swap in route.swaps
     ]
 
@@ -134,18 +102,16 @@ def route(arguments: Sequence[str] | None = None) -> None:
         with attached(options) as arena:
             router = _router(options, arena)
         token = router.token(options.buy if options.exact_out else options.sell)
-        wei = int(options.amount, 0) if options.wei else units(options.amount, token)
+        wei = int(options.amount, 0) if options.wei else token.to_wei(options.amount)
         side = {"amount_out" if options.exact_out else "amount_in": wei}
         found = router.best(options.sell, options.buy, max_hops=options.max_hops, **side)
         with printing():
             if options.json:
                 print(json.dumps(as_json(found)))
                 return
-            paid, got = (
-                amount(found.amount_in, found.token_in),
-                amount(found.amount_out, found.token_out),
-            )
-            print(f"{paid} {label(found.token_in)} -> {got} {label(found.token_out)}")
+            paid = amount_text(found.amount_in, found.token_in)
+            got = amount_text(found.amount_out, found.token_out)
+            print(f"{paid} {found.token_in.label} -> {got} {found.token_out.label}")
             print("\n".join(_lines(found)))
             print(f"block {found.block_number}, gas {found.gas}, {router.left_out} pools left out")
     except (ArenaError, ValueError, ArithmeticError, OSError, MemoryError) as error:
@@ -173,7 +139,7 @@ def cycles(arguments: Sequence[str] | None = None) -> None:
         with attached(options) as arena, printing() as output:
             router = _router(options, arena)
             token = router.token(options.numeraire)
-            least = units(options.min_profit, token)
+            least = token.to_wei(options.min_profit)
             while output.has_reader:
                 found = router.cycles(
                     max_hops=options.max_hops, min_profit=least, each=False, limit=options.limit
@@ -200,5 +166,5 @@ def _print_cycles(options: argparse.Namespace, router: Router, found: Cycles, to
         flush=True,
     )
     for each in found:
-        print(f"{amount(int(each.profit), token)} {label(token)} after {each.gas} gas")
+        print(f"{amount_text(int(each.profit), token)} {token.label} after {each.gas} gas")
         print("\n".join(_lines(each)), flush=True)

@@ -25,7 +25,8 @@ from arena.readers.lookup import pin, read_lines, row_keys, visible
 from arena.readers.reader import Arena
 from arena.readers.routes.answers import Market, RouterUpdate
 from arena.readers.routes.gas import Gas
-from arena.readers.state import Token, key_bytes, key_text, tokens_of
+from arena.readers.state import key_bytes, key_text
+from arena.readers.token import Token
 from arena.reads import READ_TRIES, is_visible
 
 MAX_HOPS: int = lib.PSA_ROUTE_HOPS
@@ -83,7 +84,7 @@ class Graph:
         references = lines["generation"].astype(np.uint64) << np.uint64(32) | numbers
         keys = row_keys(rows)
         self._check(keys, rows)
-        market = Market(keys, rows, _tokens(indices, tokens))
+        market = Market(keys, rows, indices, tokens)
         numeraire, native = (market.find(name) for name in self._named)
         fees = np.full(len(keys), NONE, np.uint32)
         if self._fees:
@@ -320,8 +321,3 @@ class Graph:
     def _raise(self, status: int) -> None:
         if status:
             raise_status(status, f"the index of pools could not be used: status {status}")
-
-
-def _tokens(indices: npt.NDArray[np.uint32], rows: npt.NDArray[np.void]) -> dict[int, Token]:
-    """Tokens by their index in the token table."""
-    return dict(zip(indices.tolist(), tokens_of(rows), strict=True))

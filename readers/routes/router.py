@@ -22,10 +22,10 @@ from arena.readers.routes.answers import (
     gas_units,
     split_of,
     split_of_route,
-    text_of,
 )
 from arena.readers.routes.graph import MAX_HOPS, NONE, Graph
 from arena.readers.routes.optimum import MarketOptimum
+from arena.readers.token import text_of
 
 _ROOM = 256  # cycles made room for at first
 

@@ -11,7 +11,7 @@ from arena.layouts.protocols import CONSTANT_PRODUCT
 from arena.readers.group import Group
 from arena.readers.lookup import pin, row_keys, visible
 from arena.readers.reader import Arena
-from arena.readers.state import Token, token_of
+from arena.readers.token import Token, tokens_of
 from arena.readers.views.text import harmless
 from arena.reads import READ_TRIES, is_visible
 
@@ -94,7 +94,7 @@ def list_pools(arena: Arena) -> tuple[Listing, Group]:
         used, places = np.unique(
             np.stack([rows["token0"], rows["token1"]], axis=1), return_inverse=True
         )
-        tokens = [token_of(row.tobytes()) for row in mapped.tokens[used]]
+        tokens = tokens_of(mapped.tokens[used])
         symbols = [symbol(token) for token in tokens]
         decimals = np.array(
             [np.nan if each.decimals is None else each.decimals for each in tokens], np.float64

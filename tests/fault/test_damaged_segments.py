@@ -7,6 +7,7 @@ its segments are then changed from outside, one kind of damage at a time or at r
 import contextlib
 import logging
 import os
+import pickle
 import random
 import struct
 from collections.abc import Callable
@@ -635,7 +636,10 @@ def read_all(pools: arena.Arena, keys: list[str]) -> int:
         for key in keys:
             for read in (
                 lambda key=key: pools[key].state().ticks,
-                lambda key=key: repr(pools[key].freeze().state()),
+                lambda key=key: pickle.dumps(pools[key].freeze().state()),
+                lambda key=key: (repr(pools[key]), view[key]._repr_html_()),
+                lambda key=key: pools[key].state().price,
+                lambda key=key: pools.pair(pools[key].token0, pools[key].token1),
                 lambda key=key: (pools[key].status, pools[key].token0, pools[key].block_number),
                 lambda key=key: view[key].state().tick_arrays,
                 lambda key=key: pools[key].freeze().quote_exact_in(1000, zero_for_one=True),

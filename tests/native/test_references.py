@@ -46,7 +46,7 @@ from arena.native._handle import (
 )
 from arena.readers import Arena, FrozenPool, Pool, PoolState, Quote, Snapshot, Token, attach
 from arena.readers.quote import RESULT, amounts_array
-from arena.readers.state import token_of
+from arena.readers.token import token_of
 from arena.specs import PoolSpec, TokenSpec
 from arena.values import PoolValues
 from arena.writing import WriterArena
