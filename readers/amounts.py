@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 PRICE_DIGITS = 40  # significant ones of a quotient, correctly rounded, half to even
 
 # ASCII alone: int() and Decimal() would take digits of any script, spaces, NaN and infinities.
-_NUMBER = re.compile(
+# Compiled when the first is read: that takes as long as the rest of this module.
+_NUMBER = (
     r"(?P<sign>[+-]?)"
     r"(?:(?P<whole>[0-9]+(?:_[0-9]+)*)(?:\.(?P<part>[0-9]*))?|\.(?P<only>[0-9]+))"
     r"(?:[eE](?P<exponent>[+-]?[0-9]+))?"
@@ -37,7 +38,7 @@ def scaled(text: str, places: int) -> int:
     Digits 0 to 9 with one point at most, as in "1.5", "1e18" or "10_000". ValueError for anything else,
     TooFine for what is finer than 10**-places, TooLarge for more than 78 digits.
     """
-    match = _NUMBER.fullmatch(text) if len(text) <= _LENGTH else None
+    match = re.fullmatch(_NUMBER, text) if len(text) <= _LENGTH else None
     if match is None:
         shown = text if len(text) <= 80 else text[:80] + "..."
         raise ValueError(f"{shown!r} is no amount")

@@ -20,7 +20,7 @@ from arena.readers.token import SHOWN, Name, Token, only_token, text_of, token_o
 
 Found = TypeVar("Found")
 
-_ADDRESS = re.compile("0x[0-9a-f]{40}")
+_ADDRESS = "0x[0-9a-f]{40}"
 
 _FEE_IN_KEY = [number for number, row in PROTOCOLS.items() if row.has_stored_fees]
 
@@ -29,7 +29,7 @@ def find_token(name: Name, indices: npt.NDArray[np.uint32], rows: npt.NDArray[np
     """Index in the token table of an address or a symbol, among tokens (dtype TOKEN) of those indices.
     UnknownToken, AmbiguousToken."""
     text = text_of(name)
-    if _ADDRESS.fullmatch(text):  # no symbol is that long
+    if re.fullmatch(_ADDRESS, text):  # no symbol is that long
         wanted = np.frombuffer(bytes.fromhex(text[2:]), np.uint8)
         places = np.flatnonzero((rows["address"] == wanted).all(axis=1))
     elif "\ufffd" in text:  # stands for bytes that are no UTF-8
