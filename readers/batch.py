@@ -1,5 +1,6 @@
 """Many quotes in one call: the call, and the answers as one array."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Self, overload
 
@@ -17,7 +18,8 @@ _CONTENDED: int = lib.PSA_CONTENDED
 
 _SHOWN = 10  # rows in a notebook
 _WIDE = ("amount_in", "amount_out", "sqrt_price_x96_after", "liquidity_after")
-_NARROW = ("tick_after", "ticks_crossed", "is_complete", "commit", "block_number")
+_NARROW = ("tick_after", "ticks_crossed", "is_complete", "fee_pips", "commit", "block_number")
+_PRICES = ("spot_price", "marginal_price", "effective_price", "price_impact")  # as PSA_PRICE_*
 
 
 class QuoteBatch(Sequence[Quote], Frames):
@@ -164,9 +166,12 @@ class QuoteBatch(Sequence[Quote], Frames):
                 for status in statuses
             ],
         }
-        answers = {name: ints_from_words(results[name]) for name in _WIDE}
+        answers: dict[str, list[Any]] = {name: ints_from_words(results[name]) for name in _WIDE}
         answers |= {name: results[name].tolist() for name in _NARROW}
         answers["is_complete"] = (results["is_complete"] != 0).tolist()
+        for which, name in enumerate(_PRICES):
+            prices = self._prices(which).tolist()
+            answers[name] = [None if math.isnan(price) else price for price in prices]
         for name, values in answers.items():
             pairs = zip(values, statuses, strict=True)
             columns[name] = [None if status else value for value, status in pairs]

@@ -137,14 +137,12 @@ def text_of(name: Name) -> str:
     """0x-hex of an address or key; a symbol as it is. TypeError."""
     if isinstance(name, Token):
         return name.address
+    if not isinstance(name, str | bytes):
+        raise TypeError(f"a name is a symbol, an address or a Token, not {name!r}")
     try:
         return "0x" + key_bytes(name).hex()
     except (ValueError, TypeError):
-        if isinstance(name, str):
-            return name
-        if isinstance(name, bytes):
-            return name.hex()
-        raise TypeError(f"a name is a symbol, an address or a Token, not {name!r}") from None
+        return name if isinstance(name, str) else name.hex()
 
 
 def only_token(name: Name, found: Sequence[Token], known: Iterable[Token] = ()) -> Token:

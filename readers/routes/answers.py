@@ -148,12 +148,13 @@ class Market:
         table: npt.NDArray[np.void],
     ) -> None:
         """`table` is the rows of the token table of the `indices`, ascending."""
-        tokens = dict(zip(indices.tolist(), tokens_of(table), strict=True))
         self.keys = keys
         self.rows = rows
         self._token0: list[int] = rows["token0"].tolist()
         self._token1: list[int] = rows["token1"].tolist()
-        self.tokens = tokens  # by index in the token table
+        self.tokens: dict[int, Token] = dict(  # by index in the token table
+            zip(indices.tolist(), tokens_of(table), strict=True)
+        )
         self._table = indices, table
         self._numbers: dict[str, int] = {}  # by name, of those asked for before
 

@@ -2,11 +2,11 @@
 
 import math
 import time
-from decimal import Decimal, localcontext
 
 from arena.layouts.protocols import FEE_DENOMINATOR_PIPS
 from arena.layouts.slots import DYNAMIC_FEE_PIPS
-from arena.readers.state import PoolState, Token
+from arena.readers.state import PoolState
+from arena.readers.token import amount_text
 from arena.readers.views.depth_bars import TICK_LOG, Bar, bar_width, bars, price_tick
 from arena.readers.views.lines import Line, Part, line
 from arena.readers.views.listing import symbol
@@ -18,7 +18,6 @@ _SHARE = 9  # cells of a distance from the price beside a bar
 _PRICE = 13
 _AMOUNT = 12
 _UNIT = 8
-_DIGITS = 78  # of a uint256
 
 
 def pool_page(view: View, opened: OpenPool, width: int, height: int, zoom: int) -> list[Line]:
@@ -66,7 +65,7 @@ def _facts(state: PoolState) -> list[Line]:
         )
     )
     if state.ticks is None:
-        amounts = (_whole(state.reserve0 or 0, one), _whole(state.reserve1 or 0, two))
+        amounts = (amount_text(state.reserve0 or 0, one), amount_text(state.reserve1 or 0, two))
         found.append(line(f"reserves {amounts[0]} {symbol(one)}, {amounts[1]} {symbol(two)}"))
     else:
         found.append(
@@ -99,15 +98,7 @@ def _distance(state: PoolState) -> int | None:
 
 def _price(state: PoolState, tick: float) -> float:
     """Whole tokens 1 for a token 0, as the tables have it; raw where decimals are unknown."""
-    return float(Decimal(tick * TICK_LOG).exp().scaleb(_distance(state) or 0))
-
-
-def _whole(wei: int, token: Token) -> str:
-    """All digits."""
-    if token.decimals is None:
-        return f"{wei} wei"
-    with localcontext(prec=_DIGITS + 20):
-        return f"{Decimal(wei).scaleb(-token.decimals).normalize():f}"
+    return math.exp(tick * TICK_LOG + (_distance(state) or 0) * math.log(10))
 
 
 def _chart(state: PoolState, width: int, count: int, zoom: int) -> list[Line]:

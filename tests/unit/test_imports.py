@@ -452,6 +452,11 @@ def test_readers_import_with_their_three_dependencies_alone() -> None:
     assert not heavy & names - loaded_by("import numpy")
 
 
+def test_routes_load_on_first_use() -> None:
+    assert "arena.readers.routes" not in loaded_by("import arena; arena.attach")
+    assert "arena.readers.routes" in loaded_by("import arena; arena.Router")
+
+
 @pytest.mark.parametrize("name", PLACES)
 def test_a_former_place_has_the_names_of_the_new_ones(name: str) -> None:
     with pytest.warns(DeprecationWarning, match=f"{name} is a former place; import from arena"):

@@ -253,9 +253,9 @@ def test_what_is_refused(router: arena.Router, reader: arena.Arena) -> None:
             router.cycles(through=name)
     for token in (10**11, None, [USDC], bytearray(20)):
         for ask in (router.token, router.price, lambda name: router.cycles(through=[name])):
-            with pytest.raises(TypeError, match="is a str or bytes, not"):
+            with pytest.raises(TypeError, match="a symbol, an address or a Token, not"):
                 ask(token)  # type: ignore[operator]
-        with pytest.raises(TypeError, match="is a str or bytes, not"):
+        with pytest.raises(TypeError, match="a symbol, an address or a Token, not"):
             router.best(token, WETH, amount_in=1)
     with pytest.raises(UnknownPool):
         arena.Router(reader.group([]), numeraire=WETH)
