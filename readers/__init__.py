@@ -12,6 +12,7 @@ from arena.readers.batch import QuoteBatch
 from arena.readers.copy_quotes import Ladder
 from arena.readers.frozen import FrozenSnapshot, SharedSnapshot
 from arena.readers.frozen_pool import FrozenPool
+from arena.readers.gas import Gas
 from arena.readers.group import Group
 from arena.readers.head_block import HeadBlock
 from arena.readers.pool import Pool
@@ -25,7 +26,6 @@ from arena.readers.token_quotes import TokenQuote
 if TYPE_CHECKING:
     from arena.readers.routes import (
         Cycles,
-        Gas,
         MarketOptimum,
         Price,
         Route,

@@ -17,6 +17,7 @@ from arena.layouts.protocols import PROTOCOL_NUMBERS
 from arena.output import printing
 from arena.readers.amounts import fee_pips
 from arena.readers.frozen import FrozenSnapshot
+from arena.readers.gas import Gas
 from arena.readers.pool import Pool
 from arena.readers.quote import Quote
 from arena.readers.reader import Arena, attach
@@ -207,6 +208,7 @@ def _quote_answer(
         "liquidity_after": str(found.liquidity_after),
         "ticks_crossed": found.ticks_crossed,
         "is_complete": found.is_complete,
+        "gas_estimate": Gas().units(found),
         "fee_pips": found.fee_pips,
         "spot_price": found.spot_price,
         "marginal_price": found.marginal_price,

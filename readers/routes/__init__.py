@@ -5,13 +5,11 @@ out was asked of the pools' own quotes at the commit that the answer names.
 """
 
 from arena.readers.routes.answers import Cycles, Price, Route, RouterUpdate, Split, Swap
-from arena.readers.routes.gas import Gas
 from arena.readers.routes.optimum import MarketOptimum
 from arena.readers.routes.router import Router
 
 __all__ = [
     "Cycles",
-    "Gas",
     "MarketOptimum",
     "Price",
     "Route",

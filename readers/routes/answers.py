@@ -11,8 +11,8 @@ import numpy.typing as npt
 from arena.layouts.slots import record
 from arena.native import ffi
 from arena.readers.frozen import Head, read_record
+from arena.readers.gas import Gas
 from arena.readers.names import find_token
-from arena.readers.routes.gas import Gas
 from arena.readers.token import Name, Token, text_of, tokens_of
 
 # psa_route_answer in route.h.

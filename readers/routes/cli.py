@@ -13,8 +13,8 @@ from arena.errors import ArenaError
 from arena.output import printing
 from arena.readers.amounts import scaled
 from arena.readers.cli import attached, fail, parser_of
+from arena.readers.gas import Gas
 from arena.readers.routes.answers import Cycles, Route
-from arena.readers.routes.gas import Gas
 from arena.readers.routes.router import Router
 from arena.readers.token import Token, amount_text
 

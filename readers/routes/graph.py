@@ -20,11 +20,11 @@ from arena.mapping import MappedArena
 from arena.native import ffi, lib, raise_status
 from arena.readers.attachment import Attachment
 from arena.readers.frozen import FrozenSnapshot, freeze
+from arena.readers.gas import Gas
 from arena.readers.group import Group
 from arena.readers.lookup import pin, read_lines, row_keys, visible
 from arena.readers.reader import Arena
 from arena.readers.routes.answers import Market, RouterUpdate
-from arena.readers.routes.gas import Gas
 from arena.readers.state import key_bytes, key_text
 from arena.readers.token import Token
 from arena.reads import READ_TRIES, is_visible

@@ -1,6 +1,6 @@
 """The gas that routes are charged with by default against what a node's receipts say.
 
-With -s it prints the table that the figures in readers/routes/gas.py are from.
+With -s it prints the table that the figures in readers/gas.py are from.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from chains.process import Node
 from chains.route_gas import KINDS, Line, measure, mixed
 
 from arena.layouts.protocols import listed_name, protocol_name
-from arena.readers.routes.gas import SWAPS, Gas
+from arena.readers.gas import SWAPS, Gas
 
 pytestmark = pytest.mark.node
 

@@ -112,6 +112,21 @@ def test_gas_counts(reader: arena.Arena, router: arena.Router) -> None:
     assert free.amount_out >= found.amount_out
 
 
+def test_gas_of_a_quote(reader: arena.Arena) -> None:
+    swaps = {"uniswap_v2": 1, "uniswap_v3": 2, "uniswap_v4": 3, "solidly": 4}
+    gas = arena.Gas(transaction=1000, swaps=swaps, tick=10)
+    seen, most = set(), 0
+    for key in reader:
+        state = reader[key].state()
+        with contextlib.suppress(arena.ArenaError):
+            quote = reader[key].quote_exact_in(10**21, zero_for_one=True)
+            assert gas.units(quote) == 1000 + swaps[state.protocol] + 10 * quote.ticks_crossed
+            seen.add(state.protocol)
+            most = max(most, quote.ticks_crossed)
+    assert len(seen) >= 3
+    assert most > 0
+
+
 def test_cycles_leave_their_profit_after_gas(market: Market, reader: arena.Arena) -> None:
     gas = arena.Gas(price=10**9)
     paying = arena.Router(reader, numeraire=WETH, gas=gas)

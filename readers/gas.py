@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arena.layouts.protocols import PROTOCOL_NUMBERS
+from arena.readers.quote import RESULT, Quote
 
 PROTOCOLS = 24  # as many as a psa_route_gas has room for
 MOST_UNITS = 1 << 40  # sums of them fit 63 bits
@@ -59,6 +60,11 @@ class Gas:
                     raise ValueError(
                         f"gas: {name} is {value!r}, no whole number from 0 to {most - 1}"
                     )
+
+    def units(self, quote: Quote) -> int:
+        """Units of a transaction that makes this one swap: an estimate, by protocol and ticks crossed."""
+        protocol = int(np.frombuffer(quote._raw, RESULT)[0]["protocol"])
+        return self.transaction + int(self._units[protocol]) + self.tick * quote.ticks_crossed
 
     @cached_property
     def _units(self) -> npt.NDArray[np.int64]:
