@@ -24,6 +24,8 @@ from arena.errors import *  # noqa: F403
 if TYPE_CHECKING:
     from arena.readers import *  # noqa: F403
 
+    __version__: str
+
 former.keep()
 
 _ERRORS = [
@@ -51,6 +53,10 @@ def _readers() -> Any:
 
 def __getattr__(name: str) -> Any:
     # The import system asks here for submodules, too; those alone must not load the readers.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pool-state-arena")
     is_public = not name.startswith("_") and find_spec(f"arena.{name}") is None
     if is_public or name == "__all__":
         readers = _readers()
@@ -63,5 +69,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    named = {name for name in globals() if name.startswith("__") or name in ("errors", "layouts")}
+    named = {"__version__"} | {
+        name for name in globals() if name.startswith("__") or name in ("errors", "layouts")
+    }
     return sorted(named | {*__getattr__("__all__")})

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
+import arena
 from arena import statelines
 from arena.errors import ArenaError, SnapshotContended, UnknownDecimals, UnknownPool
 from arena.layouts.protocols import PROTOCOL_NUMBERS
@@ -38,9 +39,18 @@ def fail(program: str, error: BaseException) -> NoReturn:
     raise SystemExit(2)
 
 
+class _Version(argparse.Action):
+    """What is installed; looked up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(parser.prog, arena.__version__)
+        parser.exit()
+
+
 def parser_of(program: str, description: str) -> argparse.ArgumentParser:
     """With the options that every command on an arena has."""
     parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     parser.add_argument("name", metavar="NAME", help="name of the arena, as given to arena-writer")
     parser.add_argument(
         "--timeout", type=float, default=1.0, help="seconds to wait for the arena (default 1)"

@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 import arena.writer.demo
 
 BIN = Path(sys.executable).parent
+ROOT = Path(__file__).resolve().parents[2]
 DEMO = Path(arena.writer.demo.__file__).parent
 RECORDING = DEMO / "chain_v2.exex"  # blocks 56 to 103
 STATES = DEMO / "states_v2.jsonl"  # at block 55
@@ -109,6 +112,23 @@ def feed(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Path:
     start("arena-replay", RECORDING, "--socket", path, "--at-once", "--linger", "60")
     until(path.exists)
     return path
+
+
+PROGRAMS = sorted(each.name for each in metadata.distribution("pool-state-arena").entry_points)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_says_its_version(program: str) -> None:
+    done = subprocess.run(
+        [str(BIN / program), "--version"], capture_output=True, text=True, timeout=60, check=True
+    )
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert done.stdout == f"{program} {version}\n"
+    assert (done.stderr, arena.__version__) == ("", version)
+    shown = subprocess.run(
+        [str(BIN / program), "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert "--version" in shown.stdout
 
 
 def test_a_writer_follows_a_replay_shows_its_status_and_cleans_up(

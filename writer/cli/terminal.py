@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+import arena
 from arena.errors import ArenaError
 from arena.output import printing
 from arena.writer.cli import config
@@ -32,12 +33,16 @@ log = logging.getLogger(__name__)
 EXIT_UNEXPECTED = 1
 EXIT_REFUSED = 2
 EXIT_DIFFERENT = 1
+EPILOG = "--version alone prints the version."
 
 
 def enter(commands: typer.Typer, program: str) -> None:
     """Run a program: what only its help needed, and could not have, ends it as `refusing` does."""
     try:
         with printing():
+            if sys.argv[1:] == ["--version"]:
+                print(program, arena.__version__)
+                return
             commands()
     except OSError as error:
         with suppress(OSError):

@@ -20,6 +20,7 @@ from arena.writer.cli.options import (
 )
 from arena.writer.cli.taking import takes
 from arena.writer.cli.terminal import (
+    EPILOG,
     EXIT_DIFFERENT,
     configure_logging,
     enter,
@@ -46,7 +47,7 @@ def program(
                 body(options)
 
         commands = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        commands.command()(takes(declared)(command))
+        commands.command(epilog=EPILOG)(takes(declared)(command))
         return partial(enter, commands, name)
 
     return wrap

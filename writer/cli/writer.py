@@ -11,11 +11,19 @@ from arena.owner import user_id
 from arena.writer.cli import config
 from arena.writer.cli.options import DoctorOptions, RunOptions, ScrapeOptions, StatusOptions
 from arena.writer.cli.taking import checks_of, takes
-from arena.writer.cli.terminal import EXIT_REFUSED, configure_logging, print_status, refusing
+from arena.writer.cli.terminal import (
+    EPILOG,
+    EXIT_REFUSED,
+    configure_logging,
+    print_status,
+    refusing,
+)
 from arena.writer.cli.values import parse_size, parse_way
 from arena.writer.host.shortage import check_files
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, epilog=EPILOG
+)
 
 
 @app.callback()
