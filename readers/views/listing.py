@@ -1,6 +1,7 @@
 """Which pools an arena has, and their values as columns, brought up to the newest block by what changed."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,10 @@ class Listing:
         found: npt.NDArray[np.uint8] = self.rows["protocol"]
         return found
 
+    def place(self, key: str) -> int | None:
+        """Where the pool of that key stands; None when there is none."""
+        return _places(self).get(key)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pools:
@@ -70,6 +75,11 @@ class Pools:
         found = np.bincount(self.status, minlength=slots.STATUS_REMOVED + 1).tolist()
         named = (slots.STATUS_LIVE, slots.STATUS_SYNCING, slots.STATUS_STALE)
         return {slots.STATUS_NAMES[number]: found[number] for number in named}
+
+
+@lru_cache(2)
+def _places(listing: Listing) -> dict[str, int]:
+    return {key: place for place, key in enumerate(listing.keys)}
 
 
 def symbol(token: Token) -> str:

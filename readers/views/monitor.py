@@ -22,11 +22,12 @@ from arena.errors import (
     WriterDead,
 )
 from arena.layouts import slots
+from arena.readers.frozen import FrozenSnapshot
 from arena.readers.group import Group
 from arena.readers.reader import Arena, attach
 from arena.readers.state import PoolState
 from arena.readers.views.attached import Mappers, mappers
-from arena.readers.views.listing import Listing, Pools, list_pools, read_pools
+from arena.readers.views.listing import Pools, list_pools, read_pools
 
 RATE_S = 30.0  # rates are of the time up to so long ago
 RETRY_S = 1.0  # between two looks for a successor of a writer that is gone
@@ -108,10 +109,17 @@ class Monitor:
 
     Attaches as `attach` does, and raises what that raises; a dead writer's arena will do. From then on
     `look` follows grown arenas and arenas made anew, and says in `View.trouble` what it cannot follow.
-    Not safe for threads: one call at a time.
+    Not safe for threads: one call at a time. `kept_changes` of all pools together are remembered.
     """
 
-    def __init__(self, name: str, *, timeout: float = 1.0, owner: int | str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        timeout: float = 1.0,
+        owner: int | str | None = None,
+        kept_changes: int = KEPT_CHANGES,
+    ) -> None:
         self._owner = owner
         self._arena = attach(name, timeout=timeout, require_writer=False, owner=owner)
         self.name = self._arena.name
@@ -125,7 +133,7 @@ class Monitor:
         self._samples: deque[tuple[float, int, int]] = deque()
         self._head: tuple[int, int] | None = None  # origin and number of the block seen last
         self._lag: float | None = None
-        self._changes = np.zeros(KEPT_CHANGES, _CHANGE)
+        self._changes = np.zeros(kept_changes, _CHANGE)
         self._change_count = 0
         self._last: View | None = None
 
@@ -217,7 +225,7 @@ class Monitor:
             counters=MappingProxyType(counters),
             mappers=self._look_for_readers(pid),
             pools=pools,
-            opened=None if opened is None else self._open(opened, pools.listing),
+            opened=None if opened is None else self._open(opened),
         )
 
     # Pools
@@ -243,20 +251,26 @@ class Monitor:
         return group, pools
 
     def _note_changes(self, pools: Pools, changed: npt.NDArray[np.uint32]) -> None:
-        chosen = changed[-KEPT_CHANGES:]
+        kept = len(self._changes)
+        chosen = changed[-kept:]
         if not len(chosen):
             return
-        places = np.arange(self._change_count, self._change_count + len(chosen)) % KEPT_CHANGES
+        places = np.arange(self._change_count, self._change_count + len(chosen)) % kept
         self._changes["reference"][places] = pools.listing.references[chosen]
         self._changes["seen"][places] = time.time()
         self._changes["price"][places] = pools.price[chosen]
         self._changes["line"][places] = pools.lines[chosen]
         self._change_count += len(chosen)
 
-    def _changes_of(self, reference: int) -> tuple[Change, ...]:
-        count = self._change_count
-        kept = np.arange(max(0, count - KEPT_CHANGES), count) % KEPT_CHANGES
-        found = kept[self._changes["reference"][kept] == reference][::-1][:SHOWN_CHANGES]
+    def changes(self, key: str, most: int = SHOWN_CHANGES) -> tuple[Change, ...]:
+        """Up to `most` changes of a pool that looks have seen, the newest first; none of an unknown pool."""
+        pools = self._pools
+        if pools is None or (place := pools.listing.place(key)) is None:
+            return ()
+        reference = pools.listing.references[place]
+        count, size = self._change_count, len(self._changes)
+        kept = np.arange(max(0, count - size), count) % size
+        found = kept[self._changes["reference"][kept] == reference][::-1][:most]
         return tuple(
             Change(
                 seen=float(each["seen"]),
@@ -269,14 +283,15 @@ class Monitor:
             for each in self._changes[found]
         )
 
-    def _open(self, key: str, listing: Listing) -> OpenPool:
+    def snapshot(self, key: str) -> FrozenSnapshot:
+        """A copy of one pool, with the block and the commit it is of. What Arena.snapshot raises."""
+        return self._arena.snapshot([key])
+
+    def _open(self, key: str) -> OpenPool:
         state = None
         with suppress(UnknownPool, PoolRemoved):
             state = self._arena[key].state()
-        changes: tuple[Change, ...] = ()
-        with suppress(ValueError):
-            changes = self._changes_of(int(listing.references[listing.keys.index(key)]))
-        return OpenPool(key, state, changes)
+        return OpenPool(key, state, self.changes(key))
 
     # Over time
 

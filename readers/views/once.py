@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from arena.layouts import slots
 from arena.layouts.protocols import PROTOCOL_NAMES
 from arena.native._handle import ints_from_words
 from arena.readers.state import Token
 from arena.readers.views.lines import Line, fit, line
+from arena.readers.views.listing import Pools
 from arena.readers.views.monitor import View
 from arena.readers.views.order import Choice, arrange
 from arena.readers.views.summary import MOST_LINES, summary
@@ -32,6 +36,16 @@ def as_dict(view: View, choice: Choice, count: int | None) -> dict[str, Any]:
     """What JSON says: the names are those of `arena-writer status` where it has the same. Wide integers
     are decimal strings, times milliseconds, None is unknown."""
     places = arrange(view.pools, choice)
+    chosen = places[: None if count is None else max(0, count)]
+    return {
+        **status_dict(view),
+        "shown": pool_dicts(view.pools, chosen),
+        "matching": len(places),
+    }
+
+
+def status_dict(view: View) -> dict[str, Any]:
+    """The same without pools."""
     mappers = view.mappers
     return {
         "name": view.name,
@@ -56,14 +70,12 @@ def as_dict(view: View, choice: Choice, count: int | None) -> dict[str, Any]:
         "pools": view.pools.counts(),
         "touched": int(view.pools.is_touched.sum()),
         "counters": dict(view.counters),
-        "shown": _rows(view, choice, count),
-        "matching": len(places),
     }
 
 
-def _rows(view: View, choice: Choice, count: int | None) -> list[dict[str, Any]]:
-    pools, listing = view.pools, view.pools.listing
-    places = arrange(pools, choice)[: None if count is None else max(0, count)]
+def pool_dicts(pools: Pools, places: npt.NDArray[np.intp]) -> list[dict[str, Any]]:
+    """What JSON says of the pools at these places."""
+    listing = pools.listing
     lines = pools.lines[places]
     ones, twos = (ints_from_words(lines[name].copy()) for name in ("a", "b"))
     found = []
@@ -86,8 +98,8 @@ def _rows(view: View, choice: Choice, count: int | None) -> list[dict[str, Any]]
                 "pool": listing.keys[place],
                 "protocol": PROTOCOL_NAMES.get(number, str(number)),
                 "status": slots.STATUS_NAMES[int(pools.status[place])],
-                "token0": _token(one),
-                "token1": _token(two),
+                "token0": token_dict(one),
+                "token1": token_dict(two),
                 "fee_pips": int(pools.fee[place]),
                 "price": float(pools.price[place]) if is_known else None,
                 "is_raw": bool(listing.is_raw[place]),
@@ -99,7 +111,8 @@ def _rows(view: View, choice: Choice, count: int | None) -> list[dict[str, Any]]
     return found
 
 
-def _token(token: Token) -> dict[str, Any]:
+def token_dict(token: Token) -> dict[str, Any]:
+    """What JSON says of a token."""
     return {"address": token.address, "decimals": token.decimals, "symbol": token.symbol}
 
 

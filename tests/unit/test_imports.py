@@ -28,7 +28,10 @@ RUNTIME = {"numpy", "posix_ipc", "cffi", "_cffi_backend"}
 
 # From the ground up: a folder imports itself and what stands before it. Two towers on one ground.
 GROUND = ("arena.layouts", "arena")
-READERS = (*GROUND, "arena.readers", "arena.readers.routes", "arena.readers.views")
+READERS = (
+    *GROUND,
+    *("arena.readers", "arena.readers.routes", "arena.readers.views", "arena.readers.web"),
+)
 WRITER = (
     *GROUND,
     *("arena.writer", "arena.writer.host", "arena.writer.node", "arena.writer.protocols"),
