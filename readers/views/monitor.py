@@ -243,6 +243,10 @@ class Monitor:
         ):
             listing, group = list_pools(arena)
             self._group = group
+            if is_other:
+                self._change_count = (
+                    0  # of pools of another arena, which may have the same references
+                )
             self._list_again = time.monotonic() + (time.monotonic() - now) / SHARE
         pools = read_pools(group, listing, before)
         if before is not None and before.listing is listing:

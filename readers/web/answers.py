@@ -165,22 +165,22 @@ def _side(
     zero_for_one: bool,
     options: QuoteOptions,
 ) -> dict[str, Any]:
-    """Quotes for amounts that take the price about to the far end of each bar, the nearest first."""
+    """Quotes for amounts that take the price about to the far end of each bar, the nearest first; before
+    the first for parts of its amount."""
     token_in, token_out = tokens if zero_for_one else tokens[::-1]
+    fee = _fee(pool.state(), options)
     quotes: list[dict[str, Any]] = []
-    whole, refusal = 0.0, None
-    for bar in going:
-        low, high = (math.exp(each * TICK_LOG / 2) for each in (bar.lower, bar.upper))
-        whole += bar.liquidity * (1 / low - 1 / high if zero_for_one else high - low)
-        amount = int(whole) if math.isfinite(whole) else 2**256
+    for wanted in _amounts(going, zero_for_one):
+        amount = wanted * FEE_DENOMINATOR_PIPS // max(1, FEE_DENOMINATOR_PIPS - fee)
+        if not 0 < amount < 2**255:
+            continue
         try:
-            amount += amount * _fee(pool, state_fee=options.get("lp_fee")) // FEE_DENOMINATOR_PIPS
-            if not 0 < amount < 2**255:
-                continue
             found = pool.quote_exact_in(amount, zero_for_one=zero_for_one, **options)
         except QuoteError as error:
-            refusal = {"type": type(error).__name__, "message": str(error)}
-            break
+            return {
+                "quotes": quotes,
+                "refusal": {"type": type(error).__name__, "message": str(error)},
+            }
         quotes.append(
             {
                 "amount_in": _amount(found.amount_in, token_in),
@@ -189,13 +189,23 @@ def _side(
                 "price_impact": _finite(found.price_impact),
             }
         )
-    return {"quotes": quotes, "refusal": refusal}
+    return {"quotes": quotes, "refusal": None}
 
 
-def _fee(pool: FrozenPool, state_fee: int | None) -> int:
+def _amounts(going: list[Bar], zero_for_one: bool) -> list[int]:
+    whole, found = 0.0, []
+    for bar in going:
+        low, high = (math.exp(each * TICK_LOG / 2) for each in (bar.lower, bar.upper))
+        whole += bar.liquidity * (1 / low - 1 / high if zero_for_one else high - low)
+        parts = (1 / 16, 1 / 4, 1 / 2, 1) if bar is going[0] else (1,)
+        found += [int(whole * part) for part in parts if math.isfinite(whole)]
+    return found
+
+
+def _fee(state: PoolState, options: QuoteOptions) -> int:
     """Pips of an amount that a swap pays, about: it only chooses amounts."""
-    state = pool.state()
-    fee = state_fee if state_fee is not None else state.lp_fee
+    given = options.get("lp_fee")
+    fee = given if given is not None else state.lp_fee
     return min(state.fee_pips if fee is None else fee, FEE_DENOMINATOR_PIPS)
 
 

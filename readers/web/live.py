@@ -48,9 +48,8 @@ def words(view: View) -> dict[str, Any]:
         "commits": _rate(view.commits_per_s),
         "writer": writer,
         "heartbeat": f"{duration(view.heartbeat_age)} ago",
-        "readers": NOTHING
-        if mappers is None
-        else f"{len(mappers.pids)}{' and hidden ones' if mappers.hidden else ''}",
+        "readers": NOTHING if mappers is None else count(len(mappers.pids)),
+        "hidden": ", some hidden" if mappers is not None and mappers.hidden else "",
         "pools": {name: count(many) for name, many in view.pools.counts().items()},
         "touched": count(int(view.pools.is_touched.sum())),
         "reorgs": count(counters["reorgs"]),
@@ -126,11 +125,13 @@ class PoolFeed:
 
     def message(self, view: View) -> dict[str, Any]:
         """Beside `status`: `pool`, when it changed, None when it is not there; `points` of its price that
-        are new, each [Unix seconds, price, block]."""
+        are new, each [Unix seconds, price, block]; `again` before the first of another arena."""
         found: dict[str, Any] = {"status": self._told.news(view)}
         pools = view.pools
         if pools is self._pools:
             return found
+        if self._pools is not None and self._pools.listing.origin != pools.listing.origin:
+            found["again"] = True
         self._pools = pools
         place = pools.listing.place(self._key)
         row = None if place is None or not pools.is_there[place] else _pool(pools, place)

@@ -194,9 +194,11 @@ def test_changes_of_a_pool_are_those_that_were_seen_newest_first(arena_name: str
         assert view.opened.state is None
 
 
-def test_kept_changes_are_bounded(arena_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitoring, "KEPT_CHANGES", 8)
-    with make_market(arena_name, 60, 5) as market, Monitor(arena_name) as monitor:
+def test_kept_changes_are_bounded(arena_name: str) -> None:
+    with (
+        make_market(arena_name, 60, 5) as market,
+        Monitor(arena_name, kept_changes=8) as monitor,
+    ):
         pool = next(each for each in market.pools if each.protocol == slots.UNISWAP_V3)
         monitor.look()
         for _ in range(12):
@@ -460,6 +462,19 @@ def test_nothing_of_an_arena_before_is_taken_for_the_present_one(
             assert view.lag is None
     finally:
         writer.close(unlink=True)
+
+
+def test_changes_of_an_arena_before_are_no_changes_of_the_present_one(arena_name: str) -> None:
+    """Their pools stand in the same slots, so the same references name them."""
+    with make_market(arena_name, 30, 5) as market, Monitor(arena_name) as monitor:
+        monitor.look()
+        (pool, *_) = market.block(30).touched
+        monitor.look()
+        assert monitor.changes(pool.key)
+        market.close()
+        with make_market(arena_name, 30, 5):
+            until(monitor, lambda view: view.writer_pid is not None and view.block_number == 1_000)
+            assert monitor.changes(pool.key) == ()
 
 
 def test_rates_begin_again_with_a_writer_that_counts_from_nothing(arena_name: str) -> None:

@@ -2,7 +2,8 @@
 
 import { duration } from "./common.js";
 
-const WIDTH = 560, HEIGHT = 220, LEFT = 78, RIGHT = 10, TOP = 10, BOTTOM = 26;
+let WIDTH = 560; // as wide as its place, so that letters keep their size
+const HEIGHT = 220, LEFT = 88, RIGHT = 10, TOP = 10, BOTTOM = 26;
 
 export function number(value, digits = 6) {
   if (value === null || !Number.isFinite(value)) return "-";
@@ -22,6 +23,10 @@ function picture(place, label, parts) {
   const svg = element("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
   svg.append(...parts);
   place.replaceChildren(svg);
+}
+
+function measure(place) {
+  WIDTH = Math.max(240, place.clientWidth || 560);
 }
 
 export function nothing(place, text) {
@@ -46,6 +51,7 @@ function axes(low, high, digits, left, right) {
 
 // points: [Unix seconds, price, block], ascending; a price holds until the next.
 export function priceChart(place, points, now) {
+  measure(place);
   if (!points.length) return nothing(place, "No price has been seen yet.");
   const prices = points.map((each) => each[1]);
   let low = Math.min(...prices), high = Math.max(...prices);
@@ -65,6 +71,7 @@ export function priceChart(place, points, now) {
 
 // bars: of the depth answer, the highest price first.
 export function liquidityChart(place, bars) {
+  measure(place);
   if (!bars.length) return nothing(place, "The pool has no values yet.");
   const low = bars.at(-1).tick_lower, high = bars[0].tick_upper;
   const most = Math.max(...bars.map((each) => each.liquidity));
@@ -74,9 +81,8 @@ export function liquidityChart(place, bars) {
     const width = Math.max(0.5, across(each.tick_upper, low, high) - x - 1);
     parts.push(element("rect", { class: each.is_above ? "above" : "below", x, y, width, height: HEIGHT - BOTTOM - y }));
   }
-  const middle = bars.find((each) => each.is_above)?.tick_lower ?? bars.at(-1).tick_upper;
-  const nearest = bars.filter((each) => each.is_above).at(-1);
-  const x = across(nearest ? nearest.tick_lower : middle, low, high);
+  const nearest = bars.findLast((each) => each.is_above);
+  const x = across(nearest ? nearest.tick_lower : high, low, high);
   parts.push(element("path", { class: "now", d: `M${x} ${TOP}V${HEIGHT - BOTTOM}` }));
   picture(place, `Liquidity in ${bars.length} ranges around the price, at most ${number(most, 3)}`, parts);
 }
@@ -85,6 +91,7 @@ const whole = (amount) => Number(amount.amount ?? amount.raw);
 
 // Token 0 that can be sold (left) and bought (right) at a mean price; every point is an exact quote.
 export function depthChart(place, depth) {
+  measure(place);
   const sold = depth.zero_for_one.quotes.map((each) => [whole(each.amount_out) / whole(each.amount_in), whole(each.amount_in)]);
   const bought = depth.one_for_zero.quotes.map((each) => [whole(each.amount_in) / whole(each.amount_out), whole(each.amount_out)]);
   const usable = (each) => Number.isFinite(each[0]) && each[1] > 0;
@@ -105,7 +112,7 @@ export function depthChart(place, depth) {
     parts.push(element("path", { class: `${side} area`, d: `${path}V${floor}H${first}Z` }));
     parts.push(element("path", { class: `${side} edge`, d: path }));
     const text = side === "below" ? "sold" : "bought";
-    parts.push(element("text", { x: (first + last) / 2, y: TOP + 12, "text-anchor": "middle" }, text));
+    parts.push(element("text", { x: (first + last) / 2, y: floor - 8, "text-anchor": "middle" }, text));
   }
   picture(place, `Depth from ${number(low)} to ${number(high)}, up to ${number(most, 4)}`, parts);
 }

@@ -107,13 +107,13 @@ function showForm() {
 function showUnit() {
   const isIn = form.elements.exact.value === "in";
   const token = pool.tokens[(form.elements.token_in.value === "0") === isIn ? 0 : 1];
-  setText($("unit"), token.decimals === null ? `${token.symbol}, in smallest units` : token.symbol);
+  setText($("unit"), token.decimals === null ? `smallest units of ${token.symbol}` : token.symbol);
   return token;
 }
 
 function take(message, isFirst) {
   const state = showState(message.status);
-  if (isFirst) points = [];
+  if (isFirst || message.again) points = [];
   if (message.points) points = [...points, ...message.points].slice(-MOST_POINTS);
   if ("pool" in message) {
     pool = message.pool;
