@@ -129,7 +129,7 @@ async def _serve(
 ) -> None:
     import uvicorn
 
-    from arena.readers.web.server import Site
+    from arena.readers.web.server import MOST_STREAMS, Site
     from arena.readers.web.watcher import Watcher
 
     class Server(uvicorn.Server):
@@ -157,6 +157,7 @@ async def _serve(
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
         ws="none",
+        limit_concurrency=4 * MOST_STREAMS,
         lifespan="on",
     )
     server = Server(config)

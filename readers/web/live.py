@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arena.layouts import slots
 from arena.readers.views.listing import Pools, symbol
 from arena.readers.views.monitor import Change, Monitor, View
 from arena.readers.views.order import Choice, arrange
@@ -193,7 +192,4 @@ def _pool(pools: Pools, place: int) -> dict[str, Any]:
             {"symbol": symbol(each), "address": each.address, "decimals": each.decimals}
             for each in (one, two)
         ],
-        "has_ticks": int(pools.listing.rows["tick_spacing"][place]) != 0,
-        "is_live": int(pools.status[place]) == slots.STATUS_LIVE,
-        "tick_spacing": int(pools.listing.rows["tick_spacing"][place]),
     }

@@ -93,6 +93,10 @@ NOT_RUN = {
         "not run: the installation is what the tests run on"
     ),
     ("docs/howto/watch.md", "arena-top pools"): "not run: it goes on until q",
+    ("docs/howto/watch.md", "pip install 'pool-state-arena[web]'"): (
+        "not run: the installation is what the tests run on"
+    ),
+    ("docs/howto/watch.md", "arena-web pools"): "not run: it goes on until it is told to stop",
     ("docs/howto/deploy.md", "groupadd --system arena"): "not run: needs root and the group",
     (
         "docs/howto/deploy.md",
@@ -821,6 +825,7 @@ def test_every_counter_is_documented_and_no_other() -> None:
         "arena-dump",
         "arena-quote",
         "arena-top",
+        "arena-web",
     ],
 )
 def test_every_option_is_documented_and_no_other(program: str) -> None:

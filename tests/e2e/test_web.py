@@ -1,14 +1,17 @@
 """arena-web as an installed program: served, refused and ended."""
 
+import contextlib
 import json
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from builders.market import make_market
 from builders.watched import HEAD, KEYS, watched
 from builders.web import SECONDS, WEB, WebProcess
 
@@ -47,6 +50,36 @@ def test_it_serves_until_a_signal_also_with_a_page_open(writer: WriterArena, num
         with urllib.request.urlopen(f"{web.address}/events", timeout=SECONDS) as events:
             assert events.readline().startswith(b"data: ")
             assert web.end(number) == (0, "")
+
+
+def events_of(connection: socket.socket, seconds: float) -> int:
+    """How many events come within that time."""
+    end, text = time.monotonic() + seconds, b""
+    while (left := end - time.monotonic()) > 0:
+        connection.settimeout(left)
+        with contextlib.suppress(TimeoutError):
+            text += connection.recv(1 << 16)
+    return text.count(b"data: ")
+
+
+@pytest.mark.slow
+def test_one_that_does_not_read_holds_nobody_up_and_nothing_is_kept_for_it(arena_name: str) -> None:
+    with make_market(arena_name, 500, 7) as market, WebProcess(arena_name) as web:
+        ask = b"GET /events?limit=500 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+        with socket.socket() as stuck, socket.socket() as other:
+            stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            for each in (stuck, other):
+                each.connect(("127.0.0.1", web.port))
+                each.sendall(ask)
+            assert events_of(other, 1.0) > 0
+            taken = 0
+            for _ in range(100):  # of some 70 kB each
+                market.block(500)
+                market.owner.heartbeat()
+                taken += events_of(other, 0.2)
+            assert taken > 50
+            # What the kernel kept for it, and not all that there was.
+            assert events_of(stuck, 1.0) < taken / 2
 
 
 def test_it_can_be_asked_by_the_sixth_protocol_and_by_name(writer: WriterArena) -> None:

@@ -171,6 +171,33 @@ def is_ascending(prices: list[str]) -> bool:
     return bool(numbers) and numbers == sorted(numbers)
 
 
+def test_twenty_thousand_pools_are_no_more_for_a_page_than_a_few(
+    arena_name: str, tab: Page
+) -> None:
+    with make_market(arena_name, 20_000, 7) as market, WebProcess(arena_name) as web:
+        tab.goto(f"{web.address}/?sort=block&touched_first=true")
+        wait(lambda: tab.locator("#where").inner_text() == "1 to 50 of 20,000")
+        touched = {pool.key for pool in market.block(150).touched}
+        wait(lambda: word(tab, "block") == str(market.head), market.owner.heartbeat)
+        assert len(keys_shown(tab)) == 50
+        assert {*keys_shown(tab)} <= touched
+        pool = market.pools[12_345]
+        tab.get_by_label("Search").fill(pool.key)
+        wait(lambda: keys_shown(tab) == [pool.key], market.owner.heartbeat)
+
+
+def test_a_grown_arena_goes_on_under_the_page(arena_name: str, tab: Page) -> None:
+    with watched(arena_name) as writer, WebProcess(arena_name) as web:
+        tab.goto(web.address)
+        tab.wait_for_selector("tbody tr")
+        writer.grow(max_pools=64)
+        writer.set_head(HEAD + 1)
+        writer.commit()
+        wait(lambda: word(tab, "generation") == "generation 2", writer.heartbeat)
+        wait(lambda: word(tab, "block") == str(HEAD + 1), writer.heartbeat)
+        assert keys_shown(tab) == [*KEYS]
+
+
 @pytest.mark.parametrize("exact", ["in", "out"])
 @pytest.mark.parametrize("token_in", [0, 1])
 def test_the_form_gives_the_arenas_own_quote(
@@ -333,6 +360,8 @@ def test_pages_fit_and_can_be_read(
     try:
         with make_market(arena_name, 300, 7) as market, WebProcess(arena_name) as web:
             tab = context.new_page()
+            market.head = int(time.time()) // 12 - 5  # a block each 12 s, so the newest is of now
+            market.block(300)
             pool = next(each for each in market.pools if not each.is_pair)
             for name, path in (("main", "/?limit=20"), ("pool", f"/pools/{pool.key}")):
                 tab.goto(web.address + path)
@@ -349,6 +378,7 @@ def test_pages_fit_and_can_be_read(
                 assert tab.evaluate(CONTRAST) == []
                 picture(tab, f"{name}-{size}-{scheme}")
                 if (name, size, scheme) == ("main", "desk", "light"):
+                    tab.evaluate("document.querySelector('h1').textContent = 'pools'")
                     picture(tab, "web", whole=False)
     finally:
         context.close()

@@ -336,6 +336,22 @@ def test_a_watch_that_hangs_is_not_healthy(
     assert "look" in answer.json()["error"]["message"]
 
 
+def test_a_watch_that_fails_ends_the_server_and_keeps_the_reason(writer: WriterArena) -> None:
+    with Monitor(writer.name) as monitor:
+        ended: list[bool] = []
+        site = Site(Watcher(monitor, 0.01), on_end=lambda: ended.append(True))
+        failure = RuntimeError("out of order")
+
+        def look() -> None:
+            raise failure
+
+        monitor.look = look  # type: ignore[method-assign,assignment]
+        with TestClient(site.app, base_url=LOCAL):
+            wait(lambda: ended == [True])
+        assert site.failure is failure
+        assert site.watcher.is_closed
+
+
 def test_a_grown_arena_goes_on(writer: WriterArena, client: TestClient) -> None:
     writer.grow(max_pools=64)
     writer.set_head(HEAD + 1)

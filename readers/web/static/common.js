@@ -85,7 +85,6 @@ function showLost(text) {
   const place = $("lost");
   setText(place, text);
   place.hidden = !text;
-  document.body.classList.toggle("is-lost", Boolean(text));
   showOld();
 }
 
