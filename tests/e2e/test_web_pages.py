@@ -245,6 +245,36 @@ def test_a_pool_has_charts_that_follow_it(arena_name: str, tab: Page) -> None:
         wait(lambda: tab.locator("#gone").is_visible(), market.owner.heartbeat)
 
 
+@pytest.mark.parametrize(
+    ("key", "price", "depth"),
+    [
+        (KEYS[0], "0.0003333333 WETH for a USDC", 2),
+        (KEYS[2], "1 ", 2),
+        (KEYS[3], "333333333 raw 0x44444444 for a USDC", 2),
+        (KEYS[4], "1 ", 2),
+        (KEYS[5], "-", 0),
+    ],
+    ids=["pair", "dynamic", "bare", "stale", "announced"],
+)
+def test_each_kind_of_pool_has_its_page(
+    arena_name: str, tab: Page, key: str, price: str, depth: int
+) -> None:
+    with watched(arena_name) as writer, WebProcess(arena_name) as web:
+        tab.goto(f"{web.address}/pools/{key}")
+        tab.wait_for_selector("#facts dd")
+        assert tab.locator("#facts dd").first.inner_text().startswith(price)
+        wait(lambda: tab.locator("#depth path.edge").count() == depth, writer.heartbeat)
+        if not depth:
+            wait(lambda: "no values yet" in tab.locator("#depth").inner_text(), writer.heartbeat)
+        picture(tab, f"kind-{key[:4]}")
+
+
+def test_a_pool_that_is_not_there_is_said_not_to_be(arena_name: str, tab: Page) -> None:
+    with watched(arena_name), WebProcess(arena_name) as web:
+        tab.goto(f"{web.address}/pools/0x{'99' * 20}")
+        wait(lambda: tab.locator("#gone").is_visible())
+
+
 def test_a_lost_writer_is_shown_and_so_is_the_next(arena_name: str, tab: Page) -> None:
     writer = make(arena_name)
     try:

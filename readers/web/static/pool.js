@@ -23,11 +23,11 @@ function facts(found) {
   const [one, two] = pool.tokens;
   const amount = (raw, token) => (token.decimals === null ? `${raw} (smallest unit)` : number(Number(raw) / 10 ** token.decimals, 9));
   const list = [
-    ["Price", `${pool.price} ${two.symbol} for a ${one.symbol}`],
+    ["Price", pool.price === "-" ? "-" : `${pool.price} ${two.symbol} for a ${one.symbol}`],
     ["Status", found.status],
     ["Protocol", pool.protocol],
     ["Fee", pool.fee],
-    ["Last change", `block ${found.event.block_number}`],
+    ["Last change", pool.block === "-" ? "-" : `block ${pool.block}`],
     found.reserve0 === null
       ? ["Tick", found.tick === null ? "-" : `${found.tick}, spacing ${found.tick_spacing}, ${found.ticks} initialised`]
       : ["Reserves", `${amount(found.reserve0, one)} ${one.symbol}, ${amount(found.reserve1, two)} ${two.symbol}`],
@@ -122,7 +122,7 @@ function take(message, isFirst) {
       setText($("pair"), pool.pair);
       document.title = `${pool.pair} - ${state.name}`;
       setText($("price-unit"), `${pool.tokens[1].symbol} for a ${pool.tokens[0].symbol}`);
-      setText($("depth-unit"), `${pool.tokens[0].symbol} by mean price`);
+      setText($("depth-unit"), `${pool.tokens[0].symbol} by mean price${pool.fee.endsWith("d") ? ", with the stored fee" : ""}`);
       showForm();
     }
     refresh();
