@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -30,7 +29,7 @@ from arena.readers.views.monitor import View
 from arena.readers.web import answers
 from arena.readers.web.asked import MOST_ZOOM, check_names, flag, integer, page, swap
 from arena.readers.web.live import PoolFeed, TableFeed
-from arena.readers.web.watcher import LATE_S, Watcher, why_not_live
+from arena.readers.web.watcher import Watcher, why_not_live
 
 MOST_STREAMS = 64
 SEND_S = 30.0  # a page that takes nothing for so long is let go
@@ -219,23 +218,20 @@ class Site:
 
     async def _health(self, request: Request) -> Response:
         check_names(request.query_params, ())
-        view = self.watcher.view
-        age = time.time() - view.seen
+        view = self.watcher.fresh()
         refusal = why_not_live(view)
-        if refusal is None and age > LATE_S + self.watcher.interval:
-            refusal = ArenaError(f"the last look at the arena is {age:.0f} s old")
         if refusal is not None:
-            return self._refuse(request, refusal)
+            raise refusal
         return JSONResponse({**answers.of_view(view), "is_live": True})
 
     async def _status(self, request: Request) -> Response:
         check_names(request.query_params, ())
-        return JSONResponse(answers.status(self.watcher.view))
+        return JSONResponse(answers.status(self.watcher.fresh()))
 
     async def _pools(self, request: Request) -> Response:
         asked = page(request.query_params, "allow_stale")
         self._check_live(request)
-        return JSONResponse(answers.pools(self.watcher.view, asked))
+        return JSONResponse(answers.pools(self.watcher.fresh(), asked))
 
     async def _pool(self, request: Request) -> Response:
         snapshot, key = self._snapshot(request, ("allow_stale",))
@@ -296,7 +292,7 @@ class Site:
         """Refuse values that are not the newest, unless the request takes those, too."""
         if flag(request.query_params, "allow_stale"):
             return
-        refusal = why_not_live(self.watcher.view)
+        refusal = why_not_live(self.watcher.fresh())
         if refusal is not None:
             raise refusal
 

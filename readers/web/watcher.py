@@ -1,6 +1,7 @@
 """The one reader behind all pages: it looks again and again, and wakes whoever waits for the next look."""
 
 import asyncio
+import time
 
 from arena.errors import ArenaError, NotLive, WriterDead
 from arena.readers.views.monitor import Monitor, View
@@ -8,7 +9,7 @@ from arena.readers.views.monitor import Monitor, View
 KEPT_CHANGES = (
     65_536  # of all pools together, some 150 bytes each: what price charts are drawn from
 )
-LATE_S = 5.0  # a look that is older, with the time between two, says that the server itself hangs
+FRESH_S = 1.0  # an answer is of a look no older
 
 
 class Watcher:
@@ -20,16 +21,21 @@ class Watcher:
     def __init__(self, monitor: Monitor, interval: float) -> None:
         self.monitor = monitor
         self.interval = interval
-        self.view = monitor.look()
         self.is_closed = False
         self._next = asyncio.Event()
+        self._look()
 
     async def watch(self) -> None:
         """Look until closed."""
         while not self.is_closed:
-            self.view = self.monitor.look()
-            self._wake()
+            self._look()
             await asyncio.sleep(self.interval)
+
+    def fresh(self) -> View:
+        """The newest look, no older than FRESH_S however seldom there is one."""
+        if time.monotonic() - self._looked > FRESH_S:
+            self._look()
+        return self.view
 
     async def look_after(self, view: View) -> View | None:
         """The newest look, as soon as it is another than `view`; None when there will be none."""
@@ -40,6 +46,11 @@ class Watcher:
     def close(self) -> None:
         """End the watch, and everybody's waiting."""
         self.is_closed = True
+        self._wake()
+
+    def _look(self) -> None:
+        self.view: View = self.monitor.look()
+        self._looked = time.monotonic()
         self._wake()
 
     def _wake(self) -> None:

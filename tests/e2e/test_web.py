@@ -82,7 +82,7 @@ def test_one_that_does_not_read_holds_nobody_up_and_nothing_is_kept_for_it(arena
             assert events_of(stuck, 1.0) < taken / 2
 
 
-def test_it_can_be_asked_by_the_sixth_protocol_and_by_name(writer: WriterArena) -> None:
+def test_it_can_be_asked_over_ipv6_and_by_name(writer: WriterArena) -> None:
     with WebProcess(writer.name, "--host", "::1") as web:
         assert web.address.startswith("http://[::1]:")
         with urllib.request.urlopen(f"{web.address}/health", timeout=SECONDS) as answer:

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 import arena
 from arena.readers.views.monitor import Monitor
-from arena.readers.web import server
+from arena.readers.web import server, watcher
 from arena.readers.web.asked import page
 from arena.readers.web.live import PoolFeed, TableFeed
 from arena.readers.web.server import Site
@@ -327,13 +327,21 @@ def test_a_phase_that_is_not_live_is_503_with_its_reason(
     assert error == {"type": "NotLive", "message": "the arena is gap: the node is away"}
 
 
-def test_a_watch_that_hangs_is_not_healthy(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
+def test_answers_are_of_now_however_seldom_pages_are_told(
+    arena_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "LATE_S", -1e9)
-    answer = client.get("/health")
-    assert answer.status_code == 503
-    assert "look" in answer.json()["error"]["message"]
+    monkeypatch.setattr(watcher, "FRESH_S", 0.1)
+    writer = make(arena_name)
+    try:
+        with served(arena_name, interval=3600) as client:
+            writer.set_head(HEAD + 1)
+            writer.commit()
+            wait(lambda: client.get("/api/status").json()["block_number"] == HEAD + 1)
+            writer.close(unlink=True)
+            wait(lambda: client.get("/health").status_code == 503)
+            assert client.get(f"/api/pools/{PAIR}/quote?amount=1").status_code == 503
+    finally:
+        writer.close(unlink=True)
 
 
 def test_a_watch_that_fails_ends_the_server_and_keeps_the_reason(writer: WriterArena) -> None:
@@ -366,9 +374,9 @@ def test_a_grown_arena_goes_on(writer: WriterArena, client: TestClient) -> None:
 
 def test_another_name_for_this_machine_is_refused_unless_it_is_public(writer: WriterArena) -> None:
     with Monitor(writer.name) as monitor:
-        watcher = Watcher(monitor, 0.2)
+        one = Watcher(monitor, 0.2)
         for public, status in ((False, 400), (True, 200)):
-            client = TestClient(Site(watcher, public=public).app, base_url="http://evil.example")
+            client = TestClient(Site(one, public=public).app, base_url="http://evil.example")
             assert client.get("/api/status").status_code == status
 
 
