@@ -1,9 +1,10 @@
 """What commands print, into a pipe whose reader may leave before the end."""
 
 import os
+import select
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 
@@ -29,6 +30,14 @@ class Output:
         except OSError:
             self._silence()  # or the interpreter stumbles over what is left at its exit
             raise
+
+    def look(self) -> None:
+        """Notice that the reader left, for who has nothing to write meanwhile."""
+        with suppress(OSError, ValueError):  # a stream without a descriptor
+            poll = select.poll()
+            poll.register(self._stream.fileno(), 0)
+            if any(events & select.POLLERR for _, events in poll.poll(0)):
+                self._silence()
 
     def _silence(self) -> None:
         self.has_reader = False

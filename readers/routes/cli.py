@@ -5,12 +5,13 @@ Amounts are in whole tokens, as people write them. Errors are one line on standa
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from arena.errors import ArenaError
-from arena.output import printing
+from arena.output import Output, printing
 from arena.readers.amounts import scaled
 from arena.readers.cli import attached, fail, parser_of
 from arena.readers.gas import Gas
@@ -147,13 +148,25 @@ def cycles(arguments: Sequence[str] | None = None) -> None:
                 _print_cycles(options, router, found, token)
                 if not options.watch:
                     return
-                while router.commit == arena.committed:
-                    arena.wait_commit(router.commit, timeout=1.0)
+                _wait(arena, router, output)
                 router.update()
     except KeyboardInterrupt:
         return
     except (ArenaError, ValueError, ArithmeticError, OSError, MemoryError) as error:
         fail("arena-cycles", error)
+
+
+def _wait(arena: Any, router: Router, output: Output) -> None:
+    """Until there is a newer commit, or nobody reads any more; a lost writer is said once."""
+    is_lost = False
+    while router.commit == arena.committed and output.has_reader:
+        if arena.wait_commit(router.commit, timeout=1.0) is not None:
+            return
+        output.look()
+        if not is_lost and not arena.writer_alive:
+            is_lost = True
+            said = f"arena-cycles: no living writer, waiting behind block {router.block_number}"
+            print(said, file=sys.stderr, flush=True)
 
 
 def _print_cycles(options: argparse.Namespace, router: Router, found: Cycles, token: Token) -> None:

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from decimal import Decimal
@@ -369,6 +371,26 @@ def test_the_command_prints_cycles(market: Market, capsys: pytest.CaptureFixture
     )
     cycles([market.name, "--limit", "3"])
     assert "3 cycles" in capsys.readouterr().out
+
+
+def test_a_watch_says_that_the_writer_is_lost_and_ends_with_its_reader(market: Market) -> None:
+    program = "from arena.readers.routes.cli import cycles; cycles()"
+    words = [sys.executable, "-P", "-c", program, market.name, "--watch", "--limit", "1"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        try:
+            assert watching.stdout.readline().startswith(f"block {market.head}: ")
+            lost = f"arena-cycles: no living writer, waiting behind block {market.head}\n"
+            assert watching.stderr.readline() == lost  # this one gives no sign between its commits
+            market.block()
+            while not watching.stdout.readline().startswith(f"block {market.head}: "):
+                assert watching.poll() is None
+            watching.stdout.close()
+            assert watching.wait(timeout=10) == 0  # though no block follows
+        finally:
+            watching.kill()
 
 
 # ---- arenas of a few pools, where everything is known
