@@ -91,6 +91,8 @@ void route_load(psa_route *route, uint32_t number) {
         if (status != PSA_OK || state.fee >= PSA_PIPS) pool->is_usable = 0;
         else pool->keep[d] = 1 - state.fee * 1e-6;
     }
+    double a = route_double(line->a[0], line->a[1]), b = route_double(line->b[0], line->b[1]);
+    if (!pool->has_ticks && !(a > 0 && b > 0)) pool->is_usable = 0; /* 0 has no rate */
     pool->reserve[0] = pool->reserve[1] = 0;
     pool->price = 0;
     pool->rate[0] = pool->rate[1] = -INFINITY;
@@ -99,7 +101,6 @@ void route_load(psa_route *route, uint32_t number) {
         pool->index = 0;
         return;
     }
-    double a = route_double(line->a[0], line->a[1]), b = route_double(line->b[0], line->b[1]);
     if (pool->has_ticks) {
         pool->index = line->current_index;
         pool->price = (a + (double)line->sqrt_price_hi * 0x1p128) * 0x1p-96;

@@ -284,7 +284,8 @@ class Graph:
 
     @property
     def left_out(self) -> int:
-        """How many of them cannot be asked: not live, with hooks, with a dynamic fee, or without values."""
+        """How many of them cannot be asked: not live, with hooks, with a dynamic fee, without values, or
+        pairs with a reserve of 0."""
         facts = self._facts()
         return int(facts.pools) - int(facts.usable)
 

@@ -452,6 +452,30 @@ def test_prices_are_those_of_the_reserves(arena_name: str) -> None:
         assert router.price("GUSD").path == tuple("0x" + spec.key.hex() for spec, _ in pools[:2])
 
 
+@pytest.mark.parametrize("reserves", [(E18, 0), (0, E18), (0, 0)])
+def test_a_pair_without_a_reserve_is_left_out(arena_name: str, reserves: tuple[int, int]) -> None:
+    """No swap goes through it; `sync` leaves such pairs where a token's balance is taken away."""
+    pools = pair(1, COIN, DAI, 10 * E18, 30_000 * E18), pair(2, COIN, DAI, 5 * E18, 16_000 * E18)
+    with filled(arena_name, *pools) as (writer, reader):
+        router = arena.Router(reader, numeraire=WETH)
+        assert len(router.cycles(everywhere=True)) == 1
+        spec, values = pair(2, COIN, DAI, *reserves)
+        writer.install(writer.add_pool(spec), values, slots.STATUS_LIVE)
+        writer.commit()
+        router.update()
+        for each in (router, arena.Router(reader, numeraire=WETH)):
+            assert (each.pools, each.left_out) == (2, 1)
+            assert each.price("DAI").value == pytest.approx(10 / 30_000, rel=1e-12)
+            assert len(each.cycles(everywhere=True)) == 0
+            assert each.market().swaps == ()
+            for sell, buy in ((WETH, "DAI"), ("DAI", WETH)):
+                split = each.split(sell, buy, amount_in=E18)
+                assert [swap.pool for swap in split.swaps] == ["0x" + pools[0][0].key.hex()]
+        alone = reader.group(["0x" + spec.key.hex()])
+        with pytest.raises(InsufficientLiquidity):
+            arena.Router(alone, numeraire=WETH).best(WETH, "DAI", amount_in=E18)
+
+
 @pytest.mark.parametrize("place", ["edge", "middle"])
 def test_dust_with_much_virtual_liquidity_sets_no_price(arena_name: str, place: str) -> None:
     """A range one tick wide, far off the market: more than the other pool's reserves, by its looks."""
